@@ -1,0 +1,3 @@
+"""Moebius image inpainting on WebGPU: hand-written WGSL, every tensor checked against NumPy."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,100 @@
+"""Checkpoint parameters: views below a path, the strict check against a model's shapes, synthetic weights."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from moebius.errors import WeightError
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Params:
+    """The parameters below one path of a checkpoint: `p["conv1.weight"]`, `p.at("conv1")["weight"]`."""
+
+    __slots__ = ("path", "root")
+
+    def __init__(self, root: Mapping[str, np.ndarray], path: str = "") -> None:
+        self.root, self.path = root, path
+
+    def at(self, path: str) -> Params:
+        return Params(self.root, self._join(path))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.root[self._join(name)]
+
+    def get(self, name: str) -> np.ndarray | None:
+        return self.root.get(self._join(name))
+
+    def _join(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+
+def rng(seed: int, name: str) -> np.random.Generator:
+    """A generator that depends on a seed and a name alone."""
+    return np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
+
+
+def synthetic(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    """Weights made from names and a seed: no training in them, but every scale is that of a real layer."""
+    return {name: _synthetic(name, tuple(shape), seed) for name, shape in shapes.items()}
+
+
+def _synthetic(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    g, leaf = rng(seed, name), name.rsplit(".", 1)[-1]
+    if leaf == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    if leaf == "running_var":
+        return np.float32(0.5) + g.random(shape, dtype=np.float32)
+    n = g.standard_normal(shape, dtype=np.float32)
+    if leaf in ("running_mean", "bias"):
+        return np.float32(0.1) * n
+    if leaf == "weight" and len(shape) == 1:
+        return np.float32(1) + np.float32(0.1) * n
+    if name == "embedding_layer.weight":
+        return n
+    if leaf == "rel_pos_emb":
+        return np.float32(0.3) * n
+    return n / np.float32(np.sqrt(np.prod(shape[1:])))
+
+
+class ShapeOnly(Mapping[str, np.ndarray]):
+    """Stands in for weights where only shapes matter (`moebius plan`): zero-stride arrays that take no memory."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.broadcast_to(np.float32(0), self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def check(weights: Mapping[str, np.ndarray], shapes: Shapes, model: str) -> Mapping[str, np.ndarray]:
+    """Refuses weights that are not exactly `shapes`; entries ending in num_batches_tracked carry nothing and may be absent."""
+    given = {k for k in weights if not k.endswith("num_batches_tracked")}
+    missing, unexpected = sorted(shapes.keys() - given), sorted(given - shapes.keys())
+    wrong = [
+        f"{k} is {tuple(weights[k].shape)}, not {shapes[k]}" for k in sorted(given & shapes.keys()) if tuple(weights[k].shape) != shapes[k]
+    ]
+    types = [f"{k} is {weights[k].dtype}" for k in sorted(given & shapes.keys()) if weights[k].dtype.kind != "f"]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of the wrong shape", wrong),
+            ("not floating point", types),
+        )
+        if names
+    ]
+    if problems:
+        raise WeightError(f"These weights do not fit the {model}: {'; '.join(problems)}. Check that checkpoint and config belong together.")
+    return weights
