@@ -21,7 +21,7 @@ class DDIM:
         """(N-1)·r … 0 with r = 1000 // N, the last int(N·strength) of them."""
         if not 1 <= steps <= TRAIN_STEPS:
             raise UsageError(f"steps is {steps}; it must be between 1 and {TRAIN_STEPS}.")
-        if not 0.0 < strength:
+        if not strength > 0.0:
             raise UsageError(f"strength is {strength}; it must be above 0 (1 starts from pure noise).")
         used = min(int(steps * strength), steps)
         if used == 0:
