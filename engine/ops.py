@@ -20,6 +20,11 @@ from moebius.weights import Params
 Tensor = Any  # np.ndarray for the reference, webgpu.Tensor on the GPU
 Tap = Callable[[str, np.ndarray], None]
 
+
+class Timesteps(tuple[int, ...]):
+    """The timesteps of a run. A GPU plan is recorded for their number and reads their values from a table."""
+
+
 BATCH_NORM_EPS = 1e-5
 TEMB_MAX_PERIOD = 10000.0
 POSITION_WINDOW = 15  # the receptive field r of the self lambda's positional part
@@ -35,18 +40,20 @@ class Ops(Protocol):
         """Hands x to the tap of the running call: "image" as (B, C, H, W), "tokens" as (B, H·W, C)."""
 
     # time and condition ------------------------------------------------------------------------------------------
-    def time_embedding(self, t: Sequence[int], p: Params) -> Tensor:
-        """(T, 4·C0). f_i = exp(-ln(10000)·i/half); linear_2(SiLU(linear_1([cos(t·f), sin(t·f)])))."""
+    def time_embedding(self, t: Timesteps, p: Params) -> Tensor:
+        """(T, 4·C0) = SiLU(linear_2(SiLU(linear_1([cos(t·f), sin(t·f)])))), f_i = exp(-ln(10000)·i/half).
+
+        The last SiLU is the one every resnet begins with; nothing else reads the embedding."""
 
     def time_shift(self, temb: Tensor, p: Params) -> Tensor:
-        """(T, Cout) = Linear(SiLU(temb))."""
+        """(T, Cout) = Linear(temb): what a resnet adds to each channel at each of the T timesteps."""
 
     def condition(self, ids: np.ndarray, p: Params) -> Tensor:
         """(B, m, D) = encoder_hid_proj(embedding_layer[ids]); `p` is the root of the checkpoint."""
 
     # convolutions ------------------------------------------------------------------------------------------------
-    def linear(self, x: Tensor, p: Params, act: str | None = None, residual: Tensor | None = None) -> Tensor:
-        """act(x·Wᵀ + b) + residual, per position: a Linear or a 1×1 convolution. act: None or "silu"."""
+    def linear(self, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
+        """x·Wᵀ + b + residual, per position: a Linear or a 1×1 convolution."""
 
     def conv3x3(self, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None) -> Tensor:
         """Dense 3×3 with bias. `pad` zeros at the top and left, as many at the bottom and right as H/stride outputs need."""
@@ -57,8 +64,8 @@ class Ops(Protocol):
     def dwconv(self, x: Tensor, p: Params, shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """DWConv: BN2(pw(ReLU(BN1(dw(x))))) (+ x when Cin = Cout) (+ shift per channel) (+ residual)."""
 
-    def gated_dwconv(self, x: Tensor, p: Params) -> Tensor:
-        """[a, g] = depthwise 3×3 of x, with bias; a·SiLU(g)."""
+    def feed_forward(self, x: Tensor, p: Params, residual: Tensor) -> Tensor:
+        """[a, g] = depthwise 3×3 with bias of SiLU(inverted_conv x); point_conv(a·SiLU(g)) + residual."""
 
     # norms -------------------------------------------------------------------------------------------------------
     def group_norm(self, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:

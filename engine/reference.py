@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moebius.errors import UsageError
-from moebius.ops import BATCH_NORM_EPS, POSITION_WINDOW, TEMB_MAX_PERIOD, Tap
+from moebius.ops import BATCH_NORM_EPS, POSITION_WINDOW, TEMB_MAX_PERIOD, Tap, Timesteps
 from moebius.weights import Params
 
 Array = np.ndarray
@@ -107,7 +107,7 @@ class Reference:
         return y if p.get("bias") is None else y + self._p(p, "bias")
 
     # time and condition ------------------------------------------------------------------------------------------
-    def time_embedding(self, t: Sequence[int], p: Params) -> Array:
+    def time_embedding(self, t: Timesteps, p: Params) -> Array:
         sinusoid = time_sinusoid(t, p["time_embedding.linear_1.weight"].shape[1]).astype(self.dtype)
         self.tap(f"{p.path}.time_proj", sinusoid, "raw")
         h = self._matrix(sinusoid, p.at("time_embedding.linear_1"))
@@ -116,10 +116,10 @@ class Reference:
         self.tap(f"{p.path}.time_embedding.act", h, "raw")
         h = self._matrix(h, p.at("time_embedding.linear_2"))
         self.tap(f"{p.path}.time_embedding.linear_2", h, "raw")
-        return h
+        return silu(h)
 
     def time_shift(self, temb: Array, p: Params) -> Array:
-        y = self._matrix(silu(temb), p)
+        y = self._matrix(temb, p)
         self.tap(p.path, y, "raw")
         return y
 
@@ -131,13 +131,9 @@ class Reference:
         return e
 
     # convolutions ------------------------------------------------------------------------------------------------
-    def linear(self, x: Array, p: Params, act: str | None = None, residual: Array | None = None) -> Array:
+    def linear(self, x: Array, p: Params, residual: Array | None = None) -> Array:
         y = self._matrix(x, p)
         self.tap(p.path, y)
-        if p.path.endswith(".ff.point_conv.conv"):
-            self.tap(p.path.removesuffix(".point_conv.conv"), y, "tokens")
-        if act == "silu":
-            y = silu(y)
         return y if residual is None else y + residual
 
     def conv3x3(self, x: Array, p: Params, stride: int = 1, pad: int = 1, residual: Array | None = None) -> Array:
@@ -175,13 +171,17 @@ class Reference:
             h = h + shift
         return h if residual is None else h + residual
 
-    def gated_dwconv(self, x: Array, p: Params) -> Array:
-        y = self._depthwise(x, p)
-        self.tap(p.path, y)
-        a, g = np.split(y, 2, axis=-1)
+    def feed_forward(self, x: Array, p: Params, residual: Array) -> Array:
+        h = silu(self.linear(x, p.at("inverted_conv.conv")))  # (B, H, W, 2·hid)
+        self.tap(f"{p.path}.inverted_conv.act", h)
+        h = self._depthwise(h, p.at("depth_conv.conv"))
+        self.tap(f"{p.path}.depth_conv.conv", h)
+        a, g = np.split(h, 2, axis=-1)
         g = silu(g)
-        self.tap(f"{p.path.removesuffix('.depth_conv.conv')}.glu_act", g)
-        return a * g
+        self.tap(f"{p.path}.glu_act", g)
+        h = self.linear(a * g, p.at("point_conv.conv"))  # (B, H, W, C)
+        self.tap(p.path, h, "tokens")
+        return h + residual
 
     # norms -------------------------------------------------------------------------------------------------------
     def group_norm(self, x: Array, p: Params, groups: int, eps: float, silu: bool = False) -> Array:

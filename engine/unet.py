@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moebius.errors import UsageError
-from moebius.ops import POSITION_WINDOW
+from moebius.ops import POSITION_WINDOW, Timesteps
 from moebius.weights import Params, Shapes, check
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PREFIX = "diff_model"
 TRANSFORMER_GROUP_NORM_EPS = 1e-6
+CONDITION_TOKENS = 10
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class UNet:
             raise UsageError(f"latents are {shape}; this UNet takes (B, {c}, {s}, {s}): its position tables are bound to that grid.")
         if shape[0] != ids.shape[0]:
             raise UsageError(f"latents have batch {shape[0]} but ids have {ids.shape[0]} rows; give one row of ids per latent.")
-        return self.ops.run(self.forward, [latents], (check_timestep(t),), ids, tap=tap)
+        return self.ops.run(self.forward, [latents], Timesteps((check_timestep(t),)), ids, tap=tap)
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
         ids, n = np.asarray(ids), self.config.num_embeddings
@@ -104,7 +105,7 @@ class UNet:
             raise UsageError(f"ids have {ids.shape[1]} tokens a row; the position tables of this model hold {CONDITION_TOKENS}.")
         return ids
 
-    def forward(self, x: Tensor, t: tuple[int, ...], ids: np.ndarray) -> Tensor:
+    def forward(self, x: Tensor, t: Timesteps, ids: np.ndarray) -> Tensor:
         """The network on backend tensors; x is (B, h, w, in)."""
         ops, net, cfg = self.ops, self.net, self.config
         temb = ops.time_embedding(t, net)  # (T, 4·C0)
@@ -158,17 +159,11 @@ class UNet:
         h = ops.linear(h, p.at("proj_in"))
         h = ops.self_lambda(ops.layer_norm(h, block.at("norm1")), block.at("attn1"), cfg.heads, residual=h)
         h = ops.cross_lambda(ops.layer_norm(h, block.at("norm2")), cond, block.at("attn2"), cfg.heads, residual=h)
-        f = ops.linear(ops.layer_norm(h, block.at("norm3")), block.at("ff.inverted_conv.conv"), act="silu")  # (B, h, w, 2·hid)
-        ops.tap(f"{block.path}.ff.inverted_conv.act", f)
-        f = ops.gated_dwconv(f, block.at("ff.depth_conv.conv"))  # (B, h, w, hid)
-        h = ops.linear(f, block.at("ff.point_conv.conv"), residual=h)
+        h = ops.feed_forward(ops.layer_norm(h, block.at("norm3")), block.at("ff"), residual=h)
         ops.tap(block.path, h, "tokens")
         h = ops.linear(h, p.at("proj_out"), residual=x)
         ops.tap(p.path, h)
         return h
-
-
-CONDITION_TOKENS = 10
 
 
 def check_timestep(t: int) -> int:
