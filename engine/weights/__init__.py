@@ -12,12 +12,31 @@ from moebius.errors import WeightError
 Shapes = dict[str, tuple[int, ...]]
 
 
+class Checkpoint(Mapping[str, np.ndarray]):
+    """A model's parameters by name. Compared by identity, so that what a backend packs for it can be kept beside it."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+        self._weights = weights
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 class Params:
     """The parameters below one path of a checkpoint: `p["conv1.weight"]`, `p.at("conv1")["weight"]`."""
 
     __slots__ = ("path", "root")
 
-    def __init__(self, root: Mapping[str, np.ndarray], path: str = "") -> None:
+    def __init__(self, root: Checkpoint, path: str = "") -> None:
         self.root, self.path = root, path
 
     def at(self, path: str) -> Params:
@@ -77,7 +96,7 @@ class ShapeOnly(Mapping[str, np.ndarray]):
         return len(self._shapes)
 
 
-def check(weights: Mapping[str, np.ndarray], shapes: Shapes, model: str) -> Mapping[str, np.ndarray]:
+def check(weights: Mapping[str, np.ndarray], shapes: Shapes, model: str) -> Checkpoint:
     """Refuses weights that are not exactly `shapes`; entries ending in num_batches_tracked carry nothing and may be absent."""
     given = {k for k in weights if not k.endswith("num_batches_tracked")}
     missing, unexpected = sorted(shapes.keys() - given), sorted(given - shapes.keys())
@@ -97,4 +116,4 @@ def check(weights: Mapping[str, np.ndarray], shapes: Shapes, model: str) -> Mapp
     ]
     if problems:
         raise WeightError(f"These weights do not fit the {model}: {'; '.join(problems)}. Check that checkpoint and config belong together.")
-    return weights
+    return Checkpoint(weights)

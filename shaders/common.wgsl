@@ -1,0 +1,11 @@
+// Shared by every kernel that includes it.
+
+// x·σ(x). The clamp keeps exp finite: below -80 the result is 0 to the last bit that matters.
+fn silu(x: vec4<f32>) -> vec4<f32> {
+  return x / (1.0 + exp(-max(x, vec4<f32>(-80.0))));
+}
+
+// The index of an invocation in a grid of 1-D workgroups that was folded into two dimensions to stay below 65 535 groups.
+fn flat_index(group: vec3<u32>, groups: vec3<u32>, local: u32, size: u32) -> u32 {
+  return (group.y * groups.x + group.x) * size + local;
+}

@@ -1,0 +1,87 @@
+// y[p, c] = relu(Σ_tap W[tap, c]·x[p + tap, c] + bias[c])         (RELU, the DWConv with its first batch norm folded in)
+// y[p, c] = a·SiLU(g), [a, g] = the same for channels c, c + C    (GATED, the feed-forward's gate: both halves in one thread)
+//
+// 3×3, zero-padded by one. x (B, H, W, I4), W [9][I4], bias [I4] with I4 = C4 or 2·C4; y (B, H, W, C4).
+// A thread makes RUN neighbouring outputs of one vec4 of channels, so that a column of x is read once for three of them.
+// Grid: flat over (B, H, ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, gated_dwconv.
+
+const RUN: u32 = 4u;
+const RELU: bool = true;
+const GATED: bool = false;
+const SIZE: u32 = 64u;
+
+struct Params {
+  images: u32,
+  height: u32,
+  width: u32,
+  c4: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(4) var<uniform> params: Params;
+
+// include common.wgsl
+
+// x at (image·height + y, x), zero outside the image. `y` was tested by the caller.
+fn column(row: u32, x0: i32, i4: u32, c: u32) -> vec4<f32> {
+  let inside = x0 >= 0 && x0 < i32(params.width);
+  return select(vec4<f32>(0.0), x[(row * params.width + u32(clamp(x0, 0, i32(params.width) - 1))) * i4 + c], inside);
+}
+
+fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32) -> array<vec4<f32>, RUN> {
+  var acc: array<vec4<f32>, RUN>;
+  for (var i = 0u; i < RUN; i++) { // unroll
+    acc[i] = bias[c];
+  }
+  for (var dy = 0u; dy < 3u; dy++) {
+    let sy = i32(y + dy) - 1;
+    if (sy >= 0 && sy < i32(params.height)) {
+      let row = image * params.height + u32(sy);
+      let w0 = w[3u * dy * i4 + c];
+      let w1 = w[(3u * dy + 1u) * i4 + c];
+      let w2 = w[(3u * dy + 2u) * i4 + c];
+      var left = column(row, i32(x0) - 1, i4, c);
+      var here = column(row, i32(x0), i4, c);
+      for (var i = 0u; i < RUN; i++) { // unroll
+        let right = column(row, i32(x0 + i) + 1, i4, c);
+        acc[i] += left * w0 + here * w1 + right * w2;
+        left = here;
+        here = right;
+      }
+    }
+  }
+  return acc;
+}
+
+@compute @workgroup_size(SIZE)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let index = flat_index(group, groups, local, SIZE);
+  let runs = (params.width + RUN - 1u) / RUN;
+  let c = index % params.c4;
+  let x0 = index / params.c4 % runs * RUN;
+  let y = index / params.c4 / runs % params.height;
+  let image = index / params.c4 / runs / params.height;
+  if (image >= params.images) {
+    return;
+  }
+  let to = ((image * params.height + y) * params.width + x0) * params.c4 + c;
+  if (GATED) {
+    let value = run(image, y, x0, 2u * params.c4, c);
+    let gate = run(image, y, x0, 2u * params.c4, c + params.c4);
+    for (var i = 0u; i < RUN; i++) { // unroll
+      if (x0 + i < params.width) {
+        out[to + i * params.c4] = value[i] * silu(gate[i]);
+      }
+    }
+  } else {
+    let value = run(image, y, x0, params.c4, c);
+    for (var i = 0u; i < RUN; i++) { // unroll
+      if (x0 + i < params.width) {
+        out[to + i * params.c4] = select(value[i], max(value[i], vec4<f32>(0.0)), RELU);
+      }
+    }
+  }
+}

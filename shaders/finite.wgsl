@@ -1,0 +1,22 @@
+// flags[slot] = 1 when any of the `count` words of x is a NaN or an infinity. The test reads bits: see guided_ddim.
+// Grid: flat, every thread strides over x. Not part of a plan; run after each dispatch when an op is hunted.
+
+const SIZE: u32 = 64u;
+
+struct Params {
+  count: u32,
+  slot: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<u32>;
+@group(0) @binding(1) var<storage, read_write> flags: array<atomic<u32>>;
+@group(0) @binding(2) var<uniform> params: Params;
+
+@compute @workgroup_size(SIZE)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  for (var i = id.x; i < params.count; i += groups.x * SIZE) {
+    if ((x[i] & 0x7f800000u) == 0x7f800000u) {
+      atomicStore(&flags[params.slot], 1u);
+    }
+  }
+}

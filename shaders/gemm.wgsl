@@ -1,0 +1,242 @@
+// out[r, n] = act(Σ_tap Σ_k A[r, tap, k] · W[tap, k, n] + bias[n]) + shift[step, n] + first[r, n] + second[r, n]
+//
+// One core for every dense layer. What row r of A is depends on MODE:
+//   ROWS  a row of a matrix. r = p·split + s starts at p·outer + s·inner, so that heads inside a row can be rows themselves.
+//   TAPS  an output pixel of a KERNEL×KERNEL convolution; the taps are the input pixels under the filter (implicit GEMM).
+//   PHASE nearest×2 followed by 3×3: the four output pixels over one input pixel are four 2×2 filters on the small grid
+//         (taps that fall on the same input pixel were summed at load). workgroup_id.z is the phase 2·py + px.
+// Two cores: `direct` reads both operands from global memory (CPU adapters, where workgroup memory and barriers cost most),
+// `tiled` stages BM×BK and BK×BN tiles in workgroup memory (GPUs).
+//
+// Layouts, all in vec4: A (…, K4) padded with zeros to 4 channels; W [phase][tap][4·K4][ldb4]; out (M, N4).
+// Grid: x over columns of 4·WGX·TN4, y over rows of WGY·TM, z over phases. A thread owns rows r0 + i·WGY, columns c0 + j·WGX.
+// `*_origin`: how many vec4 of a tensor lie before the bound window, when a tensor above the binding limit runs in bands.
+// Reference: Reference.linear, conv3x3, upsample_conv3x3, dwconv (its 1×1), and the products inside the attentions.
+
+const ROWS: u32 = 0u;
+const TAPS: u32 = 1u;
+const PHASE: u32 = 2u;
+const SILU: u32 = 1u;
+
+const MODE: u32 = 0u;
+const KERNEL: u32 = 1u; // taps on a side
+const ACT: u32 = 0u;
+const BIAS: bool = true;
+const SHIFT: bool = false;
+const RESIDUALS: u32 = 0u;
+const TM: u32 = 4u; // rows per thread
+const TN4: u32 = 2u; // columns per thread, in vec4
+const WGX: u32 = 8u;
+const WGY: u32 = 8u;
+const ACC: u32 = 8u; // TM·TN4
+const BK4: u32 = 4u; // tiled: depth of a tile, in vec4
+const LOAD_A: u32 = 2u; // tiled: vec4 of A a thread stages, WGY·TM·BK4 / threads
+const LOAD_W: u32 = 4u; // tiled: vec4 of W a thread stages, 4·BK4·WGX·TN4 / threads
+
+struct Params {
+  row0: u32, // first row of this dispatch
+  rows: u32, // one past the last
+  n4: u32,
+  k4: u32,
+  ldb4: u32, // vec4 from one row of W to the next
+  w_offset: u32,
+  split: u32, // ROWS
+  outer: u32,
+  inner: u32,
+  a_offset: u32,
+  height: u32, // TAPS, PHASE: the input
+  width: u32,
+  out_height: u32, // the grid the rows run over (PHASE: the input's)
+  out_width: u32,
+  stride: u32,
+  pad: u32,
+  a_origin: u32,
+  out_origin: u32,
+}
+
+@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> shift: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> state: array<u32>;
+@group(0) @binding(5) var<storage, read> first: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> second: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(8) var<uniform> params: Params;
+
+// include common.wgsl
+
+// Where a row begins. ROWS: (index, 0, 0). Else: (first image row, top tap's y, left tap's x); the last two may be outside.
+fn locate(r: u32, phase: u32) -> vec3<i32> {
+  if (MODE == ROWS) {
+    return vec3<i32>(i32(r / params.split * params.outer + r % params.split * params.inner + params.a_offset - params.a_origin), 0, 0);
+  }
+  let x = r % params.out_width;
+  let y = r / params.out_width % params.out_height;
+  let image = r / params.out_width / params.out_height;
+  if (MODE == PHASE) {
+    return vec3<i32>(i32(image * params.height), i32(y + (phase >> 1u)) - 1, i32(x + (phase & 1u)) - 1);
+  }
+  return vec3<i32>(i32(image * params.height), i32(y * params.stride) - i32(params.pad), i32(x * params.stride) - i32(params.pad));
+}
+
+// The vec4 index of a row's tap in A, or -1 where the filter hangs over the border.
+fn tap_index(row: vec3<i32>, tap: u32) -> i32 {
+  if (MODE == ROWS) {
+    return row.x;
+  }
+  let y = row.y + i32(tap / KERNEL);
+  let x = row.z + i32(tap % KERNEL);
+  if (y < 0 || x < 0 || y >= i32(params.height) || x >= i32(params.width)) {
+    return -1;
+  }
+  return ((row.x + y) * i32(params.width) + x) * i32(params.k4) - i32(params.a_origin);
+}
+
+fn load_a(index: i32, k4: u32) -> vec4<f32> {
+  if (MODE == ROWS) {
+    return a[u32(index) + k4];
+  }
+  return select(vec4<f32>(0.0), a[u32(max(index, 0)) + k4], index >= 0);
+}
+
+fn store(r: u32, c: u32, phase: u32, sum: vec4<f32>) {
+  if (r >= params.rows || c >= params.n4) {
+    return;
+  }
+  var v = sum;
+  if (BIAS) {
+    v += bias[c];
+  }
+  if (ACT == SILU) {
+    v = silu(v);
+  }
+  if (SHIFT) {
+    v += shift[state[0] * params.n4 + c];
+  }
+  var row = r;
+  if (MODE == PHASE) {
+    let x = 2u * (r % params.out_width) + (phase & 1u);
+    let y = 2u * (r / params.out_width) + (phase >> 1u); // image·2·height + 2·y + py: the images stay apart by themselves
+    row = y * 2u * params.out_width + x;
+  }
+  let index = row * params.n4 + c - params.out_origin;
+  if (RESIDUALS > 0u) {
+    v += first[index];
+  }
+  if (RESIDUALS > 1u) {
+    v += second[index];
+  }
+  out[index] = v;
+}
+
+@compute @workgroup_size(WGX, WGY)
+fn direct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+  let c0 = group.x * WGX * TN4 + local.x;
+  let r0 = params.row0 + group.y * WGY * TM + local.y;
+  let last = params.n4 - 1u;
+  var acc: array<vec4<f32>, ACC>;
+  var row: array<vec3<i32>, TM>;
+  for (var i = 0u; i < TM; i++) { // unroll
+    row[i] = locate(min(r0 + i * WGY, params.rows - 1u), group.z);
+  }
+  var w0 = params.w_offset + group.z * KERNEL * KERNEL * params.k4 * 4u * params.ldb4;
+  for (var tap = 0u; tap < KERNEL * KERNEL; tap++) {
+    var at: array<i32, TM>;
+    for (var i = 0u; i < TM; i++) { // unroll
+      at[i] = tap_index(row[i], tap);
+    }
+    for (var k = 0u; k < params.k4; k++) {
+      var x: array<vec4<f32>, TM>;
+      for (var i = 0u; i < TM; i++) { // unroll
+        x[i] = load_a(at[i], k);
+      }
+      for (var j = 0u; j < TN4; j++) { // unroll
+        let c = w0 + min(c0 + j * WGX, last);
+        let b0 = w[c];
+        let b1 = w[c + params.ldb4];
+        let b2 = w[c + 2u * params.ldb4];
+        let b3 = w[c + 3u * params.ldb4];
+        for (var i = 0u; i < TM; i++) { // unroll
+          acc[i * TN4 + j] += x[i].x * b0 + x[i].y * b1 + x[i].z * b2 + x[i].w * b3;
+        }
+      }
+      w0 += 4u * params.ldb4;
+    }
+  }
+  for (var i = 0u; i < TM; i++) { // unroll
+    for (var j = 0u; j < TN4; j++) { // unroll
+      store(r0 + i * WGY, c0 + j * WGX, group.z, acc[i * TN4 + j]);
+    }
+  }
+}
+
+const ROW_PITCH: u32 = BK4 + 1u; // one vec4 of padding keeps the rows of a tile on different banks
+var<workgroup> tile_a: array<vec4<f32>, WGY * TM * ROW_PITCH>;
+var<workgroup> tile_w: array<vec4<f32>, 4u * BK4 * WGX * TN4>;
+
+@compute @workgroup_size(WGX, WGY)
+fn tiled(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_id) local: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let c0 = group.x * WGX * TN4;
+  let r0 = params.row0 + group.y * WGY * TM;
+  var acc: array<vec4<f32>, ACC>;
+  var row: array<vec3<i32>, LOAD_A>;
+  for (var l = 0u; l < LOAD_A; l++) { // unroll
+    row[l] = locate(min(r0 + (thread + l * WGX * WGY) / BK4, params.rows - 1u), group.z);
+  }
+  let w0 = params.w_offset + group.z * KERNEL * KERNEL * params.k4 * 4u * params.ldb4;
+  for (var tap = 0u; tap < KERNEL * KERNEL; tap++) {
+    var at: array<i32, LOAD_A>;
+    for (var l = 0u; l < LOAD_A; l++) { // unroll
+      at[l] = tap_index(row[l], tap);
+    }
+    for (var k0 = 0u; k0 < params.k4; k0 += BK4) {
+      for (var l = 0u; l < LOAD_A; l++) { // unroll
+        let e = thread + l * WGX * WGY;
+        let k = k0 + e % BK4;
+        var v = vec4<f32>(0.0);
+        if (k < params.k4) {
+          v = load_a(at[l], k);
+        }
+        tile_a[e / BK4 * ROW_PITCH + e % BK4] = v;
+      }
+      for (var l = 0u; l < LOAD_W; l++) { // unroll
+        let e = thread + l * WGX * WGY;
+        let k = 4u * k0 + e / (WGX * TN4);
+        let c = min(c0 + e % (WGX * TN4), params.n4 - 1u);
+        var v = vec4<f32>(0.0);
+        if (k < 4u * params.k4) {
+          v = w[w0 + (tap * 4u * params.k4 + k) * params.ldb4 + c];
+        }
+        tile_w[e] = v;
+      }
+      workgroupBarrier();
+      for (var k = 0u; k < BK4; k++) { // unroll
+        var x: array<vec4<f32>, TM>;
+        for (var i = 0u; i < TM; i++) { // unroll
+          x[i] = tile_a[(local.y + i * WGY) * ROW_PITCH + k];
+        }
+        for (var j = 0u; j < TN4; j++) { // unroll
+          let at_w = 4u * k * WGX * TN4 + local.x + j * WGX;
+          let b0 = tile_w[at_w];
+          let b1 = tile_w[at_w + WGX * TN4];
+          let b2 = tile_w[at_w + 2u * WGX * TN4];
+          let b3 = tile_w[at_w + 3u * WGX * TN4];
+          for (var i = 0u; i < TM; i++) { // unroll
+            acc[i * TN4 + j] += x[i].x * b0 + x[i].y * b1 + x[i].z * b2 + x[i].w * b3;
+          }
+        }
+      }
+      workgroupBarrier();
+    }
+  }
+  for (var i = 0u; i < TM; i++) { // unroll
+    for (var j = 0u; j < TN4; j++) { // unroll
+      store(r0 + local.y + i * WGY, c0 + local.x + j * WGX, group.z, acc[i * TN4 + j]);
+    }
+  }
+}
