@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import numpy as np
 
 from moebius.errors import UsageError
-from moebius.ops import Tensor, Timesteps
-from moebius.reference import Reference, to_nchw
-from moebius.unet import UNet, check_timestep
-
-OnStep = Callable[[int, int, np.ndarray, np.ndarray], None]
-"""on_step(i, t, latents, x0) after step i at timestep t: the new latents and the predicted clean ones, NCHW."""
+from moebius.ops import OnStep, Tensor, Timesteps
+from moebius.unet import UNet, check_floats, check_timestep
 
 
 class Denoiser:
@@ -38,14 +33,7 @@ class Denoiser:
     def run(self, y: np.ndarray, mask: np.ndarray, masked: np.ndarray, on_step: OnStep | None = None) -> np.ndarray:
         """Starting latents (B, 4, h, w), latent mask (B, 1, h, w), latents of the masked image (B, 4, h, w) → the final latents."""
         self._check(y, mask, masked)
-        # The edges of a backend (arrays in, arrays out) are not part of the ops contract: this loop is the reference's.
-        ops = cast(Reference, self.unet.ops)
-        state, m, zm = (ops.tensor(a) for a in (y, mask, masked))
-        for i, t in enumerate(self.timesteps):
-            state, x0 = self.step(state, m, zm, slice(i, i + 1))
-            if on_step is not None:
-                on_step(i, t, to_nchw(state), to_nchw(x0))
-        return to_nchw(state)
+        return self.unet.ops.loop(self.step, [y, mask, masked], self.timesteps, on_step)
 
     def step(self, y: Tensor, mask: Tensor, masked: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """ε = UNet([y, mask, masked], t), guided; DDIM. Returns y', x0.
@@ -63,3 +51,4 @@ class Denoiser:
         for what, array, channels in (("starting latents", y, c), ("latent mask", mask, 1), ("masked latents", masked, c)):
             if np.shape(array) != (b, channels, s, s):
                 raise UsageError(f"The {what} are {np.shape(array)}; this UNet and these ids take {(b, channels, s, s)}.")
+            check_floats(array, what)

@@ -19,6 +19,9 @@ from moebius.weights import Params
 
 Tensor = Any  # np.ndarray for the reference, webgpu.Tensor on the GPU
 Tap = Callable[[str, np.ndarray], None]
+Step = Callable[..., tuple[Tensor, Tensor]]
+OnStep = Callable[[int, int, np.ndarray, np.ndarray], None]
+"""on_step(i, t, latents, x0) after step i at timestep t: the new latents and the predicted clean ones, NCHW."""
 
 
 class Timesteps(tuple[int, ...]):
@@ -35,6 +38,13 @@ class Ops(Protocol):
 
     def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:
         """forward(*tensors, *args) on NCHW arrays, back to an NCHW array. `tap` receives module outputs."""
+
+    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps, on_step: OnStep | None) -> np.ndarray:
+        """y, x0 = step(y, *fixed, rows) once for every timestep, from NCHW `arrays` = (y, *fixed); the last y, NCHW.
+
+        `rows` are the rows of the schedule a call stands for: one where steps are taken one by one, all of them where the
+        step is recorded once and picks its row while it is replayed. Nothing is read back between steps without `on_step`.
+        """
 
     def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
         """Hands x to the tap of the running call: "image" as (B, C, H, W), "tokens" as (B, H·W, C)."""

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from moebius import image as pixels
-from moebius.denoise import Denoiser, OnStep
+from moebius.denoise import Denoiser
 from moebius.errors import NonFiniteError, UsageError
+from moebius.ops import OnStep
 from moebius.scheduler import DDIM
 from moebius.unet import UNet, UNetConfig
 from moebius.vae import VAE
@@ -47,7 +48,7 @@ def inpaint(
     blend: Blend = "paste",
     on_step: OnStep | None = None,
 ) -> Result:
-    """Fills in what is white in `mask`. `noise` gives draws by name, see `draws`; `on_step` is `denoise.OnStep`."""
+    """Fills in what is white in `mask`. `noise` gives draws by name, see `draws`; `on_step` is `ops.OnStep`."""
     if blend not in get_args(Blend):
         raise UsageError(f"blend is {blend!r}; choose one of {', '.join(get_args(Blend))}.")
     if not np.isfinite(noise_offset):

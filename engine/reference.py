@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moebius.errors import UsageError
-from moebius.ops import BATCH_NORM_EPS, POSITION_WINDOW, TEMB_MAX_PERIOD, Tap, Timesteps
+from moebius.ops import BATCH_NORM_EPS, POSITION_WINDOW, TEMB_MAX_PERIOD, OnStep, Step, Tap, Timesteps
 from moebius.weights import Params
 
 Array = np.ndarray
@@ -64,6 +64,14 @@ class Reference:
             return to_nchw(forward(*(self.tensor(a) for a in arrays), *args))
         finally:
             self._tap = None
+
+    def loop(self, step: Step, arrays: Sequence[Array], timesteps: Timesteps, on_step: OnStep | None = None) -> Array:
+        y, *fixed = (self.tensor(a) for a in arrays)
+        for i, t in enumerate(timesteps):
+            y, x0 = step(y, *fixed, slice(i, i + 1))
+            if on_step is not None:
+                on_step(i, t, to_nchw(y), to_nchw(x0))
+        return to_nchw(y)
 
     def tensor(self, array: Array) -> Array:
         """NCHW in any dtype → this backend's tensor."""

@@ -89,8 +89,9 @@ class UNet:
         ids = self.check_ids(ids)
         c, s = self.config.in_channels, self.config.sample_size
         shape = tuple(np.shape(latents))
-        if len(shape) != 4 or shape[1:] != (c, s, s):
+        if len(shape) != 4 or shape[1:] != (c, s, s) or not shape[0]:
             raise UsageError(f"latents are {shape}; this UNet takes (B, {c}, {s}, {s}): its position tables are bound to that grid.")
+        check_floats(latents, "latents")
         if shape[0] != ids.shape[0]:
             raise UsageError(f"latents have batch {shape[0]} but ids have {ids.shape[0]} rows; give one row of ids per latent.")
         return self.ops.run(self.forward, [latents], Timesteps((check_timestep(t),)), ids, tap=tap)
@@ -164,6 +165,14 @@ class UNet:
         h = ops.linear(h, p.at("proj_out"), residual=x)
         ops.tap(p.path, h)
         return h
+
+
+def check_floats(array: np.ndarray, what: str) -> None:
+    """Refuses arrays that are not finite floating-point numbers."""
+    if np.asarray(array).dtype.kind != "f":
+        raise UsageError(f"The {what} are {np.asarray(array).dtype}; give floating-point numbers.")
+    if not np.isfinite(array).all():
+        raise UsageError(f"The {what} hold a NaN or an infinity; give finite numbers.")
 
 
 def check_timestep(t: int) -> int:

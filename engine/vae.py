@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moebius.errors import UsageError
+from moebius.unet import check_floats
 from moebius.weights import Params, Shapes, check
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class VAE:
         f, shape = self.config.factor, tuple(np.shape(image))
         if len(shape) != 4 or shape[1] != self.config.in_channels or shape[2] % f or shape[3] % f or 0 in shape:
             raise UsageError(f"The image is {shape}; encode takes (B, {self.config.in_channels}, H, W) with H and W multiples of {f}.")
+        check_floats(image, "image's values")
         return self.ops.run(self.encoder, [image], tap=tap)
 
     def decode(self, latents: np.ndarray, tap: Tap | None = None) -> np.ndarray:
@@ -69,6 +71,7 @@ class VAE:
         shape = tuple(np.shape(latents))
         if len(shape) != 4 or shape[1] != self.config.latent_channels or 0 in shape:
             raise UsageError(f"The latents are {shape}; decode takes (B, {self.config.latent_channels}, h, w).")
+        check_floats(latents, "latents")
         return self.ops.run(self.decoder, [latents], tap=tap)
 
     def encoder(self, x: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from moebius.errors import LimitError, MoebiusError
-from moebius.ops import POSITION_WINDOW, Tap, Timesteps
-from moebius.reference import Reference, time_sinusoid
+from moebius.errors import LimitError, MoebiusError, NonFiniteError
+from moebius.ops import POSITION_WINDOW, OnStep, Step, Tap, Timesteps
+from moebius.reference import Reference, time_sinusoid, to_nchw
 from moebius.webgpu import pack
 from moebius.webgpu.gpu import Buffer, Gpu
 from moebius.webgpu.kernel import Constants, interface
@@ -102,16 +102,42 @@ class WebGPU:
         nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
         if tap is not None:
             with self.eager(tap):
-                return np.moveaxis(self.read(forward(*(self.tensor(a) for a in arrays), *args)), -1, 1)
+                return to_nchw(self.read(forward(*(self.tensor(a) for a in arrays), *args)))
         plan = self.plan(forward, [a.shape for a in nhwc], *args)
         plan.upload(nhwc)
         times = [a for a in args if isinstance(a, Timesteps)]
         plan.start(time_sinusoid(times[0], plan.recording.sinusoid.shape[3]) if times and plan.recording.sinusoid else None)
         plan.replay()
-        out = np.moveaxis(read(plan.outputs[0]), -1, 1)
+        out = to_nchw(read(plan.outputs[0]))
         if not np.isfinite(out).all():
             plan.find_non_finite()
-        return np.ascontiguousarray(out)
+            raise NonFiniteError(f"The output of {forward.__name__} is not finite on {self.gpu.name}, and was when it was run again.")
+        return out
+
+    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps, on_step: OnStep | None = None) -> np.ndarray:
+        nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
+        plan = self.plan(step, [a.shape for a in nhwc], slice(None))
+        rec, latents = plan.recording, plan.inputs[0]
+        assert rec.sinusoid is not None
+        assert rec.flags is not None
+        table = time_sinusoid(timesteps, rec.sinusoid.shape[3])
+        plan.upload(nhwc)
+        plan.start(table)
+        for i, t in enumerate(timesteps):
+            plan.replay(i)
+            if on_step is not None:
+                on_step(i, t, to_nchw(read(latents)), to_nchw(read(plan.outputs[1])))
+        bad = np.flatnonzero(self.gpu.read(rec.flags, 4 * len(timesteps), np.uint32))
+        if bad.size:  # go there once more, now with a test behind every op
+            plan.upload(nhwc)
+            plan.start(table)
+            for i in range(bad[0]):
+                plan.replay(i)
+            plan.find_non_finite(int(bad[0]))
+            raise NonFiniteError(
+                f"The latents after step {bad[0]} are not finite on {self.gpu.name}, and were when the step was run again."
+            )
+        return to_nchw(read(latents))
 
     def plan(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> Plan:
         """The recorded plan of forward for channels-last inputs of these shapes; recorded once, kept with its model."""
@@ -129,7 +155,10 @@ class WebGPU:
         with self._recorder(Recording(self.gpu), eager=False) as recording:
             inputs = [self._new(tuple(s), f"input {i}", "pinned") for i, s in enumerate(shapes)]
             out = forward(*inputs, *args)
-            return Plan(recording, inputs, out if isinstance(out, tuple) else [out])
+            outputs = out if isinstance(out, tuple) else (out,)
+            if recording.flags is not None:  # a sampling step: what it makes is what the next one starts from
+                recording.carry.append((outputs[0].buffer, inputs[0].buffer, inputs[0].nbytes))
+            return Plan(recording, inputs, outputs)
 
     @contextmanager
     def eager(self, tap: Tap | None = None) -> Iterator[None]:
@@ -182,7 +211,7 @@ class WebGPU:
     def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
         if self._tap is not None:
             a = self.read(x)
-            self._tap(path, np.ascontiguousarray(np.moveaxis(a, -1, 1)) if layout == "image" else a.reshape(a.shape[0], -1, a.shape[-1]))
+            self._tap(path, to_nchw(a) if layout == "image" else a.reshape(a.shape[0], -1, a.shape[-1]))
 
     # recording ---------------------------------------------------------------------------------------------------
     def _new(self, shape: Sequence[int], label: str, kind: str = "intermediate") -> Tensor:
@@ -252,7 +281,8 @@ class WebGPU:
         fit = int(room // max(floats_per_row))
         if fit < 1:
             raise LimitError(
-                f"One row of {max(floats_per_row):.0f} floats does not fit the {4 * room:,} bytes a binding may have on {self.gpu.name}. Use a narrower image."
+                f"One row of {max(floats_per_row):.0f} floats does not fit the {4 * room:,} bytes a binding may have on {self.gpu.name}. "
+                "Use a narrower image."
             )
         return min(rows, fit)
 
@@ -781,4 +811,6 @@ def _key(arg: Any) -> Any:
         return len(arg)
     if isinstance(arg, np.ndarray):
         return arg.shape, arg.dtype.str, arg.tobytes()
+    if isinstance(arg, slice):
+        return arg.start, arg.stop, arg.step
     return arg

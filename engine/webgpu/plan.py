@@ -272,7 +272,8 @@ class Plan:
             if flag:
                 d = dispatches[i]
                 raise NonFiniteError(
-                    f"A value that is not finite appeared in {d.op} ({d.path}, {d.shader}.wgsl, output {b.name} {b.shape}) at step {step} on {gpu.name}. "
+                    f"A value that is not finite appeared in {d.op} ({d.path}, {d.shader}.wgsl, output {b.name} {b.shape}) "
+                    f"at step {step} on {gpu.name}. "
                     "Check the weights and the input for NaN; if they are sound, please report this with the output of `moebius validate`."
                 )
 
