@@ -227,7 +227,6 @@ def validate(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"adapter": gpu.gpu.name, "config": args.config, "ok": not over, "rows": [lockstep.as_dict(r) for r in rows]}))
     else:
-        print(
-            f"{len(rows)} ops, {len(over)} over their limit; nearest to it: {worst.op} {worst.path} at {worst.relative_l2:.2e} of {worst.limit:.2e}"
-        )
+        nearest = f"{worst.op} {worst.path} at {worst.relative_l2:.2e} of {worst.limit:.2e}"
+        print(f"{len(rows)} ops, {len(over)} over their limit; nearest to it: {nearest}")
     return 1 if over else 0
