@@ -1,8 +1,13 @@
 // Shared by every kernel that includes it.
 
+// max(x, low), but a NaN stays one: WGSL's max may drop it, and then a broken weight makes a picture instead of an error.
+fn at_least(x: vec4<f32>, low: f32) -> vec4<f32> {
+  return select(x, vec4<f32>(low), x < vec4<f32>(low));
+}
+
 // x·σ(x). The clamp keeps exp finite: below -80 the result is 0 to the last bit that matters.
 fn silu(x: vec4<f32>) -> vec4<f32> {
-  return x / (1.0 + exp(-max(x, vec4<f32>(-80.0))));
+  return x / (1.0 + exp(-at_least(x, -80.0)));
 }
 
 // The index of an invocation in a grid of 1-D workgroups that was folded into two dimensions to stay below 65 535 groups.

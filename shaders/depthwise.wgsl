@@ -80,7 +80,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let value = run(image, y, x0, params.c4, c);
     for (var i = 0u; i < RUN; i++) { // unroll
       if (x0 + i < params.width) {
-        out[to + i * params.c4] = select(value[i], max(value[i], vec4<f32>(0.0)), RELU);
+        out[to + i * params.c4] = select(value[i], at_least(value[i], 0.0), RELU);
       }
     }
   }

@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var s2 = vec4<f32>(0.0);
   var s3 = vec4<f32>(0.0);
   for (var m = first; m < end; m++) {
-    let e = exp(max(qkv[base + m * params.pitch + k] - top, vec4<f32>(-80.0)));
+    let e = exp(at_least(qkv[base + m * params.pitch + k] - top, -80.0));
     let value = qkv[base + m * params.pitch + params.k4 + v];
     total += e;
     s0 += e.x * value;

@@ -18,10 +18,13 @@ struct Params {
 
 var<workgroup> part: array<f32, SIZE>;
 
-// A row's vec4 with the padding at a value no maximum takes; a finite one, infinities are not portable.
-fn load(base: u32, c: u32) -> vec4<f32> {
-  let exists = vec4<u32>(4u * c) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.n);
-  return select(vec4<f32>(-1e30), x[base + c], exists);
+// Which of a vec4's columns are not padding.
+fn exists(c: u32) -> vec4<bool> {
+  return vec4<u32>(4u * c) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.n);
+}
+
+fn weight(base: u32, c: u32, top: f32) -> vec4<f32> {
+  return select(vec4<f32>(0.0), exp(at_least(x[base + c] - top, -80.0)), exists(c));
 }
 
 @compute @workgroup_size(SIZE)
@@ -30,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let base = min(row, params.rows - 1u) * params.n4; // groups past the end take part in the barriers and store nothing
   var top4 = vec4<f32>(-1e30);
   for (var c = local; c < params.n4; c += SIZE) {
-    top4 = max(top4, load(base, c));
+    top4 = max(top4, select(vec4<f32>(-1e30), x[base + c], exists(c))); // a finite bottom: infinities are not portable
   }
   part[local] = max(max(top4.x, top4.y), max(top4.z, top4.w));
   for (var half = SIZE / 2u; half > 0u; half >>= 1u) {
@@ -44,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   workgroupBarrier();
   var sum4 = vec4<f32>(0.0);
   for (var c = local; c < params.n4; c += SIZE) {
-    sum4 += exp(max(load(base, c) - top, vec4<f32>(-80.0))) * vec4<f32>(load(base, c) > vec4<f32>(-1e29));
+    sum4 += weight(base, c, top);
   }
   part[local] = sum4.x + sum4.y + sum4.z + sum4.w;
   for (var half = SIZE / 2u; half > 0u; half >>= 1u) {
@@ -57,8 +60,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let total = part[0];
   if (row < params.rows) {
     for (var c = local; c < params.n4; c += SIZE) {
-      let value = load(base, c);
-      out[base + c] = exp(max(value - top, vec4<f32>(-80.0))) * vec4<f32>(value > vec4<f32>(-1e29)) / total;
+      out[base + c] = weight(base, c, top) / total;
     }
   }
 }

@@ -20,7 +20,7 @@ from moebius.webgpu import pack
 from moebius.webgpu.gpu import Buffer, Gpu
 from moebius.webgpu.kernel import Constants, interface
 from moebius.webgpu.pack import WINDOW_PITCH, up4
-from moebius.webgpu.plan import Binding, Dispatch, Plan, Recording, Tensor, read, write
+from moebius.webgpu.plan import Binding, Dispatch, Plan, Recording, Tensor, check, read, write
 from moebius.weights import Checkpoint, Params
 
 PLANS_PER_MODEL = 4
@@ -261,6 +261,7 @@ class WebGPU:
             bindings.append(b)
         frozen: Constants = tuple(sorted((constants or {}).items()))
         d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, workgroup, workgroup_bytes, iterations, int(flops))
+        check(d, self.gpu)
         (self.recording.prologue if prologue else self.recording.steps).append(d)
 
     def _flat(self, threads: int, size: int = SIZE) -> tuple[int, int, int]:
@@ -275,14 +276,14 @@ class WebGPU:
         offset = 4 * begin // align * align
         return Binding(name, access, t.buffer, t.shape, offset, min(t.nbytes, 4 * end) - offset), offset // 4
 
-    def _bands(self, rows: int, *floats_per_row: float, overhead: int = 0) -> int:
+    def _bands(self, what: str, rows: int, *floats_per_row: float, overhead: int = 0) -> int:
         """How many of `rows` fit the binding limit, given what every tensor needs a row (and `overhead` floats once)."""
         room = self.gpu.limits["max-storage-buffer-binding-size"] // 4 - 64 - overhead
         fit = int(room // max(floats_per_row))
         if fit < 1:
             raise LimitError(
-                f"One row of {max(floats_per_row):.0f} floats does not fit the {4 * room:,} bytes a binding may have on {self.gpu.name}. "
-                "Use a narrower image."
+                f"{what}: one row of {4 * max(floats_per_row):,.0f} bytes is above the {4 * room:,} a binding may have on {self.gpu.name}. "
+                "Use a smaller image, or another adapter."
             )
         return min(rows, fit)
 
@@ -404,14 +405,14 @@ class WebGPU:
         if self._fits(a, out):
             emit(0, rows, None, None)
         elif mode == "ROWS":
-            step = self._bands(rows, a.pitch, out.pitch)
+            step = self._bands(p_path, rows, a.pitch, out.pitch)
             for r in range(0, rows, step):
                 end = min(r + step, rows)
                 emit(r, end, (r * a.pitch, end * a.pitch), (r * out.pitch, end * out.pitch))
         else:
             scale = 2 if mode == "PHASE" else 1  # output rows per row of the iteration grid
             in_row, out_row = width * a.pitch, out.shape[2] * out.pitch
-            step = self._bands(out_height, stride * in_row, scale * out_row, overhead=3 * in_row)
+            step = self._bands(p_path, out_height, stride * in_row, scale * out_row, overhead=3 * in_row)
             for image in range(images):
                 for y in range(0, out_height, step):
                     y1 = min(y + step, out_height)
@@ -542,7 +543,7 @@ class WebGPU:
         if self._fits(x):
             partial(0, b, 0, chunks, x, 0)
         else:
-            step = self._bands(chunks, chunk * x.pitch)
+            step = self._bands(p.path, chunks, chunk * x.pitch)
             for image in range(b):
                 for c0 in range(0, chunks, step):
                     begin, end = image * positions + c0 * chunk, image * positions + min((c0 + step) * chunk, positions)
@@ -558,7 +559,7 @@ class WebGPU:
             iterations=2 * chunks,
         )
         out = self._new(x.shape, p.path)
-        step = x.rows if self._fits(x) else self._bands(x.rows, x.pitch) // 64 * 64  # a multiple that keeps windows aligned
+        step = x.rows if self._fits(x) else self._bands(p.path, x.rows, x.pitch) // 64 * 64  # a multiple that keeps windows aligned
         for r in range(0, x.rows, step):
             end = min(r + step, x.rows)
             source, origin = self._window("x", "read", x, r * x.pitch, end * x.pitch)
@@ -698,7 +699,7 @@ class WebGPU:
         bias = self._constant(p, "qkv bias", (3 * c4,), lambda: pack.attention_qkv(p)[1])
         self._gemm("attention", f"{p.path}.qkv", x, weight, qkv, k=c, n=3 * c4, bias=bias)
         mixed = self._new(x.shape, f"{p.path} mixed")
-        band = self._bands(n, up4(n))  # queries whose scores fit one binding
+        band = self._bands(p.path, n, up4(n))  # queries whose scores fit one binding
         for image in range(b):
             keys = self._new((1, 1, c, n), f"{p.path} keys")
             rows = Tensor(qkv.buffer, (1, 1, b * n, 3 * c4))  # the same memory as one matrix

@@ -127,8 +127,6 @@ class Plan:
     def __init__(self, recording: Recording, inputs: Sequence[Tensor], outputs: Sequence[Tensor], share: bool = True) -> None:
         self.gpu, self.recording = recording.gpu, recording
         self.inputs, self.outputs = list(inputs), list(outputs)
-        for dispatch in self.dispatches:
-            check(dispatch, self.gpu)
         kept = {id(t.buffer) for t in (*inputs, *outputs)} | {id(b) for pair in recording.carry for b in pair[:2]}
         # The prologue's results are read at every step.
         kept |= {id(b.buffer) for d in recording.steps for b in d.bindings} & {id(b.buffer) for d in recording.prologue for b in d.outputs}

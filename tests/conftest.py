@@ -1,0 +1,83 @@
+"""The adapters the tests run on. Software drivers are enough, and `tools/test` installs them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from moebius.errors import AdapterError
+from moebius.webgpu import WebGPU, adapters
+from moebius.webgpu.gpu import rank
+
+CI = os.environ.get("CI") == "true"
+SLOW_TIMEOUT = 7200
+
+# The Vulkan loader finds every installed driver but SwiftShader, which is a part of chromium, or lies where tools/test put it.
+# Set before the first adapter is asked for, and left alone where someone has chosen drivers.
+SWIFTSHADER = [
+    path
+    for folder in (Path("/usr/lib/chromium"), Path(__file__).parents[1] / ".cache/swiftshader")
+    if (path := folder / "vk_swiftshader_icd.json").exists()
+]
+if SWIFTSHADER and not {"VK_ICD_FILENAMES", "VK_DRIVER_FILES", "VK_ADD_DRIVER_FILES"} & os.environ.keys():
+    os.environ["VK_ADD_DRIVER_FILES"] = str(SWIFTSHADER[0])
+
+os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # pytest has its own on; this is for the processes that tests start
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+
+
+def hardware_index() -> str | None:
+    """The best adapter that is not a software driver."""
+    found = [(rank(a), str(i)) for i, a in enumerate(adapters()) if a.info["adapter_type"] != "CPU"]
+    return min(found)[1] if found else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`gpu` in turn is every software driver, there or not (a missing one must show), and a GPU where there is one."""
+    if "gpu" in metafunc.fixturenames:
+        names = ["llvmpipe", "swiftshader", "dawn"] + ["hardware"] * (hardware_index() is not None)
+        metafunc.parametrize("gpu", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def gpu(request: pytest.FixtureRequest) -> WebGPU:
+    opened: WebGPU = request.getfixturevalue(request.param)
+    return opened
+
+
+@pytest.fixture(scope="session")
+def llvmpipe() -> WebGPU:
+    return opened("llvmpipe")
+
+
+@pytest.fixture(scope="session")
+def swiftshader() -> WebGPU:
+    return opened("SwiftShader")
+
+
+@pytest.fixture(scope="session")
+def dawn() -> WebGPU:
+    return opened("dawn:SwiftShader")
+
+
+@pytest.fixture(scope="session")
+def hardware() -> WebGPU:
+    return WebGPU(hardware_index())
+
+
+def opened(adapter: str) -> WebGPU:
+    try:
+        return WebGPU(adapter)
+    except AdapterError as error:
+        if not adapters():
+            pytest.fail(f"There is no WebGPU adapter at all. Run tools/test, which installs software ones. ({error})")
+        give_up = pytest.fail if CI else pytest.skip
+        give_up(f"{adapter} cannot be opened. Run tools/test, which installs it. ({error})")
