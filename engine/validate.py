@@ -5,6 +5,7 @@ The GPU's own tensors are the inputs of both, so an error is that op's own and n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,12 +40,12 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        return self.relative_l2 <= self.limit  # False for NaN
+        return bool(self.relative_l2 <= self.limit)  # False for NaN
 
 
 def sums(*lengths: int) -> float:
     """Relative L2 error of chained sums of that many float32 products: a random walk of roundings each, and a few on the way."""
-    return U * sum(np.sqrt(n) + 4 for n in lengths)
+    return U * sum(math.sqrt(n) + 4 for n in lengths)
 
 
 def offset_ratio(x: np.ndarray, axes: tuple[int, ...]) -> float:
