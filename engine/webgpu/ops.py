@@ -411,14 +411,14 @@ class WebGPU:
                 emit(r, end, (r * a.pitch, end * a.pitch), (r * out.pitch, end * out.pitch))
         else:
             scale = 2 if mode == "PHASE" else 1  # output rows per row of the iteration grid
-            in_row, out_row = width * a.pitch, out.shape[2] * out.pitch
-            step = self._bands(p_path, out_height, stride * in_row, scale * out_row, overhead=3 * in_row)
+            in_line, out_line = width * a.pitch, out.shape[2] * out.pitch
+            step = self._bands(p_path, out_height, stride * in_line, scale * out_line, overhead=3 * in_line)
             for image in range(images):
                 for y in range(0, out_height, step):
                     y1 = min(y + step, out_height)
                     top, bottom = max(y * stride - 1, 0), min((y1 - 1) * stride + 3, height)
-                    a_span = ((image * height + top) * in_row, (image * height + bottom) * in_row)
-                    out_span = ((image * out.shape[1] + scale * y) * out_row, (image * out.shape[1] + scale * y1) * out_row)
+                    a_span = ((image * height + top) * in_line, (image * height + bottom) * in_line)
+                    out_span = ((image * out.shape[1] + scale * y) * out_line, (image * out.shape[1] + scale * y1) * out_line)
                     emit((image * out_height + y) * out_width, (image * out_height + y1) * out_width, a_span, out_span)
 
     # time and condition ------------------------------------------------------------------------------------------

@@ -1,0 +1,112 @@
+"""How far every backend is from the float64 oracle and from the published code's outputs; writes the README's table.
+
+    python benchmarks/accuracy.py [--full] [--adapter NAME …] [--readme]
+
+Results are merged into benchmarks/results/accuracy.json, so that adapters can be measured one at a time; --readme rewrites the
+table between the markers in README.md from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from goldens import CONFIGS, IDS, load, noise, relative, sample, weights  # noqa: E402
+
+from moebius.cpu import CPU  # noqa: E402
+from moebius.reference import Reference  # noqa: E402
+from moebius.unet import UNet  # noqa: E402
+from moebius.vae import VAE  # noqa: E402
+from moebius.webgpu import WebGPU  # noqa: E402
+
+RESULTS = ROOT / "benchmarks/results/accuracy.json"
+MARKERS = "<!-- accuracy: benchmarks/accuracy.py --readme -->", "<!-- /accuracy -->"
+CASES = ["UNet tiny", "VAE tiny", "UNet full", "VAE full 512²"]
+
+
+def unet_case(golden: str, net: str, t: int) -> tuple[Callable[[Any], list[np.ndarray]], list[np.ndarray]]:
+    s = CONFIGS[net].sample_size
+    x = noise(f"{golden}.latent", (2, 9, s, s))
+    return lambda ops: [UNet(CONFIGS[net], weights(net), ops)(x, t, IDS)], [load(golden)["output"]]
+
+
+def vae_case(golden: str, net: str, size: int) -> tuple[Callable[[Any], list[np.ndarray]], list[np.ndarray]]:
+    want = load(golden)
+
+    def run(ops: Any) -> list[np.ndarray]:
+        coder = VAE(CONFIGS[net], weights(net), ops)
+        image = np.clip(noise(f"{golden}.image", (1, 3, size, size)), -1, 1)
+        return [coder.encode(image), coder.decode(noise(f"{golden}.latent", (1, 4, size // 8, size // 8)))]
+
+    return run, [want["moments"], want["image"]]
+
+
+def against_golden(path: str, got: np.ndarray, want: np.ndarray) -> float:
+    return relative(got if got.shape == want.shape else sample(got, path, want.size), want)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="the full-size networks too")
+    parser.add_argument("--adapter", nargs="*", default=[], help="adapters besides NumPy")
+    parser.add_argument("--cases", nargs="*", choices=CASES)
+    parser.add_argument("--readme", action="store_true", help="only rewrite the table in README.md")
+    args = parser.parse_args()
+    results: dict[str, dict[str, dict[str, float]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if args.readme:
+        write_readme(results)
+        return
+    cases = {
+        "UNet tiny": lambda: unet_case("unet_nano_seed0_t500", "unet_nano", 500),
+        "VAE tiny": lambda: vae_case("vae_nano_128", "vae_nano", 128),
+        "UNet full": lambda: unet_case("unet_full_seed0_t811", "unet_full", 811),
+        "VAE full 512²": lambda: vae_case("vae_full_512", "vae_full", 512),
+    }
+    for case in args.cases or CASES[: 4 if args.full else 2]:
+        run, golden = cases[case]()
+        oracle = run(Reference())
+        # The adapter is opened inside the loop, so that one case's buffers are gone before the next begins.
+        backends: list[Callable[[], Any]] = [Reference, CPU, *(lambda a=a: WebGPU(a) for a in args.adapter)]  # type: ignore[misc]
+        for make in backends:
+            ops = make()
+            out = oracle if type(ops) is Reference else run(ops)
+            paths = ["output"] if len(out) == 1 else ["moments", "image"]
+            row = {
+                "oracle": max(relative(a, b) for a, b in zip(out, oracle, strict=True)),
+                "published": max(against_golden(p, a, b) for p, a, b in zip(paths, out, golden, strict=True)),
+            }
+            label = (
+                "NumPy float64 (the oracle)"
+                if type(ops) is Reference
+                else "NumPy float32 (the CPU device)"
+                if isinstance(ops, CPU)
+                else ops.gpu.name
+            )
+            results.setdefault(label, {})[case] = row
+            print(f"{case:14} {row['oracle']:9.2e} {row['published']:9.2e}  {label}", flush=True)
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+
+
+def write_readme(results: dict[str, dict[str, dict[str, float]]]) -> None:
+    def cell(row: dict[str, float] | None) -> str:
+        return f"{row['oracle']:.1e} / {row['published']:.1e}" if row else ""
+
+    lines = ["| backend | " + " | ".join(CASES) + " |", "|---|" + "---|" * len(CASES)]
+    lines += [f"| {label} | " + " | ".join(cell(rows.get(c)) for c in CASES) + " |" for label, rows in results.items()]
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(MARKERS[0])
+    readme.write_text(before + MARKERS[0] + "\n" + "\n".join(lines) + "\n" + MARKERS[1] + rest.split(MARKERS[1])[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The CPU device against the float64 oracle: every op it has of its own, then the whole nano networks."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
+
+from moebius import cpu
+from moebius.cpu import CPU
+from moebius.reference import Reference
+from moebius.unet import UNet
+from moebius.vae import VAE
+from moebius.weights import Checkpoint, Params, synthetic
+
+EPS = float(np.finfo(np.float32).eps)
+SIZES = [(1, 5, 7), (2, 7, 4), (2, 1, 3), (1, 3, 1), (2, 9, 18)]  # (B, H, W): H ≠ W, widths that no tile divides, borders that meet
+C, COUT, HEADS, TOKENS, COND = 12, 10, 2, 5, 7
+K = C // HEADS
+
+
+def batch_norm(name: str, n: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.{leaf}": (n,) for leaf in ("weight", "bias", "running_mean", "running_var")}
+
+
+def depthwise(cout: int) -> dict[str, tuple[int, ...]]:
+    return {"conv_dw.weight": (C, 1, 3, 3), "conv_pw.weight": (cout, C, 1, 1), **batch_norm("bn1", C), **batch_norm("bn2", cout)}
+
+
+def attention(grid: tuple[int, ...], source: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    shapes = {"to_q.weight": (C, C, 1, 1), "to_k.weight": (K, *source), "to_v.weight": (K, *source)}
+    position = {"pos_conv.weight": (K, 1, 1, 15, 15), "pos_conv.bias": (K,), "rel_pos_emb": (grid[1] * grid[2], TOKENS, K, 1)}
+    return {**shapes, **position, **batch_norm("norm_q", C), **batch_norm("norm_v", K)}
+
+
+def normal(name: str, *shape: int) -> np.ndarray:
+    return noise(f"test_cpu.{name}", shape)
+
+
+class Op:
+    """One op with its parameters and its arguments; `terms` is how many products the longest sum in it has."""
+
+    def __init__(self, terms: int, shapes: dict[str, tuple[int, ...]], call: Callable, **inputs: np.ndarray) -> None:
+        self.terms, self.call, self.inputs = terms, call, inputs
+        self.p = Params(Checkpoint(synthetic({f"layer.{name}": shape for name, shape in shapes.items()}, 0)), "layer")
+
+    def __call__(self, ops: Reference) -> np.ndarray:
+        return self.call(ops, self.p, *(np.asarray(v, ops.dtype) for v in self.inputs.values()))
+
+
+def make(name: str, size: tuple[int, int, int]) -> Op:
+    b, h, w = size
+    x, rest, out = normal("x", b, h, w, C), normal("residual", b, h, w, C), normal("out", b, h, w, COUT)
+    conv = {"weight": (COUT, C, 3, 3), "bias": (COUT,)}
+    norm = {"weight": (C,), "bias": (C,)}
+    ff = {"inverted_conv.conv.weight": (4 * C, C, 1, 1), "inverted_conv.conv.bias": (4 * C,), "depth_conv.conv.weight": (4 * C, 1, 3, 3)}
+    ff |= {"depth_conv.conv.bias": (4 * C,), "point_conv.conv.weight": (C, 2 * C, 1, 1)}
+    half = normal("half", b, -(-h // 2), -(-w // 2), COUT)
+    cond = normal("cond", b, TOKENS, COND)
+    cases: dict[str, Callable[[], Op]] = {
+        "linear": lambda: Op(C, {"weight": (COUT, C), "bias": (COUT,)}, lambda o, p, x, r: o.linear(x, p, r), x=x, r=out),
+        "linear without bias": lambda: Op(C, {"weight": (COUT, C, 1, 1)}, lambda o, p, x: o.linear(x, p), x=x),
+        "conv3x3": lambda: Op(9 * C, conv, lambda o, p, x, r: o.conv3x3(x, p, residual=r), x=x, r=out),
+        "conv3x3 stride 2": lambda: Op(9 * C, conv, lambda o, p, x, r: o.conv3x3(x, p, stride=2, residual=r), x=x, r=half),
+        "conv3x3 stride 2, pad 0": lambda: Op(9 * C, conv, lambda o, p, x: o.conv3x3(x, p, stride=2, pad=0), x=x),
+        "upsample_conv3x3": lambda: Op(9 * C, conv, lambda o, p, x: o.upsample_conv3x3(x, p), x=x),
+        "dwconv": lambda: Op(9 + C, depthwise(COUT), lambda o, p, x, r: o.dwconv(x, p, residual=r), x=x, r=out),
+        "dwconv with its skip and a shift": lambda: Op(
+            9 + C, depthwise(C), lambda o, p, x, s, r: o.dwconv(x, p, s, r), x=x, s=normal("shift", 1, C), r=rest
+        ),
+        "feed_forward": lambda: Op(9 + 3 * C, ff, lambda o, p, x, r: o.feed_forward(x, p, r), x=x, r=rest),
+        "group_norm": lambda: Op(h * w * C, norm, lambda o, p, x: o.group_norm(x, p, 3, 1e-5), x=x),
+        "group_norm with SiLU": lambda: Op(h * w * C, norm, lambda o, p, x: o.group_norm(x, p, 3, 1e-5, silu=True), x=x),
+        "layer_norm": lambda: Op(C, norm, lambda o, p, x: o.layer_norm(x, p), x=x),
+        "self_lambda": lambda: Op(
+            C + h * w + 225 + K, attention(size, (C, 1, 1)), lambda o, p, x, r: o.self_lambda(x, p, HEADS, residual=r), x=x, r=rest
+        ),
+        "cross_lambda": lambda: Op(
+            C + COND + K + TOKENS, attention(size, (COND,)), lambda o, p, x, c, r: o.cross_lambda(x, c, p, HEADS, r), x=x, c=cond, r=rest
+        ),
+    }
+    return cases[name]()
+
+
+OPS = [
+    "linear",
+    "linear without bias",
+    "conv3x3",
+    "conv3x3 stride 2",
+    "conv3x3 stride 2, pad 0",
+    "upsample_conv3x3",
+    "dwconv",
+    "dwconv with its skip and a shift",
+    "feed_forward",
+    "group_norm",
+    "group_norm with SiLU",
+    "layer_norm",
+    "self_lambda",
+    "cross_lambda",
+]
+
+
+@pytest.fixture(params=["whole", "in blocks"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors fit in one block; with tiny blocks every loop over blocks is walked, its ragged end included."""
+    if request.param == "in blocks":
+        for name, size in {"BLOCK": 40, "COLUMNS": 300, "ROWS": 1, "ALONE": 400}.items():
+            monkeypatch.setattr(cpu, name, size)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_agrees_with_the_oracle(name: str, size: tuple[int, int, int]) -> None:
+    op = make(name, size)
+    before = {key: value.copy() for key, value in op.inputs.items()}
+    got, want = op(CPU()), op(Reference(np.float64))
+    assert got.dtype == np.float32
+    assert relative(got, want) <= 4 * EPS * np.sqrt(op.terms)
+    for key, value in before.items():
+        np.testing.assert_array_equal(op.inputs[key], value, err_msg=f"{name} wrote into {key}")
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_the_number_of_threads_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "BLOCK", 40)
+    op = make(name, (2, 9, 18))
+    np.testing.assert_array_equal(op(CPU(threads=1)), op(CPU(threads=4)))
+
+
+def test_in_float64_the_order_of_the_sums_is_all_that_differs() -> None:
+    for name in OPS:
+        op = make(name, (2, 7, 4))
+        assert relative(op(CPU(np.float64)), op(Reference(np.float64))) <= 1e-14, name
+
+
+@pytest.mark.parametrize("name", ["group_norm", "layer_norm"])
+def test_norms_stand_a_mean_far_from_zero(name: str) -> None:
+    op = make(name, (2, 9, 18))
+    op.inputs["x"] = op.inputs["x"] + np.float32(1000)
+    # The mean rounds to 1000·eps = 1.2e-4 of a standard deviation; mean(x²) - mean(x)² would be off by 1000²·eps = 0.12 of the variance.
+    assert relative(op(CPU()), op(Reference(np.float64))) <= 5e-4
+
+
+def test_silu_neither_overflows_nor_loses_its_tail() -> None:
+    x = np.concatenate([np.linspace(-20, 20, 401), [-1e30, -200.0, -88.8, 0.0, 200.0, 1e30]]).astype(np.float32)
+    got, xd = x.copy(), x.astype(np.float64)
+    with np.errstate(all="raise", under="ignore"):
+        cpu.silu_(got)
+    want = xd / (1 + np.exp(np.minimum(-xd, 700)))
+    assert np.all(np.abs(got - want) <= 2 * EPS * np.abs(xd))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_spans_name_the_taps_that_fall_inside(size: int) -> None:
+    for position in range(size):
+        (span,) = [(a, b) for start, end, a, b in cpu.spans(size) if start <= position < end]
+        assert [t for t in range(3) if 0 <= position + t - 1 < size] == list(range(*span))
+
+
+def test_nano_unet_end_to_end() -> None:
+    name, config = "unet_nano_seed0_t500", CONFIGS["unet_nano"]
+    x = noise(f"{name}.latent", (2, 9, 16, 16))
+    got = UNet(config, weights("unet_nano"), CPU())(x, 500, IDS)
+    want = UNet(config, weights("unet_nano"), Reference(np.float64))(x, 500, IDS)
+    assert relative(got, want) <= 2e-5
+    golden = load(name)["output"]
+    assert relative(got if golden.shape == got.shape else sample(got, "output", golden.size), golden) <= 2e-5
+
+
+def test_nano_vae_end_to_end() -> None:
+    fast, oracle = (VAE(CONFIGS["vae_nano"], weights("vae_nano"), ops) for ops in (CPU(), Reference(np.float64)))
+    image, latent = noise("test_cpu.image", (1, 3, 64, 40)), noise("test_cpu.latent", (2, 4, 5, 8))
+    assert relative(fast.encode(image), oracle.encode(image)) <= 2e-5
+    assert relative(fast.decode(latent), oracle.decode(latent)) <= 2e-5
+
+
+def test_with_a_tap_every_module_is_seen() -> None:
+    x = noise("test_cpu.tap", (2, 9, 16, 16))
+    seen: dict[str, dict[str, np.ndarray]] = {}
+    for key, ops in {"fast": CPU(), "plain": Reference(np.float32)}.items():
+        into = seen.setdefault(key, {})
+        UNet(CONFIGS["unet_nano"], weights("unet_nano"), ops)(x, 3, IDS, tap=into.__setitem__)
+    assert seen["fast"].keys() == seen["plain"].keys()
+    assert all(relative(seen["fast"][path], seen["plain"][path]) <= 2e-5 for path in seen["plain"])
+
+
+def test_two_models_on_one_device_keep_to_their_own_weights() -> None:
+    ops, oracle = CPU(), Reference(np.float64)
+    first, second = make("upsample_conv3x3", (1, 5, 7)), make("upsample_conv3x3", (1, 5, 7))
+    changed = {name: -first.p.root[name] for name in first.p.root}
+    second.p = Params(Checkpoint(changed), "layer")
+    for op in (first, second, first):
+        assert relative(op(ops), op(oracle)) <= 1e-5
+    assert len(ops._made) == 2
+    del second, op
+    gc.collect()
+    assert len(ops._made) == 1  # what was made for a model goes with it
+
+
+def test_weights_of_another_precision_are_converted_once() -> None:
+    op = make("linear", (2, 5, 7))
+    op.p = Params(Checkpoint({name: op.p.root[name].astype(np.float16) for name in op.p.root}), "layer")
+    ops = CPU()
+    assert relative(op(ops), op(Reference(np.float64))) <= 1e-5
+    assert op(ops).dtype == np.float32
+    assert sorted(ops._made[op.p.root]) == ["layer.bias", "layer.weight"]
