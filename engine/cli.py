@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import moebius
-from moebius.errors import MoebiusError, UsageError
+from moebius.errors import AdapterError, MoebiusError, UsageError
 
 
 def run(argv: list[str]) -> int:
@@ -128,7 +128,7 @@ def adapters(args: argparse.Namespace) -> int:
 
     found = gpu.adapters(args.implementation)
     if not found:
-        raise gpu.AdapterError(gpu.NO_ADAPTER)
+        raise AdapterError(gpu.NO_ADAPTER)
     best = gpu.choose(None, args.implementation)
     rows = [
         {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from moebius.errors import UsageError
-from moebius.ops import OnStep, Tensor, Timesteps
+from moebius.ops import StepState, Tensor, Timesteps
 from moebius.unet import UNet, check_floats, check_timestep
 
 
@@ -30,10 +30,17 @@ class Denoiser:
         self.timesteps = Timesteps(check_timestep(t) for t in timesteps)
         self.coefficients = np.asarray(coefficients, np.float64)
 
-    def run(self, y: np.ndarray, mask: np.ndarray, masked: np.ndarray, on_step: OnStep | None = None) -> np.ndarray:
+    def run(self, y: np.ndarray, mask: np.ndarray, masked: np.ndarray) -> np.ndarray:
         """Starting latents (B, 4, h, w), latent mask (B, 1, h, w), latents of the masked image (B, 4, h, w) → the final latents."""
+        for state in self.steps(y, mask, masked):
+            if state.index == len(self.timesteps) - 1:
+                latents = state.latents()
+        return latents
+
+    def steps(self, y: np.ndarray, mask: np.ndarray, masked: np.ndarray) -> Iterator[StepState]:
+        """The same, step by step; not iterated further, it stops."""
         self._check(y, mask, masked)
-        return self.unet.ops.loop(self.step, [y, mask, masked], self.timesteps, on_step)
+        return self.unet.ops.loop(self.step, [y, mask, masked], self.timesteps)
 
     def step(self, y: Tensor, mask: Tensor, masked: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """ε = UNet([y, mask, masked], t), guided; DDIM. Returns y', x0.

@@ -10,7 +10,8 @@ Weights keep the checkpoint's layout: a convolution is (out, in, kh, kw), a line
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +21,6 @@ from moebius.weights import Params
 Tensor = Any  # np.ndarray for the reference, webgpu.Tensor on the GPU
 Tap = Callable[[str, np.ndarray], None]
 Step = Callable[..., tuple[Tensor, Tensor]]
-OnStep = Callable[[int, int, np.ndarray, np.ndarray], None]
-"""on_step(i, t, latents, x0) after step i at timestep t: the new latents and the predicted clean ones, NCHW."""
 
 
 class Timesteps(tuple[int, ...]):
@@ -33,17 +32,28 @@ TEMB_MAX_PERIOD = 10000.0
 POSITION_WINDOW = 15  # the receptive field r of the self lambda's positional part
 
 
+@dataclass(frozen=True)
+class StepState:
+    """After one step. The arrays, NCHW, are fetched when asked for, and only until the next step begins."""
+
+    index: int
+    t: int
+    latents: Callable[[], np.ndarray]
+    estimate: Callable[[], np.ndarray]  # x0, the clean latents as predicted now
+
+
 class Ops(Protocol):
     """One backend. σ(x) = 1/(1+e⁻ˣ), SiLU(x) = x·σ(x), BN uses running statistics, eps 1e-5."""
 
     def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:
         """forward(*tensors, *args) on NCHW arrays, back to an NCHW array. `tap` receives module outputs."""
 
-    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps, on_step: OnStep | None) -> np.ndarray:
-        """y, x0 = step(y, *fixed, rows) once for every timestep, from NCHW `arrays` = (y, *fixed); the last y, NCHW.
+    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
+        """y, x0 = step(y, *fixed, rows) once for every timestep, from NCHW `arrays` = (y, *fixed).
 
         `rows` are the rows of the schedule a call stands for: one where steps are taken one by one, all of them where the
-        step is recorded once and picks its row while it is replayed. Nothing is read back between steps without `on_step`.
+        step is recorded once and picks its row while it is replayed. Going on is up to the caller: a loop that is not
+        iterated further has stopped.
         """
 
     def tap(self, path: str, x: Tensor, layout: str = "image") -> None:

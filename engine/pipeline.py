@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,11 +13,11 @@ from PIL import Image
 from moebius import image as pixels
 from moebius.denoise import Denoiser
 from moebius.errors import NonFiniteError, UsageError
-from moebius.ops import OnStep
 from moebius.scheduler import DDIM
 from moebius.unet import UNet, UNetConfig
 from moebius.vae import VAE
 
+OnStep = Callable[[int, int, np.ndarray, np.ndarray], None]
 Blend = Literal["paste", "compensate", "raw"]
 
 LOG_VARIANCE = (-30.0, 20.0)
@@ -48,7 +48,7 @@ def inpaint(
     blend: Blend = "paste",
     on_step: OnStep | None = None,
 ) -> Result:
-    """Fills in what is white in `mask`. `noise` gives draws by name, see `draws`; `on_step` is `ops.OnStep`."""
+    """Fills in what is white in `mask`. `noise` gives draws by name, see `draws`; on_step(i, t, latents, x0) follows step i."""
     if blend not in get_args(Blend):
         raise UsageError(f"blend is {blend!r}; choose one of {', '.join(get_args(Blend))}.")
     if not np.isfinite(noise_offset):
@@ -75,7 +75,13 @@ def inpaint(
     zm = encode(vae, pixels.masked_image(prepared.x, prepared.m), eps["masked"])
     clock("encode")
 
-    latents = _finite(denoiser.run(y, pixels.latent_mask(prepared.m, factor), zm, on_step), f"latents of {unet.ops!r}")
+    for state in denoiser.steps(y, pixels.latent_mask(prepared.m, factor), zm):
+        last = state.index == len(timesteps) - 1
+        if on_step is not None or last:
+            latents = state.latents()
+        if on_step is not None:
+            on_step(state.index, state.t, latents, state.estimate())
+    _finite(latents, f"latents of {unet.ops!r}")
     clock("denoise")
 
     decoded = _finite(vae.decode(latents / vae.config.scaling_factor), f"decoded image of {vae.ops!r}")

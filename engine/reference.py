@@ -6,13 +6,14 @@ only pass their input on, so that the first one that differs can be found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from moebius.errors import UsageError
-from moebius.ops import BATCH_NORM_EPS, POSITION_WINDOW, TEMB_MAX_PERIOD, OnStep, Step, Tap, Timesteps
+from moebius.ops import BATCH_NORM_EPS, POSITION_WINDOW, TEMB_MAX_PERIOD, Step, StepState, Tap, Timesteps
 from moebius.weights import Params
 
 Array = np.ndarray
@@ -65,13 +66,11 @@ class Reference:
         finally:
             self._tap = None
 
-    def loop(self, step: Step, arrays: Sequence[Array], timesteps: Timesteps, on_step: OnStep | None = None) -> Array:
+    def loop(self, step: Step, arrays: Sequence[Array], timesteps: Timesteps) -> Iterator[StepState]:
         y, *fixed = (self.tensor(a) for a in arrays)
         for i, t in enumerate(timesteps):
             y, x0 = step(y, *fixed, slice(i, i + 1))
-            if on_step is not None:
-                on_step(i, t, to_nchw(y), to_nchw(x0))
-        return to_nchw(y)
+            yield StepState(i, t, partial(to_nchw, y), partial(to_nchw, x0))
 
     def tensor(self, array: Array) -> Array:
         """NCHW in any dtype → this backend's tensor."""

@@ -6,14 +6,14 @@ The GPU's own tensors are the inputs of both, so an error is that op's own and n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from moebius import unet, vae
-from moebius.ops import POSITION_WINDOW, OnStep, Ops, Step, Tap, Timesteps
+from moebius.ops import POSITION_WINDOW, Ops, Step, StepState, Tap, Timesteps
 from moebius.reference import Reference
 from moebius.unet import UNet, UNetConfig
 from moebius.vae import VAE, VAEConfig
@@ -103,9 +103,10 @@ class LockStep:
             out = self.gpu.read(forward(*(self.gpu.tensor(a) for a in arrays), *args))
         return np.ascontiguousarray(np.moveaxis(out, -1, 1))
 
-    def loop(self, step: Step, arrays: list[np.ndarray], timesteps: Timesteps, on_step: OnStep | None = None) -> np.ndarray:
-        """The first step alone: from the second on the ops are the same."""
-        return self.run(lambda *tensors: step(*tensors, slice(0, 1))[0], arrays)
+    def loop(self, step: Step, arrays: list[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
+        """One guided step: from the second on the ops are the same."""
+        y = self.run(lambda *tensors: step(*tensors, slice(0, 1))[0], arrays)
+        yield StepState(0, timesteps[0], lambda: y, lambda: y)
 
     def tap(self, path: str, x: Any, layout: str = "image") -> None: ...
 
@@ -153,7 +154,7 @@ def validate(gpu: WebGPU, config: str, image_size: int | None, report: Callable[
     s = unet_config.sample_size
     noise = {name: rng(0, f"validate.{name}").standard_normal((1, 4, s, s), dtype=np.float32) for name in ("y", "masked")}
     mask = (rng(0, "validate.mask").random((1, 1, s, s)) < 0.3).astype(np.float32)
-    denoiser.run(noise["y"], mask, noise["masked"])
+    next(denoiser.steps(noise["y"], mask, noise["masked"]))
     del net, denoiser
     coder = VAE(vae_config, synthetic(vae.shapes(vae_config), 0), ops)
     size = image_size or s * vae_config.factor

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from moebius.errors import LimitError, MoebiusError, NonFiniteError
-from moebius.ops import POSITION_WINDOW, OnStep, Step, Tap, Timesteps
+from moebius.ops import POSITION_WINDOW, Step, StepState, Tap, Timesteps
 from moebius.reference import Reference, time_sinusoid, to_nchw
 from moebius.webgpu import pack
 from moebius.webgpu.gpu import Buffer, Gpu
@@ -114,7 +114,7 @@ class WebGPU:
             raise NonFiniteError(f"The output of {forward.__name__} is not finite on {self.gpu.name}, and was when it was run again.")
         return out
 
-    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps, on_step: OnStep | None = None) -> np.ndarray:
+    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
         nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
         plan = self.plan(step, [a.shape for a in nhwc], slice(None))
         rec, latents = plan.recording, plan.inputs[0]
@@ -125,8 +125,7 @@ class WebGPU:
         plan.start(table)
         for i, t in enumerate(timesteps):
             plan.replay(i)
-            if on_step is not None:
-                on_step(i, t, to_nchw(read(latents)), to_nchw(read(plan.outputs[1])))
+            yield StepState(i, t, lambda: to_nchw(read(latents)), lambda: to_nchw(read(plan.outputs[1])))
         bad = np.flatnonzero(self.gpu.read(rec.flags, 4 * len(timesteps), np.uint32))
         if bad.size:  # go there once more, now with a test behind every op
             plan.upload(nhwc)
@@ -137,7 +136,6 @@ class WebGPU:
             raise NonFiniteError(
                 f"The latents after step {bad[0]} are not finite on {self.gpu.name}, and were when the step was run again."
             )
-        return to_nchw(read(latents))
 
     def plan(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> Plan:
         """The recorded plan of forward for channels-last inputs of these shapes; recorded once, kept with its model."""
@@ -383,7 +381,7 @@ class WebGPU:
             grid = (ceil(n4, tile.wgx * tile.tn4), ceil(row1 - row0, tile.wgy * tile.tm), phases)
             # Rows that land further down are a negative origin: u32 arithmetic wraps.
             origins = {"a_origin": a_origin // 4, "out_origin": (out_origin // 4 - out_row * n4) % 2**32}
-            params = {"row0": row0, "rows": row1, **common, **origins}
+            params: dict[str, int | float] = {"row0": row0, "rows": row1, **common, **origins}
             flops = 2 * (row1 - row0) * n * k * kernel_size**2 * phases
             loops = kernel_size**2 * (1 + (k4 if tile.entry == "direct" else ceil(k4, 4)))
             self._dispatch(
