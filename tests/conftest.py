@@ -15,7 +15,7 @@ from moebius.webgpu.gpu import rank
 CI = os.environ.get("CI") == "true"
 SLOW_TIMEOUT = 7200
 
-# The Vulkan loader finds every installed driver but SwiftShader, which is a part of chromium, or lies where tools/test put it.
+# The Vulkan loader finds every installed driver but SwiftShader, which is a part of chromium or lies where tools/test put it.
 # Set before the first adapter is asked for, and left alone where someone has chosen drivers.
 SWIFTSHADER = [
     path
@@ -69,13 +69,19 @@ def dawn() -> WebGPU:
 
 
 @pytest.fixture(scope="session")
+def minimum() -> WebGPU:
+    """With the limits that every WebGPU has, and no more."""
+    return opened("llvmpipe", limits="webgpu")
+
+
+@pytest.fixture(scope="session")
 def hardware() -> WebGPU:
     return WebGPU(hardware_index())
 
 
-def opened(adapter: str) -> WebGPU:
+def opened(adapter: str, limits: str = "adapter") -> WebGPU:
     try:
-        return WebGPU(adapter)
+        return WebGPU(adapter, limits=limits)
     except AdapterError as error:
         if not adapters():
             pytest.fail(f"There is no WebGPU adapter at all. Run tools/test, which installs software ones. ({error})")
