@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from moebius import unet, vae
+from moebius import Inpainter, unet, vae
 from moebius.image import prepare
-from moebius.pipeline import inpaint
 from moebius.reference import Reference
 from moebius.unet import UNet, UNetConfig
 from moebius.vae import VAE, VAEConfig
@@ -35,7 +34,10 @@ def main() -> None:
     config, coder = UNetConfig.tiny(), VAEConfig.tiny()
     weights, coder_weights = synthetic(unet.shapes(config), 0), synthetic(vae.shapes(coder), 0)
     gpu = WebGPU(args.adapter)
-    oracle, ours = (inpaint(UNet(config, weights, ops), VAE(coder, coder_weights, ops), image, mask).image for ops in (Reference(), gpu))
+    oracle, ours = (
+        Inpainter(UNet(config, weights, ops), VAE(coder, coder_weights, ops))(image, mask, crop="upstream").image
+        for ops in (Reference(), gpu)
+    )
     difference = np.abs(np.asarray(oracle, np.int16) - np.asarray(ours, np.int16))
     amplified = Image.fromarray(np.minimum(64 * difference, 255).astype(np.uint8))
     prepared = prepare(image, mask, 128)

@@ -1,4 +1,7 @@
-"""The command line: arguments in, messages out; no logic of its own. Exit codes: 0 done, 1 failed, 2 misused, 130 stopped."""
+"""The command line: arguments in, messages out; no logic of its own. Exit codes: 0 done, 1 failed, 2 misused, 130 stopped.
+
+Here are the commands that look at adapters, plans and numbers; those that make pictures are in `cli_run`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import moebius
-from moebius.errors import AdapterError, MoebiusError, UsageError
+from moebius import cli_run
+from moebius.errors import AdapterError, MoebiusError
 
 
 def run(argv: list[str]) -> int:
@@ -33,20 +36,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"moebius {moebius.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    p = commands.add_parser("inpaint", help="fill in the white part of a mask")
-    p.add_argument("image", type=Path)
-    p.add_argument("mask", type=Path, help="white = fill in; of the image's size")
-    p.add_argument("-o", "--output", type=Path, required=True)
-    p.add_argument(
-        "--synthetic", choices=["tiny", "full"], required=True, help="weights made from a seed: every op runs, the filling is noise"
-    )
-    p.add_argument("--steps", type=int, default=20)
-    p.add_argument("--guidance", type=float, default=2.5)
-    p.add_argument("--strength", type=float, default=0.99)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--blend", choices=["paste", "compensate", "raw"], default="paste")
-    p.add_argument("--device", default="auto", help="auto (the best GPU, else cpu), cpu, or an adapter's name or index")
-    p.set_defaults(command=inpaint)
+    cli_run.add_parsers(commands)
 
     p = commands.add_parser("adapters", help="list adapters and mark the one that would be chosen")
     p.add_argument("--implementation", choices=["wgpu", "dawn"], default="wgpu")
@@ -71,56 +61,6 @@ def parser() -> argparse.ArgumentParser:
 def adapter_option(p: argparse.ArgumentParser) -> None:
     p.add_argument("--adapter", help="an index, or words of the summary (`moebius adapters`); dawn:NAME goes through Dawn")
     p.add_argument("--limits", choices=["adapter", "webgpu"], default="adapter", help="webgpu: keep to WebGPU's default limits")
-
-
-def inpaint(args: argparse.Namespace) -> int:
-    from PIL import Image
-
-    from moebius import pipeline, unet, vae
-    from moebius.weights import synthetic
-
-    if args.output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise UsageError(f"{args.output} has no ending that says what to write; use .png, .jpg or .webp.")
-    pictures = []
-    for path in (args.image, args.mask):
-        try:
-            with Image.open(path) as picture:
-                pictures.append(picture.copy())
-        except (OSError, Image.DecompressionBombError) as error:
-            raise UsageError(f"{path} cannot be read as a picture: {error}.") from error
-    ops = backend(args.device)
-    print(f"Device: {ops!r}", file=sys.stderr)
-    print("Weights: synthetic. They were made from a seed, not trained: every op runs, but the hole is filled with noise.", file=sys.stderr)
-    tiny = args.synthetic == "tiny"
-    unet_config = unet.UNetConfig.tiny() if tiny else unet.UNetConfig.full()
-    vae_config = vae.VAEConfig.tiny() if tiny else vae.VAEConfig.full()
-    net = unet.UNet(unet_config, synthetic(unet.shapes(unet_config), 0), ops)
-    coder = vae.VAE(vae_config, synthetic(vae.shapes(vae_config), 0), ops)
-    options = {name: getattr(args, name) for name in ("steps", "guidance", "strength", "seed", "blend")}
-    result = pipeline.inpaint(net, coder, *pictures, **options)
-    beside = args.output.with_name(f".{args.output.name}.part{args.output.suffix}")
-    try:
-        result.image.save(beside)
-        beside.replace(args.output)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise MoebiusError(f"{args.output} cannot be written: {error.strerror or error}.") from error
-    seconds = ", ".join(f"{stage} {t:.2f} s" for stage, t in result.timings.items())
-    print(f"Wrote {args.output} ({seconds})", file=sys.stderr)
-    return 0
-
-
-def backend(device: str) -> Any:
-    """The ops of a device. `auto` prefers the CPU device to a software driver: NumPy is many times faster."""
-    from moebius.cpu import CPU
-    from moebius.webgpu import WebGPU
-    from moebius.webgpu.gpu import adapters
-
-    if device == "cpu":
-        return CPU()
-    if device != "auto":
-        return WebGPU(device)
-    return WebGPU() if any(a.info["adapter_type"] != "CPU" for a in adapters()) else CPU()
 
 
 def adapters(args: argparse.Namespace) -> int:
@@ -166,7 +106,7 @@ def plan(args: argparse.Namespace) -> int:
 
     from moebius import unet
     from moebius.denoise import Denoiser
-    from moebius.pipeline import condition_ids
+    from moebius.inpainter import condition_ids
     from moebius.scheduler import DDIM
     from moebius.webgpu import WebGPU
     from moebius.weights import ShapeOnly

@@ -42,6 +42,11 @@ class Denoiser:
         self._check(y, mask, masked)
         return self.unet.ops.loop(self.step, [y, mask, masked], self.timesteps)
 
+    def rehearse(self) -> None:
+        """Raises LimitError now where the step does not fit the device."""
+        s, c = self.unet.config.sample_size, self.unet.config.out_channels
+        self.unet.ops.rehearse(self.step, [(self.batch, n, s, s) for n in (c, 1, c)])
+
     def step(self, y: Tensor, mask: Tensor, masked: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """ε = UNet([y, mask, masked], t), guided; DDIM. Returns y', x0.
 

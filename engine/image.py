@@ -50,11 +50,27 @@ def prepare(image: Image.Image, mask: Image.Image, size: int) -> Prepared:
     target = target_size(*image.size, size)
     image = image.convert("RGB").resize(target, Image.Resampling.LANCZOS)
     mask = mask.convert("L").point([0] * 128 + [255] * 128).resize(target, Image.Resampling.LANCZOS)
-    x = (np.asarray(image) / 255.0 * 2 - 1).astype(np.float32).transpose(2, 0, 1)[None]
     m = (np.asarray(mask) / 255.0 >= 0.5).astype(np.float32)[None, None]
     if not m.any():
         raise UsageError(f"The mask marks nothing at {target[0]}×{target[1]}; paint white (128 or more) what is to be filled in.")
-    return Prepared(np.ascontiguousarray(x), m, image, mask)
+    return Prepared(normalized(np.asarray(image)), m, image, mask)
+
+
+def normalized(rgb: np.ndarray) -> np.ndarray:
+    """(H, W, 3) integers → (1, 3, H, W) float32: 2·rgb/white - 1."""
+    x = (rgb / np.iinfo(rgb.dtype).max * 2 - 1).astype(np.float32)
+    return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
+
+
+def rescaled(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Between uint8, uint16 and floats from 0 to 1, to the nearest; an array of that type is returned as it is."""
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind == "f":
+        return np.rint(array.astype(np.float64) * np.iinfo(dtype).max).astype(dtype)
+    if dtype.itemsize == 2:
+        return array.astype(dtype) * dtype.type(257)
+    return ((array.astype(np.uint32) + 128) // 257).astype(dtype)
 
 
 def masked_image(x: np.ndarray, m: np.ndarray) -> np.ndarray:

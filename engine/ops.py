@@ -56,6 +56,9 @@ class Ops(Protocol):
         iterated further has stopped.
         """
 
+    def rehearse(self, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Raises LimitError where `loop` would, for NCHW arrays of these shapes, and takes no memory."""
+
     def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
         """Hands x to the tap of the running call: "image" as (B, C, H, W), "tokens" as (B, H·W, C)."""
 

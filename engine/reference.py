@@ -72,6 +72,9 @@ class Reference:
             y, x0 = step(y, *fixed, slice(i, i + 1))
             yield StepState(i, t, partial(to_nchw, y), partial(to_nchw, x0))
 
+    def rehearse(self, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
+        """NumPy has no limits but memory."""
+
     def tensor(self, array: Array) -> Array:
         """NCHW in any dtype → this backend's tensor."""
         return np.ascontiguousarray(np.moveaxis(np.asarray(array, self.dtype), 1, -1))

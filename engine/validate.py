@@ -24,7 +24,13 @@ from moebius.weights import Params, rng, synthetic
 U = 2.0**-24  # unit roundoff of float32
 # WGSL grants exp an error of 3 + 2·|x| ulp. |x| is about 1 where SiLU is not close to linear, 8 under a softmax's maximum.
 SILU, SOFTMAX = 5 * 2.0**-23, 19 * 2.0**-23
-OPS = {name for name, value in vars(Ops).items() if callable(value) and not name.startswith("_")} - {"run", "loop", "tap", "condition"}
+OPS = {name for name, value in vars(Ops).items() if callable(value) and not name.startswith("_")} - {
+    "run",
+    "loop",
+    "rehearse",
+    "tap",
+    "condition",
+}
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ class LockStep:
 def validate(gpu: WebGPU, config: str, image_size: int | None, report: Callable[[Row], None]) -> None:
     """UNet, one guided sampling step, VAE both ways; synthetic weights of seed 0."""
     from moebius.denoise import Denoiser  # not at the top: denoise needs no GPU and is imported without one
-    from moebius.pipeline import condition_ids
+    from moebius.inpainter import condition_ids
     from moebius.scheduler import DDIM
 
     unet_config = UNetConfig.full() if config == "full" else UNetConfig.tiny()

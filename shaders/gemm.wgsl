@@ -24,6 +24,7 @@ const ACT: u32 = 0u;
 const BIAS: bool = true;
 const SHIFT: bool = false;
 const RESIDUALS: u32 = 0u;
+const TAIL: bool = false; // W is a tensor, not a packed weight: what follows its last row is not zero, and 0 · NaN is NaN
 const TM: u32 = 4u; // rows per thread
 const TN4: u32 = 2u; // columns per thread, in vec4
 const WGX: u32 = 8u;
@@ -37,6 +38,7 @@ struct Params {
   row0: u32, // first row of this dispatch
   rows: u32, // one past the last
   n4: u32,
+  k: u32, // rows of W
   k4: u32,
   ldb4: u32, // vec4 from one row of W to the next
   w_offset: u32,
@@ -100,6 +102,14 @@ fn load_a(index: i32, k4: u32) -> vec4<f32> {
   return select(vec4<f32>(0.0), a[u32(max(index, 0)) + k4], index >= 0);
 }
 
+// Row k of W; `index` is that of the vec4 in w.
+fn load_w(index: u32, k: u32) -> vec4<f32> {
+  if (TAIL && k >= params.k) {
+    return vec4<f32>(0.0);
+  }
+  return w[index];
+}
+
 fn store(r: u32, c: u32, phase: u32, sum: vec4<f32>) {
   if (r >= params.rows || c >= params.n4) {
     return;
@@ -153,10 +163,10 @@ fn direct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id)
       }
       for (var j = 0u; j < TN4; j++) { // unroll
         let c = w0 + min(c0 + j * WGX, last);
-        let b0 = w[c];
-        let b1 = w[c + params.ldb4];
-        let b2 = w[c + 2u * params.ldb4];
-        let b3 = w[c + 3u * params.ldb4];
+        let b0 = load_w(c, 4u * k);
+        let b1 = load_w(c + params.ldb4, 4u * k + 1u);
+        let b2 = load_w(c + 2u * params.ldb4, 4u * k + 2u);
+        let b3 = load_w(c + 3u * params.ldb4, 4u * k + 3u);
         for (var i = 0u; i < TM; i++) { // unroll
           acc[i * TN4 + j] += x[i].x * b0 + x[i].y * b1 + x[i].z * b2 + x[i].w * b3;
         }
@@ -210,7 +220,7 @@ fn tiled(
         let c = min(c0 + e % (WGX * TN4), params.n4 - 1u);
         var v = vec4<f32>(0.0);
         if (k < 4u * params.k4) {
-          v = w[w0 + (tap * 4u * params.k4 + k) * params.ldb4 + c];
+          v = load_w(w0 + (tap * 4u * params.k4 + k) * params.ldb4 + c, k);
         }
         tile_w[e] = v;
       }

@@ -9,7 +9,6 @@ from goldens import FOLDER
 from PIL import Image, ImageFilter
 
 from moebius import cli
-from moebius.image import prepare
 from moebius.webgpu import kernel
 
 IMAGE, MASK = (str(FOLDER / f"pipeline_nano.{which}.png") for which in ("image", "mask"))
@@ -29,16 +28,15 @@ def test_inpaint_writes_a_picture_and_says_what_the_weights_are(capsys, tmp_path
     target = tmp_path / "out.png"
     options = ["--synthetic", "tiny", "--steps", 2, "--device", "cpu", "-o", target]
     code, out, err = run(capsys, "inpaint", IMAGE, MASK, *options)
-    assert (code, out) == (0, "")
+    assert (code, out) == (0, ""), err
     assert "Weights: synthetic" in err
     assert "Device: CPU" in err
     assert f"Wrote {target}" in err
-    prepared = prepare(Image.open(IMAGE), Image.open(MASK), 128)  # the published code works at the model's size
-    picture = np.asarray(Image.open(target))
-    outside = np.asarray(prepared.mask.convert("L").filter(ImageFilter.GaussianBlur(3))) == 0
-    same = (picture == np.asarray(prepared.image)).all(axis=-1)
-    assert same[outside].all()
-    assert not same[~outside].all()
+    same = (np.asarray(Image.open(target)) == np.asarray(Image.open(IMAGE))).all(axis=-1)
+    far = np.asarray(Image.open(MASK).convert("L").filter(ImageFilter.MaxFilter(41))) == 0  # the window is scaled by 200/128
+    assert same.shape == (200, 200)
+    assert same[far].all()
+    assert not same.all()
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
 
 
@@ -57,17 +55,23 @@ def test_the_output_is_whole_or_not_there(capsys, tmp_path):
         capsys, "inpaint", IMAGE, MASK, "--synthetic", "tiny", "--steps", 1, "--strength", 1, "--device", "cpu", "-o", target
     )
     assert code == 1
-    assert re.fullmatch(rf"moebius: {re.escape(str(target))} cannot be written: No such file or directory\.", err.splitlines()[-1])
+    assert re.fullmatch(rf"moebius: {re.escape(str(target))} cannot be written: there is no folder .*\.", err.splitlines()[-1])
 
 
 NOT_A_PICTURE = str(FOLDER / "unet_nano_manifest.json")
 MISUSE = [
-    (["inpaint", NOT_A_PICTURE, MASK, "-o", "x.png", "--synthetic", "tiny"], "cannot be read as a picture"),
-    (["inpaint", "missing.png", MASK, "-o", "x.png", "--synthetic", "tiny"], "missing.png cannot be read as a picture: .*No such file"),
+    (["inpaint", NOT_A_PICTURE, MASK, "-o", "x.png", "--synthetic", "tiny"], "is not a PNG, JPEG"),
+    (["inpaint", "missing.png", MASK, "-o", "x.png", "--synthetic", "tiny"], "missing.png"),
+    (["inpaint", IMAGE, "-o", "x.png", "--synthetic", "tiny"], "There is no mask"),
+    (["inpaint", IMAGE, "--box", "1,2,3", "-o", "x.png", "--synthetic", "tiny"], "invalid box value"),
+    (["inpaint", IMAGE, "--box", "900,2,3,4", "-o", "x.png", "--synthetic", "tiny"], "covers nothing of the image, which is 200×200"),
+    (["inpaint", IMAGE, MASK, "-o", IMAGE, "--synthetic", "tiny"], "is the image itself"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--model", "places3"], "neither a published model"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--device", "cpu", "--require-gpu"], "A GPU is required"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--like", IMAGE], "does not say how it was made"),
     (["inpaint", IMAGE, MASK, "-o", "x", "--synthetic", "tiny"], "x has no ending"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--device", "cpu", "--steps", "0"], "steps is 0"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--device", "cpu", "--strength", "-1"], "strength is -1"),
-    (["inpaint", IMAGE, MASK, "-o", "x.png"], "--synthetic"),
     (["plan", "--config", "huge"], "invalid choice"),
     ([], "COMMAND"),
 ]
@@ -150,3 +154,117 @@ def test_validate_fails_and_names_a_wrong_kernel(capsys, llvmpipe, monkeypatch, 
     rows = json.loads(out)["rows"]
     assert code == 1
     assert {r["op"] for r in rows if not r["ok"]} == {op}
+
+
+FAST = ["--synthetic", "tiny", "--steps", 2, "--device", "cpu"]
+
+
+def pictures(folder, names, size=(40, 30)):
+    folder.mkdir()
+    g = np.random.default_rng(0)
+    for name in names:
+        Image.fromarray(g.integers(0, 255, (*size[::-1], 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def test_settings_travel_with_the_picture_and_run_again(capsys, tmp_path):
+    first, again, bare = tmp_path / "first.png", tmp_path / "again.png", tmp_path / "bare.png"
+    options = [*FAST[:2], "--device", "cpu", "--steps", 3, "--seed", 5, "--guidance", 1.5, "--rng", "torch", "--box", "10,20,60,50"]
+    assert run(capsys, "inpaint", IMAGE, *options, "-o", first)[0] == 0
+    code, out, _ = run(capsys, "info", first, "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert {k: record[k] for k in ("model", "steps", "seed", "guidance", "rng")} == {
+        "model": "synthetic tiny",
+        "steps": 3,
+        "seed": 5,
+        "guidance": 1.5,
+        "rng": "torch",
+    }
+    assert str(tmp_path) not in out  # no local paths
+    same = [*FAST[:2], "--device", "cpu", "--box", "10,20,60,50"]
+    assert run(capsys, "inpaint", IMAGE, *same, "--like", first, "-o", again, "--no-metadata")[0] == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(again)))
+    assert run(capsys, "inpaint", IMAGE, *same, "--like", first, "--seed", 6, "-o", bare, "--no-metadata")[0] == 0
+    assert not np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(bare)))
+    code, _, err = run(capsys, "info", bare)
+    assert code == 1
+    assert "does not say how it was made" in err
+
+
+def test_several_images_and_json(capsys, tmp_path):
+    code, out, err = run(capsys, "inpaint", IMAGE, MASK, *FAST, "-n", 2, "-o", tmp_path / "out.png", "--json", "--quiet")
+    assert (code, err) == (0, "")
+    record = json.loads(out)
+    assert record["output"] == [str(tmp_path / "out-1.png"), str(tmp_path / "out-2.png")]
+    assert set(record["timings"]) == {"prepare", "encode", "denoise", "decode", "blend"}
+    one, two = (np.asarray(Image.open(p)) for p in record["output"])
+    assert not np.array_equal(one, two)
+    alone = tmp_path / "alone.png"
+    assert run(capsys, "inpaint", IMAGE, MASK, *FAST, "--seed", 1, "-o", alone)[0] == 0
+    difference = np.asarray(Image.open(alone)).astype(int) - two
+    assert np.abs(difference).max() <= 1  # the second seed, in a batch or alone
+
+
+def test_an_empty_mask_returns_the_image_and_says_so(capsys, tmp_path):
+    empty, target = tmp_path / "empty.png", tmp_path / "out.png"
+    Image.new("L", (200, 200)).save(empty)
+    code, _, err = run(capsys, "inpaint", IMAGE, empty, *FAST, "-o", target)
+    assert code == 0
+    assert "nothing to fill in" in err
+    np.testing.assert_array_equal(np.asarray(Image.open(target)), np.asarray(Image.open(IMAGE)))
+
+
+def test_batch(capsys, tmp_path):
+    images, masks = pictures(tmp_path / "in", ["a.png", "b.jpg", "c.png"]), tmp_path / "masks"
+    masks.mkdir()
+    (images / "broken.png").write_bytes(b"\x89PNG not really")
+    for stem in ("a", "b", "broken"):
+        Image.fromarray((np.indices((30, 40))[0] < 9).astype(np.uint8) * 255).save(masks / f"{stem}.png")
+    code, _, err = run(capsys, "batch", images, masks, tmp_path / "out", *FAST)
+    assert code == 1
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert "c.png: there is no mask of that stem" in err
+    assert "broken.png" in err
+    assert "2 done, 0 skipped, 2 failed" in err
+    before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
+    code, _, err = run(capsys, "batch", images, masks / "a.png", tmp_path / "out", *FAST, "--resume")
+    assert code == 1
+    assert "1 done, 2 skipped, 1 failed" in err
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+
+
+def test_ctrl_c_is_130_and_leaves_nothing(capsys, tmp_path, monkeypatch):
+    from moebius.inpainter import Inpainter
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Inpainter, "moments", stop)
+    code, _, err = run(capsys, "inpaint", IMAGE, MASK, *FAST, "-o", tmp_path / "out.png")
+    assert code == 130
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_fits_a_screen_and_readme_has_every_option(capsys):
+    code, out, _ = run(capsys, "inpaint", "--help")
+    readme = (FOLDER.parents[1] / "README.md").read_text()
+    assert code == 0
+    assert len(out.splitlines()) <= 45
+    assert max(map(len, out.splitlines())) <= 100
+    missing = [option for option in set(re.findall(r"--[a-z-]+", out)) - {"--help"} if option not in readme]
+    assert not missing
+
+
+def test_the_bar_is_for_terminals(capsys, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(capsys, "inpaint", IMAGE, MASK, *FAST, "-o", tmp_path / "a.png")[0] == 0
+    shown = run(capsys, "inpaint", IMAGE, MASK, *FAST, "-o", tmp_path / "a.png")[2]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    plain = run(capsys, "inpaint", IMAGE, MASK, *FAST, "-o", tmp_path / "a.png")[2]
+    assert "#] 1/1" in shown
+    assert "\r" not in plain
+    assert "#" not in plain

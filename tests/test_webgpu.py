@@ -9,10 +9,9 @@ import pytest
 from goldens import CONFIGS, FOLDER, IDS, ModuleSamples, load, noise, relative, weights
 from PIL import Image
 
-from moebius import unet, vae
+from moebius import Inpainter, unet, vae
 from moebius.denoise import Denoiser
 from moebius.errors import AdapterError, DeviceLostError, LimitError, NonFiniteError, UsageError
-from moebius.pipeline import inpaint
 from moebius.reference import Reference
 from moebius.scheduler import DDIM
 from moebius.unet import UNet, UNetConfig
@@ -112,8 +111,11 @@ def test_pipeline_golden(gpu, blend):
     draws = {k: noise(f"pipeline_nano.{n}", (1, 4, 1, 1) if k == "offset" else (1, 4, 16, 16)) for k, n in names.items()}
     pictures = [Image.open(FOLDER / f"pipeline_nano.{which}.png") for which in ("image", "mask")]
     parts = make_unet(UNetConfig.tiny(), gpu), make_vae(VAEConfig.tiny(), gpu)
-    on_step = None if blend == "paste" else lambda i, t, y, x0: steps.append(y)
-    result = inpaint(*parts, *pictures, steps=8, guidance=2.0, noise=draws, blend=blend, on_step=on_step)
+    run = Inpainter(*parts).steps(*pictures, crop="upstream", steps=8, guidance=2.0, noise=draws, blend=blend)
+    for step in run:
+        if blend != "paste":  # nothing need be read back between steps
+            steps.append(step.state.latents())
+    result = run.result
     difference = np.abs(np.asarray(result.image, np.int16) - golden[f"out.{blend}"].astype(np.int16))
     assert difference.max() <= 1
     assert np.mean(difference > 0) <= 1e-3

@@ -5,33 +5,23 @@ Formulas are in `moebius.ops`, layouts in the shaders, packing in `pack`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from moebius.errors import LimitError, MoebiusError, NonFiniteError
-from moebius.ops import POSITION_WINDOW, Step, StepState, Tap, Timesteps
-from moebius.reference import Reference, time_sinusoid, to_nchw
+from moebius.ops import POSITION_WINDOW, Timesteps
+from moebius.reference import Reference, time_sinusoid
 from moebius.webgpu import pack
-from moebius.webgpu.gpu import Buffer, Gpu
-from moebius.webgpu.kernel import Constants, interface
+from moebius.webgpu.gemm import Gemm
+from moebius.webgpu.gpu import Buffer
 from moebius.webgpu.pack import WINDOW_PITCH, up4
-from moebius.webgpu.plan import Binding, Dispatch, Plan, Recording, Tensor, check, read, write
-from moebius.weights import Checkpoint, Params
+from moebius.webgpu.plan import Binding, Tensor, write
+from moebius.webgpu.recorder import SIZE, ceil
+from moebius.weights import Params
 
-PLANS_PER_MODEL = 4
-SIZE = 64  # invocations of a flat workgroup
 GROUP_NORM_CHUNK = 4096  # elements a workgroup of group_stats reduces, at least
 GROUP_NORM_CHUNKS = 256  # chunks of a group, at most
 LAMBDA_CHUNKS = 64
-
-
-def ceil(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 @dataclass
@@ -52,372 +42,9 @@ class Condition:
         return self.ids.astype(np.int64).tobytes()
 
 
-@dataclass(frozen=True)
-class Tile:
-    """How gemm.wgsl divides its output. Threads own TM rows × 4·TN4 columns."""
-
-    entry: str
-    tm: int
-    tn4: int
-    wgx: int
-    wgy: int
-
-    def constants(self) -> dict[str, int]:
-        out = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy, "ACC": self.tm * self.tn4}
-        if self.entry == "tiled":
-            threads = self.wgx * self.wgy
-            out |= {"LOAD_A": self.wgy * self.tm * 4 // threads, "LOAD_W": 16 * self.wgx * self.tn4 // threads}
-        return out
-
-    @property
-    def workgroup_bytes(self) -> int:
-        return 16 * (self.wgy * self.tm * 5 + 16 * self.wgx * self.tn4) if self.entry == "tiled" else 0
-
-
-SINGLE_ROWS = Tile("direct", 1, 1, 16, 4)  # a handful of rows: time tables
-CPU_TILE = Tile("direct", 4, 1, 8, 8)  # SwiftShader takes half a minute to compile 8×2, and runs it no faster
-GPU_TILE = Tile("tiled", 8, 2, 8, 16)  # 128×64
-GPU_TILE_SMALL = Tile("tiled", 4, 2, 8, 16)  # 64×64: the 16² level has 512 rows, which must make enough workgroups
-
-
-class WebGPU:
+class WebGPU(Gemm):
     """`WebGPU()` is the best adapter; `WebGPU("llvmpipe")` the best whose summary holds those words; `WebGPU("dawn:SwiftShader")`
     goes through Dawn. `limits="webgpu"` keeps to WebGPU's default limits on any adapter."""
-
-    def __init__(self, adapter: str | int | None = None, *, limits: str = "adapter", tile: Tile | None = None) -> None:
-        self.gpu = Gpu(adapter, limits=limits)
-        self._tile = tile
-        self._packed: WeakKeyDictionary[Checkpoint, dict[tuple[Any, ...], Buffer]] = WeakKeyDictionary()
-        self._plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
-        self._none = Buffer(self.gpu, 256, "unused", "pinned")
-        self._recording: Recording | None = None
-        self._eager = False
-        self._tap: Tap | None = None
-
-    def __repr__(self) -> str:
-        return f"WebGPU({self.gpu.name})"
-
-    # edges -------------------------------------------------------------------------------------------------------
-    def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
-        nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
-        if tap is not None:
-            with self.eager(tap):
-                return to_nchw(self.read(forward(*(self.tensor(a) for a in arrays), *args)))
-        plan = self.plan(forward, [a.shape for a in nhwc], *args)
-        plan.upload(nhwc)
-        times = [a for a in args if isinstance(a, Timesteps)]
-        plan.start(time_sinusoid(times[0], plan.recording.sinusoid.shape[3]) if times and plan.recording.sinusoid else None)
-        plan.replay()
-        out = to_nchw(read(plan.outputs[0]))
-        if not np.isfinite(out).all():
-            plan.find_non_finite()
-            raise NonFiniteError(f"The output of {forward.__name__} is not finite on {self.gpu.name}, and was when it was run again.")
-        return out
-
-    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
-        nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
-        plan = self.plan(step, [a.shape for a in nhwc], slice(None))
-        rec, latents = plan.recording, plan.inputs[0]
-        assert rec.sinusoid is not None
-        assert rec.flags is not None
-        table = time_sinusoid(timesteps, rec.sinusoid.shape[3])
-        plan.upload(nhwc)
-        plan.start(table)
-        for i, t in enumerate(timesteps):
-            plan.replay(i)
-            yield StepState(i, t, lambda: to_nchw(read(latents)), lambda: to_nchw(read(plan.outputs[1])))
-        bad = np.flatnonzero(self.gpu.read(rec.flags, 4 * len(timesteps), np.uint32))
-        if bad.size:  # go there once more, now with a test behind every op
-            plan.upload(nhwc)
-            plan.start(table)
-            for i in range(bad[0]):
-                plan.replay(i)
-            plan.find_non_finite(int(bad[0]))
-            raise NonFiniteError(
-                f"The latents after step {bad[0]} are not finite on {self.gpu.name}, and were when the step was run again."
-            )
-
-    def plan(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> Plan:
-        """The recorded plan of forward for channels-last inputs of these shapes; recorded once, kept with its model."""
-        owner, key = forward.__self__, (forward.__name__, tuple(map(tuple, shapes)), tuple(map(_key, args)))  # type: ignore[attr-defined]
-        plans = self._plans.setdefault(owner, {})
-        if key not in plans:
-            plan = self.record(forward, shapes, *args)
-            while len(plans) >= PLANS_PER_MODEL:
-                plans.pop(next(iter(plans)))
-            plans[key] = plan
-        return plans[key]
-
-    def record(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> Plan:
-        """Records forward without keeping the plan."""
-        with self._recorder(Recording(self.gpu), eager=False) as recording:
-            inputs = [self._new(tuple(s), f"input {i}", "pinned") for i, s in enumerate(shapes)]
-            out = forward(*inputs, *args)
-            outputs = out if isinstance(out, tuple) else (out,)
-            if recording.flags is not None:  # a sampling step: what it makes is what the next one starts from
-                recording.carry.append((outputs[0].buffer, inputs[0].buffer, inputs[0].nbytes))
-            return Plan(recording, inputs, outputs)
-
-    @contextmanager
-    def eager(self, tap: Tap | None = None) -> Iterator[None]:
-        """Within, ops run when their result is read: for taps and for validation op by op."""
-        with self._recorder(Recording(self.gpu), eager=True):
-            self._tap = tap
-            try:
-                yield
-            finally:
-                self._tap = None
-
-    @contextmanager
-    def _recorder(self, recording: Recording, eager: bool) -> Iterator[Recording]:
-        if self._recording is not None:
-            raise MoebiusError("This WebGPU is already recording. Use one WebGPU object per thread.")
-        self._recording, self._eager = recording, eager
-        try:
-            yield recording
-        finally:
-            self._recording, self._eager = None, False
-
-    @property
-    def recording(self) -> Recording:
-        if self._recording is None:
-            raise MoebiusError("Ops of WebGPU are recorded: call the model itself, or use `with webgpu.eager():`.")
-        return self._recording
-
-    def tensor(self, array: np.ndarray) -> Tensor:
-        """NCHW → a tensor of its own."""
-        nhwc = np.moveaxis(np.asarray(array, np.float32), 1, -1)
-        t = self._new(nhwc.shape, "input", "pinned")
-        write(t, nhwc)
-        return t
-
-    def read(self, t: Tensor) -> np.ndarray:
-        """(B, H, W, C); runs what was recorded so far when eager."""
-        if self._eager:
-            self._flush()
-        return read(t)
-
-    def _flush(self) -> None:
-        rec = self.recording
-        if rec.prologue or rec.steps:
-            plan = Plan(rec, [], [], share=False)
-            plan.start()
-            plan.replay()
-            rec.prologue.clear()
-            rec.steps.clear()
-
-    def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
-        if self._tap is not None:
-            a = self.read(x)
-            self._tap(path, to_nchw(a) if layout == "image" else a.reshape(a.shape[0], -1, a.shape[-1]))
-
-    # recording ---------------------------------------------------------------------------------------------------
-    def _new(self, shape: Sequence[int], label: str, kind: str = "intermediate") -> Tensor:
-        b, h, w, c = shape
-        return Tensor(Buffer(self.gpu, 4 * b * h * w * up4(c), label, kind), (b, h, w, c))
-
-    def _constant(self, p: Params, name: str, shape: Sequence[int], fill: Callable[[], np.ndarray], *key: Any) -> Binding:
-        """A packed parameter, made once for a checkpoint. `shape` is the packed one; `fill` runs when it is uploaded."""
-        packed = self._packed.setdefault(p.root, {})
-        at = (p.path, name, *key)
-        if at not in packed:
-            packed[at] = Buffer(self.gpu, 4 * int(np.prod(shape)), f"{p.path}.{name}", "weight", fill)
-        return Binding(name, "read", packed[at], tuple(shape))
-
-    def _vector(self, p: Params, name: str) -> Binding:
-        n = p[name].shape[0]
-        return self._constant(p, name, (up4(n),), lambda: pack.vector(p[name]))
-
-    def _dispatch(
-        self,
-        op: str,
-        path: str,
-        shader: str,
-        grid: tuple[int, int, int],
-        bound: dict[str, Tensor | Binding | None],
-        params: dict[str, int | float],
-        constants: dict[str, int | bool | str] | None = None,
-        *,
-        entry: str = "main",
-        workgroup: tuple[int, int] = (SIZE, 1),
-        workgroup_bytes: int = 0,
-        iterations: int = 0,
-        flops: int = 0,
-        prologue: bool = False,
-    ) -> None:
-        bindings = []
-        for slot in interface(shader).slots:
-            if slot.access == "uniform":
-                continue
-            given = bound[slot.name]
-            if isinstance(given, Tensor):
-                b = Binding(slot.name, slot.access, given.buffer, given.shape, 0, given.nbytes)
-            elif given is None:
-                b = Binding(slot.name, slot.access, self._none, (), 0, self._none.nbytes)
-            else:
-                b = Binding(slot.name, slot.access, given.buffer, given.shape, given.offset, given.nbytes or given.buffer.nbytes)
-            bindings.append(b)
-        frozen: Constants = tuple(sorted((constants or {}).items()))
-        d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, workgroup, workgroup_bytes, iterations, int(flops))
-        check(d, self.gpu)
-        (self.recording.prologue if prologue else self.recording.steps).append(d)
-
-    def _flat(self, threads: int, size: int = SIZE) -> tuple[int, int, int]:
-        """A 1-D grid folded to stay below the groups a dimension may have."""
-        groups, most = ceil(threads, size), self.gpu.limits["max-compute-workgroups-per-dimension"]
-        x = min(groups, most)
-        return x, ceil(groups, x), 1
-
-    def _window(self, name: str, access: str, t: Tensor, begin: int, end: int) -> tuple[Binding, int]:
-        """The floats [begin, end) of a tensor as a binding, and how many floats lie before it."""
-        align = max(256, self.gpu.limits["min-storage-buffer-offset-alignment"])
-        offset = 4 * begin // align * align
-        return Binding(name, access, t.buffer, t.shape, offset, min(t.nbytes, 4 * end) - offset), offset // 4
-
-    def _bands(self, what: str, rows: int, *floats_per_row: float, overhead: int = 0) -> int:
-        """How many of `rows` fit the binding limit, given what every tensor needs a row (and `overhead` floats once)."""
-        room = self.gpu.limits["max-storage-buffer-binding-size"] // 4 - 64 - overhead
-        fit = int(room // max(floats_per_row))
-        if fit < 1:
-            raise LimitError(
-                f"{what}: one row of {4 * max(floats_per_row):,.0f} bytes is above the {4 * room:,} a binding may have on {self.gpu.name}. "
-                "Use a smaller image, or another adapter."
-            )
-        return min(rows, fit)
-
-    def _fits(self, *tensors: Tensor) -> bool:
-        return all(t.nbytes <= self.gpu.limits["max-storage-buffer-binding-size"] for t in tensors)
-
-    def _tile_for(self, m: int, n: int) -> Tile:
-        if m <= 4:
-            return SINGLE_ROWS
-        if self._tile is not None:
-            return self._tile
-        if self.gpu.is_cpu:
-            return CPU_TILE
-        return GPU_TILE if m * n >= 2**21 else GPU_TILE_SMALL
-
-    def _gemm(
-        self,
-        op: str,
-        p_path: str,
-        a: Tensor,
-        w: Binding,
-        out: Tensor,
-        *,
-        k: int,
-        n: int,
-        bias: Binding | None = None,
-        mode: str = "ROWS",
-        act: str | None = None,
-        shift: Tensor | None = None,
-        residuals: Sequence[Tensor] = (),
-        stride: int = 1,
-        pad: int = 0,
-        rows: int | None = None,
-        k4: int | None = None,
-        ldb4: int | None = None,
-        w_offset: int = 0,
-        split: int = 1,
-        outer: int | None = None,
-        inner: int = 0,
-        a_offset: int = 0,
-        out_row: int = 0,
-        prologue: bool = False,
-    ) -> None:
-        """Everything dense; see gemm.wgsl. `k`, `n` are the true sizes, for counting; `rows` are those of the iteration grid."""
-        kernel_size = {"ROWS": 1, "TAPS": 3, "PHASE": 2}[mode]
-        images, height, width, _ = a.shape
-        out_height, out_width = (height, width) if mode == "PHASE" else out.shape[1:3]
-        rows = (images * height * width if mode == "PHASE" else out.rows) if rows is None else rows
-        tile = self._tile_for(rows, n)
-        n4, k4 = up4(n) // 4, up4(k) // 4 if k4 is None else k4
-        constants: dict[str, int | bool | str] = {
-            "MODE": {"ROWS": 0, "TAPS": 1, "PHASE": 2}[mode],
-            "KERNEL": kernel_size,
-            "ACT": {None: 0, "silu": 1}[act],
-            "BIAS": bias is not None,
-            "SHIFT": shift is not None,
-            "RESIDUALS": len(residuals),
-            **tile.constants(),
-        }
-        phases = 4 if mode == "PHASE" else 1
-        common: dict[str, int | float] = {
-            "n4": n4,
-            "k4": k4,
-            "ldb4": n4 if ldb4 is None else ldb4,
-            "w_offset": w_offset,
-            "split": split,
-            "outer": a.pitch // 4 if outer is None else outer,
-            "inner": inner,
-            "a_offset": a_offset,
-            "height": height,
-            "width": width,
-            "out_height": out_height,
-            "out_width": out_width,
-            "stride": stride,
-            "pad": pad,
-        }
-        first, second = (*residuals, None, None)[:2]
-
-        def emit(row0: int, row1: int, a_span: tuple[int, int] | None, out_span: tuple[int, int] | None) -> None:
-            bound: dict[str, Tensor | Binding | None] = {
-                "a": a,
-                "w": w,
-                "bias": bias,
-                "shift": shift,
-                "first": first,
-                "second": second,
-                "out": out,
-            }
-            bound["state"] = Binding("state", "read", self.recording.state, (1,)) if shift is not None else None
-            a_origin = out_origin = 0
-            if a_span is not None and out_span is not None:
-                bound["a"], a_origin = self._window("a", "read", a, *a_span)
-                bound["out"], out_origin = self._window("out", "read_write", out, *out_span)
-                for name, residual in (("first", first), ("second", second)):
-                    if residual is not None:
-                        bound[name], _ = self._window(name, "read", residual, *out_span)
-            grid = (ceil(n4, tile.wgx * tile.tn4), ceil(row1 - row0, tile.wgy * tile.tm), phases)
-            # Rows that land further down are a negative origin: u32 arithmetic wraps.
-            origins = {"a_origin": a_origin // 4, "out_origin": (out_origin // 4 - out_row * n4) % 2**32}
-            params: dict[str, int | float] = {"row0": row0, "rows": row1, **common, **origins}
-            flops = 2 * (row1 - row0) * n * k * kernel_size**2 * phases
-            loops = kernel_size**2 * (1 + (k4 if tile.entry == "direct" else ceil(k4, 4)))
-            self._dispatch(
-                op,
-                p_path,
-                "gemm",
-                grid,
-                bound,
-                params,
-                constants,
-                entry=tile.entry,
-                workgroup=(tile.wgx, tile.wgy),
-                workgroup_bytes=tile.workgroup_bytes,
-                iterations=loops,
-                flops=flops,
-                prologue=prologue,
-            )
-
-        if self._fits(a, out):
-            emit(0, rows, None, None)
-        elif mode == "ROWS":
-            step = self._bands(p_path, rows, a.pitch, out.pitch)
-            for r in range(0, rows, step):
-                end = min(r + step, rows)
-                emit(r, end, (r * a.pitch, end * a.pitch), (r * out.pitch, end * out.pitch))
-        else:
-            scale = 2 if mode == "PHASE" else 1  # output rows per row of the iteration grid
-            in_line, out_line = width * a.pitch, out.shape[2] * out.pitch
-            step = self._bands(p_path, out_height, stride * in_line, scale * out_line, overhead=3 * in_line)
-            for image in range(images):
-                for y in range(0, out_height, step):
-                    y1 = min(y + step, out_height)
-                    top, bottom = max(y * stride - 1, 0), min((y1 - 1) * stride + 3, height)
-                    a_span = ((image * height + top) * in_line, (image * height + bottom) * in_line)
-                    out_span = ((image * out.shape[1] + scale * y) * out_line, (image * out.shape[1] + scale * y1) * out_line)
-                    emit((image * out_height + y) * out_width, (image * out_height + y1) * out_width, a_span, out_span)
 
     # time and condition ------------------------------------------------------------------------------------------
     def time_embedding(self, t: Timesteps, p: Params) -> Tensor:
@@ -715,7 +342,9 @@ class WebGPU:
                 keys_bound = Binding("w", "read", keys.buffer, keys.shape)
                 begin = image * n + q0
                 at_query = begin * (3 * c4 // 4)
-                self._gemm("attention", f"{p.path}.scores", rows, keys_bound, scores, k=c, n=n, rows=count, a_offset=at_query)
+                self._gemm(
+                    "attention", f"{p.path}.scores", rows, keys_bound, scores, k=c, n=n, rows=count, a_offset=at_query, tail=c % 4 > 0
+                )
                 weights = self._new((1, 1, count, n), f"{p.path} weights")
                 self._dispatch(
                     "attention",
@@ -742,6 +371,7 @@ class WebGPU:
                     ldb4=3 * c4 // 4,
                     w_offset=at,
                     out_row=begin,
+                    tail=n % 4 > 0,
                 )
         return self.linear(mixed, p.at("to_out.0"), residual=residual)
 
@@ -802,14 +432,3 @@ class WebGPU:
             flops=9 * y.rows * y.shape[3],
         )
         return following, x0
-
-
-def _key(arg: Any) -> Any:
-    """What of an argument decides a plan: of timesteps their number, of arrays their bytes."""
-    if isinstance(arg, Timesteps):
-        return len(arg)
-    if isinstance(arg, np.ndarray):
-        return arg.shape, arg.dtype.str, arg.tobytes()
-    if isinstance(arg, slice):
-        return arg.start, arg.stop, arg.step
-    return arg

@@ -7,9 +7,11 @@ import pytest
 from goldens import CONFIGS, FOLDER, load, noise, relative, weights
 from PIL import Image
 
+from moebius import noise as noises
 from moebius.denoise import Denoiser
 from moebius.errors import NonFiniteError, UsageError
-from moebius.pipeline import condition_ids, draws, encode, inpaint
+from moebius.inpainter import Inpainter, Settings, condition_ids
+from moebius.inpainter import draws as draws_of
 from moebius.reference import Reference
 from moebius.scheduler import DDIM
 from moebius.unet import UNet
@@ -57,6 +59,24 @@ def nets(dtype: type[np.floating] = np.float64) -> tuple[SeenUNet, SeenVAE]:
 
 def pictures() -> tuple[Image.Image, Image.Image]:
     return Image.open(FOLDER / "pipeline_nano.image.png"), Image.open(FOLDER / "pipeline_nano.mask.png")
+
+
+def inpaint(unet, vae, image, mask, on_step=None, **options):
+    """As published."""
+    run = Inpainter(unet, vae).steps(image, mask, crop="upstream", **options)
+    for step in run:
+        if on_step is not None:
+            on_step(step.index, step.t, step.state.latents(), step.state.estimate())
+    return run.result
+
+
+def encode(vae, x, eps):
+    made = Inpainter(nets()[0], vae)
+    return made.sample(made.moments(x), eps)
+
+
+def draws(seed, given, shape):
+    return draws_of(Settings(seed=seed), given, shape, windows=1)
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +158,12 @@ def test_timings_name_every_stage(run) -> None:
 
 def test_raw_is_the_decoders_picture() -> None:
     result = inpaint(*nets(), *pictures(), steps=1, strength=1, blend="raw")
-    assert result.image is result.raw
+    np.testing.assert_array_equal(result.image, result.raw)
     assert result.raw.size == (128, 128)
 
 
 def test_float32_runs_the_same_pipeline(run) -> None:
     result = inpaint(*nets(np.float32), *pictures(), steps=STEPS, guidance=GUIDANCE, noise_offset=OFFSET, noise=NOISE)
-    assert result.latents.dtype == np.float32
     assert relative(result.latents, run.result.latents) <= 2e-5  # measured 3e-6
 
 
@@ -187,10 +206,11 @@ def test_the_seed_decides_what_is_not_given() -> None:
 
 
 def test_the_draws_come_in_the_published_order() -> None:
-    g, drawn = np.random.Generator(np.random.PCG64(7)), draws(7, None, Z)
-    assert list(drawn) == ["image", "masked", "start", "offset"]
-    for array in drawn.values():
-        np.testing.assert_array_equal(array, g.standard_normal(array.shape, dtype=np.float32))
+    for rng in ("numpy", "torch"):
+        source, drawn = noises.source(7, rng), draws_of(Settings(seed=7, rng=rng), None, Z, windows=1)
+        assert list(drawn) == ["image", "masked", "start", "offset"]
+        for array in drawn.values():
+            np.testing.assert_array_equal(array, source.draw(array.shape))
 
 
 def test_a_given_draw_leaves_the_others_as_they_were() -> None:
@@ -202,12 +222,11 @@ def test_a_given_draw_leaves_the_others_as_they_were() -> None:
 
 
 def test_posterior_log_variance_is_clipped() -> None:
-    logvar = np.array([-1e9, -30.0, 0.0, 1e9]).reshape(1, 4, 1, 1)
-    vae = SimpleNamespace(
-        encode=lambda x: np.concatenate([x, logvar], axis=1), config=SimpleNamespace(scaling_factor=0.5), ops="a stand-in"
-    )
+    logvar, vae = np.array([-1e9, -30.0, 0.0, 1e9]).reshape(1, 4, 1, 1), nets()[1]
+    vae.encode = lambda x: np.concatenate([x, logvar], axis=1)
     z = encode(vae, np.full((1, 4, 1, 1), 6.0), np.ones((1, 4, 1, 1)))
-    np.testing.assert_allclose(z.ravel(), [3 + np.exp(-15) / 2, 3 + np.exp(-15) / 2, 3.5, 3 + np.exp(10) / 2])
+    s = vae.config.scaling_factor
+    np.testing.assert_allclose(z.ravel() / s, [6 + np.exp(-15), 6 + np.exp(-15), 7, 6 + np.exp(10)])
 
 
 @pytest.mark.parametrize(
@@ -264,5 +283,5 @@ def test_a_denoiser_refuses_what_does_not_fit(change: dict, says: str) -> None:
 def test_a_nan_is_reported_and_not_painted(stage: str) -> None:
     unet, vae = nets()
     setattr(vae, stage, lambda x: np.full((1, 8, 16, 16) if stage == "encode" else (1, 3, 128, 128), np.nan))
-    with pytest.raises(NonFiniteError, match=r"moments of Reference\(float64\)" if stage == "encode" else "decoded image"):
+    with pytest.raises(NonFiniteError, match=r"moments of the SeenVAE on Reference\(float64\)" if stage == "encode" else "decoded picture"):
         inpaint(unet, vae, *pictures(), steps=1, strength=1)

@@ -1,0 +1,111 @@
+"""WebGPU with its guards up: what an op reads, leaves unwritten or writes beside its tensors shows.
+
+Fresh buffers read as zero and stray writes vanish, so on a bare backend an indexing bug looks like a small number. Here every
+buffer is poisoned before an op and ends in a guard band, and every binding that reaches the end of its tensor is stretched over
+that band: a stray write lands there, a stray read finds a NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from moebius.webgpu import WebGPU
+from moebius.webgpu.gemm import Tile
+from moebius.webgpu.gpu import Buffer, Gpu
+from moebius.webgpu.plan import Dispatch, Plan, Tensor
+from moebius.webgpu.recorder import SIZE
+
+GUARD = 4096  # bytes
+POISON = 0x7FDE  # the upper half of a quiet NaN no arithmetic makes; the lower tells buffers apart, for NaNs travel through sums
+
+
+class GuardedGpu(Gpu):
+    """The device and the pipelines of another Gpu, limits of its own, and buffers that are poisoned and end in a guard band."""
+
+    def __init__(self, gpu: Gpu, limits: dict[str, int]) -> None:
+        self.__dict__.update(gpu.__dict__)
+        self.limits = gpu.limits | limits
+        self.poisons: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._made = 0
+
+    def create_buffer(self, nbytes: int, label: str) -> Any:
+        handle = super().create_buffer(nbytes + GUARD, label)
+        self._made += 1
+        self.poisons[handle] = POISON << 16 | self._made % 65536
+        self.device.queue.write_buffer(handle, 0, np.full((nbytes + GUARD) // 4, self.poisons[handle], np.uint32))
+        return handle
+
+
+class Guarded(WebGPU):
+    """`webgpu` as kernel tests use it, eagerly: `with guarded.eager(): t = guarded.tensor(nchw); guarded.read(guarded.op(t, …))`.
+
+    `tile` is WebGPU's, `limits` replaces limits of the adapter by smaller ones, `fold` is the width at which flat grids fold (and
+    theirs alone: a GEMM's grid is none). `dispatches` are those of the last op read.
+    """
+
+    def __init__(self, webgpu: WebGPU, tile: Tile | None = None, fold: int | None = None, **limits: int) -> None:
+        self.__dict__.update(webgpu.__dict__)
+        self.gpu: GuardedGpu = GuardedGpu(webgpu.gpu, {name.replace("_", "-"): value for name, value in limits.items()})
+        self._tile, self._packed, self._plans = tile, WeakKeyDictionary(), WeakKeyDictionary()
+        self._none = Buffer(self.gpu, 256, "unused", "pinned")
+        self._fold = fold
+        self._made: list[Tensor] = []
+        self.dispatches: list[Dispatch] = []
+
+    def _new(self, shape: Sequence[int], label: str, kind: str = "intermediate") -> Tensor:
+        self._made.append(super()._new(shape, label, kind))
+        return self._made[-1]
+
+    def _flat(self, threads: int, size: int = SIZE) -> tuple[int, int, int]:
+        limits = self.gpu.limits
+        self.gpu.limits = limits | {"max-compute-workgroups-per-dimension": self._fold} if self._fold else limits
+        try:
+            return super()._flat(threads, size)
+        finally:
+            self.gpu.limits = limits
+
+    def _flush(self) -> None:
+        recording = self.recording
+        if not (recording.prologue or recording.steps):
+            return
+        plan = Plan(recording, [], [], share=False)
+        self.dispatches = plan.dispatches
+        buffers = {id(b.buffer): b.buffer for d in self.dispatches for b in d.bindings}
+        written = {id(b.buffer) for d in self.dispatches for b in d.outputs}
+        moving = (recording.state, recording.flags)
+        fixed = [b for key, b in buffers.items() if (b.kind != "intermediate" or key not in written) and b not in moving]
+        before = [self._words(b) for b in fixed]
+        for b in (b for d in self.dispatches for b in d.bindings):
+            if b.offset + b.nbytes == b.buffer.nbytes:
+                b.nbytes += GUARD
+        plan.start()
+        plan.replay()
+        recording.prologue.clear()
+        recording.steps.clear()
+        for buffer, words in zip(fixed, before, strict=True):
+            assert np.array_equal(self._words(buffer), words), f"{buffer.label} is an input and was changed."
+        for buffer in buffers.values():
+            strayed = self._words(buffer)[buffer.nbytes // 4 :] != self.gpu.poisons[buffer.handle]
+            assert not strayed.any(), f"{buffer.label} was written {first(strayed)} words past its end."
+        for tensor in self._made:
+            if id(tensor.buffer) in written:
+                self._inspect(tensor)
+        self._made.clear()
+
+    def _inspect(self, tensor: Tensor) -> None:
+        words = self._words(tensor.buffer)[: tensor.nbytes // 4].reshape(tensor.rows, tensor.pitch)
+        poisoned = words >> 16 == POISON
+        assert not poisoned.any(), f"{tensor} has poison in word {first(poisoned)}: not written, or made of what lies behind a tensor."
+        padding = words[:, tensor.shape[3] :].view(np.float32)
+        assert not padding.any(), f"{tensor} has {padding[padding != 0][0]} in its padding, row {first(padding.any(axis=1))}."
+
+    def _words(self, buffer: Buffer) -> np.ndarray:
+        return self.gpu.read(buffer, buffer.nbytes + GUARD, np.uint32)
+
+
+def first(wrong: np.ndarray) -> int:
+    return int(np.argmax(wrong.reshape(-1)))

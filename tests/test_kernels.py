@@ -1,0 +1,772 @@
+"""Every op of the contract on the GPU against the float64 oracle: shapes, values, tiles, bands, limits, guards.
+
+Limits come from the arithmetic: a sum of K products is 4·eps·√K of its scale away at most. Beside each limit stands the worst
+that was measured on llvmpipe, on SwiftShader, and on SwiftShader through Dawn; a limit is never raised to hide a difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from goldens import noise
+from harness import Guarded
+
+from moebius.errors import LimitError, NonFiniteError
+from moebius.ops import Timesteps
+from moebius.reference import Reference, time_sinusoid
+from moebius.scheduler import DDIM
+from moebius.webgpu import WebGPU, gemm, ops
+from moebius.webgpu.gemm import Tile
+from moebius.webgpu.plan import check, read
+from moebius.weights import Checkpoint, Params, ShapeOnly, synthetic
+
+EPS = float(np.finfo(np.float32).eps)
+ORACLE = Reference(np.float64)
+Size = tuple[int, int, int]  # (B, H, W)
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass
+class Case:
+    """One call of one op: `shapes` of the parameters below "layer", `inputs` NCHW, `terms` products in the longest sum."""
+
+    name: str
+    terms: float
+    shapes: Shapes
+    inputs: list[np.ndarray]
+    call: Callable[..., Any]
+    weights: dict[str, np.ndarray] = field(default_factory=dict)  # in place of the synthetic ones
+    root: Shapes = field(default_factory=dict)  # parameters outside "layer"
+    condition: float = 1.0  # how much a rounding of the inputs is amplified, see `logits`
+
+    @property
+    def limit(self) -> float:
+        return 4 * EPS * math.sqrt(self.terms) * self.condition
+
+    @property
+    def params(self) -> Params:
+        w = synthetic({f"layer.{name}": shape for name, shape in self.shapes.items()} | self.root, 0)
+        return Params(Checkpoint(w | {f"layer.{name}": value for name, value in self.weights.items()}), "layer")
+
+    def run(self, backend: Reference | WebGPU, p: Params | None = None) -> list[np.ndarray]:
+        """The outputs, channels-last."""
+        p = p or self.params
+
+        def call() -> list[Any]:
+            return listed(self.call(backend, p, *(a if a.dtype.kind == "i" else backend.tensor(a) for a in self.inputs)))
+
+        if isinstance(backend, Reference):
+            return call()
+        with backend.eager():
+            return [backend.read(t) for t in call()]
+
+    def check(self, gpu: WebGPU, tile: Tile | None = None, **options: int) -> Guarded:
+        guarded = Guarded(gpu, tile, **options)
+        p = self.params
+        self.compare(self.run(guarded, p), self.run(ORACLE, p))
+        return guarded
+
+    def compare(self, got: list[np.ndarray], want: list[np.ndarray]) -> None:
+        for g, w in zip(got, want, strict=True):
+            g = g.reshape(w.shape)
+            assert np.isfinite(g).all(), f"{self}: {np.isnan(g).sum()} NaN, {np.isinf(g).sum()} infinities of {g.size}"
+            error, worst = distance(g, w)
+            print(f"worst|{self.name}|{error:.2e}|{worst:.2e}|{self.limit:.2e}")
+            assert error <= self.limit, f"{self}: {error:.2e} of the norm, limit {self.limit:.2e}"
+            # A single wrong value is lost in the norm of many; five sigma more than the mean are none of chance.
+            assert worst <= 5 * self.limit, f"{self}: off by {worst:.2e} of the root mean square, limit {5 * self.limit:.2e}"
+
+    def __str__(self) -> str:
+        return f"{self.name} on {[a.shape for a in self.inputs]} with {self.shapes}"
+
+
+def listed(x: Any) -> list[Any]:
+    return list(x) if isinstance(x, tuple) else [x]
+
+
+def distance(got: np.ndarray, want: np.ndarray) -> tuple[float, float]:
+    """‖got - want‖ / ‖want‖, and the largest difference in units of want's root mean square; absolute where want is 0."""
+    scale = float(np.sqrt(np.mean(want * want))) or 1.0
+    difference = np.abs(got.astype(np.float64) - want)
+    return float(np.sqrt(np.mean(difference**2))) / scale, float(difference.max()) / scale
+
+
+def normal(name: str, *shape: int) -> np.ndarray:
+    return noise(f"kernels.{name}", shape)
+
+
+def is_swiftshader(gpu: WebGPU) -> bool:
+    return "SwiftShader" in gpu.gpu.name
+
+
+def some(gpu: WebGPU, few: Iterable, more: Iterable = ()) -> list:
+    """The whole sweep runs on one driver (and on real GPUs), a representative part of it on the slower ones."""
+    return list(few) if is_swiftshader(gpu) else [*few, *more]
+
+
+# the ops -------------------------------------------------------------------------------------------------------------
+def batch_norm(name: str, n: int) -> Shapes:
+    return {f"{name}.{leaf}": (n,) for leaf in ("weight", "bias", "running_mean", "running_var")}
+
+
+def linear(size: Size, k: int = 13, n: int = 10, bias: bool = True, residual: bool = True) -> Case:
+    b, h, w = size
+    shapes = {"weight": (n, k, 1, 1), **({"bias": (n,)} if bias else {})}
+    inputs = [normal("x", b, k, h, w), *([normal("r", b, n, h, w)] if residual else [])]
+    return Case("linear", k + 2, shapes, inputs, lambda o, p, x, r=None: o.linear(x, p, r))
+
+
+def conv3x3(size: Size, k: int = 5, n: int = 6, stride: int = 1, pad: int = 1, residual: bool = True) -> Case:
+    b, h, w = size
+    inputs = [normal("x", b, k, h, w), *([normal("r", b, n, -(-h // stride), -(-w // stride))] if residual else [])]
+    shapes = {"weight": (n, k, 3, 3), "bias": (n,)}
+    return Case(f"conv3x3 stride {stride} pad {pad}", 9 * k + 2, shapes, inputs, lambda o, p, x, r=None: o.conv3x3(x, p, stride, pad, r))
+
+
+def upsample_conv3x3(size: Size, k: int = 5, n: int = 6) -> Case:
+    b, h, w = size
+    return Case(
+        "upsample_conv3x3",
+        9 * k + 1,
+        {"weight": (n, k, 3, 3), "bias": (n,)},
+        [normal("x", b, k, h, w)],
+        lambda o, p, x: o.upsample_conv3x3(x, p),
+    )
+
+
+def dwconv(size: Size, k: int = 13, n: int = 10, shift: bool = True, residual: bool = True) -> Case:
+    b, h, w = size
+    shapes = {"conv_dw.weight": (k, 1, 3, 3), "conv_pw.weight": (n, k, 1, 1), **batch_norm("bn1", k), **batch_norm("bn2", n)}
+    inputs = [normal("x", b, k, h, w)]
+    inputs += [normal("s", 1, n, 1, 1)] if shift else []
+    inputs += [normal("r", b, n, h, w)] if residual else []
+
+    def call(o: Any, p: Params, x: Any, *rest: Any) -> Any:
+        given = iter(rest)
+        return o.dwconv(x, p, next(given) if shift else None, next(given) if residual else None)
+
+    return Case("dwconv", 9 + k + 4, shapes, inputs, call)
+
+
+def feed_forward(size: Size, c: int = 6, hid: int = 15) -> Case:
+    b, h, w = size
+    shapes: Shapes = {"inverted_conv.conv.weight": (2 * hid, c, 1, 1), "inverted_conv.conv.bias": (2 * hid,)}
+    shapes |= {"depth_conv.conv.weight": (2 * hid, 1, 3, 3), "depth_conv.conv.bias": (2 * hid,), "point_conv.conv.weight": (c, hid, 1, 1)}
+    inputs = [normal("x", b, c, h, w), normal("r", b, c, h, w)]
+    return Case("feed_forward", c + 9 + hid + 3, shapes, inputs, lambda o, p, x, r: o.feed_forward(x, p, r))
+
+
+def group_norm(size: Size, groups: int = 3, width: int = 3, eps: float = 1e-5, silu: bool = False) -> Case:
+    b, h, w = size
+    c = groups * width
+    shapes = {"weight": (c,), "bias": (c,)}
+    return Case("group_norm", 4, shapes, [normal("x", b, c, h, w)], lambda o, p, x: o.group_norm(x, p, groups, eps, silu))
+
+
+def layer_norm(size: Size, c: int = 13) -> Case:
+    b, h, w = size
+    return Case("layer_norm", 4, {"weight": (c,), "bias": (c,)}, [normal("x", b, c, h, w)], lambda o, p, x: o.layer_norm(x, p))
+
+
+def lambda_shapes(c: int, k: int, source: tuple[int, ...]) -> Shapes:
+    shapes: Shapes = {"to_q.weight": (c, c, 1, 1), "to_k.weight": (k, *source), "to_v.weight": (k, *source)}
+    return shapes | batch_norm("norm_q", c) | batch_norm("norm_v", k)
+
+
+def self_lambda(size: Size, heads: int = 2, k: int = 3) -> Case:
+    b, h, w = size
+    c = heads * k
+    shapes = lambda_shapes(c, k, (c, 1, 1)) | {"pos_conv.weight": (k, 1, 1, 15, 15), "pos_conv.bias": (k,)}
+    inputs = [normal("x", b, c, h, w), normal("r", b, c, h, w)]
+    return Case("self_lambda", c + h * w + 225 + k, shapes, inputs, lambda o, p, x, r: o.self_lambda(x, p, heads, r))
+
+
+def cross_lambda(size: Size, heads: int = 2, k: int = 3, tokens: int = 10, cond: int = 7) -> Case:
+    b, h, w = size
+    c = heads * k
+    shapes = lambda_shapes(c, k, (cond,)) | {"rel_pos_emb": (h * w, tokens, k, 1)}
+    root = {"embedding_layer.weight": (20, 9), "diff_model.encoder_hid_proj.weight": (cond, 9), "diff_model.encoder_hid_proj.bias": (cond,)}
+
+    def call(o: Any, p: Params, x: Any, r: Any, ids: np.ndarray) -> Any:
+        return o.cross_lambda(x, o.condition(ids, Params(p.root)), p, heads, r)
+
+    inputs = [normal("x", b, c, h, w), normal("r", b, c, h, w), np.random.default_rng(0).integers(0, 20, (b, tokens))]
+    return Case("cross_lambda", c + cond + k + tokens, shapes, inputs, call, root=root)
+
+
+def attention(size: Size, c: int = 12) -> Case:
+    b, h, w = size
+    shapes: Shapes = {f"{name}.{leaf}": (c, c)[: 1 + (leaf == "weight")] for name in QKVO for leaf in ("weight", "bias")}
+    inputs = [normal("x", b, c, h, w), normal("r", b, c, h, w)]
+    return Case("attention", 3 * c + h * w, shapes, inputs, lambda o, p, x, r: o.attention(x, p, r))
+
+
+QKVO = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+def concat(size: Size, a: int = 5, c: int = 6) -> Case:
+    b, h, w = size
+    return Case("concat", 0, {}, [normal("a", b, a, h, w), normal("c", b, c, h, w)], lambda o, p, x, y: o.concat(x, y))
+
+
+def unet_input(size: Size, copies: int = 2, channels: tuple[int, int, int] = (4, 1, 4)) -> Case:
+    b, h, w = size
+    inputs = [normal(name, b, n, h, w) for name, n in zip("ymz", channels, strict=True)]
+    return Case("unet_input", 0, {}, inputs, lambda o, p, y, m, z: o.unet_input(y, m, z, copies))
+
+
+def guided_ddim(size: Size, c: int = 4, guided: bool = True, guidance: float = 2.5) -> Case:
+    b, h, w = size
+    inputs = [normal("eps", b * (2 if guided else 1), c, h, w), normal("y", b, c, h, w)]
+    rows = DDIM().coefficients(np.array([450]), 20)
+    return Case("guided_ddim", 10, {}, inputs, lambda o, p, e, y: o.guided_ddim(e, y, rows, guidance))
+
+
+OPS: dict[str, Callable[[Size], Case]] = {
+    "linear": linear,
+    "linear alone": lambda s: linear(s, bias=False, residual=False),
+    "linear without bias": lambda s: linear(s, bias=False),
+    "linear without residual": lambda s: linear(s, residual=False),
+    "conv3x3": conv3x3,
+    "conv3x3 without residual": lambda s: conv3x3(s, residual=False),
+    "conv3x3 stride 2": lambda s: conv3x3(s, stride=2),
+    "conv3x3 stride 2 pad 0": lambda s: conv3x3(s, stride=2, pad=0),
+    "upsample_conv3x3": upsample_conv3x3,
+    "dwconv": lambda s: dwconv(s, shift=False, residual=False),
+    "dwconv with shift": lambda s: dwconv(s, residual=False),
+    "dwconv with residual": lambda s: dwconv(s, shift=False),
+    "dwconv with its skip": lambda s: dwconv(s, n=13, shift=False, residual=False),
+    "dwconv with all": lambda s: dwconv(s, n=13),
+    "feed_forward": feed_forward,
+    "group_norm": group_norm,
+    "group_norm with SiLU": lambda s: group_norm(s, silu=True),
+    "layer_norm": layer_norm,
+    "self_lambda": self_lambda,
+    "cross_lambda": cross_lambda,
+    "attention": attention,
+    "concat": concat,
+    "unet_input": unet_input,
+    "guided_ddim": guided_ddim,
+    "guided_ddim without guidance": lambda s: guided_ddim(s, guided=False),
+}
+
+
+op_names = pytest.mark.parametrize("name", OPS)
+
+
+# shapes and values ---------------------------------------------------------------------------------------------------
+@op_names
+def test_every_op_agrees_with_the_oracle(gpu: WebGPU, name: str) -> None:
+    more = [(1, 1, 3), (2, 3, 1), (1, 1, 7), (1, 5, 3), (2, 8, 4), (1, 11, 13), (1, 17, 5), (2, 4, 19), (1, 16, 16)]
+    for size in some(gpu, [(1, 1, 1), (2, 5, 7), (1, 6, 9)], more):
+        OPS[name](size).check(gpu)
+
+
+VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "far from zero": lambda x: x + np.float32(1e4),
+    "near an eps": lambda x: x * np.float32(3e-3),  # where a norm's eps counts as much as the variance
+    "tiny": lambda x: x * np.float32(1e-12),
+    "zeros": np.zeros_like,
+    "one-hot": lambda x: np.where(np.arange(x.size).reshape(x.shape) == x.size * 2 // 3, np.float32(1), np.float32(0)),
+}
+
+
+@op_names
+@pytest.mark.parametrize("values", VALUES)
+def test_every_op_takes_any_values(gpu: WebGPU, name: str, values: str) -> None:
+    for size in some(gpu, [(2, 5, 3)], [(1, 6, 9)]):
+        case = OPS[name](size)
+        change = VALUES[values] if (name, values) != ("attention", "far from zero") else lambda x: x + np.float32(30)
+        case.inputs[0] = change(case.inputs[0])
+        if "norm" in name and values == "far from zero":
+            case.condition = 1e4  # the mean, rounded, in units of the deviation; E[x²] - E[x]² would be off by the square of that
+        case.condition *= largest_logit(case)
+        case.check(gpu)
+
+
+def largest_logit(case: Case) -> float:
+    """What a softmax makes of a rounding of its argument: e^(x + δ) is off by δ, and δ is a rounding of the largest logit."""
+    x, p = ORACLE.tensor(case.inputs[0]), case.params
+    if case.name == "self_lambda":
+        return max(1.0, float(np.abs(ORACLE._matrix(x, p.at("to_k"))).max()))
+    if case.name == "attention":
+        q, k = (np.abs(ORACLE._matrix(x, p.at(name))).max() for name in ("to_q", "to_k"))
+        return max(1.0, float(q * k * math.sqrt(x.shape[-1])))
+    return 1.0
+
+
+@op_names
+def test_a_batch_is_its_images_and_a_second_run_the_first_bit_for_bit(gpu: WebGPU, name: str) -> None:
+    for size in some(gpu, [(2, 5, 7)], [(2, 1, 2), (2, 9, 4)]):
+        case, guarded = OPS[name](size), Guarded(gpu)
+        p = case.params
+        both = case.run(guarded, p)
+        for first, again in zip(both, case.run(guarded, p), strict=True):
+            np.testing.assert_array_equal(first, again)
+        for i in range(2):
+            alone = replace(case, inputs=[image(a, i) for a in case.inputs]).run(guarded, p)
+            for got, want in zip(alone, both, strict=True):
+                np.testing.assert_array_equal(got, image(want, i))
+
+
+def image(a: np.ndarray, i: int) -> np.ndarray:
+    """Image i of two; its unconditional and its conditional row of four; what both share."""
+    return a[i::2] if len(a) > 1 else a
+
+
+def test_batch_norm_keeps_its_eps(gpu: WebGPU) -> None:
+    """With variances near 1e-5 a BN without its eps is off by a factor."""
+    for name in ("dwconv", "self_lambda", "cross_lambda"):
+        case = OPS[name]((1, 5, 3))
+        for leaf, shape in case.shapes.items():
+            if leaf.endswith("running_var"):
+                case.weights[leaf] = np.float32(1e-5) * (1 + np.abs(normal(leaf, *shape)))
+        case.check(gpu)
+
+
+# the guards ----------------------------------------------------------------------------------------------------------
+BENT: dict[str, Callable[[dict, dict], None]] = {
+    "past its end": lambda bound, sizes: sizes.update(rows=sizes["rows"] + 1),
+    "poison in word": lambda bound, sizes: sizes.update(rows=sizes["rows"] - 1),
+    "in its padding": lambda bound, sizes: sizes.update(b=7, b_pitch=7),
+    "is an input and was changed": lambda bound, sizes: bound.update(a=bound["b"], out=bound["a"]),
+}
+
+
+@pytest.mark.parametrize("says", BENT)
+def test_the_guards_notice(gpu: WebGPU, says: str) -> None:
+    class Bent(Guarded):
+        def _dispatch(self, op: str, path: str, shader: str, grid: Any, bound: dict, params: dict, *rest: Any, **options: Any) -> None:
+            BENT[says](bound, params)
+            super()._dispatch(op, path, shader, grid, bound, params, *rest, **options)
+
+    with pytest.raises(AssertionError, match=says):
+        concat((1, 5, 7)).run(Bent(gpu))
+
+
+# gemm ----------------------------------------------------------------------------------------------------------------
+SMALL_TILES = [gemm.CPU_TILE, gemm.SINGLE_ROWS, Tile("direct", 2, 1, 8, 8), Tile("tiled", 2, 1, 8, 8), Tile("tiled", 4, 1, 4, 16)]
+LARGE_TILES = [Tile("direct", 8, 2, 8, 8), Tile("direct", 3, 2, 16, 4), gemm.GPU_TILE_SMALL, gemm.GPU_TILE]  # slow on SwiftShader
+
+
+def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
+    for tile in some(gpu, SMALL_TILES, LARGE_TILES):
+        m, n = tile.wgy * tile.tm, 4 * tile.wgx * tile.tn4
+        edges = [(m - 1, n + 1, 17), (m, n, 16), (m + 1, n - 1, 15), (5, 1, 1), (6, 3, 5)]
+        for rows, columns, depth in edges + some(
+            gpu, [], [(2 * m + 1, 2 * n + 1, 33), (m, n + 4, 1), (7, 5, 4), (1, 5, 3), (4, n + 1, 13)]
+        ):
+            linear((1, 1, rows), depth, columns).check(gpu, tile)
+
+
+def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
+    names = ["linear without bias", "conv3x3 stride 2 pad 0", "upsample_conv3x3", "dwconv with all"]
+    more = ["conv3x3", "conv3x3 stride 2", "feed_forward", "self_lambda", "attention"]
+    for tile in some(gpu, SMALL_TILES[2:4], SMALL_TILES[4:] + LARGE_TILES):
+        for name in some(gpu, names, more):
+            OPS[name]((2, 5, 7)).check(gpu, tile)
+            OPS[name]((1, 6, 9)).check(gpu, tile)
+
+
+def test_one_row_of_tokens_to_many_channels(gpu: WebGPU) -> None:
+    """Up to four rows have a tile of their own."""
+    for rows, k, n in [(1, 33, 65), (2, 7, 64), (3, 16, 63), (4, 5, 129)]:
+        linear((1, rows, 1), k, n).check(gpu)
+
+
+def test_dense_widths(gpu: WebGPU) -> None:
+    for k, n in some(gpu, [(3, 4), (8, 1)], [(1, 1), (4, 8), (17, 33), (9, 31), (6, 32)]):
+        for name in (conv3x3, upsample_conv3x3):
+            name((1, 5, 4), k, n).check(gpu)
+        conv3x3((1, 7, 4), k, n, stride=2).check(gpu)
+
+
+# depthwise -----------------------------------------------------------------------------------------------------------
+def test_depthwise_widths(gpu: WebGPU) -> None:
+    """A thread makes four neighbours of a row: every remainder, one to three rows, no neighbours at all."""
+    for width in some(gpu, [1, 4, 6], [2, 3, 5, 7, 8, 9]):
+        for height in some(gpu, [2], [1, 3]):
+            dwconv((2, height, width), k=5, n=5).check(gpu)
+            feed_forward((2, height, width), c=5, hid=6).check(gpu)
+
+
+# norms ---------------------------------------------------------------------------------------------------------------
+def test_group_norm_widths(gpu: WebGPU) -> None:
+    for groups, width in some(gpu, [(5, 1), (3, 10)], [(1, 1), (7, 1), (4, 3), (2, 3), (1, 13), (2, 20), (1, 65), (8, 4)]):
+        for size in [(2, 3, 5), (1, 9, 8)]:
+            group_norm(size, groups, width).check(gpu)
+            group_norm(size, groups, width, eps=1e-1, silu=True).check(gpu)
+
+
+def test_group_norm_merges_its_chunks(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = group_norm((1, 29, 31), 2, 10).check(gpu)  # 899 positions of 10 channels are two chunks, 450 and 449
+    assert [d.grid for d in whole.dispatches if d.shader == "group_stats"] == [(2, 2, 1)]
+    monkeypatch.setattr(ops, "GROUP_NORM_CHUNK", 32)
+    for values in some(gpu, ["far from zero"], ["near an eps"]):
+        case = group_norm((2, 5, 7), 3, 3)  # 35 positions in chunks of 12, 12 and 11
+        case.inputs[0] = VALUES[values](case.inputs[0])
+        case.condition = 1e4 if values == "far from zero" else 1.0
+        assert [d.grid for d in case.check(gpu).dispatches if d.shader == "group_stats"] == [(3, 3, 2)]
+    drift = group_norm((1, 5, 7), 3, 3)  # chunks whose means lie far apart
+    drift.inputs[0] += np.linspace(-100, 100, 35, dtype=np.float32).reshape(5, 7)
+    drift.check(gpu)
+    monkeypatch.setattr(ops, "GROUP_NORM_CHUNK", 1)
+    group_norm((1, 5, 3), 2, 3).check(gpu)  # a chunk for every position
+
+
+def test_layer_norm_widths(gpu: WebGPU) -> None:
+    for c in some(gpu, [1, 5, 65], [2, 3, 4, 8, 63, 64, 67, 130]):
+        for rows in (1, 3, 4, 5):
+            layer_norm((1, 1, rows), c).check(gpu)
+
+
+# lambda and attention ------------------------------------------------------------------------------------------------
+def test_lambda_heads(gpu: WebGPU) -> None:
+    for heads, k in some(gpu, [(8, 3), (1, 5)], [(1, 1), (2, 4), (3, 8), (2, 13), (16, 2), (8, 10)]):
+        for name in (self_lambda, cross_lambda):
+            name((2, 4, 5), heads, k).check(gpu)
+
+
+def test_self_lambda_windows(gpu: WebGPU) -> None:
+    """The window is 15×15: larger than the image, as large, smaller, and in one direction each."""
+    for height, width in some(gpu, [(5, 3), (2, 17)], [(3, 5), (15, 15), (8, 7), (17, 18), (16, 2), (1, 31), (23, 1)]):
+        self_lambda((1, height, width), 2, 3).check(gpu)
+
+
+def test_self_lambda_puts_its_chunks_on_one_maximum(gpu: WebGPU) -> None:
+    for size in some(gpu, [(1, 5, 7)], [(2, 8, 9), (1, 29, 37)]):  # 3, 5 and 64 chunks, the last of them shorter
+        case = self_lambda(size, 1, 4)
+        case.weights["to_k.weight"] = 20 * normal("to_k", 4, 4, 1, 1)  # logits to ±100: most of what is summed underflows
+        case.condition = largest_logit(case)
+        case.check(gpu)
+        n = size[1] * size[2]
+        chunk = -(-n // min(64, -(-n // 16)))
+        case.inputs[0].reshape(size[0], 4, n)[:, :, chunk - 1 :: chunk] *= 10  # to ±1000 at the end of every chunk: e^x overflows
+        case.condition = largest_logit(case)
+        case.check(gpu)
+
+
+def test_cross_lambda_tokens(gpu: WebGPU) -> None:
+    for tokens in some(gpu, [1, 7], [2, 13]):
+        cross_lambda((2, 3, 2), 2, 3, tokens).check(gpu)
+
+
+def test_every_condition_has_its_own_keys_and_values(gpu: WebGPU) -> None:
+    case, guarded = cross_lambda((2, 3, 2)), Guarded(gpu)
+    p = case.params
+    for _ in range(3):
+        case.compare(case.run(guarded, p), case.run(ORACLE, p))
+        case.inputs[2] = (case.inputs[2] + 1) % 20
+
+
+def test_attention_widths(gpu: WebGPU) -> None:
+    for c in some(gpu, [5, 16], [1, 2, 4, 7, 33]):
+        attention((2, 3, 5), c).check(gpu)
+    attention((1, 17, 19), 4).check(gpu)  # 323 scores a row: more than a workgroup's 64 threads of four
+
+
+def test_attention_with_peaked_scores(gpu: WebGPU) -> None:
+    case = attention((1, 5, 7), 8)
+    case.inputs[0] *= 6  # logits to some ±100
+    case.condition = largest_logit(case)
+    case.check(gpu)
+
+
+# assembling ----------------------------------------------------------------------------------------------------------
+def test_concat_widths(gpu: WebGPU) -> None:
+    for a, b in [(4, 8), (8, 4), (5, 3), (4, 5), (5, 4), (1, 1), (2, 13)]:
+        for size in [(1, 1, 1), (2, 3, 5)]:
+            concat(size, a, b).check(gpu)
+
+
+def test_unet_input_channels(gpu: WebGPU) -> None:
+    for channels in [(4, 1, 4), (3, 2, 5), (1, 1, 1), (8, 4, 4)]:
+        for copies in (1, 2):
+            unet_input((2, 3, 5), copies, channels).check(gpu)
+
+
+def test_guidance(gpu: WebGPU) -> None:
+    for guidance in (0.0, 1.0, 7.5, -2.0):
+        guided_ddim((1, 3, 5), 3, guidance=guidance).check(gpu)
+
+
+# time ----------------------------------------------------------------------------------------------------------------
+def time_case(timesteps: Timesteps, width: int = 6, hidden: int = 10, n: int = 7) -> Case:
+    layers = {"linear_1": (hidden, width), "linear_2": (hidden, hidden)}
+    shapes = {f"time_embedding.{name}.weight": shape for name, shape in layers.items()} | {"time_emb_proj.weight": (n, hidden)}
+    shapes |= {f"time_embedding.{name}.bias": (hidden,) for name in layers} | {"time_emb_proj.bias": (n,)}
+
+    def call(o: Any, p: Params) -> Any:
+        temb = o.time_embedding(timesteps, p)
+        return temb, o.time_shift(temb, p.at("time_emb_proj"))
+
+    return Case("time_embedding, time_shift", width + 2 * hidden + 3, shapes, [], call)
+
+
+def test_time_tables(gpu: WebGPU) -> None:
+    schedule = Timesteps((999, 951, 500, 37, 1, 0))
+    for timesteps in (schedule, Timesteps((0,)), Timesteps((963,)), Timesteps((950, 400, 50, 3))):
+        time_case(timesteps).check(gpu)
+    for width, hidden, n in some(gpu, [(8, 33, 65)], [(2, 4, 1), (10, 5, 12)]):
+        time_case(schedule, width, hidden, n).check(gpu)
+
+
+def test_a_replay_takes_its_own_row_of_the_time_table(gpu: WebGPU) -> None:
+    schedule = Timesteps((999, 951, 500, 37, 1, 0))
+    time, conv = time_case(schedule), dwconv((2, 5, 3), 5, 7, residual=False)
+    x = conv.inputs[0]
+    p = replace(conv, shapes=conv.shapes | time.shapes | {"norm.weight": (7,), "norm.bias": (7,)}).params
+
+    def forward(o: Any, x: Any, t: Timesteps) -> Any:
+        h = o.dwconv(x, p, shift=o.time_shift(o.time_embedding(t, p), p.at("time_emb_proj")))
+        return o.group_norm(h, p.at("norm"), 1, 1e-5)  # the memory it takes must not be that of the tables
+
+    plan = gpu.record(lambda x, t: forward(gpu, x, t), [(2, 5, 3, 5)], Timesteps((5,) * 6))
+    plan.upload([np.moveaxis(x, 1, -1)])
+    for order in ([3, 0, 5, 1, 2, 4], [4]):
+        times = Timesteps(schedule if len(order) > 1 else schedule[::-1])  # the same plan for another schedule of that length
+        plan.start(time_sinusoid(times, plan.recording.sinusoid.shape[3]))
+        for step in order:
+            plan.replay(step)
+            conv.compare([read(plan.outputs[0])], [forward(ORACLE, ORACLE.tensor(x), Timesteps((times[step],)))])
+
+
+def test_a_replay_takes_its_own_row_of_the_coefficients_and_the_latents_before_it(gpu: WebGPU) -> None:
+    rows = DDIM().coefficients(np.array([900, 450, 0]), 20)
+    for guided in (True, False):
+        case = guided_ddim((1, 5, 3), guided=guided)
+        eps, y = (np.moveaxis(a, 1, -1) for a in case.inputs)
+        plan = gpu.record(lambda y, e: gpu.guided_ddim(e, y, rows, 2.5), [y.shape, eps.shape])
+        plan.upload([y, eps])
+        plan.start()
+        want = (y.astype(np.float64),)
+        for i, step in enumerate((1, 2, 0, 0)):
+            plan.replay(step)
+            case.condition = i + 1  # every step adds its own rounding
+            want = ORACLE.guided_ddim(eps.astype(np.float64), want[0], rows[step : step + 1], 2.5)
+            case.compare([read(t) for t in plan.outputs], list(want))
+            np.testing.assert_array_equal(read(plan.inputs[0]), read(plan.outputs[0]))
+
+
+def test_a_plan_shares_its_memory_and_computes_the_same(gpu: WebGPU) -> None:
+    norm, conv, ff = group_norm((2, 5, 3), 2, 3), dwconv((2, 5, 3), 6, 6), feed_forward((2, 5, 3))
+    shapes = {f"{at}.{leaf}": shape for at, case in (("n", norm), ("c", conv), ("f", ff)) for leaf, shape in case.shapes.items()}
+    p = replace(norm, shapes=shapes).params
+
+    def forward(x: Any) -> Any:
+        for _ in range(3):
+            h = gpu.dwconv(gpu.group_norm(x, p.at("n"), 2, 1e-5), p.at("c"), residual=x)
+            x = gpu.feed_forward(h, p.at("f"), residual=x)
+        return x
+
+    x = norm.inputs[0]
+    with gpu.eager():
+        want = gpu.read(forward(gpu.tensor(x)))
+    plan = gpu.record(forward, [np.moveaxis(x, 1, -1).shape])
+    own = sum(d.outputs[0].buffer.nbytes for d in plan.dispatches)
+    for _ in range(2):
+        plan.upload([np.moveaxis(x, 1, -1)])
+        plan.start()
+        plan.replay()
+        np.testing.assert_array_equal(read(plan.outputs[0]), want)
+    assert plan.summary()["peak_bytes"] < own / 2
+
+
+# limits --------------------------------------------------------------------------------------------------------------
+def in_bands(case: Case, gpu: WebGPU, shader: str, tile: Tile | None = None, **limits: int) -> int:
+    """Checks a case whole and under `limits`, bit for bit; returns how many dispatches of `shader` the limits made of one."""
+    whole, banded = case.check(gpu, tile), case.check(gpu, tile, **limits)
+    for w, b in zip(case.run(whole), case.run(banded), strict=True):
+        np.testing.assert_array_equal(w, b)
+    count, counted = (sum(d.shader == shader for d in g.dispatches) for g in (whole, banded))
+    assert count < counted, case
+    return counted
+
+
+def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    small: dict[str, int] = {"max_storage_buffer_binding_size": 4096}
+    assert in_bands(linear((2, 31, 7)), gpu, "gemm", **small) == 8  # 60 rows each
+    assert in_bands(linear((1, 21, 4), 3, 29, residual=False), gpu, "gemm", **small) == 3  # the output is the large one
+    assert in_bands(linear((2, 31, 7)), gpu, "gemm", Tile("tiled", 2, 1, 8, 8), **small) == 8
+    for case in [
+        conv3x3((2, 31, 7)),
+        conv3x3((2, 31, 7), stride=2),
+        conv3x3((2, 31, 7), stride=2, pad=0),
+        conv3x3((1, 37, 5), 5, 4, residual=False),
+        upsample_conv3x3((2, 13, 5)),
+    ]:
+        for tile in some(gpu, [None], [Tile("tiled", 2, 1, 8, 8)]):
+            in_bands(case, gpu, "gemm", tile, **small)
+    in_bands(attention((2, 11, 13), 4), gpu, "softmax", max_storage_buffer_binding_size=16384)
+    monkeypatch.setattr(ops, "GROUP_NORM_CHUNK", 32)
+    for size in [(1, 31, 7), (2, 31, 7)]:
+        case = group_norm(size, 3, 3, silu=True)
+        in_bands(case, gpu, "group_stats", **small)
+        in_bands(case, gpu, "group_apply", **small)
+
+
+@op_names
+def test_flat_grids_fold(gpu: WebGPU, name: str) -> None:
+    """However wide a dimension may be, every index is met once."""
+    for fold in some(gpu, [2], [1, 3]):
+        made = OPS[name]((2, 11, 13)).check(gpu, fold=fold).dispatches
+        flat = [d.grid for d in made if d.shader not in ("gemm", "group_stats")]
+        assert not flat or max(y for _, y, _ in flat) > 1
+        assert all(x <= fold for x, _, _ in flat)
+
+
+def shapes_only(shapes: Shapes) -> Params:
+    return Params(Checkpoint(ShapeOnly({f"layer.{name}": shape for name, shape in shapes.items()})), "layer")
+
+
+REFUSED: dict[str, tuple[Callable[[WebGPU], Any], dict[str, int], str]] = {
+    "a binding": (
+        lambda g: g.record(lambda x: g.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]),
+        {"max_storage_buffer_binding_size": 4096},
+        r"layer_norm \(layer, layer_norm.wgsl\): the binding x \(1, 4, 20, 13\) in bytes is 5,120, above 4,096 on .*",
+    ),
+    "a buffer": (
+        lambda g: g.record(lambda x: g.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]),
+        {"max_buffer_size": 4096},
+        r"layer_norm \(layer, layer_norm.wgsl\): the buffer of x \(1, 4, 20, 13\) in bytes is 5,120, above 4,096 on .*",
+    ),
+    "a row": (
+        lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 1024)})), [(1, 4, 20, 1024)]),
+        {"max_storage_buffer_binding_size": 4096},
+        r"layer: one row of 4,096 bytes is above the 3,840 a binding may have on .*",
+    ),
+    "a grid": (
+        lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 4)})), [(1, 1, 97, 4)]),
+        {"max_compute_workgroups_per_dimension": 3},
+        r"linear \(layer, gemm.wgsl\): the grid's y is 4, above 3 on .*",
+    ),
+    "a flat grid folded as far as it goes": (
+        lambda g: g.record(lambda x, y: g.concat(x, y), [(1, 1, 36 * 64 + 1, 2)] * 2),
+        {"max_compute_workgroups_per_dimension": 12},
+        r"concat \(concat, concat.wgsl\): the grid's y is 13, above 12 on .*",
+    ),
+    "a loop": (
+        lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 240_000)})), [(1, 1, 5, 240_000)]),
+        {},
+        r"linear \(layer, gemm.wgsl\): the loop iterations of one invocation is 60,001, above 60,000 on .*",
+    ),
+    "a workgroup": (
+        lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 4)})), [(1, 1, 97, 4)]),
+        {"max_compute_invocations_per_workgroup": 32},
+        r"linear \(layer, gemm.wgsl\): the workgroup's size is 64, above 32 on .*",
+    ),
+    "the workgroup's memory": (
+        lambda g: g.record(lambda x: g.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]),
+        {"max_compute_workgroup_storage_size": 128},
+        r"layer_norm \(layer, layer_norm.wgsl\): the workgroup's memory in bytes is 256, above 128 on .*",
+    ),
+    "the number of bindings": (
+        lambda g: g.record(lambda x: g.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]),
+        {"max_storage_buffers_per_shader_stage": 3},
+        r"layer_norm \(layer, layer_norm.wgsl\): the number of storage buffers is 4, above 3 on .*",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_does_not_fit_is_refused_with_both_numbers(gpu: WebGPU, what: str) -> None:
+    record, limits, says = REFUSED[what]
+    with pytest.raises(LimitError, match=says):
+        record(Guarded(gpu, **limits))
+    if limits:
+        record(Guarded(gpu))
+
+
+def test_a_loop_of_sixty_thousand_is_not_refused(gpu: WebGPU) -> None:
+    gpu.record(lambda x: gpu.linear(x, shapes_only({"weight": (4, 239_996)})), [(1, 1, 5, 239_996)])
+
+
+def test_a_buffer_read_and_written_in_one_dispatch_is_refused(gpu: WebGPU) -> None:
+    (d,) = gpu.record(lambda x: gpu.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]).dispatches
+    x, *rest, out = d.bindings
+    for bindings in ([x, *rest, replace(out, buffer=x.buffer)], [replace(x, access="read_write", buffer=out.buffer), *rest, out]):
+        with pytest.raises(LimitError, match="for reading and for writing in one dispatch"):
+            check(replace(d, bindings=bindings), gpu.gpu)
+    with pytest.raises(LimitError, match="begins at byte 100"):
+        check(replace(d, bindings=[replace(x, offset=100), *rest, out]), gpu.gpu)
+
+
+# not finite ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize(
+    ("leaf", "says"),
+    [
+        (None, ""),
+        ("norm.bias", r"layer_norm \(layer.norm, layer_norm.wgsl, output out \(1, 5, 3, 6\)\)"),
+        ("conv.bn1.bias", r"dwconv \(layer.conv, depthwise.wgsl,"),  # a ReLU could swallow it
+        ("conv.conv_pw.weight", r"dwconv \(layer.conv, gemm.wgsl,"),
+        ("ff.inverted_conv.conv.bias", r"feed_forward \(layer.ff.inverted_conv.conv, gemm.wgsl,"),  # a SiLU
+        ("ff.point_conv.conv.weight", r"feed_forward \(layer.ff.point_conv.conv, gemm.wgsl,"),
+        ("lambda.pos_conv.bias", r"self_lambda \(layer.lambda.combine, lambda_combine.wgsl,"),
+        ("attention.to_out.0.bias", r"linear \(layer.attention.to_out.0, gemm.wgsl,"),
+    ],
+)
+def test_the_op_that_makes_a_value_not_finite_is_named(gpu: WebGPU, leaf: str | None, says: str, value: float) -> None:
+    size = (1, 5, 3)
+    parts = {"norm": layer_norm(size, 6), "conv": dwconv(size, 6, 6), "ff": feed_forward(size)}
+    parts |= {"lambda": self_lambda(size), "attention": attention(size, 6)}
+    shapes = {f"layer.{at}.{name}": shape for at, case in parts.items() for name, shape in case.shapes.items()}
+    x = np.moveaxis(parts["norm"].inputs[0], 1, -1)
+    w = synthetic(shapes, 0)
+    if leaf:
+        w[f"layer.{leaf}"].flat[1] = value
+    p = Params(Checkpoint(w), "layer")
+
+    def forward(x: Any) -> Any:
+        h = gpu.layer_norm(x, p.at("norm"))
+        h = gpu.feed_forward(gpu.dwconv(h, p.at("conv")), p.at("ff"), residual=h)
+        return gpu.attention(gpu.self_lambda(h, p.at("lambda"), 2, residual=h), p.at("attention"), residual=h)
+
+    plan = gpu.record(forward, [x.shape])
+    plan.upload([x])
+    plan.start()
+    plan.replay(2)
+    if leaf is None or (leaf == "conv.bn1.bias" and value == -np.inf):  # of which a ReLU makes a sound 0
+        plan.find_non_finite(2)
+        return
+    with pytest.raises(NonFiniteError, match=rf"appeared in {says}.* at step 2 on .*"):
+        plan.find_non_finite(2)
+
+
+@pytest.mark.parametrize("name", ["self_lambda", "attention"])
+def test_a_softmax_swallows_no_nan(gpu: WebGPU, name: str) -> None:
+    case = OPS[name]((1, 5, 7))
+    case.weights["to_k.weight"] = np.full(case.shapes["to_k.weight"], np.nan, np.float32)
+    with gpu.eager():
+        out = gpu.read(case.call(gpu, case.params, *(gpu.tensor(a) for a in case.inputs)))
+    assert np.isnan(out).all()
+
+
+def test_a_single_value_not_finite_is_found_wherever_it_lies(gpu: WebGPU) -> None:
+    shape = (1, 41, 43, 8)  # the output has more words than the hunt has threads
+    plan = gpu.record(gpu.concat, [shape, shape])
+    for part, y, x, c in ((0, 0, 0, 0), (1, 20, 3, 2), (1, 40, 42, 7)):
+        given = np.zeros((2, *shape), np.float32)
+        given[part, 0, y, x, c] = np.inf
+        plan.upload(given)
+        plan.start()
+        plan.replay()
+        with pytest.raises(NonFiniteError, match="concat"):
+            plan.find_non_finite()
+
+
+def test_a_flag_says_which_step_is_not_finite(gpu: WebGPU) -> None:
+    eps, y = (np.moveaxis(a, 1, -1).copy() for a in guided_ddim((1, 5, 3)).inputs)
+    rows = DDIM().coefficients(np.array([900, 450, 0]), 20)
+    plan = gpu.record(lambda y, e: gpu.guided_ddim(e, y, rows, 2.5), [y.shape, eps.shape])
+    for value, flag in ((np.nan, 1), (-np.inf, 1), (1.0, 0)):
+        eps[0, 4, 2, 3] = value
+        plan.upload([y, eps])
+        plan.start()
+        plan.replay(1)
+        assert gpu.gpu.read(plan.recording.flags, 12, np.uint32).tolist() == [0, flag, 0]

@@ -1,0 +1,267 @@
+"""Every shader, as every plan specialises it, under naga (wgpu) and under Tint (Dawn); and what turns a file into that text."""
+
+from __future__ import annotations
+
+import copy
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moebius import unet, vae
+from moebius.denoise import Denoiser
+from moebius.errors import MoebiusError
+from moebius.ops import Timesteps
+from moebius.reference import Reference
+from moebius.scheduler import DDIM
+from moebius.unet import UNet, UNetConfig
+from moebius.vae import VAE, VAEConfig
+from moebius.webgpu import WebGPU, kernel
+from moebius.webgpu.gemm import CPU_TILE, SINGLE_ROWS
+from moebius.webgpu.gpu import guard
+from moebius.webgpu.plan import PARAMS_PITCH, Dispatch
+from moebius.weights import ShapeOnly
+
+SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
+KERNELS = [name for name in SHADERS if name != "common"]
+NOT_IN_A_PLAN = {"finite"}
+
+every_shader = pytest.mark.parametrize("shader", SHADERS)
+every_kernel = pytest.mark.parametrize("shader", KERNELS)
+
+
+def entries(shader: str) -> list[str]:
+    return re.findall(r"^@compute @workgroup_size\([\w, ]+\)\s*fn (\w+)\(", kernel.source(shader), re.M)
+
+
+# what plans use ------------------------------------------------------------------------------------------------------
+@cache
+def recorded(webgpu: WebGPU, discrete: bool) -> list[Dispatch]:
+    """The dispatches of the published and the tiny networks; `discrete` as a GPU records them."""
+    device = copy.copy(webgpu)
+    device.gpu = copy.copy(webgpu.gpu)
+    device.gpu.info = {**webgpu.gpu.info, "adapter_type": "DiscreteGPU" if discrete else "CPU"}
+    out: list[Dispatch] = []
+    for config in (UNetConfig.full(), UNetConfig.tiny()):
+        net, s = UNet(config, ShapeOnly(unet.shapes(config)), device), config.sample_size
+        ids = np.array([np.arange(10, 20), np.arange(10)])
+        out += device.record(net.forward, [(2, s, s, 9)], Timesteps((500,)), ids).dispatches
+        timesteps = DDIM().timesteps()
+        for guidance in (1.0, 2.5):
+            run = Denoiser(net, ids, timesteps, DDIM().coefficients(timesteps, 20), guidance)
+            out += device.record(run.step, [(1, s, s, 4), (1, s, s, 1), (1, s, s, 4)], slice(None)).dispatches
+    for config in (VAEConfig.full(), VAEConfig.tiny()):
+        coder = VAE(config, ShapeOnly(vae.shapes(config)), device)
+        for s in (8, 64):
+            out += device.record(coder.encoder, [(1, 8 * s, 8 * s, 3)]).dispatches
+            out += device.record(coder.decoder, [(1, s, s, 4)]).dispatches
+    return out
+
+
+def specialisations(webgpu: WebGPU, discrete: bool) -> set[tuple[str, str, kernel.Constants]]:
+    return {(d.shader, d.entry, d.constants) for d in recorded(webgpu, discrete)}
+
+
+def compile_module(gpu: WebGPU, shader: str, constants: kernel.Constants) -> Any:
+    with guard(gpu.gpu.name, f"compiling {shader}.wgsl with {dict(constants)}"):
+        return gpu.gpu.device.create_shader_module(label=shader, code=kernel.specialise(shader, constants))
+
+
+@every_kernel
+def test_compiles_as_it_stands(gpu: WebGPU, shader: str) -> None:
+    compile_module(gpu, shader, ())
+    for entry in entries(shader):
+        if shader != "gemm" or "SwiftShader" not in gpu.gpu.name:  # which takes half a minute for the default tile
+            gpu.gpu.pipeline(shader, entry, ())
+
+
+@every_kernel
+def test_compiles_as_software_drivers_run_it(gpu: WebGPU, shader: str) -> None:
+    found = [(entry, constants) for name, entry, constants in specialisations(gpu, discrete=False) if name == shader]
+    assert bool(found) == (shader not in NOT_IN_A_PLAN), f"{shader}.wgsl is used by no plan, or the list of exceptions is old."
+    for entry, constants in found:
+        gpu.gpu.pipeline(shader, entry, constants)
+
+
+def test_compiles_as_gpus_run_it(gpu: WebGPU) -> None:
+    """The modules alone: the large tiles take software drivers long, and test_kernels runs them."""
+    tiles = set()
+    for shader, entry, constants in specialisations(gpu, discrete=True) - specialisations(gpu, discrete=False):
+        assert shader == "gemm"
+        compile_module(gpu, shader, constants)
+        tiles.add((entry, *(dict(constants)[name] for name in ("TM", "TN4", "WGX", "WGY"))))
+    assert tiles == {("tiled", 4, 2, 8, 16), ("tiled", 8, 2, 8, 16)}
+
+
+def test_software_drivers_keep_to_small_tiles(gpu: WebGPU) -> None:
+    small = {tuple(sorted(tile.constants().items())) for tile in (CPU_TILE, SINGLE_ROWS)}
+    names = CPU_TILE.constants().keys()
+    for shader, _, constants in specialisations(gpu, discrete=False):
+        assert shader != "gemm" or tuple((k, v) for k, v in constants if k in names) in small
+
+
+def test_a_broken_shader_does_not_compile(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above would notice."""
+    for broken in ("fn main( {}", "@compute @workgroup_size(1) fn main() { let x: u32 = 1.5; }", "fn f() -> u32 { return y; }"):
+        monkeypatch.setattr(kernel, "specialise", lambda *_, text=broken: text)
+        with pytest.raises(MoebiusError, match=r"failed while compiling broken.wgsl"):
+            compile_module(gpu, "broken", ())
+
+
+def test_every_dispatch_gives_just_what_its_shader_declares(llvmpipe: WebGPU) -> None:
+    for d in recorded(llvmpipe, discrete=False) + recorded(llvmpipe, discrete=True):
+        face = kernel.interface(d.shader)
+        assert [b.name for b in d.bindings] == [s.name for s in face.slots if s.access != "uniform"]
+        assert d.params.keys() == {name for name, _ in face.params}, d.shader
+        assert d.entry in entries(d.shader)
+        declared = re.findall(r"^(?:const|alias) (\w+)", kernel.source(d.shader), re.M)
+        assert {name for name, _ in d.constants} <= set(declared)
+
+
+# the files -----------------------------------------------------------------------------------------------------------
+@every_shader
+def test_opens_with_its_formula_its_grid_and_its_reference(shader: str) -> None:
+    comment = re.match(r"(?:^//.*\n)+", kernel.source(shader), re.M)
+    assert comment, f"{shader}.wgsl does not open with a comment."
+    if shader == "common":
+        return
+    text = re.sub(r"\s*\n// ?", " ", comment[0])
+    assert re.search(r"[=Σ√·]", text), "its formula"
+    assert "Grid: " in text or "grid: " in text
+    if shader not in NOT_IN_A_PLAN:
+        assert "Reference: " in text
+    for name in re.findall(r"Reference\.(\w+)", text):
+        assert hasattr(Reference, name), f"{shader}.wgsl names Reference.{name}, which is not there."
+
+
+@every_kernel
+def test_bindings_stand_in_order_with_the_outputs_and_params_last(shader: str) -> None:
+    face = kernel.interface(shader)
+    access = [s.access for s in face.slots]
+    assert [s.index for s in face.slots] == list(range(len(face.slots)))
+    assert len(face.slots) == kernel.source(shader).count("@binding(")
+    assert access == sorted(access, key=["read", "read_write", "uniform"].index)
+    assert access.count("uniform") == 1
+    assert "read_write" in access
+    assert len(face.slots) - 1 <= 8  # storage buffers every implementation grants
+
+
+@every_kernel
+def test_every_field_of_params_is_seen(shader: str) -> None:
+    """A field of another type would shift all behind it."""
+    struct = re.search(r"^struct Params \{\n(.*?)^\}", kernel.source(shader), re.M | re.S)
+    assert struct
+    fields = [line for line in struct[1].splitlines() if line.strip()]
+    assert [f"{name}: {kind}" for name, kind in kernel.interface(shader).params] == [line.split(",")[0].strip() for line in fields]
+    assert 4 * len(fields) <= PARAMS_PITCH
+
+
+@every_kernel
+def test_no_mark_is_left_in_what_is_compiled(shader: str) -> None:
+    text = kernel.specialise(shader)
+    assert "// unroll" not in text
+    assert "// include" not in text
+    assert text.count("{") == text.count("}")
+
+
+# specialise ----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def shader(monkeypatch: pytest.MonkeyPatch):
+    """specialise and interface of a text instead of a file."""
+
+    def of(text: str, *constants: tuple[str, int | bool | str], also: dict[str, str] | None = None) -> str:
+        monkeypatch.setattr(kernel, "source", {"it": text, **(also or {})}.__getitem__)
+        return kernel.specialise.__wrapped__("it", constants)
+
+    return of
+
+
+def test_constants_are_replaced_where_they_are_declared(shader) -> None:
+    text = "const A: u32 = 4u; // A is 4u\nconst AB: u32 = 4u;\nconst ON: bool = true;\nalias T = vec4<f32>;\nfn f() { let A = A; }\n"
+    got = shader(text, ("A", 7), ("ON", False), ("T", "f32"))
+    assert got == "const A: u32 = 7u; // A is 4u\nconst AB: u32 = 4u;\nconst ON: bool = false;\nalias T = f32;\nfn f() { let A = A; }\n"
+    assert shader(text) == text
+    assert shader("const ON: bool = false;\n", ("ON", True)) == "const ON: bool = true;\n"
+
+
+def test_a_constant_may_span_an_expression(shader) -> None:
+    assert shader("const A: u32 = 4u * B + 1u;\n", ("A", 3)) == "const A: u32 = 3u;\n"
+
+
+@pytest.mark.parametrize(("text", "count"), [("fn f() {}\n", 0), ("  const A: u32 = 1u;\n", 0), (2 * "const A: u32 = 1u;\n", 2)])
+def test_a_constant_must_be_declared_once(shader, text: str, count: int) -> None:
+    with pytest.raises(MoebiusError, match=rf"it.wgsl has {count} declarations of A, not one"):
+        shader(text, ("A", 2))
+
+
+def test_includes_are_put_in_whole_lines(shader) -> None:
+    got = shader("a\n// include part.wgsl\nb // include part.wgsl\n", also={"part": "const A: u32 = 1u;\n"})
+    assert got == "a\nconst A: u32 = 1u;\n\nb // include part.wgsl\n"
+    assert shader("// include part.wgsl\n", ("A", 2), also={"part": "const A: u32 = 1u;\n"}) == "const A: u32 = 2u;\n\n"
+
+
+LOOP = """const N: u32 = 2u;
+fn f() {
+  for (var i = 0u; i < N; i++) { // unroll
+    let at = i * ij + i;
+  }
+}
+"""
+
+
+def test_a_loop_is_written_out(shader) -> None:
+    copies = "".join(f"  {{\n    let at = {i}u * ij + {i}u;\n  }}\n" for i in range(3))
+    assert shader(LOOP, ("N", 3)) == f"const N: u32 = 3u;\nfn f() {{\n{copies}}}\n"
+    assert shader(LOOP, ("N", 0)) == "const N: u32 = 0u;\nfn f() {\n}\n"
+    assert shader(LOOP.replace("i < N", "i < 3u"), ("N", 3)) == f"const N: u32 = 3u;\nfn f() {{\n{copies}}}\n"
+    assert shader(LOOP.replace(" // unroll", "")) == LOOP.replace(" // unroll", "")
+
+
+NEST = """  for (var i = 0u; i < 2u; i++) { // unroll
+    a[i] = 0;
+    for (var j = 0u; j < 2u; j++) { // unroll
+      if (i < j) {
+        a[i] += b[j];
+      }
+    }
+    for (var k = 0u; k < 2u; k++) {
+      c[k] = i;
+    }
+  }
+"""
+
+
+def test_loops_unroll_inside_one_another(shader) -> None:
+    want = ""
+    for i in range(2):
+        want += f"  {{\n    a[{i}u] = 0;\n"
+        for j in range(2):
+            want += f"    {{\n      if ({i}u < {j}u) {{\n        a[{i}u] += b[{j}u];\n      }}\n    }}\n"
+        want += f"    for (var k = 0u; k < 2u; k++) {{\n      c[k] = {i}u;\n    }}\n  }}\n"
+    assert shader(NEST) == want
+
+
+def test_a_loop_that_cannot_be_unrolled_is_refused(shader) -> None:
+    with pytest.raises(MoebiusError, match=r"it.wgsl: the loop over i marked `// unroll` has no closing brace at its own indent"):
+        shader(LOOP.replace("\n  }\n", "\n   }\n"))
+    with pytest.raises(ValueError, match="M"):  # a bound that is no constant
+        shader(LOOP.replace("i < N", "i < M"))
+
+
+def test_interface_reads_bindings_and_params(shader) -> None:
+    shader(
+        """struct Params {
+  rows: u32, // how many
+  eps: f32,
+}
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<uniform> params: Params;
+"""
+    )
+    face = kernel.interface.__wrapped__("it")
+    assert face.slots == (kernel.Slot(0, "x", "read"), kernel.Slot(1, "out", "read_write"), kernel.Slot(2, "params", "uniform"))
+    assert face.params == (("rows", "u32"), ("eps", "f32"))

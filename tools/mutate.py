@@ -1,0 +1,327 @@
+"""Would the tests notice? One line of a shader or of what feeds it is made wrong at a time, in a copy, and the tests must fail.
+
+    python tools/mutate.py          every mutation, about ten minutes
+    python tools/mutate.py gemm     those whose file or lines hold the word
+
+Exits with 1 when a mutation survives, with 2 when the tests fail on the tree as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+ROOT = Path(__file__).parents[1]
+TESTS = ["tests/test_kernels.py", "-k", "llvmpipe"]
+TESTS_OF_TEXT = ["tests/test_shaders.py", "-k", "not swiftshader and not dawn and not hardware"]  # for kernel.py
+TIMEOUT = 300
+BROKEN = ["failed while compiling", "SyntaxError", "NameError", "ImportError"]  # a mutation that is no program proves nothing
+
+# Per file: text that occurs once, and what it becomes.
+MUTATIONS: dict[str, list[tuple[str, str]]] = {
+    "shaders/common.wgsl": [
+        ("exp(-at_least(x, -80.0))", "exp(at_least(x, -80.0))"),
+        ("exp(-at_least(x, -80.0))", "exp(-at_least(x, -8.0))"),
+        ("return select(x, vec4<f32>(low), x < vec4<f32>(low));", "return max(x, vec4<f32>(low));"),
+        ("group.y * groups.x + group.x", "group.y * groups.y + group.x"),
+    ],
+    "shaders/concat.wgsl": [
+        ("b[r * params.b_pitch + c - params.a]", "b[r * params.b_pitch + c]"),
+        ("b[r * params.b_pitch + c - params.a]", "b[r * params.a_pitch + c - params.a]"),
+        ("c < params.a + params.b", "c <= params.a + params.b"),
+        ("r >= params.rows", "r > params.rows"),
+        ("out[index] = UNIT();", "out[index] = a[r];"),
+    ],
+    "shaders/cross_lambda.wgsl": [
+        ("keys[(image * TOKENS + m)", "keys[(m)"),
+        ("table[(position * TOKENS + m)", "table[(row * TOKENS + m)"),
+        ("+ keys[(image * TOKENS + m) * params.k4 + k]", ""),
+        ("values[(image * TOKENS + m) * params.v4 + v]", "values[(image * TOKENS + m) * params.v4]"),
+        ("acc[i] + residual[to + i]", "acc[i]"),
+        ("let h = index % HEADS;", "let h = index % HEADS / 2u;"),
+        ("min(params.v_dim - 4u * v, 4u)", "4u"),
+        ("for (var c = HEADS * params.v_dim; c <", "for (var c = HEADS * params.v_dim + 1u; c <"),
+    ],
+    "shaders/depthwise.wgsl": [
+        ("let sy = i32(y + dy) - 1;", "let sy = i32(y + dy);"),
+        ("sy < i32(params.height)", "sy <= i32(params.height)"),
+        ("x0 < i32(params.width);", "x0 <= i32(params.width);"),
+        ("let inside = x0 >= 0 &&", "let inside ="),
+        ("left * w0 + here * w1 + right * w2", "left * w2 + here * w1 + right * w0"),
+        ("acc[i] = bias[c];", "acc[i] = bias[0];"),
+        ("(params.width + RUN - 1u) / RUN", "max(1u, params.width / RUN)"),
+        ("value[i] * silu(gate[i])", "gate[i] * silu(value[i])"),
+        ("value[i] * silu(gate[i])", "value[i] * gate[i]"),
+        ("at_least(value[i], 0.0)", "at_least(value[i], -0.1)"),
+        ("at_least(value[i], 0.0), RELU)", "value[i], RELU)"),
+    ],
+    "shaders/finite.wgsl": [
+        ("== 0x7f800000u", "== 0x7fc00000u"),
+        ("&flags[params.slot]", "&flags[0]"),
+        ("i += groups.x * SIZE", "i += 2u * groups.x * SIZE"),
+        ("i < params.count;", "i + 4u < params.count;"),
+    ],
+    "shaders/gemm.wgsl": [
+        ("v += bias[c];", "v += bias[0];"),
+        ("v = silu(v);", "v = v * 1.0;"),
+        ("shift[state[0] * params.n4 + c]", "shift[c]"),
+        ("v += second[index];", "v += first[index];"),
+        ("v += first[index];", "v += first[c];"),
+        ("r >= params.rows || c >= params.n4", "r > params.rows || c >= params.n4"),
+        ("r >= params.rows || c >= params.n4", "r >= params.rows || c > params.n4"),
+        ("+ c - params.out_origin", "+ c"),
+        ("i32(params.k4) - i32(params.a_origin)", "i32(params.k4)"),
+        ("+ params.a_offset - params.a_origin", "+ params.a_offset"),
+        ("+ params.a_offset - params.a_origin", "- params.a_origin"),
+        ("r % params.split * params.inner +", ""),
+        ("i32(y * params.stride) - i32(params.pad)", "i32(y * params.stride)"),
+        ("i32(x * params.stride) - i32(params.pad)", "i32(x * params.stride) - 1"),
+        ("let y = row.y + i32(tap / KERNEL);", "let y = row.y + i32(tap % KERNEL);"),
+        ("x >= i32(params.width)", "x > i32(params.width)"),
+        ("y >= i32(params.height)", "y > i32(params.height)"),
+        ("i32(y + (phase >> 1u)) - 1", "i32(y + (phase & 1u)) - 1"),
+        ("i32(x + (phase & 1u)) - 1", "i32(x)"),
+        ("2u * (r % params.out_width) + (phase & 1u)", "2u * (r % params.out_width) + (phase >> 1u)"),
+        ("select(vec4<f32>(0.0), a[u32(max(index, 0)) + k4], index >= 0)", "a[u32(max(index, 0)) + k4]"),
+        ("w0 += 4u * params.ldb4;", "w0 += 3u * params.ldb4;"),
+        ("let c = w0 + min(c0 + j * WGX, last);", "let c = w0 + min(c0, last);"),
+        ("if (k < params.k4) {", "if (k <= params.k4) {"),
+        ("w0 + (tap * 4u * params.k4 + k) * params.ldb4", "w0 + (tap * params.k4 + k) * params.ldb4"),
+        ("let k = k0 + e % BK4;", "let k = k0 + (e + 1u) % BK4;"),
+        ("let c = min(c0 + e % (WGX * TN4), params.n4 - 1u);", "let c = min(c0 + e % (WGX * TN4), params.n4 - 2u);"),
+        ("        tile_w[e] = v;\n      }\n      workgroupBarrier();", "        tile_w[e] = v;\n      }\n"),
+        ("      }\n      workgroupBarrier();\n    }\n  }", "      }\n    }\n  }"),
+    ],
+    "shaders/group_stats.wgsl": [
+        ("x0 = value;", "x0 = 0.0;"),
+        ("squares - sum * mean", "squares"),
+        (" + delta * delta * (p.x * q.x / total)", ""),
+        ("min(first + params.chunk, params.positions)", "(first + params.chunk)"),
+        ("params.image0 + group.z", "group.z"),
+        ("params.chunk0 + group.y", "group.y"),
+        (" - params.origin;", ";"),
+        ("    workgroupBarrier();\n", ""),
+    ],
+    "shaders/group_finish.wgsl": [
+        ("m2 / count + params.eps", "m2 / count"),
+        ("m2 / count + params.eps", "m2 / (count - 1.0) + params.eps"),
+        ("p.y + size_of(i) * (p.x - mean) * (p.x - mean)", "p.y"),
+        ("min((chunk + 1u) * params.chunk, params.positions)", "(chunk + 1u) * params.chunk"),
+        ("* (size_of(i) / count)", "/ f32(params.chunks)"),
+        ("c < params.channels * params.groups", "c <= params.channels * params.groups"),
+        ("image * params.chunks * params.groups + c", "c"),
+    ],
+    "shaders/group_apply.wgsl": [
+        ("(params.first + index) / params.image", "index / params.image"),
+        ("* stats[at + params.c4] + bias[c]", "* stats[at + params.c4]"),
+        ("out[index] = silu(y);", "out[index] = y;"),
+        ("index >= params.count", "index > params.count"),
+    ],
+    "shaders/guided_ddim.wgsl": [
+        ("params.guidance * (eps[params.count + index] - e)", "params.guidance * eps[params.count + index]"),
+        ("e += params.guidance", "e = params.guidance"),
+        ("a.z * x + a.w * e", "a.z * x + a.y * e"),
+        ("(y[index] - a.y * e) / a.x", "(y[index] - a.y * e)"),
+        ("coefficients[state[0]]", "coefficients[0]"),
+        ("&flags[state[0]]", "&flags[0]"),
+        ("bitcast<vec4<u32>>(v)", "bitcast<vec4<u32>>(v * 0.0)"),
+        ("x0[index] = x;", "x0[index] = v;"),
+    ],
+    "shaders/lambda_content.wgsl": [
+        ("+ k] - top, -80.0)", "+ k], -80.0)"),
+        ("min(first + params.chunk, params.positions)", "first + params.chunk"),
+        ("image * params.positions * params.pitch + params.key", "params.key"),
+        ("s1 += e.y * value;", "s1 += e.x * value;"),
+        ("params.pitch + params.k4 + v]", "params.pitch + params.k4]"),
+        ("var m = first + 1u; m < end;", "var m = first + 1u; m + 1u < end;"),
+    ],
+    "shaders/lambda_combine.wgsl": [
+        ("exp(max(stats[2u * c * params.k + k] - top, -80.0))", "1.0"),
+        ("total += e *", "total +="),
+        ("sum / total + bias[k]", "sum / total"),
+        ("let first = image * params.chunks;", "let first = 0u;"),
+        ("top = max(top, stats", "top = min(top, stats"),
+    ],
+    "shaders/lambda_apply.wgsl": [
+        ("let sy = y + dy - reach;", "let sy = y + dy - reach + 1;"),
+        ("x + d + i32(i) - reach", "x - d - i32(i) + reach"),
+        ("sx >= 0 && sx < i32(params.width)", "sx >= 0"),
+        ("sy >= i32(params.height)", "sy > i32(params.height)"),
+        ("(HEADS + 1u) * params.k4 + v", "HEADS * params.k4 + v"),
+        ("u32(dy * 4 + d / 4)", "u32(d * 4 + dy / 4)"),
+        ("(image * params.k4 + k) * 4u", "k * 4u"),
+        ("acc[h][i] + residual[to + i]", "acc[h][i]"),
+        ("let channels = min(params.v_dim - 4u * v, 4u);", "let channels = 4u;"),
+        ("if (v == 0u) {", "if (v == 1u) {"),
+    ],
+    "shaders/layer_norm.wgsl": [
+        ("(x[base + c] - mean) * exists(c)", "(x[base + c] - mean)"),
+        ("variance + params.eps", "variance"),
+        ("sum.z + sum.w, local) / f32(params.channels)", "sum.z + sum.w, local) / f32(4u * params.c4)"),
+        ("factor * weight[c] + bias[c]", "factor * weight[c]"),
+        ("if (row < params.rows) {", "if (row <= params.rows) {"),
+        ("var half = LANES / 2u;", "var half = LANES / 4u;"),
+        ("    workgroupBarrier();\n    if (local % LANES < half)", "    if (local % LANES < half)"),
+        ("  workgroupBarrier();\n  part[local] = value;", "  part[local] = value;"),
+        ("part[local / LANES * LANES]", "part[0]"),
+    ],
+    "shaders/softmax.wgsl": [
+        ("vec4<u32>(4u * c) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.n)", "vec4<bool>(true)"),
+        ("at_least(x[base + c] - top, -80.0)", "at_least(x[base + c], -80.0)"),
+        ("weight(base, c, top) / total", "weight(base, c, top)"),
+        ("sum4.x + sum4.y + sum4.z + sum4.w", "sum4.x + sum4.y + sum4.z"),
+        ("part[local] += part[local + half];", "part[local] = part[local + half];"),
+        ("let top = part[0];", "let top = part[1];"),
+        ("    workgroupBarrier();\n    if (local < half) {\n      part[local] +=", "    if (local < half) {\n      part[local] +="),
+        ("let top = part[0];\n  workgroupBarrier();", "let top = part[0];"),
+        ("flat_index(group, groups, 0u, 1u)", "group.x"),
+    ],
+    "shaders/transpose.wgsl": [
+        ("r < params.rows", "r <= params.rows"),
+        ("params.offset + c", "c"),
+        ("c >= params.columns", "c > params.columns"),
+    ],
+    "shaders/unet_input.wgsl": [
+        ("index / params.pitch % params.rows", "index / params.pitch"),
+        ("+ c - params.y - params.mask]", "+ c - params.y]"),
+        ("c < params.y + params.mask + params.masked", "c <= params.y + params.mask + params.masked"),
+        ("mask[r * params.mask_pitch", "mask[r * params.y_pitch"),
+    ],
+    "engine/webgpu/pack.py": [
+        ("np.sqrt(var + BATCH_NORM_EPS)", "np.sqrt(var)"),
+        ("return scale, bias - mean * scale", "return scale, bias"),
+        ("w.transpose(2, 3, 1, 0).reshape(9,", "w.transpose(3, 2, 1, 0).reshape(9,"),
+        ("np.stack([w[:, :, 0] + w[:, :, 1], w[:, :, 2]], 2)]", "np.stack([w[:, :, 0], w[:, :, 2]], 2)]"),
+        ("np.stack([r[..., 0] + r[..., 1], r[..., 2]], 3)", "np.stack([r[..., 0], r[..., 1] + r[..., 2]], 3)"),
+        ("heads_rows(offset, heads)", "pad4(np.repeat(0.0, len(offset)).reshape(heads, -1), 1).reshape(-1)"),
+        ("pad4(w.reshape(heads, -1, *w.shape[1:]), 1)", "pad4(w.reshape(-1, heads, *w.shape[1:]).swapaxes(0, 1), 1)"),
+        ("gemm(np.concatenate([wq, wk, wv]))", "gemm(np.concatenate([wq, wv, wk]))"),
+        ("np.zeros(len(wk)), pad4(offset)", "np.zeros(len(wk)), 0 * pad4(offset)"),
+        ("((0, 0), (0, 0), (0, 1))", "((0, 0), (0, 0), (1, 0))"),
+        ("np.concatenate([pad4(a, 0), pad4(g, 0)])", "np.concatenate([pad4(g, 0), pad4(a, 0)])"),
+        ("shape[0] ** -0.5", "shape[0] ** -0.51"),
+        ('["bias"] * (scale if n == "to_q" else 1.0)', '["bias"] * 1.0'),
+        ('return vector(p["rel_pos_emb"][..., 0])', 'return vector(p["rel_pos_emb"][::-1, ..., 0])'),
+        ('(p["conv_dw.weight"].reshape(-1, 9) * scale[:, None]).T', '(p["conv_dw.weight"].reshape(-1, 9)).T'),
+    ],
+    "engine/webgpu/ops.py": [
+        ("x if n == x.shape[3] else None", "None"),
+        ("(b, ceil(h, stride), ceil(w, stride), n)", "(b, max(h // stride, 1), ceil(w, stride), n)"),
+        ("top, bottom = max(y * stride - 1, 0)", "top, bottom = max(y * stride, 0)"),
+        ("min((y1 - 1) * stride + 3, height)", "min((y1 - 1) * stride + 1, height)"),
+        (" - out_row * n4) % 2**32", ") % 2**32"),
+        ("// 4 - 64 - overhead", "// 4 - overhead"),
+        ("return x, ceil(groups, x), 1", "return x, max(1, groups // x), 1"),
+        ("loops = kernel_size**2 * (1 + (k4", "loops = kernel_size**2 * ((k4"),
+        ('linear_1"), "time_embedding", "silu")', 'linear_1"), "time_embedding", None)'),
+        ('bias=bias, act="silu")', "bias=bias)"),
+        ("out, k=hid, n=c, residuals=[residual])", "out, k=hid, n=c)"),
+        ("step = self._bands(p.path, x.rows, x.pitch) // 64 * 64", "step = self._bands(p.path, x.rows, x.pitch)"),
+        ('"image0": image0,', '"image0": 0,'),
+        ('"chunk0": chunk0,', '"chunk0": 0,'),
+        ("outer=width // 4, inner=k4 // 4)", "outer=width // 4, inner=0)"),
+        ("lambda: constants(1), cond.key)", "lambda: constants(1))"),
+        ("at = image * n * (3 * c4 // 4) + 2 * c4 // 4", "at = 2 * c4 // 4"),
+        ("out_row=begin,", "out_row=q0,"),
+        ('"offset": image * n * 3 * c4 + c4', '"offset": image * n * 3 * c4'),
+        ('self.linear(mixed, p.at("to_out.0"), residual=residual)', 'self.linear(mixed, p.at("to_out.0"))'),
+        ("a.shape[3] % 4 == 0 and b.shape[3] % 4 == 0", "a.shape[3] % 4 == 0"),
+        ("recording.carry.append((outputs[0].buffer", "recording.carry.append((outputs[1].buffer"),
+        ('linear_2"), "time_embedding", "silu")', 'linear_2"), "time_embedding", None)'),
+    ],
+    "engine/webgpu/plan.py": [
+        ("kept |= {id(b.buffer) for d in recording.steps", "kept |= {id(b.buffer) for d in recording.steps[:0]"),
+        ("last < begin or end < first", "last <= begin or end <= first"),
+        ("lives.setdefault(id(b.buffer), [i, i])[1] = i", "lives.setdefault(id(b.buffer), [i, i])[1] = i - 1"),
+        ("if value > limit:", "if value >= limit:"),
+        ("if step is not None:\n                encoder.copy", "if step is None:\n                encoder.copy"),
+        ("padded = np.zeros(", "padded = np.ones("),
+    ],
+    "engine/webgpu/kernel.py": [
+        ("if found != 1:", "if found < 1:"),
+        ("str(value).lower() if isinstance(value, bool) else", ""),
+        (r'rf"^((?:const {name}: \w+|alias {name}) =)', r'rf"((?:const {name}: \w+|alias {name}) =)'),
+        (r'rf"\b{variable}\b"', 'rf"{variable}"'),
+        (r'f"{indent}{{\n" + index.sub', r'f"{indent}\n" + index.sub'),
+        ("for i in range(count))", "for i in range(1, count))"),
+        (r'r"^\s*(\w+): (u32|f32),"', r'r"^\s*(\w+): (u32),"'),
+        ('(access or "uniform")', '("uniform")'),
+    ],
+}
+
+
+def copy_tree(to: Path) -> None:
+    """engine/ and shaders/ as the package they are installed as, and the tests."""
+    unneeded = shutil.ignore_patterns("__pycache__", "goldens")
+    for folder, package in (("engine", "moebius"), ("shaders", "moebius/shaders"), ("tests", "tests")):
+        shutil.copytree(ROOT / folder, to / package, ignore=unneeded)
+    shutil.copy(ROOT / "pyproject.toml", to)
+
+
+def path_in(copy: Path, file: str) -> Path:
+    folder, _, rest = file.partition("/")
+    return copy / "moebius" / (rest if folder == "engine" else f"shaders/{rest}")
+
+
+def run(copy: Path, arguments: list[str]) -> tuple[int, str]:
+    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
+    try:
+        done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return 1, "no end"
+    return done.returncode, done.stdout + done.stderr
+
+
+def imported(copy: Path) -> str:
+    """Where the tests' moebius comes from."""
+    command = [sys.executable, "-c", "import moebius.shaders; print(moebius.__file__, moebius.shaders.__file__)"]
+    return subprocess.run(command, cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True).stdout
+
+
+def verdict(code: int, output: str) -> str:
+    if code == 0:
+        return "SURVIVED"
+    reason = next(iter(re.findall(r"^(?:FAILED|ERROR) \S*?::(\S+)", output, re.M)), f"exit {code}" if code != 1 else output[:40])
+    if code != 1 or any(word in output for word in BROKEN):
+        return "BROKEN" if code >= 0 else f"killed by a crash, signal {-code}"
+    return f"killed by {reason}"
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    every = [(file, old, new) for file, changes in MUTATIONS.items() for old, new in changes]
+    chosen = [m for m in every if not words or any(word in part for word in words for part in m)]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        copy_tree(copy)
+        assert imported(copy).count(folder) == 2, f"The tests would import {imported(copy)}, not the copy."
+        for tests in (TESTS, TESTS_OF_TEXT):
+            code, output = run(copy, tests)
+            if code:
+                print(output[-4000:], "\nThe tests fail on the tree as it is.", sep="")
+                return 2
+        bad = 0
+        for file, old, new in chosen:
+            path, start = path_in(copy, file), perf_counter()
+            text = path.read_text()
+            if text.count(old) != 1:
+                result = f"STALE: occurs {text.count(old)} times"
+            else:
+                path.write_text(text.replace(old, new))
+                result = verdict(*run(copy, TESTS_OF_TEXT if file.endswith("kernel.py") else TESTS))
+                path.write_text(text)
+            bad += not result.startswith("killed")
+            print(f"{file}: {old.strip()!r} → {new.strip()!r}: {result} ({perf_counter() - start:.0f} s)", flush=True)
+    print(f"{len(chosen)} mutations, {len(chosen) - bad} killed, {bad} not.")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
