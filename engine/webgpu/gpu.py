@@ -29,6 +29,7 @@ DEFAULT_LIMITS = {
 }
 PREFERENCE = ["DiscreteGPU", "IntegratedGPU", "Unknown", "CPU"]
 UPLOAD_CHUNK = 16 << 20
+STAGING = 64 << 20
 NO_ADAPTER = (
     "No WebGPU adapter was found. Install a Vulkan driver (on Debian or Ubuntu, software: apt-get install -y mesa-vulkan-drivers), "
     "or compute on the CPU with moebius.cpu.CPU()."
@@ -113,6 +114,7 @@ class Gpu:
         self.limits: dict[str, int] = {k: int(self.device.limits[k]) for k in DEFAULT_LIMITS}
         if limits == "webgpu":  # an implementation may grant more than was asked for; the planner keeps to what was asked
             self.limits = dict(DEFAULT_LIMITS)
+        self._staged = 0
         self._pipelines: dict[tuple[str, str, kernel.Constants], tuple[Any, Any]] = {}
         self.timestamp_period = native.timestamp_period(self.module, self.device.queue)
         _watch_for_loss()
@@ -134,7 +136,13 @@ class Gpu:
             raise MoebiusError(f"{buffer.label}: {flat.nbytes} bytes do not fit its {buffer.nbytes}.")
         with guard(self.name, f"writing {buffer.label}"):
             for start in range(0, flat.nbytes, UPLOAD_CHUNK):
-                self.device.queue.write_buffer(buffer.handle, start, flat[start : start + UPLOAD_CHUNK])
+                piece = flat[start : start + UPLOAD_CHUNK]
+                self.device.queue.write_buffer(buffer.handle, start, piece)
+                # What is written waits in staging memory for the next submit: 900 MB of weights would be there twice.
+                self._staged += piece.nbytes
+                if self._staged > STAGING:
+                    native.drain(self.device)
+                    self._staged = 0
 
     def read(self, buffer: Buffer, nbytes: int, dtype: Any = np.float32) -> np.ndarray:
         with guard(self.name, f"reading {buffer.label}"):

@@ -1,0 +1,110 @@
+"""From a checkpoint on disk to the first step ready: where the time goes, and how much host memory it takes.
+
+    python benchmarks/bench_start.py [--config tiny|full] [--adapter NAME]
+
+Writes synthetic weights as a bundle to a temporary folder (the full model: 904 + 335 MB), then starts in a process of its own, once
+to warm the page cache and once to measure. On a software driver the GPU's buffers are host memory too, and are counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from moebius import unet, vae
+from moebius.weights import synthetic
+from moebius.weights.checkpoint import write_bundle
+
+
+def start(path: str, adapter: str | None) -> dict[str, float]:
+    """In the measured process: everything is imported in here, and counted."""
+    clock, seconds = time.perf_counter(), {}
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[name], clock = now - clock, now
+
+    from moebius.inpainter import Inpainter, Settings
+    from moebius.webgpu import WebGPU
+    from moebius.weights import store
+
+    lap("import")
+    gpu = WebGPU(adapter)
+    lap("open the device")
+    weights = store.load(path)
+    net = unet.UNet(weights.unet_config, weights.unet, gpu)
+    lap("map and check the weights")
+    inpainter = Inpainter(net, vae.VAE(weights.vae_config, weights.vae, gpu))
+    denoiser = inpainter.denoiser(1, inpainter.scheduler.timesteps(20), Settings())
+    s, c = weights.unet_config.sample_size, weights.unet_config.out_channels
+    plan = gpu.plan(denoiser.step, [(1, s, s, c), (1, s, s, 1), (1, s, s, c)], slice(None))
+    lap("record the step")
+    buffers = {id(b.buffer): b.buffer for d in plan.dispatches for b in d.bindings if b.buffer.kind == "weight"}.values()
+    packing = 0.0
+    for buffer in buffers:
+        if buffer.fill is not None:
+            fill = buffer.fill
+
+            def timed(fill: object = fill) -> object:
+                nonlocal packing
+                begin = time.perf_counter()
+                array = fill()  # type: ignore[operator]
+                packing += time.perf_counter() - begin
+                return array
+
+            buffer.fill = timed  # type: ignore[assignment]
+        _ = buffer.handle
+    gpu.read(gpu.tensor(denoiser.coefficients[None, None, :1, :1]))  # waits for the uploads
+    lap("pack and upload")
+    seconds["  of it packing (read, fold, transpose)"] = packing
+    plan.prepare()
+    lap("pipelines and bind groups")
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    megabytes = {
+        name: int(status[key].split()[0]) / 1024 for name, key in (("peak", "VmHWM"), ("anonymous", "RssAnon"), ("mapped", "RssFile"))
+    }
+    uploaded = sum(b.nbytes for b in buffers) / 2**20
+    return {**seconds, **{f"MiB {k}": v for k, v in megabytes.items()}, "MiB uploaded": uploaded, "software driver": float(gpu.gpu.is_cpu)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", choices=["tiny", "full"], default="full")
+    parser.add_argument("--adapter")
+    parser.add_argument("--start", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.start:
+        print(json.dumps(start(args.start, args.adapter)))
+        return
+    full = args.config == "full"
+    configs = (unet.UNetConfig.full(), vae.VAEConfig.full()) if full else (unet.UNetConfig.tiny(), vae.VAEConfig.tiny())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bundle.safetensors"
+        nets = synthetic(unet.shapes(configs[0]), 0), synthetic(vae.shapes(configs[1]), 0)
+        write_bundle(path, configs[0], nets[0], configs[1], nets[1])
+        unet_bytes = sum(a.nbytes for a in nets[0].values())
+        del nets
+        command = [sys.executable, __file__, "--start", str(path), *(["--adapter", args.adapter] if args.adapter else [])]
+        for _ in range(2):
+            out = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    total = sum(v for k, v in out.items() if not k.startswith(("  ", "MiB", "software")))
+    for name, value in out.items():
+        if not name.startswith(("MiB", "software")):
+            print(f"{name:40} {value:8.2f} s  {100 * value / total:5.1f} %")
+    print(f"{'first step ready':40} {total:8.2f} s")
+    weights = unet_bytes / 2**20
+    on_gpu = out["MiB uploaded"] if out["software driver"] else 0.0
+    host = out["MiB peak"] - on_gpu
+    print(f"UNet weights {weights:.0f} MiB; peak resident {out['MiB peak']:.0f} MiB, less {on_gpu:.0f} MiB of a software driver's buffers:")
+    print(f"host memory {host:.0f} MiB, {host / weights:.2f} times the weights")
+    print(json.dumps({**out, "total": total, "host / weights": host / weights}))
+
+
+if __name__ == "__main__":
+    main()
