@@ -15,7 +15,7 @@ from PIL import Image
 from moebius import image as published
 from moebius.errors import UsageError
 from moebius.mask import feathered, support
-from moebius.photo import bounds
+from moebius.photo import MAX_PIXELS, bounds
 
 Crop = Literal["auto", "full", "upstream"]
 Blend = Literal["paste", "compensate", "raw"]
@@ -90,15 +90,20 @@ class Window:
             raise UsageError(f"The picture is {rgb.shape}; the windows were made for a mask of {self.islands.fill.shape}.")
         if self.upstream:
             return self._published_cut(rgb)
-        tall, wide = self.islands.fill.shape
-        rows, columns = reflected(self.y, self.height, tall), reflected(self.x, self.width, wide)
-        square, mask = _taken(rgb, rows, columns), _taken(self.islands.fill, rows, columns)
-        own = np.zeros_like(mask)
         inside = self.inside()
-        own[self._here(inside)] = self.islands.of(self.index, *inside)
-        if not self.native:
-            square = resized(square, self.target)
-            mask, own = (_any_of(_any_of(a, self.target[1]).T, self.target[0]).T for a in (mask, own))
+        own = self.islands.of(self.index, *inside)
+        square, mask = rgb[inside], self.islands.fill[inside]
+        tall, wide = mask.shape
+        if self.native:
+            y, x = reflected(min(0, self.y), self.height, tall), reflected(min(0, self.x), self.width, wide)
+            filled = np.zeros((self.height, self.width), bool)
+            filled[self._here(inside)] = own
+            square, mask, own = square[np.ix_(y, x)], mask[np.ix_(y, x)], filled
+        elif self.width > wide:
+            square, mask, own = _scaled(square.transpose(1, 0, 2), mask.T, own.T, self.x, self.width, self.size)
+            square, mask, own = np.ascontiguousarray(square.transpose(1, 0, 2)), mask.T, own.T
+        else:
+            square, mask, own = _scaled(square, mask, own, min(0, self.y), self.height, self.size)
         return Cut(published.normalized(square), mask[None, None].astype(np.float32), square, own)
 
     def _published_cut(self, rgb: np.ndarray) -> Cut:
@@ -145,10 +150,13 @@ class Window:
         if not delta.any():
             np.copyto(part, out, where=w[..., None] == 255)
             w = np.where(w == 255, np.uint8(0), w)
-        seam = np.nonzero(w)
-        shown = w[seam][:, None].astype(np.float64)
-        exact = ((out[seam] + delta) * shown + part[seam] * (255 - shown)) / 255
-        part[seam] = np.floor(np.clip(exact, 0, np.iinfo(into.dtype).max))
+        step = max(1, 2**20 // w.shape[1])  # rows at a time: the floats of a whole photo would take gigabytes
+        for top in range(0, len(w), step):
+            strip = slice(top, top + step)
+            seam = np.nonzero(w[strip])
+            shown = w[strip][seam][:, None].astype(np.float64)
+            exact = ((out[strip][seam] + delta) * shown + part[strip][seam] * (255 - shown)) / 255
+            part[strip][seam] = np.floor(np.clip(exact, 0, np.iinfo(into.dtype).max))
 
     def published_picture(self, result: np.ndarray, cut: Cut, blend: Blend = "paste") -> Image.Image:
         """What the published program returns, at the size it works at. Of `upstream` windows only."""
@@ -206,7 +214,10 @@ def windows(fill: np.ndarray, size: int, crop: Crop = "auto", feather: float | N
     tall, wide = fill.shape
     whole = Islands(fill, np.zeros((-(-tall // CELL), -(-wide // CELL)), np.int32))
     if crop == "upstream":
-        return [Window(0, 0, wide, tall, size, published.target_size(wide, tall, size), whole, 0, feather, True)]
+        target = published.target_size(wide, tall, size)
+        if target[0] * target[1] > MAX_PIXELS:
+            raise UsageError(f"The published resizing makes {target[0]}×{target[1]} of this image, too much to work on; use crop='auto'.")
+        return [Window(0, 0, wide, tall, size, target, whole, 0, feather, True)]
     if crop == "full":
         side = max(tall, wide)
         return [Window(-((side - wide) // 2), -((side - tall) // 2), side, side, size, (size, size), whole, 0, feather)]
@@ -328,10 +339,23 @@ def reflected(start: int, length: int, n: int) -> np.ndarray:
     return np.minimum(i, 2 * n - 2 - i)
 
 
-def _taken(array: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    if (np.diff(rows) == 1).all() and (np.diff(columns) == 1).all():
-        return array[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return array[np.ix_(rows, columns)]
+def _scaled(
+    rgb: np.ndarray, mask: np.ndarray, own: np.ndarray, start: int, side: int, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A square of `side` → `size`, of which these pixels fill every column, and the rows from -start on; the rest is reflection.
+
+    The columns go first, so that what is reflected is small. A picture thinner than a pixel of the result is its mean.
+    """
+    n = len(rgb)
+    rgb = resized(rgb, (size, n))
+    mask, own = _any_of(mask.T, size).T, _any_of(own.T, size).T
+    if n * size < side:
+        rgb = np.rint(rgb.mean(axis=0, keepdims=True)).astype(rgb.dtype).repeat(size, axis=0)
+        mask = mask.any(axis=0, keepdims=True).repeat(size, axis=0)
+    else:
+        rows = reflected(start, side, n)
+        rgb, mask = resized(rgb[rows], (size, size)), _any_of(mask[rows], size)
+    return rgb, mask, _any_of(own, size, start, side)
 
 
 def resized(rgb: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
@@ -342,7 +366,8 @@ def resized(rgb: np.ndarray, size: tuple[int, int], box: tuple[float, float, flo
     return np.rint(np.clip(np.stack([np.asarray(p) for p in planes], axis=-1), 0, 65535)).astype(rgb.dtype)
 
 
-def _any_of(mask: np.ndarray, length: int) -> np.ndarray:
-    """The rows resized to `length`: a row is what any of the rows under it marks."""
-    n = len(mask)
-    return np.stack([mask[i * n // length : -(-(i + 1) * n // length)].any(axis=0) for i in range(length)])
+def _any_of(mask: np.ndarray, length: int, start: int = 0, side: int | None = None) -> np.ndarray:
+    """The rows resized to `length`: a row is what any of the rows under it marks. `start`, `side`: as in `_scaled`, empty outside."""
+    side = side or len(mask)
+    edges = [(i * side // length + start, -(-(i + 1) * side // length) + start) for i in range(length)]
+    return np.stack([mask[max(0, first) : max(0, last)].any(axis=0) for first, last in edges])

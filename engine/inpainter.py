@@ -338,10 +338,15 @@ class Run:
         mine = decoded[index * len(self.windows) : (index + 1) * len(self.windows)]
         if self.settings.crop == "upstream" and self.windows:
             return self.windows[0].published_picture(pixels.rescaled(mine[0], np.dtype(np.uint8)), cuts[0], blend)
-        canvas = np.array(self.photo.rgb)
+        canvas, changed = np.array(self.photo.rgb), np.zeros(self.mask.fill.shape, bool)
         for window, out, cut in zip(self.windows, mine, cuts, strict=True):
             window.paste(canvas, out, cut, blend)
-        return self.photo.with_rgb(canvas, opaque=self.from_alpha)
+            rows, columns = window.inside()
+            weights: Any = True
+            if blend != "raw":
+                rows, columns, weights = window.weights()
+            changed[rows, columns] |= np.asarray(weights) > 0
+        return self.photo.with_rgb(canvas, changed, opaque=self.from_alpha)
 
     def _record(self) -> dict[str, Any]:
         made = self.inpainter

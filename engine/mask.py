@@ -83,11 +83,11 @@ def grown(fill: np.ndarray, radius: float) -> np.ndarray:
     if not part.any() or reach == 0:
         return fill.copy()
     tall, wide = part.shape
-    kind = np.int16 if 2 * (tall + wide + reach) < 2**15 else np.int32
+    kind = np.int16 if 2 * wide + tall + reach < 2**15 - 2 else np.int32
     far = kind(tall + reach + 1)
     y = np.arange(tall, dtype=kind)[:, None]
     above = np.maximum.accumulate(np.where(part, y, -far), axis=0)
-    below = np.minimum.accumulate(np.where(part, y, 2 * far)[::-1], axis=0)[::-1]
+    below = np.minimum.accumulate(np.where(part, y, far)[::-1], axis=0)[::-1]
     g = np.minimum(np.minimum(y - above, below - y), reach + 1)
     halves = [min(wide, _whole_root(radius * radius - d * d)) for d in range(reach + 1)]
     half = np.array([*halves, -wide - 1], kind)[g]

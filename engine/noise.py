@@ -57,8 +57,8 @@ def _log(x: np.ndarray) -> np.ndarray:
     low = m < 0.5**0.5
     m, e = np.where(low, 2 * m, m), e - low
     s = (m - 1) / (m + 1)
-    square, series = s * s, np.full_like(s, 1 / 23)
-    for k in range(21, 0, -2):
+    square, series = s * s, np.full_like(s, 1 / 21)
+    for k in range(19, 0, -2):
         series = series * square + 1 / k
     # ln 2 in two parts: e times the first is exact.
     return e * 0.693147180369123816490 + (2 * s * series + e * 1.90821492927058770002e-10)

@@ -488,8 +488,8 @@ def _exif(image: Image.Image) -> bytes:
         entries = source.get_ifd(directory)
         good = {tag: value for tag, value in entries.items() if tag != IFD.Interop and _writes(tag, value)}
         if good:
-            kept.get_ifd(directory).update(good)
-    return kept.tobytes() if len(kept) or any(kept.get_ifd(d) for d in (IFD.Exif, IFD.GPSInfo)) else b""
+            kept[directory] = good
+    return kept.tobytes() if len(kept) else b""
 
 
 def _writes(tag: int, value: Any) -> bool:
@@ -512,9 +512,9 @@ def save(
 ) -> tuple[str, ...]:
     """Writes the file that the ending of `path` asks for, whole or not at all, and returns notes on what it could not keep.
 
-    `like` gives ICC profile, EXIF, XMP, resolution and PNG texts; `metadata` becomes JSON under one PNG text key, or the EXIF
-    UserComment. A JPEG is written at `quality` 95 without colour subsampling; "keep" takes the tables of `like`, if that was
-    a JPEG, for a file of about its size. A WebP is lossless unless a number is given.
+    `like` gives ICC profile, EXIF, XMP (but to TIFF), resolution and PNG texts; `metadata` becomes JSON under one PNG text key,
+    or the EXIF UserComment. A JPEG is written at `quality` 95 without colour subsampling; "keep" takes the tables of `like`, if
+    that was a JPEG, for a file of about its size. A WebP is lossless unless a number is given.
     """
     path = Path(path)
     if path.suffix.lower() not in WRITABLE:
@@ -528,7 +528,7 @@ def save(
         options["icc_profile"] = extras.icc
     if extras.dpi and kind not in ("WEBP", "GIF"):
         options["dpi"] = extras.dpi
-    record = None if metadata is None else json.dumps(_without_paths(metadata), ensure_ascii=True, sort_keys=False)
+    record = None if metadata is None else json.dumps(_without_paths(metadata))
     if kind == "PNG":
         options["pnginfo"] = _png_info(extras, record)
     if kind in ("BMP", "GIF"):
@@ -560,11 +560,12 @@ def save(
 
 def _fit(image: Image.Image, path: Path, modes: tuple[str, ...], converted: Mapping[str, str]) -> Image.Image:
     ending = path.suffix.lower()
+    keyed = image.mode in ("1", "L", "RGB", "P") and image.has_transparency_data  # by a colour, or in the palette
+    if keyed and ending not in (".png", ".gif"):
+        if "RGBA" not in modes:
+            raise UsageError(f"{path}: a {ending} file cannot keep the picture's transparency; use .png, .webp or .tif.")
+        return image.convert("RGBA")
     if image.mode in converted:
-        if image.mode == "P" and "transparency" in image.info:
-            if "RGBA" not in modes:
-                raise UsageError(f"{path}: a {ending} file cannot keep the picture's transparency; use .png, .webp or .tif.")
-            return image.convert("RGBA")
         if image.mode.startswith("I;16"):  # convert() would go by way of 8 bits
             return Image.fromarray(np.asarray(image).astype(np.uint16))
         return image.convert(converted[image.mode])
@@ -591,7 +592,8 @@ def _with_comment(exif: bytes, record: str) -> bytes:
     block = Image.Exif()
     if exif:
         block.load(exif)
-    block.get_ifd(IFD.Exif)[Base.UserComment] = USER_COMMENT + f'{{"{METADATA_KEY}": {record}}}'.encode("ascii")
+    comment = USER_COMMENT + f'{{"{METADATA_KEY}": {record}}}'.encode("ascii")
+    block[IFD.Exif] = {**block.get_ifd(IFD.Exif), Base.UserComment: comment}
     return block.tobytes()
 
 

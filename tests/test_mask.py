@@ -1,0 +1,223 @@
+"""Masks from everything a mask can come from, grown and feathered."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from moebius.errors import UsageError
+from moebius.mask import boxes, feathered, grown, load, support
+from moebius.photo import Photo
+from moebius.photo import load as load_photo
+
+
+def photo(width: int, height: int) -> Photo:
+    return load_photo(np.zeros((height, width, 3), np.uint8))
+
+
+def blob(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    """x0, y0, x1, y1"""
+    fill = np.zeros((height, width), bool)
+    fill[box[1] : box[3], box[0] : box[2]] = True
+    return fill
+
+
+FILL = blob(30, 40, (5, 7, 20, 18))
+WHITE = np.uint8(255) * FILL
+
+
+def as_png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+SOURCES = {
+    "bools": FILL,
+    "bools, one channel": FILL[..., None],
+    "uint8": WHITE,
+    "uint16": WHITE.astype(np.uint16) * 257,
+    "int64": WHITE.astype(np.int64),
+    "floats": FILL.astype(np.float64),
+    "RGB array": np.stack([WHITE] * 3, axis=-1),
+    "PIL 1": Image.fromarray(FILL),
+    "PIL L": Image.fromarray(WHITE),
+    "PIL RGB": Image.fromarray(WHITE).convert("RGB"),
+    "PIL P": Image.fromarray(WHITE).convert("RGB").quantize(4),
+    "PIL I;16": Image.fromarray(WHITE.astype(np.uint16) * 257),
+    "PIL F": Image.fromarray(FILL.astype(np.float32)),
+    "PIL CMYK": Image.fromarray(WHITE).convert("CMYK"),
+    "white strokes on transparency": Image.merge("LA", [Image.new("L", (40, 30), 255), Image.fromarray(WHITE)]),
+    "bytes": as_png(Image.fromarray(WHITE)),
+    "boxes": [(5, 7, 10, 11), (10, 7, 10, 11)],
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_marks_the_same(name: str) -> None:
+    mask = load(SOURCES[name], photo(40, 30))
+    np.testing.assert_array_equal(mask.fill, FILL)
+    assert mask.fill.dtype == bool
+    assert mask.notes == ()
+
+
+def test_a_path_and_its_orientation(tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(WHITE))).save(tmp_path / "mask.png", exif=exif)
+    np.testing.assert_array_equal(load(tmp_path / "mask.png", photo(40, 30)).fill, FILL)
+    np.testing.assert_array_equal(load(str(tmp_path / "mask.png"), photo(40, 30)).fill, FILL)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_white_begins_in_the_middle(dtype: type) -> None:
+    levels = np.arange(256).astype(np.uint8)[None] if dtype == np.uint8 else np.array([[0, 32767, 32768, 65535]], np.uint16)
+    fill = load(levels, photo(levels.shape[1], 1)).fill[0]
+    np.testing.assert_array_equal(fill, levels[0] > np.iinfo(dtype).max / 2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_count_by_their_brightness(dtype: type) -> None:
+    colours = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255), (0, 255, 255), (130, 130, 130)]])
+    scale = np.iinfo(dtype).max // 255
+    assert load((colours * scale).astype(dtype), photo(6, 1)).fill[0].tolist() == [False, True, False, False, True, True]
+
+
+def test_zeros_and_ones_mean_what_they_say() -> None:
+    mask = load(FILL.astype(np.uint8), photo(40, 30))
+    np.testing.assert_array_equal(mask.fill, FILL)
+    assert "0 and 1" in mask.notes[0]
+
+
+@pytest.mark.parametrize("size", [(20, 15), (160, 120), (41, 29), (300, 20)])
+def test_another_size_is_resized_as_published_and_said(size: tuple[int, int]) -> None:
+    mask = load(WHITE, photo(*size))
+    expected = np.asarray(Image.fromarray(WHITE).resize(size, Image.Resampling.LANCZOS)) >= 127.5
+    np.testing.assert_array_equal(mask.fill, expected)
+    (note,) = mask.notes
+    assert "40×30" in note
+    assert f"{size[0]}×{size[1]}" in note
+
+
+def test_invert_comes_before_grow() -> None:
+    np.testing.assert_array_equal(load(WHITE, photo(40, 30), invert=True).fill, ~FILL)
+    np.testing.assert_array_equal(load(WHITE, photo(40, 30), invert=True, grow=2).fill, grown(~FILL, 2))
+
+
+def test_empty_and_full_masks_are_legal_and_said() -> None:
+    empty, full = load(np.zeros((30, 40), np.uint8), photo(40, 30)), load(np.zeros((30, 40), np.uint8), photo(40, 30), invert=True)
+    assert not empty.fill.any()
+    assert "marks nothing" in empty.notes[0]
+    assert full.fill.all()
+    assert "whole image" in full.notes[0]
+    assert "marks nothing" in load([], photo(40, 30)).notes[0]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_the_images_own_alpha(mode: str) -> None:
+    image = Image.new("RGBA", (40, 30), (10, 20, 30, 255))
+    image.paste((0, 0, 0, 0), (5, 7, 20, 18))
+    image.paste((0, 0, 0, 255), (0, 0, 2, 2))
+    image = image.convert(mode)
+    if mode == "P":
+        image = Image.new("P", (40, 30), 1)
+        image.putpalette([0, 0, 0, 90, 80, 70])
+        image.paste(0, (5, 7, 20, 18))
+        image.info["transparency"] = 0
+    np.testing.assert_array_equal(load("alpha", load_photo(image)).fill, FILL)
+    assert load("alpha", load_photo(image), invert=True).fill.sum() == 40 * 30 - FILL.sum()
+
+
+def test_boxes_are_cut_at_the_border() -> None:
+    np.testing.assert_array_equal(boxes([(-5, -5, 10, 10), (38, 28, 100, 100)], 40, 30)[[0, 4, 5, 29], [0, 4, 5, 39]], [1, 1, 0, 1])
+    np.testing.assert_array_equal(boxes([(0, 0, 40, 30)], 40, 30), True)
+    assert np.argwhere(boxes([(0, 0, 1, 1), (39, 29, 1, 1)], 40, 30)).tolist() == [[0, 0], [29, 39]]
+    assert np.argwhere(boxes([(-4, -2, 5, 3)], 40, 30)).tolist() == [[0, 0]]
+    np.testing.assert_array_equal(boxes(((np.int64(5), 7, 15, 11),), 40, 30), FILL)
+
+
+def brute(fill: np.ndarray, radius: float) -> np.ndarray:
+    y, x = np.indices(fill.shape)
+    marked = np.argwhere(fill)
+    result = np.zeros_like(fill)
+    for my, mx in marked:
+        result |= (y - my) ** 2 + (x - mx) ** 2 <= radius * radius
+    return result
+
+
+def test_grown_is_every_pixel_within_the_radius() -> None:
+    g = np.random.default_rng(0)
+    for radius in [0, 0.5, 1, 1.4142, 2**0.5, 2, 3.3, 5, 8, 13, 200]:
+        for _ in range(6):
+            shape = tuple(g.integers(1, 40, 2))
+            fill = g.random(shape) < g.choice([0.002, 0.02, 0.3])
+            np.testing.assert_array_equal(grown(fill, radius), brute(fill, radius), err_msg=f"{shape} {radius}")
+
+
+def test_grown_handles_lines_and_corners() -> None:
+    for shape in [(1, 1), (1, 50), (50, 1)]:
+        fill = np.zeros(shape, bool)
+        fill[0, 0] = True
+        np.testing.assert_array_equal(grown(fill, 4), brute(fill, 4))
+    fill = np.zeros((20, 20), bool)
+    fill[[0, 0, 19, 19], [0, 19, 0, 19]] = True
+    np.testing.assert_array_equal(grown(fill, 5), brute(fill, 5))
+
+
+def test_grown_in_wide_pictures_uses_wide_numbers() -> None:
+    fill = np.zeros((2, 20000), bool)
+    fill[0, [0, 19999]] = True
+    assert grown(fill, 3).sum() == 4 + 3 + 4 + 3  # √8 = 2.8 in the other row
+    assert grown(fill, 1e9).all()
+
+
+def test_grown_leaves_its_input_alone() -> None:
+    fill = FILL.copy()
+    grown(fill, 0)[0, 0] = True
+    grown(fill, 3)
+    np.testing.assert_array_equal(fill, FILL)
+    assert not grown(np.zeros((5, 5), bool), 3).any()
+
+
+def test_feathered_is_the_published_blur() -> None:
+    blurred = Image.fromarray(WHITE).convert("RGB").filter(ImageFilter.GaussianBlur(3))
+    np.testing.assert_array_equal(feathered(FILL, 3), np.asarray(blurred)[..., 0])
+    np.testing.assert_array_equal(feathered(FILL, 0), WHITE)
+
+
+def test_feathering_ends_within_its_support() -> None:
+    fill = blob(401, 401, (150, 150, 251, 251))
+    for radius in [0, 0.1, 0.5, 1, 1.5, 2, 2.9, 3, 4, 7.7, 12, 25, 40]:
+        shown = np.flatnonzero(feathered(fill, radius)[200])
+        assert 150 - shown[0] <= support(radius), radius
+        assert shown[-1] - 250 <= support(radius), radius
+    assert [support(radius) for radius in (0, 0.5, 1, 2, 3, 5, 40)] == [0, 3, 3, 6, 9, 15, 120]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "says"),
+    [
+        ("alpha", {}, "no alpha channel"),
+        ([(1, 2, 3)], {}, "is not a box"),
+        ([5, 7, 15, 11], {}, "5 is not a box"),
+        ([(1, 2, 3, 4.0)], {}, "is not a box"),
+        ([(1, 2, 0, 4)], {}, r"covers nothing of the image, which is 40×30"),
+        ([(40, 2, 5, 4)], {}, "covers nothing"),
+        ([(-5, 2, 5, 4)], {}, "covers nothing"),
+        (WHITE, {"grow": -1}, "grow is -1"),
+        (WHITE, {"grow": float("nan")}, "grow is nan"),
+        (WHITE.astype(np.int32) * 2, {}, "int32 from 0 to 510"),
+        (-FILL.astype(np.int8), {}, "int8 from -1 to 0"),
+        (FILL.astype(np.float32) * 255, {}, "The mask is an array of floats"),
+        (np.zeros((30, 40, 2), np.uint8), {}, r"The mask is an array of shape \(30, 40, 2\)"),
+        (np.zeros((0, 4), np.uint8), {}, "The mask is empty"),
+        (np.zeros((0, 4), bool), {}, "The mask is empty"),
+        (b"no picture", {}, "The mask is not a PNG"),
+        (7, {}, "The mask is a int"),
+        ("nowhere.png", {}, "nowhere.png cannot be read"),
+    ],
+)
+def test_mistakes_are_named(source: object, options: dict, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load(source, photo(40, 30), **options)
