@@ -77,13 +77,14 @@ def phases(w: Array) -> Array:
     Output row 2y + p sees input rows y + p - 1 and y + p: for p = 0 the upper tap alone falls on the upper row, for p = 1
     the lower tap alone on the lower one, and the two others share a row.
     """
-    w = np.asarray(w, np.float64)
-    rows = [np.stack([w[:, :, 0], w[:, :, 1] + w[:, :, 2]], 2), np.stack([w[:, :, 0] + w[:, :, 1], w[:, :, 2]], 2)]
-    out = []
-    for r in rows:
-        for c in (np.stack([r[..., 0], r[..., 1] + r[..., 2]], 3), np.stack([r[..., 0] + r[..., 1], r[..., 2]], 3)):
-            out.append(c.transpose(2, 3, 1, 0).reshape(4, w.shape[1], w.shape[0]))
-    return f32(pad4(pad4(np.stack(out), 2), 3))
+    n, k = w.shape[:2]
+    filters = np.ascontiguousarray(w.transpose(2, 3, 1, 0))  # (3, 3, K, N)
+    shared = (((0,), (1, 2)), ((0, 1), (2,)))  # the taps of the 3×3 that fall on tap t of phase p
+    out = np.zeros((4, 4, up4(k), up4(n)), np.float32)
+    for py, px, ty, tx in np.ndindex(2, 2, 2, 2):
+        planes = [filters[y, x] for y in shared[py][ty] for x in shared[px][tx]]
+        out[2 * py + px, 2 * ty + tx, :k, :n] = planes[0] if len(planes) == 1 else np.sum(planes, axis=0, dtype=np.float64)
+    return out
 
 
 def heads_rows(w: Array, heads: int) -> Array:

@@ -1,0 +1,231 @@
+"""Files of the Hub: asked about, looked up in the Hub's own cache, or downloaded, going on where a cut download stopped.
+
+`huggingface_hub` knows the Hub's address, tokens, proxies and errors; it is imported when the Hub is first needed. The transfer itself
+is done here, because the library (2.4) throws away what came of a file when its process ends, and does not compare checksums.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from moebius.errors import WeightError
+
+Progress = Callable[[str, int, int], None]  # (what is being done, bytes done, bytes in all)
+RETRIES = 5  # connections in a row that brought nothing
+RETRY_SECONDS = 1.0
+TIMEOUT_SECONDS = 10.0
+
+
+class HubError(WeightError):
+    """A file could not be had from the Hub."""
+
+
+class OfflineError(HubError):
+    """It could not be had because the Hub cannot be reached, or must not be asked."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository. `revision` is a branch, a tag, or the 40 hex digits of a commit."""
+
+    repo: str
+    file: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.file} at {self.revision}"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What the Hub says of a file. `etag` is the SHA-256 of a large one."""
+
+    commit: str
+    etag: str
+    size: int
+
+
+def is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def endpoint() -> str:
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+
+
+def url(wanted: HubFile, revision: str) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(wanted.repo, wanted.file, revision=revision, endpoint=endpoint())
+
+
+def ask(wanted: HubFile) -> Remote:
+    """Size, commit and checksum, without the file."""
+    from huggingface_hub import get_hf_file_metadata
+
+    try:
+        if is_offline():
+            raise OfflineError(offline_sentence(wanted))
+        found = get_hf_file_metadata(url(wanted, wanted.revision), timeout=TIMEOUT_SECONDS)
+    except Exception as error:
+        if sentence := explained(error, wanted):
+            raise sentence from error
+        raise
+    if found.commit_hash is None or found.etag is None or found.size is None:
+        raise HubError(f"{endpoint()} does not answer as the Hub does. Check HF_ENDPOINT, or a proxy that answers in its place.")
+    return Remote(found.commit_hash, found.etag, found.size)
+
+
+def in_hub_cache(wanted: HubFile) -> Path | None:
+    """Where the Hub's own cache has the file: another program, or `hf download`, may have put it there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit, from a path in the Hub's cache: …/snapshots/COMMIT/FILE."""
+    found = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
+    return found[1] if found else None
+
+
+def part_file(remote: Remote, folder: Path) -> Path:
+    """Where a download lies until it is used. Its name is that of the content, so that it is found again."""
+    return folder / f"{re.sub(r'[^0-9A-Za-z]', '_', remote.etag)[:80]}.part"
+
+
+def download(wanted: HubFile, remote: Remote, folder: Path, progress: Progress | None = None) -> Path:
+    """Downloads into `folder`, going on from what an earlier call left there, and checks what came. The caller removes the file, and sees
+    to it that no other process does the same."""
+    part = part_file(remote, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(part, "ab") as file:
+            transfer(wanted, remote, file, progress)
+        if is_sha256(remote.etag) and (found := sha256(part)) != remote.etag:
+            part.unlink()
+            raise HubError(
+                f"{wanted} came with the SHA-256 {found[:12]}… and the Hub announced {remote.etag[:12]}…, so it was thrown away. "
+                "Run the same command again; if this happens again, look for a proxy that changes files."
+            )
+    except Exception as error:
+        if sentence := explained(error, wanted, part):
+            raise sentence from error
+        raise
+    return part
+
+
+def transfer(wanted: HubFile, remote: Remote, file: BinaryIO, progress: Progress | None) -> None:
+    """Appends what is missing. A connection that brings something earns the next ones their tries again."""
+    from huggingface_hub import get_session, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    transport_error = http().TransportError
+    done, failures = file.seek(0, os.SEEK_END), 0
+    while done != remote.size:
+        if done > remote.size:
+            done = file.truncate(0)
+        # Asked of the Hub each time, not of the address it redirects to, which expires.
+        address = url(wanted, remote.commit)
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={done}-"}
+        try:
+            with get_session().stream("GET", address, headers=headers, follow_redirects=True, timeout=TIMEOUT_SECONDS) as response:
+                hf_raise_for_status(response)
+                if response.status_code != 206:  # the whole file, from its start
+                    done = file.truncate(0)
+                for chunk in response.iter_bytes():  # as they come: what a fixed size waits for is lost in a cut
+                    file.write(chunk)
+                    done, failures = done + len(chunk), 0
+                    if progress:
+                        progress(f"downloading {wanted.repo}/{wanted.file}", done, remote.size)
+                if done != remote.size:
+                    raise transport_error(f"{done} bytes came of {remote.size}")
+        except transport_error:
+            file.flush()
+            if failures == RETRIES:
+                raise
+            time.sleep(RETRY_SECONDS * failures)
+            failures += 1
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def http() -> Any:
+    """httpx or httpx2, whichever this version of huggingface_hub is built on."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+
+
+def is_sha256(etag: str) -> bool:
+    """Small files have another kind of checksum."""
+    return re.fullmatch("[0-9a-f]{64}", etag) is not None
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+MAKE_ROOM = "Free some space (see `moebius cache`) or set MOEBIUS_CACHE to a folder on another disk, and run the same command again."
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def offline_sentence(wanted: HubFile) -> str:
+    return (
+        f"{wanted} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or run `moebius download` where there is a "
+        "network, or give the path of weights that you have."
+    )
+
+
+def explained(error: Exception, wanted: HubFile, part: Path | None = None) -> HubError | None:
+    """What went wrong with a file of the Hub, and what to do. None for errors that say so already, and for our own mistakes."""
+    from huggingface_hub import errors
+
+    if isinstance(error, WeightError):
+        return None
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return OfflineError(offline_sentence(wanted))
+    if isinstance(error, errors.RevisionNotFoundError):
+        return HubError(f"{wanted.repo} has no revision {wanted.revision!r}. Check its name, or leave it out for the pinned one.")
+    if isinstance(error, errors.EntryNotFoundError):
+        return HubError(f"{wanted.repo} has no file {wanted.file} at {wanted.revision}. Check the revision, or give a path instead.")
+    if isinstance(error, errors.GatedRepoError):
+        return HubError(f"{wanted.repo} is gated. Ask for access on its page at {endpoint()}/{wanted.repo}, then set HF_TOKEN.")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return HubError(
+            f"{endpoint()} shows no repository {wanted.repo}: there is none, or it is private. Check HF_ENDPOINT, and set HF_TOKEN "
+            "(or run `hf auth login`) if it needs a login."
+        )
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        if status in (401, 403):
+            return HubError(f"{endpoint()} refuses {wanted} (HTTP {status}). Set HF_TOKEN to a valid token that may read it, or unset it.")
+        return HubError(f"{endpoint()} answers HTTP {status} for {wanted}. Run the same command again later.")
+    size = part.stat().st_size if part is not None and part.exists() else 0
+    kept = f" The {size / 1e6:.1f} MB that arrived are kept." if size else ""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return HubError(f"The disk is full: there is no room for {wanted}.{kept} {MAKE_ROOM}")
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
+        return HubError(f"{error.filename or part} cannot be written: {error.strerror}. Set MOEBIUS_CACHE to a folder that can.")
+    if isinstance(error, (http().HTTPError, http().InvalidURL, OSError)):
+        return OfflineError(
+            f"The connection to {endpoint()} failed or was cut before {wanted} was complete ({str(error) or type(error).__name__}).{kept} "
+            f"Check the network and HF_ENDPOINT, and run the same command again{'; it goes on from there' if kept else ''}."
+        )
+    return None
