@@ -1,7 +1,7 @@
 """Every op of the contract on the GPU against the float64 oracle: shapes, values, tiles, bands, limits, guards.
 
-Limits come from the arithmetic: a sum of K products is 4·eps·√K of its scale away at most. Beside each limit stands the worst
-that was measured on llvmpipe, on SwiftShader, and on SwiftShader through Dawn; a limit is never raised to hide a difference.
+Limits come from the arithmetic: a sum of K products is 4·eps·√K of its scale away at most. MEASURED says how much of them is used;
+a limit is never raised to hide a difference.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Case:
     call: Callable[..., Any]
     weights: dict[str, np.ndarray] = field(default_factory=dict)  # in place of the synthetic ones
     root: Shapes = field(default_factory=dict)  # parameters outside "layer"
-    condition: float = 1.0  # how much a rounding of the inputs is amplified, see `logits`
+    condition: float = 1.0  # how much a rounding of the inputs is amplified, see `largest_logit`
 
     @property
     def limit(self) -> float:
@@ -73,10 +73,11 @@ class Case:
 
     def compare(self, got: list[np.ndarray], want: list[np.ndarray]) -> None:
         for g, w in zip(got, want, strict=True):
+            assert g.shape[-w.ndim :] == w.shape, f"{self}: {g.shape}, not {w.shape}"  # the oracle's tables have two axes, a Tensor four
             g = g.reshape(w.shape)
             assert np.isfinite(g).all(), f"{self}: {np.isnan(g).sum()} NaN, {np.isinf(g).sum()} infinities of {g.size}"
             error, worst = distance(g, w)
-            print(f"worst|{self.name}|{error:.2e}|{worst:.2e}|{self.limit:.2e}")
+            print(f"used of the limit: {self.name}: {error / (self.limit or 1):.3f} {worst / (5 * self.limit or 1):.3f}")
             assert error <= self.limit, f"{self}: {error:.2e} of the norm, limit {self.limit:.2e}"
             # A single wrong value is lost in the norm of many; five sigma more than the mean are none of chance.
             assert worst <= 5 * self.limit, f"{self}: off by {worst:.2e} of the root mean square, limit {5 * self.limit:.2e}"
@@ -107,6 +108,27 @@ def is_swiftshader(gpu: WebGPU) -> bool:
 def some(gpu: WebGPU, few: Iterable, more: Iterable = ()) -> list:
     """The whole sweep runs on one driver (and on real GPUs), a representative part of it on the slower ones."""
     return list(few) if is_swiftshader(gpu) else [*few, *more]
+
+
+# MEASURED: how much of the limits is used, of that on the norm and of that on a single value, the worst of all that is below.
+#
+#                            llvmpipe   SwiftShader  Dawn
+# linear                     0.07 0.12  0.07 0.08    0.07 0.08
+# conv3x3 stride 1 pad 1     0.03 0.04  0.03 0.03    0.03 0.03
+# conv3x3 stride 2 pad 1     0.03 0.03  0.03 0.02    0.03 0.02
+# conv3x3 stride 2 pad 0     0.03 0.03  0.03 0.03    0.03 0.03
+# upsample_conv3x3           0.04 0.04  0.02 0.04    0.02 0.04
+# dwconv                     0.06 0.07  0.06 0.07    0.06 0.07
+# feed_forward               0.13 0.12  0.08 0.11    0.08 0.11
+# group_norm                 0.14 0.30  0.13 0.30    0.13 0.30
+# layer_norm                 0.13 0.14  0.10 0.14    0.10 0.14
+# self_lambda                0.02 0.02  0.01 0.02    0.01 0.02
+# cross_lambda               0.05 0.08  0.05 0.08    0.05 0.08
+# attention                  0.04 0.03  0.04 0.03    0.04 0.03
+# concat                     exact      exact        exact
+# unet_input                 exact      exact        exact
+# guided_ddim                0.46 0.20  0.45 0.20    0.45 0.20
+# time_embedding, time_shift 0.10 0.04  0.09 0.04    0.09 0.04
 
 
 # the ops -------------------------------------------------------------------------------------------------------------
@@ -537,7 +559,7 @@ def test_a_replay_takes_its_own_row_of_the_time_table(gpu: WebGPU) -> None:
 
 
 def test_a_replay_takes_its_own_row_of_the_coefficients_and_the_latents_before_it(gpu: WebGPU) -> None:
-    rows = DDIM().coefficients(np.array([900, 450, 0]), 20)
+    rows = DDIM().coefficients(DDIM().timesteps(100), 100)
     for guided in (True, False):
         case = guided_ddim((1, 5, 3), guided=guided)
         eps, y = (np.moveaxis(a, 1, -1) for a in case.inputs)
@@ -545,7 +567,7 @@ def test_a_replay_takes_its_own_row_of_the_coefficients_and_the_latents_before_i
         plan.upload([y, eps])
         plan.start()
         want = (y.astype(np.float64),)
-        for i, step in enumerate((1, 2, 0, 0)):
+        for i, step in enumerate((1, 2, 0, 0, 98, 64)):
             plan.replay(step)
             case.condition = i + 1  # every step adds its own rounding
             want = ORACLE.guided_ddim(eps.astype(np.float64), want[0], rows[step : step + 1], 2.5)
@@ -602,12 +624,13 @@ def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: 
     ]:
         for tile in some(gpu, [None], [Tile("tiled", 2, 1, 8, 8)]):
             in_bands(case, gpu, "gemm", tile, **small)
-    in_bands(attention((2, 11, 13), 4), gpu, "softmax", max_storage_buffer_binding_size=16384)
+    in_bands(attention((2, 11, 13), 4), gpu, "softmax", max_storage_buffer_binding_size=20000)
     monkeypatch.setattr(ops, "GROUP_NORM_CHUNK", 32)
     for size in [(1, 31, 7), (2, 31, 7)]:
         case = group_norm(size, 3, 3, silu=True)
         in_bands(case, gpu, "group_stats", **small)
         in_bands(case, gpu, "group_apply", **small)
+        in_bands(case, gpu, "group_apply", max_storage_buffer_binding_size=5000)  # 98 rows fit, 64 are aligned
 
 
 @op_names
@@ -677,9 +700,9 @@ REFUSED: dict[str, tuple[Callable[[WebGPU], Any], dict[str, int], str]] = {
 def test_what_does_not_fit_is_refused_with_both_numbers(gpu: WebGPU, what: str) -> None:
     record, limits, says = REFUSED[what]
     with pytest.raises(LimitError, match=says):
-        record(Guarded(gpu, **limits))
+        record(Guarded(gpu, gemm.CPU_TILE, **limits))
     if limits:
-        record(Guarded(gpu))
+        record(Guarded(gpu, gemm.CPU_TILE))
 
 
 def test_a_loop_of_sixty_thousand_is_not_refused(gpu: WebGPU) -> None:
