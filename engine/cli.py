@@ -69,7 +69,7 @@ def adapters(args: argparse.Namespace) -> int:
     found = gpu.adapters(args.implementation)
     if not found:
         raise AdapterError(gpu.NO_ADAPTER)
-    best = gpu.choose(None, args.implementation)
+    best = gpu.choose(None, args.implementation, found)
     rows = [
         {
             "index": i,
@@ -78,7 +78,7 @@ def adapters(args: argparse.Namespace) -> int:
             "backend": a.info["backend_type"],
             "vendor": a.info["vendor"],
             "driver": a.info["description"],
-            "chosen": a.summary == best.summary,
+            "chosen": a is best,
             "limits": {k: a.limits[k] for k in gpu.DEFAULT_LIMITS if k in a.limits},
             "features": sorted(a.features),
         }

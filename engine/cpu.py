@@ -13,14 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from moebius.ops import BATCH_NORM_EPS, POSITION_WINDOW
 from moebius.reference import Array, Reference, softmax
-from moebius.weights import Checkpoint, Params
+from moebius.weights import Params
 
 BLOCK = 1 << 16  # elements a ufunc works on at a time: with one temporary, half of a 1 MB second-level cache
 COLUMNS = 1 << 21  # elements of gathered convolution columns, or of logits, at a time: 8 MB, in the third-level cache
@@ -36,7 +35,6 @@ class CPU(Reference):
         super().__init__(dtype)
         self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "moebius-cpu")
-        self._made: WeakKeyDictionary[Checkpoint, dict[str, Array]] = WeakKeyDictionary()
         self._scratch: dict[str, Array] = {}
 
     # pieces ------------------------------------------------------------------------------------------------------
@@ -71,7 +69,7 @@ class CPU(Reference):
 
     def _once(self, p: Params, name: str, make: Callable[[Array], Array]) -> Array:
         """make(parameter), kept as long as its checkpoint lives."""
-        made = self._made.setdefault(p.root, {})
+        made: dict[str, Array] = p.root.made.setdefault(self, {})
         key = f"{p.path}.{name}"
         if key not in made:
             made[key] = np.ascontiguousarray(make(p[name]), self.dtype)

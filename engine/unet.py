@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moebius.errors import UsageError
+from moebius.errors import LimitError, UsageError
 from moebius.ops import POSITION_WINDOW, Timesteps
 from moebius.weights import Params, Shapes, check
 
@@ -94,7 +94,13 @@ class UNet:
         check_floats(latents, "latents")
         if shape[0] != ids.shape[0]:
             raise UsageError(f"latents have batch {shape[0]} but ids have {ids.shape[0]} rows; give one row of ids per latent.")
-        return self.ops.run(self.forward, [latents], Timesteps((check_timestep(t),)), ids, tap=tap)
+        try:
+            return self.ops.run(self.forward, [latents], Timesteps((check_timestep(t),)), ids, tap=tap)
+        except LimitError:  # found when the plan is made; the images of a batch are independent, to the bit
+            if shape[0] == 1 or tap is not None:
+                raise
+            half = shape[0] // 2
+            return np.concatenate([self(latents[:half], t, ids[:half]), self(latents[half:], t, ids[half:])])
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
         ids, n = np.asarray(ids), self.config.num_embeddings
@@ -171,8 +177,9 @@ def check_floats(array: np.ndarray, what: str) -> None:
     """Refuses arrays that are not finite floating-point numbers."""
     if np.asarray(array).dtype.kind != "f":
         raise UsageError(f"The {what} are {np.asarray(array).dtype}; give floating-point numbers.")
-    if not np.isfinite(array).all():
-        raise UsageError(f"The {what} hold a NaN or an infinity; give finite numbers.")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.asarray(array).astype(np.float32)).all():
+            raise UsageError(f"The {what} hold a NaN, an infinity, or a number beyond float32; give finite numbers.")
 
 
 def check_timestep(t: int) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moebius.errors import UsageError
+from moebius.errors import LimitError, UsageError
 from moebius.unet import check_floats
 from moebius.weights import Params, Shapes, check
 
@@ -64,7 +64,7 @@ class VAE:
         if len(shape) != 4 or shape[1] != self.config.in_channels or shape[2] % f or shape[3] % f or 0 in shape:
             raise UsageError(f"The image is {shape}; encode takes (B, {self.config.in_channels}, H, W) with H and W multiples of {f}.")
         check_floats(image, "image's values")
-        return self.ops.run(self.encoder, [image], tap=tap)
+        return self._run(self.encoder, image, tap)
 
     def decode(self, latents: np.ndarray, tap: Tap | None = None) -> np.ndarray:
         """(B, latent, h, w), already divided by the scaling factor → (B, 3, 8h, 8w), about [-1, 1]."""
@@ -72,7 +72,16 @@ class VAE:
         if len(shape) != 4 or shape[1] != self.config.latent_channels or 0 in shape:
             raise UsageError(f"The latents are {shape}; decode takes (B, {self.config.latent_channels}, h, w).")
         check_floats(latents, "latents")
-        return self.ops.run(self.decoder, [latents], tap=tap)
+        return self._run(self.decoder, latents, tap)
+
+    def _run(self, forward: Callable[[Tensor], Tensor], array: np.ndarray, tap: Tap | None) -> np.ndarray:
+        try:
+            return self.ops.run(forward, [array], tap=tap)
+        except LimitError:  # found when the plan is made; the images of a batch are independent, to the bit
+            if len(array) == 1 or tap is not None:
+                raise
+            half = len(array) // 2
+            return np.concatenate([self._run(forward, array[:half], tap), self._run(forward, array[half:], tap)])
 
     def encoder(self, x: Tensor) -> Tensor:
         """x is (B, H, W, 3)."""

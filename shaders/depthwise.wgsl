@@ -3,7 +3,7 @@
 //
 // 3×3, zero-padded by one. x (B, H, W, I4), W [9][I4], bias [I4] with I4 = C4 or 2·C4; y (B, H, W, C4).
 // A thread makes RUN neighbouring outputs of one vec4 of channels, so that a column of x is read once for three of them.
-// Grid: flat over (B, H, ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, gated_dwconv.
+// Grid: flat over (B, H, ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, feed_forward.
 
 const RUN: u32 = 4u;
 const RELU: bool = true;

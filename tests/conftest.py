@@ -43,7 +43,7 @@ def hardware_index() -> str | None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`gpu` in turn is every software driver, there or not (a missing one must show), and a GPU where there is one."""
     if "gpu" in metafunc.fixturenames:
-        names = ["llvmpipe", "swiftshader", "dawn"] + ["hardware"] * (hardware_index() is not None)
+        names = ["llvmpipe", "minimum", "swiftshader", "dawn"] + ["hardware"] * (hardware_index() is not None)
         metafunc.parametrize("gpu", names, indirect=True, scope="session")
 
 

@@ -50,7 +50,7 @@ class Guarded(WebGPU):
     def __init__(self, webgpu: WebGPU, tile: Tile | None = None, fold: int | None = None, **limits: int) -> None:
         self.__dict__.update(webgpu.__dict__)
         self.gpu: GuardedGpu = GuardedGpu(webgpu.gpu, {name.replace("_", "-"): value for name, value in limits.items()})
-        self._tile, self._packed, self._plans = tile, WeakKeyDictionary(), WeakKeyDictionary()
+        self._tile, self._plans = tile, WeakKeyDictionary()
         self._none = Buffer(self.gpu, 256, "unused", "pinned")
         self._fold = fold
         self._made: list[Tensor] = []

@@ -60,6 +60,7 @@ def test_the_output_is_whole_or_not_there(capsys, tmp_path):
 
 NOT_A_PICTURE = str(FOLDER / "unet_nano_manifest.json")
 MISUSE = [
+    (["validate", "--image-size", "12"], "The image size is 12; it must be a multiple of 8"),
     (["inpaint", NOT_A_PICTURE, MASK, "-o", "x.png", "--synthetic", "tiny"], "is not a PNG, JPEG"),
     (["inpaint", "missing.png", MASK, "-o", "x.png", "--synthetic", "tiny"], "missing.png"),
     (["inpaint", IMAGE, "-o", "x.png", "--synthetic", "tiny"], "There is no mask"),

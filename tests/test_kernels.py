@@ -661,7 +661,7 @@ REFUSED: dict[str, tuple[Callable[[WebGPU], Any], dict[str, int], str]] = {
     "a row": (
         lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 1024)})), [(1, 4, 20, 1024)]),
         {"max_storage_buffer_binding_size": 4096},
-        r"layer: one row of 4,096 bytes is above the 3,840 a binding may have on .*",
+        r"linear \(layer\): 1 row of 4,096 bytes and the alignment do not fit the 4,096 a binding may have on .*",
     ),
     "a grid": (
         lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 4)})), [(1, 1, 97, 4)]),
@@ -715,8 +715,10 @@ def test_a_buffer_read_and_written_in_one_dispatch_is_refused(gpu: WebGPU) -> No
     for bindings in ([x, *rest, replace(out, buffer=x.buffer)], [replace(x, access="read_write", buffer=out.buffer), *rest, out]):
         with pytest.raises(LimitError, match="for reading and for writing in one dispatch"):
             check(replace(d, bindings=bindings), gpu.gpu)
-    with pytest.raises(LimitError, match="begins at byte 100"):
+    with pytest.raises(LimitError, match="bytes at 100 is not within its buffer and its alignment"):
         check(replace(d, bindings=[replace(x, offset=100), *rest, out]), gpu.gpu)
+    with pytest.raises(LimitError, match="is not within its buffer"):
+        check(replace(d, bindings=[replace(x, nbytes=x.nbytes + 4), *rest, out]), gpu.gpu)
 
 
 # not finite ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -183,6 +184,72 @@ def test_a_value_that_is_not_finite_names_its_op_and_step(gpu):
         denoiser(net).run(*start())
 
 
+@pytest.mark.parametrize("name", ["time_embedding.linear_1.weight", "down_blocks.1.resnets.0.time_emb_proj.bias"])
+def test_a_value_that_is_not_finite_in_the_time_tables_names_its_op(llvmpipe, name):
+    params = synthetic(unet.shapes(UNetConfig.tiny()), 0)
+    params[f"diff_model.{name}"].flat[0] = np.inf
+    net = UNet(UNetConfig.tiny(), params, llvmpipe)
+    with pytest.raises(NonFiniteError, match=rf"time_(embedding|shift) \(diff_model\.{name.rpartition('.')[0]}"):
+        net(latents(net.config, 2), 5, IDS)
+
+
+def test_a_second_run_of_a_sampler_stops_the_first(gpu):
+    loop, (y, m, zm) = denoiser(make_unet(UNetConfig.tiny(), gpu)), start()
+    first = loop.steps(y, m, zm)
+    next(first)
+    want = loop.run(y, m, zm)
+    with pytest.raises(UsageError, match="Another run of the same sampler began"):
+        next(first)
+    np.testing.assert_array_equal(loop.run(y, m, zm), want)
+
+
+def test_a_batch_above_the_limits_runs_in_parts(llvmpipe, monkeypatch):
+    net, x = make_unet(UNetConfig.tiny(), llvmpipe), latents(UNetConfig.tiny(), 5)
+    coder, z = make_vae(VAEConfig.tiny(), llvmpipe), noise("z", (3, 4, 4, 4))
+    whole, picture = net(x, 9, ids_for(net.config, 5)), coder.decode(z)
+    plan = llvmpipe.plan(net.forward, [(5, 16, 16, 9)], unet.Timesteps((9,)), ids_for(net.config, 5))
+    largest = max(b["bytes"] for d in plan.describe() for b in d["bindings"])
+    monkeypatch.setitem(llvmpipe.gpu.limits, "max-storage-buffer-binding-size", largest // 2)
+    parts = make_unet(UNetConfig.tiny(), llvmpipe)
+    with pytest.raises(LimitError):
+        llvmpipe.record(parts.forward, [(5, 16, 16, 9)], unet.Timesteps((9,)), ids_for(net.config, 5))
+    np.testing.assert_array_equal(parts(x, 9, ids_for(net.config, 5)), whole)
+    one_by_one, run = [], llvmpipe.run
+
+    def single(forward, arrays, *args, tap=None):
+        if len(arrays[0]) > 1:
+            raise LimitError("too many")
+        one_by_one.append(len(arrays[0]))
+        return run(forward, arrays, *args, tap=tap)
+
+    monkeypatch.setattr(llvmpipe, "run", single)
+    np.testing.assert_array_equal(coder.decode(z), picture)
+    assert one_by_one == [1, 1, 1]
+
+
+def test_an_interrupted_upload_leaves_no_empty_weight(llvmpipe):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    buffer = gpu_module.Buffer(llvmpipe.gpu, 16, "weight", "weight", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _ = buffer.handle
+    buffer.fill = lambda: np.arange(4, dtype=np.float32)
+    np.testing.assert_array_equal(llvmpipe.gpu.read(buffer, 16), np.arange(4))
+
+
+def test_weights_of_a_plan_that_never_ran_go_with_their_model(llvmpipe):
+    def work():
+        net = make_unet(UNetConfig.tiny(), llvmpipe)
+        net(latents(net.config, 1), 5, ids_for(net.config, 1))
+        llvmpipe.rehearse(denoiser(net).step, [(1, c, 16, 16) for c in (4, 1, 4)])
+        return weakref.ref(net.root.root)
+
+    gone = work()
+    gc.collect()
+    assert gone() is None
+
+
 def test_an_overflow_late_in_a_run_names_its_step(gpu):
     loop = denoiser(make_unet(UNetConfig.tiny(), gpu))
     loop.coefficients[2, 0] = 1e-45  # √ā_t so small that x0 overflows
@@ -273,6 +340,8 @@ def test_discrete_comes_before_integrated_before_software(monkeypatch):
             self.info = {"adapter_type": kind, "backend_type": backend}
             self.summary = f"{kind} {backend}"
 
+    twins = [Fake("DiscreteGPU", "Vulkan"), Fake("DiscreteGPU", "Vulkan")]
+    assert gpu_module.choose(None, found=twins) is twins[0]
     kinds = [("CPU", "Vulkan"), ("IntegratedGPU", "Vulkan"), ("DiscreteGPU", "OpenGL"), ("DiscreteGPU", "Vulkan"), ("Unknown", "Vulkan")]
     monkeypatch.setattr(gpu_module, "adapters", lambda implementation="wgpu": [Fake(*k) for k in kinds])
     assert gpu_module.choose(None).summary == "DiscreteGPU Vulkan"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from moebius.errors import LimitError, UsageError
 from moebius.webgpu.pack import up4
 from moebius.webgpu.plan import Binding, Tensor
 from moebius.webgpu.recorder import Recorder, ceil
@@ -19,6 +20,10 @@ class Tile:
     tn4: int
     wgx: int
     wgy: int
+
+    def __post_init__(self) -> None:
+        if self.entry == "tiled" and (self.tm * 4 % self.wgx or 16 * self.tn4 % self.wgy):
+            raise UsageError(f"{self} does not divide its tiles among its threads: 4·tm / wgx and 16·tn4 / wgy must be whole.")
 
     def constants(self) -> dict[str, int]:
         out = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy, "ACC": self.tm * self.tn4}
@@ -163,14 +168,20 @@ class Gemm(Recorder):
         if self._fits(a, out):
             emit(0, rows, None, None)
         elif mode == "ROWS":
-            step = self._bands(p_path, rows, a.pitch, out.pitch)
+            if (split, a_offset, out_row) != (1, 0, 0):
+                limit = self.gpu.limits["max-storage-buffer-binding-size"]
+                raise LimitError(
+                    f"{op} ({p_path}): {a.shape} to {out.shape} takes {max(a.nbytes, out.nbytes):,} bytes, above the {limit:,} "
+                    f"a binding may have on {self.gpu.name}. Use a smaller image or batch, or another adapter."
+                )
+            step = self._bands(f"{op} ({p_path})", rows, a.pitch, out.pitch)
             for r in range(0, rows, step):
                 end = min(r + step, rows)
                 emit(r, end, (r * a.pitch, end * a.pitch), (r * out.pitch, end * out.pitch))
         else:
             scale = 2 if mode == "PHASE" else 1  # output rows per row of the iteration grid
             in_line, out_line = width * a.pitch, out.shape[2] * out.pitch
-            step = self._bands(p_path, out_height, stride * in_line, scale * out_line, overhead=3 * in_line)
+            step = self._bands(f"{op} ({p_path})", out_height, stride * in_line, scale * out_line, overhead=3 * in_line)
             for image in range(images):
                 for y in range(0, out_height, step):
                     y1 = min(y + step, out_height)

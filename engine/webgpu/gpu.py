@@ -47,9 +47,9 @@ def rank(adapter: Any) -> tuple[int, bool]:
     return PREFERENCE.index(kind) if kind in PREFERENCE else 2, "OpenGL" in adapter.info["backend_type"]
 
 
-def choose(name: str | int | None, implementation: str = "wgpu") -> Any:
+def choose(name: str | int | None, implementation: str = "wgpu", found: list[Any] | None = None) -> Any:
     """The best adapter; or the one of that index; or the best whose summary holds every word of `name`."""
-    found = adapters(implementation)
+    found = adapters(implementation) if found is None else found
     if not found:
         raise AdapterError(NO_ADAPTER)
     listing = "; ".join(f"{i}: {a.summary}" for i, a in enumerate(found))
@@ -81,7 +81,11 @@ class Buffer:
         if self._handle is None:
             self._handle = self.gpu.create_buffer(self.nbytes, self.label)
             if self.fill is not None:
-                self.gpu.write(self, self.fill())
+                try:
+                    self.gpu.write(self, self.fill())
+                except BaseException:  # a Ctrl-C too: a buffer of zeros must not pass for a weight
+                    self._handle = None
+                    raise
                 self.fill = None
         return self._handle
 
@@ -196,20 +200,21 @@ def guard(adapter: str, doing: str) -> Iterator[None]:
         raise MoebiusError(f"{adapter} failed while {doing}: {text}") from error
 
 
-class _LossWatch(logging.Handler):
-    """wgpu 0.32 reports a lost device by a log line and nothing else."""
+class _LossWatch(logging.Filter):
+    """wgpu 0.32 reports a lost device by a log line and nothing else. A filter sees the line and lets it pass."""
 
     seen = False
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def filter(self, record: logging.LogRecord) -> bool:
         if "DEVICE LOST" in record.getMessage().upper():
             self.seen = True
+        return True
 
 
 _LOSS = _LossWatch()
 
 
 def _watch_for_loss() -> None:
-    logger = logging.getLogger("wgpu")
-    if _LOSS not in logger.handlers:
-        logger.addHandler(_LOSS)
+    """From here on; what was lost before is another device's."""
+    _LOSS.seen = False
+    logging.getLogger("wgpu").addFilter(_LOSS)  # adding it twice is adding it once

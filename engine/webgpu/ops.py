@@ -38,8 +38,8 @@ class Condition:
         return self._value
 
     @property
-    def key(self) -> bytes:
-        return self.ids.astype(np.int64).tobytes()
+    def key(self) -> tuple[tuple[int, ...], bytes]:
+        return self.ids.shape, self.ids.astype(np.int64).tobytes()
 
 
 class WebGPU(Gemm):
@@ -168,7 +168,7 @@ class WebGPU(Gemm):
         if self._fits(x):
             partial(0, b, 0, chunks, x, 0)
         else:
-            step = self._bands(p.path, chunks, chunk * x.pitch)
+            step = self._bands(f"group_norm ({p.path})", chunks, chunk * x.pitch)
             for image in range(b):
                 for c0 in range(0, chunks, step):
                     begin, end = image * positions + c0 * chunk, image * positions + min((c0 + step) * chunk, positions)
@@ -184,7 +184,7 @@ class WebGPU(Gemm):
             iterations=2 * chunks,
         )
         out = self._new(x.shape, p.path)
-        step = x.rows if self._fits(x) else self._bands(p.path, x.rows, x.pitch) // 64 * 64  # a multiple that keeps windows aligned
+        step = x.rows if self._fits(x) else self._bands(f"group_norm ({p.path})", x.rows, x.pitch, multiple=64)  # keeps windows aligned
         for r in range(0, x.rows, step):
             end = min(r + step, x.rows)
             source, origin = self._window("x", "read", x, r * x.pitch, end * x.pitch)
@@ -324,7 +324,7 @@ class WebGPU(Gemm):
         bias = self._constant(p, "qkv bias", (3 * c4,), lambda: pack.attention_qkv(p)[1])
         self._gemm("attention", f"{p.path}.qkv", x, weight, qkv, k=c, n=3 * c4, bias=bias)
         mixed = self._new(x.shape, f"{p.path} mixed")
-        band = self._bands(p.path, n, up4(n))  # queries whose scores fit one binding
+        band = self._bands(f"attention ({p.path})", n, up4(n))  # queries whose scores fit one binding
         for image in range(b):
             keys = self._new((1, 1, c, n), f"{p.path} keys")
             rows = Tensor(qkv.buffer, (1, 1, b * n, 3 * c4))  # the same memory as one matrix

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from moebius.errors import LimitError, MoebiusError, NonFiniteError
+from moebius.scheduler import TRAIN_STEPS
 from moebius.webgpu import kernel
 from moebius.webgpu.gpu import Buffer, Gpu, guard
 from moebius.webgpu.pack import up4
@@ -133,7 +134,9 @@ class Plan:
         self._arena, self._placed = place(self.dispatches if share else [], kept, self.gpu)
         self._commands: dict[int, tuple[Any, Any]] = {}
         self._params: Any = None
-        self._steps_seen = np.zeros(0)
+        # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.
+        self._numbers = Buffer(self.gpu, 4 * TRAIN_STEPS, "step numbers", "pinned", lambda: np.arange(TRAIN_STEPS, dtype=np.uint32))
+        self.runs = 0  # goes up with every run: a loop that finds another's number has lost its latents
 
     @property
     def dispatches(self) -> list[Dispatch]:
@@ -164,6 +167,7 @@ class Plan:
             return
         for buffer, shared in self._placed.values():
             buffer.place(shared)
+        _ = self._numbers.handle
         gpu, data = self.gpu, bytearray(PARAMS_PITCH * max(1, len(self.dispatches)))
         for i, d in enumerate(self.dispatches):
             words = [
@@ -199,6 +203,7 @@ class Plan:
     def start(self, timesteps: np.ndarray | None = None) -> None:
         """Begins a run: the table of timesteps, (T, width) sinusoids, and all that is computed from it alone."""
         self.prepare()
+        self.runs += 1
         rec = self.recording
         if timesteps is not None and rec.sinusoid is not None:
             write(rec.sinusoid, timesteps[None, None])
@@ -209,9 +214,6 @@ class Plan:
 
     def replay(self, step: int = 0) -> None:
         """One step: one compute pass over recorded objects."""
-        if self._steps_seen.size <= step:  # the step numbers live in a buffer, so that a step copies its own on the GPU's timeline
-            self._steps_seen = np.arange(max(64, 2 * step), dtype=np.uint32)
-            self._numbers = Buffer(self.gpu, self._steps_seen.nbytes, "step numbers", "pinned", lambda: self._steps_seen)
         self._submit(range(len(self.recording.prologue), len(self.dispatches)), step)
 
     def _submit(self, indices: range, step: int | None = None) -> None:
@@ -240,9 +242,10 @@ class Plan:
 
     # looking into it ---------------------------------------------------------------------------------------------
     def find_non_finite(self, step: int = 0) -> None:
-        """Replays a step with a test behind every dispatch; raises NonFiniteError at the first op that made a NaN or infinity."""
-        gpu, dispatches, first = self.gpu, self.dispatches, len(self.recording.prologue)
-        outputs = [(i, b) for i in range(first, len(dispatches)) for b in dispatches[i].outputs if b.buffer is not self.recording.flags]
+        """Replays the prologue and a step with a test behind every dispatch; raises NonFiniteError at the first bad op."""
+        self.prepare()
+        gpu, dispatches = self.gpu, self.dispatches
+        outputs = [(i, b) for i, d in enumerate(dispatches) for b in d.outputs if b.buffer is not self.recording.flags]
         flags = Buffer(gpu, 4 * len(outputs), "non-finite flags", "pinned")
         gpu.write(flags, np.zeros(len(outputs), np.uint32))
         pipeline, layout = gpu.pipeline("finite", "main", ())
@@ -372,8 +375,8 @@ def check(d: Dispatch, gpu: Gpu) -> None:
     for b in d.bindings:
         within(f"the binding {b.name} {b.shape} in bytes", b.nbytes, limits["max-storage-buffer-binding-size"], smaller)
         within(f"the buffer of {b.name} {b.shape} in bytes", b.buffer.nbytes, limits["max-buffer-size"], smaller)
-        if b.offset % limits["min-storage-buffer-offset-alignment"]:
-            raise LimitError(f"{what}: the binding {b.name} begins at byte {b.offset}, not at a multiple of the adapter's alignment.")
+        if b.offset % limits["min-storage-buffer-offset-alignment"] or b.nbytes <= 0 or b.offset + b.nbytes > b.buffer.nbytes:
+            raise LimitError(f"{what}: the binding {b.name} of {b.nbytes} bytes at {b.offset} is not within its buffer and its alignment.")
     within("the number of storage buffers", len(d.bindings), limits["max-storage-buffers-per-shader-stage"], "Use another adapter.")
     for axis, n in zip("xyz", d.grid, strict=True):
         within(f"the grid's {axis}", n, limits["max-compute-workgroups-per-dimension"], smaller)

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from moebius.errors import LimitError, MoebiusError, NonFiniteError
+from moebius.errors import LimitError, MoebiusError, NonFiniteError, UsageError
 from moebius.ops import Step, StepState, Tap, Timesteps
 from moebius.reference import time_sinusoid, to_nchw
 from moebius.webgpu import pack
@@ -17,7 +17,7 @@ from moebius.webgpu.gpu import Buffer, Gpu
 from moebius.webgpu.kernel import Constants, interface
 from moebius.webgpu.pack import up4
 from moebius.webgpu.plan import Binding, Dispatch, Plan, Recording, Tensor, check, read, write
-from moebius.weights import Checkpoint, Params
+from moebius.weights import Params
 
 PLANS_PER_MODEL = 4
 SIZE = 64  # invocations of a flat workgroup
@@ -32,7 +32,6 @@ class Recorder:
 
     def __init__(self, adapter: str | int | None = None, *, limits: str = "adapter") -> None:
         self.gpu = Gpu(adapter, limits=limits)
-        self._packed: WeakKeyDictionary[Checkpoint, dict[tuple[Any, ...], Buffer]] = WeakKeyDictionary()
         self._plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
         self._none = Buffer(self.gpu, 256, "unused", "pinned")
         self._recording: Recording | None = None
@@ -68,7 +67,10 @@ class Recorder:
         table = time_sinusoid(timesteps, rec.sinusoid.shape[3])
         plan.upload(nhwc)
         plan.start(table)
+        run = plan.runs
         for i, t in enumerate(timesteps):
+            if plan.runs != run:
+                raise UsageError("Another run of the same sampler began before this one ended; one at a time, or one Inpainter each.")
             plan.replay(i)
             yield StepState(i, t, lambda: to_nchw(read(latents)), lambda: to_nchw(read(plan.outputs[1])))
         bad = np.flatnonzero(self.gpu.read(rec.flags, 4 * len(timesteps), np.uint32))
@@ -166,7 +168,7 @@ class Recorder:
 
     def _constant(self, p: Params, name: str, shape: Sequence[int], fill: Callable[[], np.ndarray], *key: Any) -> Binding:
         """A packed parameter, made once for a checkpoint. `shape` is the packed one; `fill` runs when it is uploaded."""
-        packed = self._packed.setdefault(p.root, {})
+        packed: dict[tuple[Any, ...], Buffer] = p.root.made.setdefault(self, {})
         at = (p.path, name, *key)
         if at not in packed:
             packed[at] = Buffer(self.gpu, 4 * int(np.prod(shape)), f"{p.path}.{name}", "weight", fill)
@@ -222,14 +224,15 @@ class Recorder:
         offset = 4 * begin // align * align
         return Binding(name, access, t.buffer, t.shape, offset, min(t.nbytes, 4 * end) - offset), offset // 4
 
-    def _bands(self, what: str, rows: int, *floats_per_row: float, overhead: int = 0) -> int:
+    def _bands(self, what: str, rows: int, *floats_per_row: float, overhead: int = 0, multiple: int = 1) -> int:
         """How many of `rows` fit the binding limit, given what every tensor needs a row (and `overhead` floats once)."""
         room = self.gpu.limits["max-storage-buffer-binding-size"] // 4 - 64 - overhead
-        fit = int(room // max(floats_per_row))
+        fit = int(room // max(floats_per_row)) // multiple * multiple
         if fit < 1:
+            limit = self.gpu.limits["max-storage-buffer-binding-size"]
             raise LimitError(
-                f"{what}: one row of {4 * max(floats_per_row):,.0f} bytes is above the {4 * room:,} a binding may have on {self.gpu.name}. "
-                "Use a smaller image, or another adapter."
+                f"{what}: {multiple} row{'s' * (multiple > 1)} of {4 * max(floats_per_row):,.0f} bytes and the alignment do not fit the {limit:,} a binding may have "
+                f"on {self.gpu.name}. Use a smaller image, or another adapter."
             )
         return min(rows, fit)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -13,10 +15,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
-    """A model's parameters by name. Compared by identity, so that what a backend packs for it can be kept beside it."""
+    """A model's parameters by name, and beside them what each backend made of them: it goes when they go."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weights = weights
+        self.made: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._weights[name]
