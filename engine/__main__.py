@@ -4,9 +4,13 @@ import sys
 
 
 def main() -> int:
-    from moebius.cli import run
+    try:
+        from moebius.cli import run
 
-    return run(sys.argv[1:])
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:  # also while importing
+        print("moebius: stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ def run(argv: list[str]) -> int:
     except MoebiusError as error:
         print(f"moebius: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("moebius: stopped", file=sys.stderr)
-        return 130
+    except MemoryError:
+        print("moebius: there is not enough memory; use a smaller picture, or fewer images at once.", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of a table went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -34,7 +34,7 @@ def add_parsers(commands: Any) -> None:
     p = commands.add_parser("batch", help="the same for folders", formatter_class=Narrow, usage="%(prog)s IMAGES MASKS OUT [options]")
     p.add_argument("images", metavar="IMAGES", type=Path, help="a folder")
     p.add_argument("masks", metavar="MASKS", type=Path, help="a folder of masks with the images' stems, or one mask for all")
-    p.add_argument("out", metavar="OUT", type=Path, help="a folder, made when missing; one .png an image")
+    p.add_argument("out", metavar="OUT", type=Path, help="a folder, made when missing; the images' names and formats")
     p.add_argument("--resume", action="store_true", help="skip images whose result is there")
     settings_options(p)
     model_options(p)
@@ -78,7 +78,7 @@ def settings_options(p: argparse.ArgumentParser) -> None:
 
 
 def model_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--model", metavar="NAME", default="nano", help="pretrained, places2, celebahq, ffhq, nano, a folder or a file (nano)")
+    p.add_argument("--model", metavar="NAME", help="pretrained, places2, celebahq, ffhq, nano, a folder or a file (nano)")
     p.add_argument("--vae", metavar="FILE", type=Path, help="the VAE's weights, where they are not beside the model's")
     p.add_argument("--revision", metavar="REV", help="of a published model")
     p.add_argument("--synthetic", choices=["tiny", "full"], help="weights made from a seed instead: the filling is noise")
@@ -116,24 +116,27 @@ def inpaint(args: argparse.Namespace) -> int:
 
     say = (lambda *_: None) if args.quiet else _say
     check_output(args.output)
-    if not args.overwrite and args.output.exists() and args.image.exists() and args.output.samefile(args.image):
-        raise UsageError(f"{args.output} is the image itself; give another output, or --overwrite.")
     settings = chosen_settings(args)
+    outputs = numbered(args.output, settings.get("num_images", 1))
+    if not args.overwrite:
+        refuse_to_replace(outputs, [p for p in (args.image, args.mask, args.like) if p is not None])
     photo = photos.load(args.image)
-    mask: Any = args.mask
-    if args.box:  # boxes join a mask
-        fill = masks.boxes(args.box, *photo.size)
-        mask = fill if args.mask is None else fill | masks.load(args.mask, photo).fill
-    elif args.mask is not None:
-        mask = masks.load(args.mask, photo)
-        for note in mask.notes:
+    if settings.get("crop") != "upstream":
+        photos.check_fits(photo, args.output)
+    mask: Any = args.box or args.mask
+    if args.box and args.mask is not None:  # boxes join a mask
+        loaded = masks.load(args.mask, photo)
+        for note in loaded.notes:
             say(note)
-        mask = mask.fill
+        mask = masks.boxes(args.box, *photo.size) | loaded.fill
+    elif args.box:
+        masks.boxes(args.box, *photo.size)  # what is wrong with them is said before anything is loaded
+    elif mask is None and photo.alpha is None:
+        raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or --box.")
     model = load_model(args, say)
     result = run_with_progress(model, photo, mask, settings, args)
     for note in result.notes:
         say(note)
-    outputs = numbered(args.output, len(result.images))
     for i, path in enumerate(outputs):
         for note in result.save(path, index=i, metadata=not args.no_metadata, quality=args.quality):
             say(note)
@@ -164,9 +167,29 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
         if record is None:
             raise UsageError(f"{args.like} does not say how it was made; only pictures written by moebius do.")
         settings = {k: v for k, v in record.items() if k in names}
+        say_same_model(args, record)
     settings |= {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     Settings(**settings)  # what is wrong is said before anything is loaded
     return settings
+
+
+def say_same_model(args: argparse.Namespace, record: dict[str, Any]) -> None:
+    """--like takes the model along, where it has a name that can be loaded again and none was given."""
+    model = str(record.get("model", ""))
+    if args.model is None and args.synthetic is None:
+        if model in ("synthetic tiny", "synthetic full"):
+            args.synthetic = model.split()[1]
+        elif model in ("pretrained", "places2", "celebahq", "ffhq", "nano"):
+            args.model, args.revision = model, args.revision or record.get("revision")
+        else:
+            raise UsageError(f"{args.like} was made with {model or 'an unnamed model'}; say where that is with --model.")
+
+
+def refuse_to_replace(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    for output in outputs:
+        for path in inputs:
+            if output.exists() and path.exists() and output.samefile(path):
+                raise UsageError(f"{output} is one of the inputs itself; give another output, or --overwrite.")
 
 
 def check_output(path: Path) -> None:
@@ -194,7 +217,7 @@ def load_model(args: argparse.Namespace, say: Callable[..., None]) -> Any:
         say("Weights: synthetic. They were made from a seed, not trained: every op runs, but the hole is filled with noise.")
     else:
         model = Inpainter.from_pretrained(
-            args.model,
+            args.model or "nano",
             device=args.device,
             require_gpu=args.require_gpu,
             precision=args.precision,
@@ -212,6 +235,7 @@ def run_with_progress(model: Any, photo: Any, mask: Any, settings: dict[str, Any
     try:
         for step in run:
             if bar is not None:
+                step.state.estimate()  # waits for the GPU: a bar of what was merely asked of it would lie
                 bar.show(step.index + 1, step.total)
     finally:
         if bar is not None:
@@ -278,6 +302,11 @@ def batch(args: argparse.Namespace) -> int:
     if not images:
         raise UsageError(f"{args.images} holds no picture ({', '.join(PICTURES)}).")
     by_stem = {p.stem: p for p in sorted(args.masks.iterdir()) if p.suffix.lower() in PICTURES} if args.masks.is_dir() else None
+    if args.out.exists() and any(args.out.samefile(p) for p in (args.images, args.masks)):
+        raise UsageError(f"{args.out} is one of the inputs itself; give another folder for the results.")
+    twice = sorted({p.stem for p in images if sum(q.stem == p.stem for q in images) > 1})
+    if twice:
+        raise UsageError(f"{args.images} holds several pictures named {', '.join(twice[:3])}; masks go by that name. Rename or move them.")
     settings = chosen_settings(args)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -287,7 +316,7 @@ def batch(args: argparse.Namespace) -> int:
     done = skipped = failed = 0
     start = time.perf_counter()
     for image in images:
-        outputs = numbered(args.out / f"{image.stem}.png", settings.get("num_images", 1))
+        outputs = numbered(args.out / image.name, settings.get("num_images", 1))
         if args.resume and all(p.exists() for p in outputs):
             skipped += 1
             continue
@@ -298,6 +327,8 @@ def batch(args: argparse.Namespace) -> int:
             result = run_with_progress(model, image, mask, settings, args)
             for i, path in enumerate(outputs):
                 result.save(path, index=i, metadata=not args.no_metadata, quality=args.quality)
+            for note in result.notes:
+                say(f"{image.name}: {note}")
             report(args, say, result, outputs)
             done += 1
         except MoebiusError as error:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -34,6 +34,7 @@ LOG_VARIANCE = (-30.0, 20.0)
 LARGEST_BATCH = {"WebGPU": 8, "CPU": 4}  # windows and seeds sampled at once, where memory allows
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
 PREVIEW_SIDE = 256
+LARGEST_RADIUS = 10_000
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,22 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise UsageError(f"{name} is {value!r}; it must be a whole number from 1 up.")
-        for name in ("guidance", "strength", "noise_offset", "grow"):
+        for name in ("guidance", "strength", "noise_offset"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
                 raise UsageError(f"{name} is {value!r}; it must be a finite number.")
-        if self.blend not in ("paste", "compensate", "raw"):
-            raise UsageError(f"blend is {self.blend!r}; choose one of paste, compensate, raw.")
-        if self.crop not in ("auto", "full", "upstream"):
-            raise UsageError(f"crop is {self.crop!r}; choose one of auto, full, upstream.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            raise UsageError(f"seed is {self.seed!r}; it must be an integer from 0 up.")
+        for name in ("grow", "feather"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if value is not None and not (number and 0 <= value <= LARGEST_RADIUS):
+                raise UsageError(f"{name} is {value!r}; it must be a number of pixels from 0 to {LARGEST_RADIUS}.")
+        if not isinstance(self.invert, bool):
+            raise UsageError(f"invert is {self.invert!r}; it must be True or False.")
+        for name, choices in (("rng", get_args(noises.Rng)), ("blend", get_args(Blend)), ("crop", get_args(Crop))):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
 
 
 @dataclass
@@ -170,12 +179,22 @@ class Inpainter:
         return describe(self.unet.ops)
 
     def __call__(
-        self, image: PhotoSource | Photo, mask: MaskSource | None = None, *, noise: Mapping[str, np.ndarray] | None = None, **settings: Any
+        self,
+        image: PhotoSource | Photo,
+        mask: MaskSource | None = None,
+        *,
+        noise: Mapping[str, np.ndarray] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        **settings: Any,
     ) -> Result:
-        """Fills in what is white in `mask`; see `Settings` for the rest. Without a mask, what is transparent in the image."""
+        """Fills in what is white in `mask`; see `Settings` for the rest. Without a mask, what is transparent in the image.
+
+        `on_step` is called after every sampling step; what it raises ends the run.
+        """
         run = self.steps(image, mask, noise=noise, **settings)
-        for _ in run:
-            pass
+        for step in run:
+            if on_step is not None:
+                on_step(step)
         return run.result
 
     def steps(
@@ -240,11 +259,6 @@ class Run:
         if self._result is None:
             raise UsageError("The run has not ended; iterate over it first.")
         return self._result
-
-    @property
-    def total(self) -> int:
-        """Steps to come in all, when every window fits one batch."""
-        return len(self.timesteps) if self.windows else 0
 
     def __iter__(self) -> Iterator[Step]:
         if self._started:
@@ -352,7 +366,8 @@ class Run:
         made = self.inpainter
         model = {"version": moebius.__version__, "model": made.model, "revision": made.revision, "device": made.device}
         timings = {stage: round(seconds, 4) for stage, seconds in self._clock.seconds.items()}
-        return {**model, **asdict(self.settings), "timings": timings}
+        given = {"noise": sorted(self.noise)} if self.noise else {}  # what the seed did not decide
+        return {**model, **asdict(self.settings), **given, "timings": timings}
 
 
 class _Preview:
@@ -385,8 +400,8 @@ class _Preview:
         """The estimate holds the items from `first` on; the windows of one seed are shown."""
         estimate, (base, holes) = fetch(), self._base
         out, windows = base.copy(), self.run.windows
-        for i in range(min(len(estimate), len(windows))):
-            w = (first + i) % len(windows)
+        for i in range(min(len(estimate), len(windows) - first % len(windows))):
+            w = first % len(windows) + i
             z = estimate[i].reshape(estimate.shape[1], -1).T
             rgb = np.column_stack([z, np.ones(len(z))]) @ self._map(w)
             small = np.clip((rgb.reshape(*estimate.shape[2:], 3) + 1) * 127.5, 0, 255).astype(np.uint8)

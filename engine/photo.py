@@ -558,6 +558,15 @@ def save(
     return tuple(notes)
 
 
+def check_fits(photo: Photo, path: Path) -> None:
+    """Refuses now what `save` would refuse later: an ending that cannot hold the photo's mode."""
+    if isinstance(photo.native, Image.Image):
+        _, modes, converted = WRITABLE[path.suffix.lower()]
+        small = photo.native.crop((0, 0, 1, 1))
+        small.info = photo.native.info
+        _fit(small, path, modes, converted)
+
+
 def _fit(image: Image.Image, path: Path, modes: tuple[str, ...], converted: Mapping[str, str]) -> Image.Image:
     ending = path.suffix.lower()
     keyed = image.mode in ("1", "L", "RGB", "P") and image.has_transparency_data  # by a colour, or in the palette

@@ -9,6 +9,7 @@ from goldens import FOLDER
 from PIL import Image, ImageFilter
 
 from moebius import cli
+from moebius.__main__ import main
 from moebius.webgpu import kernel
 
 IMAGE, MASK = (str(FOLDER / f"pipeline_nano.{which}.png") for which in ("image", "mask"))
@@ -66,7 +67,10 @@ MISUSE = [
     (["inpaint", IMAGE, "-o", "x.png", "--synthetic", "tiny"], "There is no mask"),
     (["inpaint", IMAGE, "--box", "1,2,3", "-o", "x.png", "--synthetic", "tiny"], "invalid box value"),
     (["inpaint", IMAGE, "--box", "900,2,3,4", "-o", "x.png", "--synthetic", "tiny"], "covers nothing of the image, which is 200×200"),
-    (["inpaint", IMAGE, MASK, "-o", IMAGE, "--synthetic", "tiny"], "is the image itself"),
+    (["inpaint", IMAGE, MASK, "-o", IMAGE, "--synthetic", "tiny"], "is one of the inputs itself"),
+    (["inpaint", IMAGE, MASK, "-o", MASK, "--synthetic", "tiny"], "is one of the inputs itself"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--grow", "1e300"], "grow is 1e"),
+    (["batch", str(FOLDER), MASK, str(FOLDER), "--synthetic", "tiny"], "is one of the inputs itself"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--model", "places3"], "neither a published model"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--device", "cpu", "--require-gpu"], "A GPU is required"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--like", IMAGE], "does not say how it was made"),
@@ -183,7 +187,7 @@ def test_settings_travel_with_the_picture_and_run_again(capsys, tmp_path):
         "rng": "torch",
     }
     assert str(tmp_path) not in out  # no local paths
-    same = [*FAST[:2], "--device", "cpu", "--box", "10,20,60,50"]
+    same = ["--device", "cpu", "--box", "10,20,60,50"]  # the model is named in the picture
     assert run(capsys, "inpaint", IMAGE, *same, "--like", first, "-o", again, "--no-metadata")[0] == 0
     np.testing.assert_array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(again)))
     assert run(capsys, "inpaint", IMAGE, *same, "--like", first, "--seed", 6, "-o", bare, "--no-metadata")[0] == 0
@@ -224,7 +228,7 @@ def test_batch(capsys, tmp_path):
         Image.fromarray((np.indices((30, 40))[0] < 9).astype(np.uint8) * 255).save(masks / f"{stem}.png")
     code, _, err = run(capsys, "batch", images, masks, tmp_path / "out", *FAST)
     assert code == 1
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg"]
     assert "c.png: there is no mask of that stem" in err
     assert "broken.png" in err
     assert "2 done, 0 skipped, 2 failed" in err
@@ -242,10 +246,19 @@ def test_ctrl_c_is_130_and_leaves_nothing(capsys, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Inpainter, "moments", stop)
-    code, _, err = run(capsys, "inpaint", IMAGE, MASK, *FAST, "-o", tmp_path / "out.png")
-    assert code == 130
-    assert "Traceback" not in err
+    monkeypatch.setattr("sys.argv", ["moebius", "inpaint", IMAGE, MASK, *map(str, FAST), "-o", str(tmp_path / "out.png")])
+    assert main() == 130
+    assert capsys.readouterr().err.endswith("moebius: stopped\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_format_cannot_hold_is_refused_first(capsys, tmp_path):
+    see_through = tmp_path / "a.png"
+    Image.new("RGBA", (20, 20), (9, 9, 9, 0)).save(see_through)
+    code, _, err = run(capsys, "inpaint", see_through, *FAST, "-o", tmp_path / "a.jpg")
+    assert code == 2
+    assert "cannot hold mode RGBA" in err
+    assert "Device" not in err
 
 
 def test_help_fits_a_screen_and_readme_has_every_option(capsys):

@@ -8,14 +8,18 @@ from goldens import CONFIGS, FOLDER, load, noise, relative, weights
 from PIL import Image
 
 from moebius import noise as noises
+from moebius.cpu import CPU
 from moebius.denoise import Denoiser
 from moebius.errors import NonFiniteError, UsageError
 from moebius.inpainter import Inpainter, Settings, condition_ids
 from moebius.inpainter import draws as draws_of
 from moebius.reference import Reference
 from moebius.scheduler import DDIM
-from moebius.unet import UNet
-from moebius.vae import VAE
+from moebius.unet import UNet, UNetConfig
+from moebius.unet import shapes as unet_shapes
+from moebius.vae import VAE, VAEConfig
+from moebius.vae import shapes as vae_shapes
+from moebius.weights import synthetic
 
 Z = (1, 4, 16, 16)
 STEPS, GUIDANCE, OFFSET = 8, 2.0, 0.0357
@@ -285,3 +289,105 @@ def test_a_nan_is_reported_and_not_painted(stage: str) -> None:
     setattr(vae, stage, lambda x: np.full((1, 8, 16, 16) if stage == "encode" else (1, 3, 128, 128), np.nan))
     with pytest.raises(NonFiniteError, match=r"moments of the SeenVAE on Reference\(float64\)" if stage == "encode" else "decoded picture"):
         inpaint(unet, vae, *pictures(), steps=1, strength=1)
+
+
+# Any photo, any mask, through the public call ------------------------------------------------------------------------
+SMALL_UNET = UNetConfig(4, block_out_channels=(8, 16), heads=2, cross_attention_dim=8, encoder_hid_dim=8, norm_num_groups=4)
+SMALL_VAE = VAEConfig((8, 8, 8, 8), norm_num_groups=4)  # windows of 32 pixels
+MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"]
+
+
+@pytest.fixture(scope="module")
+def small() -> Inpainter:
+    ops = CPU()
+    nets = synthetic(unet_shapes(SMALL_UNET), 0), synthetic(vae_shapes(SMALL_VAE), 0)
+    return Inpainter(UNet(SMALL_UNET, nets[0], ops), VAE(SMALL_VAE, nets[1], ops))
+
+
+def random_picture(g: np.random.Generator, mode: str, size: tuple[int, int]) -> Image.Image:
+    width, height = size
+    if mode == "I;16":
+        return Image.fromarray(g.integers(0, 65536, (height, width), np.uint16))
+    rgba = Image.fromarray(g.integers(0, 256, (height, width, 4), np.uint8))
+    return rgba if mode == "RGBA" else rgba.convert("RGB" if mode == "P" else mode).convert(mode)
+
+
+def random_mask(g: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    width, height = size
+    fill = np.zeros((height, width), bool)
+    for _ in range(g.integers(0, 4)):
+        y, x = g.integers(0, height), g.integers(0, width)
+        fill[y : y + g.integers(1, 1 + max(1, height // 2)), x : x + g.integers(1, 1 + max(1, width // 2))] = True
+    return fill
+
+
+@pytest.mark.parametrize("case", range(24))
+def test_any_photo_and_any_mask(small: Inpainter, case: int) -> None:
+    """Size and mode are kept, and every pixel beyond the seam keeps its bytes."""
+    g = np.random.default_rng(case)
+    extreme = [(1, 1), (1, 90), (200, 3), (33, 31), (300, 170), (64, 64)]
+    size = extreme[case % 6] if case < 12 else (int(g.integers(1, 150)), int(g.integers(1, 150)))
+    photo, fill = random_picture(g, MODES[case % len(MODES)], size), random_mask(g, size)
+    settings = {"crop": ["auto", "full"][case % 2], "blend": ["paste", "compensate"][case // 2 % 2], "feather": [None, 0, 2.5][case % 3]}
+    result = small(photo, fill, steps=1, strength=1, seed=case, **settings)
+    assert (result.image.size, result.image.mode) == (photo.size, photo.mode)
+    touched = np.zeros_like(fill)
+    for window in result.windows:
+        rows, columns, weights = window.weights()
+        touched[rows, columns] |= weights > 0
+    assert touched[fill].all() or settings["feather"] != 0
+    np.testing.assert_array_equal(np.asarray(result.image)[~touched], np.asarray(photo)[~touched])
+    assert len(result.windows) > 0 or not fill.any()
+
+
+def test_windows_and_seeds_run_as_one_batch(small: Inpainter) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 200, 3), np.uint8))
+    boxes = [(5, 5, 8, 8), (150, 20, 9, 9)]
+    run = small.steps(photo, boxes, steps=3, num_images=2)
+    steps = list(run)
+    assert len(run.windows) == 2
+    assert [(s.index, s.total) for s in steps] == [(0, 2), (1, 2)]  # one batch of four: three steps at strength 0.99 are two
+    assert steps[0].state.latents().shape[0] == 4
+    alone = small(photo, boxes, steps=3, seed=1)
+    assert np.abs(np.asarray(run.result.images[1], np.int16) - np.asarray(alone.image)).max() <= 1
+
+
+def test_a_callback_sees_every_step_and_may_stop(small: Inpainter) -> None:
+    photo, seen = random_picture(np.random.default_rng(0), "RGB", (50, 40)), []
+
+    def on_step(step) -> None:
+        seen.append(step.preview)
+        if len(seen) == 2:
+            raise StopIteration("enough")
+
+    with pytest.raises(StopIteration, match="enough"):
+        small(photo, [(10, 10, 20, 20)], steps=6, on_step=on_step)
+    assert len(seen) == 2
+    for preview in seen:  # outside the hole it is the photo
+        assert preview.size == (50, 40)
+        assert preview.getpixel((2, 2)) == photo.getpixel((2, 2))
+    assert seen[0].getpixel((20, 20)) != seen[1].getpixel((20, 20))
+
+
+def test_a_black_picture_is_an_error(small: Inpainter, monkeypatch) -> None:
+    monkeypatch.setattr(small.vae, "decode", lambda z: np.full((1, 3, 32, 32), -1.0, np.float32))
+    with pytest.raises(NonFiniteError, match=r"decoded picture is black \(vae\.decode on CPU"):
+        small(Image.new("RGB", (40, 40), (9, 99, 9)), [(3, 3, 9, 9)], steps=1, strength=1)
+
+
+def test_transparency_is_a_mask_and_becomes_opaque(small: Inpainter) -> None:
+    photo = Image.new("RGBA", (40, 40), (9, 99, 9, 255))
+    photo.paste((0, 0, 0, 0), (10, 10, 20, 20))
+    alpha = np.asarray(small(photo, steps=1, strength=1).image)[..., 3]
+    assert (alpha[10:20, 10:20] == 255).all()
+    with pytest.raises(UsageError, match="There is no mask"):
+        small(photo.convert("RGB"))
+
+
+@pytest.mark.parametrize("blend", ["raw", "paste", "compensate"])
+def test_bytes_on_the_cpu_device(golden, blend: str) -> None:
+    parts = UNet(CONFIGS["unet_nano"], weights("unet_nano"), CPU()), VAE(CONFIGS["vae_nano"], weights("vae_nano"), CPU())
+    result = inpaint(*parts, *pictures(), steps=STEPS, guidance=GUIDANCE, noise_offset=OFFSET, noise=NOISE, blend=blend)
+    difference = np.abs(np.asarray(result.image).astype(int) - golden[f"out.{blend}"])
+    assert difference.max() <= 1
+    assert (difference == 0).mean() >= 0.999

@@ -231,8 +231,8 @@ class Recorder:
         if fit < 1:
             limit = self.gpu.limits["max-storage-buffer-binding-size"]
             raise LimitError(
-                f"{what}: {multiple} row{'s' * (multiple > 1)} of {4 * max(floats_per_row):,.0f} bytes and the alignment do not fit the {limit:,} a binding may have "
-                f"on {self.gpu.name}. Use a smaller image, or another adapter."
+                f"{what}: {multiple} row{'s' * (multiple > 1)} of {4 * max(floats_per_row):,.0f} bytes and the alignment do not fit "
+                f"the {limit:,} a binding may have on {self.gpu.name}. Use a smaller image, or another adapter."
             )
         return min(rows, fit)
 
