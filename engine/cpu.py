@@ -31,6 +31,8 @@ TILE = 4  # columns of the image that share one window in the positional lambda
 class CPU(Reference):
     """`CPU()` computes in float32 on the cores this process may run on."""
 
+    largest_batch = 4
+
     def __init__(self, dtype: type[np.floating] = np.float32, threads: int | None = None) -> None:
         super().__init__(dtype)
         self.threads = threads or cores()

@@ -32,7 +32,6 @@ from moebius.unet import UNet, UNetConfig
 from moebius.vae import VAE
 
 LOG_VARIANCE = (-30.0, 20.0)
-LARGEST_BATCH = {"WebGPU": 8, "CPU": 4}  # windows and seeds sampled at once, where memory allows
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
 LARGEST_RADIUS = 10_000
 
@@ -336,7 +335,7 @@ class Run:
 
     def _batch(self, count: int) -> int:
         """As many as fit one batch on this device; a limit says no when the step is recorded, before any memory is taken."""
-        batch = max(1, min(count, LARGEST_BATCH.get(type(self.inpainter.unet.ops).__name__, 1)))
+        batch = max(1, min(count, self.inpainter.unet.ops.largest_batch))
         while True:
             try:
                 if count:

@@ -45,6 +45,8 @@ class StepState:
 class Ops(Protocol):
     """One backend. σ(x) = 1/(1+e⁻ˣ), SiLU(x) = x·σ(x), BN uses running statistics, eps 1e-5."""
 
+    largest_batch: int  # windows and seeds worth sampling at once, where limits allow
+
     def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:
         """forward(*tensors, *args) on NCHW arrays, back to an NCHW array. `tap` receives module outputs."""
 

@@ -263,7 +263,7 @@ def _read_image(given: Image.Image, name: str) -> Photo:
     tiles = getattr(given, "tile", None)
     stored = str(tiles[0].args) if tiles else ""
     if ";16" in stored and not given.mode.startswith(("I", "F")):
-        notes.append(f"{name} has 16 bits a channel; Pillow reads colour with 8. Give it as a uint16 array to keep them.")
+        notes.append(f"{name} has 16 bits a channel; Pillow reads colour with 8, and so the result has 8.")
     given.load()
     if given.mode in INSTEAD:
         notes.append(f"{name} has mode {given.mode}; it is worked on, and comes back, as {INSTEAD[given.mode]}.")

@@ -1,7 +1,8 @@
 // Self lambda, content part over one chunk of positions: max_m key, Σ_m e, Σ_m e·V with e = exp(key[m, k] - max).
 //
 // The softmax runs over positions, so each chunk keeps its own maximum and lambda_combine puts the chunks on a common one.
-// qkv rows hold [heads·K4 | K4 | V4] vec4; sums [image][chunk][4·K4][V4]; stats [image][chunk][max, sum][K4].
+// qkv rows hold [heads·K4 | K4 | V4] vec4; sums [image][chunk][4·K4][V4]; stats [image][chunk][max, sum][K4]
+// (lambda_combine reads the same as 4·K4 floats).
 // Grid: flat over (image, chunk, K4, V4): a thread owns a 4×4 block of λ. Reference: Reference.self_lambda.
 
 const SIZE: u32 = 64u;

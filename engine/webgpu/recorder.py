@@ -30,6 +30,8 @@ def ceil(a: int, b: int) -> int:
 class Recorder:
     """The half of `WebGPU` that is not ops."""
 
+    largest_batch = 8
+
     def __init__(self, adapter: str | int | None = None, *, limits: str = "adapter") -> None:
         self.gpu = Gpu(adapter, limits=limits)
         self._plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
