@@ -1,6 +1,7 @@
 """The command line: arguments in, messages out; no logic of its own. Exit codes: 0 done, 1 failed, 2 misused, 130 stopped.
 
-Here are the commands that look at adapters, plans and numbers; those that make pictures are in `cli_run`.
+Here are the commands that look at adapters, plans and numbers; those that make pictures are in `cli_run`, the window's is
+in `cli_view`, the browser's in `cli_web`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from typing import Any
 
 import moebius
-from moebius import cli_run
+from moebius import cli_compare, cli_run, cli_view, cli_web
 from moebius.errors import AdapterError, MoebiusError
 
 
@@ -37,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     cli_run.add_parsers(commands)
+    cli_view.add_parser(commands)
+    cli_compare.add_parser(commands)
+    cli_web.add_parser(commands)
 
     p = commands.add_parser("adapters", help="list adapters and mark the one that would be chosen")
     p.add_argument("--implementation", choices=["wgpu", "dawn"], default="wgpu")

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from moebius import sample
 from moebius.errors import MoebiusError, UsageError
 
 BOX_HELP = "fill this rectangle too; repeatable"
@@ -21,9 +22,10 @@ def add_parsers(commands: Any) -> None:
     p = commands.add_parser(
         "inpaint", help="fill in the white part of a mask", formatter_class=Narrow, usage="%(prog)s IMAGE [MASK] -o FILE [options]"
     )
-    p.add_argument("image", metavar="IMAGE", type=Path)
+    p.add_argument("image", metavar="IMAGE", type=Path, nargs="?")
     p.add_argument("mask", metavar="MASK", type=Path, nargs="?", help="white = fill in (default: boxes, or the image's transparency)")
     p.add_argument("-o", "--output", metavar="FILE", type=Path, required=True)
+    p.add_argument("--sample", action="store_true", help="the picture and mask that come with moebius, in place of IMAGE and MASK")
     p.add_argument("--box", metavar="X,Y,W,H", type=box, action="append", default=[], help=BOX_HELP)
     settings_options(p)
     p.add_argument("--like", metavar="FILE", type=Path, help="the settings that made FILE; options given here win")
@@ -77,7 +79,8 @@ def settings_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--invert", action="store_true", default=None, help="fill in the black part of the mask")
 
 
-def model_options(p: argparse.ArgumentParser) -> None:
+def weights_options(p: argparse.ArgumentParser) -> None:
+    """What `load_model` reads, but for --quiet."""
     p.add_argument("--model", metavar="NAME", help="pretrained, places2, celebahq, ffhq, nano, a folder or a file (nano)")
     p.add_argument("--vae", metavar="FILE", type=Path, help="the VAE's weights, where they are not beside the model's")
     p.add_argument("--revision", metavar="REV", help="of a published model")
@@ -85,6 +88,10 @@ def model_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", metavar="NAME", default="auto", help="auto (best GPU, else cpu), cpu, or an adapter's name or index")
     p.add_argument("--require-gpu", action="store_true", help="fail rather than compute on a CPU")
     p.add_argument("--precision", choices=["f32"], default="f32")
+
+
+def model_options(p: argparse.ArgumentParser) -> None:
+    weights_options(p)
     p.add_argument("--no-metadata", action="store_true", help="do not write the settings into the picture")
     p.add_argument("--quality", metavar="Q", type=quality, help="of a JPEG or WebP: 1 to 100, or keep")
     p.add_argument("--quiet", action="store_true", help="errors only")
@@ -115,6 +122,12 @@ def inpaint(args: argparse.Namespace) -> int:
     from moebius import photo as photos
 
     say = (lambda *_: None) if args.quiet else _say
+    if args.sample:
+        if args.image is not None:
+            raise UsageError(f"--sample brings a picture of its own; leave out {args.image}, or --sample.")
+        args.image, args.mask = sample.photo(), None if args.box else sample.mask()
+    elif args.image is None:
+        raise UsageError("There is no image; give one, or --sample for the one that comes with moebius.")
     check_output(args.output)
     settings = chosen_settings(args)
     outputs = numbered(args.output, settings.get("num_images", 1))
@@ -201,7 +214,7 @@ def check_output(path: Path) -> None:
         raise MoebiusError(f"{path} cannot be written: there is no folder {path.parent}.")
 
 
-def load_model(args: argparse.Namespace, say: Callable[..., None]) -> Any:
+def load_model(args: argparse.Namespace, say: Callable[..., None], progress: Callable[[str, int, int | None], None] | None = None) -> Any:
     from moebius import unet, vae
     from moebius.device import open_device
     from moebius.inpainter import Inpainter
@@ -223,7 +236,7 @@ def load_model(args: argparse.Namespace, say: Callable[..., None]) -> Any:
             precision=args.precision,
             vae=args.vae,
             revision=args.revision,
-            progress=None if args.quiet else Transfer(),
+            progress=progress or (None if args.quiet else Transfer()),
         )
     say(f"Device: {model.device}")
     return model

@@ -28,6 +28,10 @@ ALONE = 500_000  # multiply-adds: OpenBLAS does a product below 2·2¹⁸ on the
 TILE = 4  # columns of the image that share one window in the positional lambda
 
 
+def as_stored(w: Array) -> Array:
+    return w
+
+
 class CPU(Reference):
     """`CPU()` computes in float32 on the cores this process may run on."""
 
@@ -67,12 +71,12 @@ class CPU(Reference):
 
     def _p(self, p: Params, name: str) -> Array:
         array = p[name]
-        return array if array.dtype == self.dtype else self._once(p, name, lambda w: w)
+        return array if array.dtype == self.dtype else self._once(p, name, as_stored)
 
     def _once(self, p: Params, name: str, make: Callable[[Array], Array]) -> Array:
         """make(parameter), kept as long as its checkpoint lives."""
         made: dict[str, Array] = p.root.made.setdefault(self, {})
-        key = f"{p.path}.{name}"
+        key = f"{p.path}.{name}" + ("" if make is as_stored else " rearranged")  # in one other way at most
         if key not in made:
             made[key] = np.ascontiguousarray(make(p[name]), self.dtype)
         return made[key]

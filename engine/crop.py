@@ -359,11 +359,19 @@ def _scaled(
 
 
 def resized(rgb: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """LANCZOS to (width, height), from the whole or from `box` of it. Pillow has no 16-bit colour: that goes plane by plane, in floats."""
+    """LANCZOS to (width, height), from the whole or from `box` of it, along the rows and then along the columns: left to itself, Pillow
+    takes the order that is cheaper, from its version 13 on, and the bytes depend on it. It has no 16-bit colour: that goes plane by
+    plane, in floats."""
+    left, top, right, bottom = box or (0, 0, rgb.shape[1], rgb.shape[0])
+
+    def both(image: Image.Image) -> np.ndarray:
+        wide = image.resize((size[0], image.height), Image.Resampling.LANCZOS, (left, 0, right, image.height))
+        return np.asarray(wide.resize(size, Image.Resampling.LANCZOS, (0, top, size[0], bottom)))
+
     if rgb.dtype == np.uint8:
-        return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS, box))
-    planes = [Image.fromarray(rgb[..., i].astype(np.float32)).resize(size, Image.Resampling.LANCZOS, box) for i in range(3)]
-    return np.rint(np.clip(np.stack([np.asarray(p) for p in planes], axis=-1), 0, 65535)).astype(rgb.dtype)
+        return both(Image.fromarray(rgb))
+    planes = [both(Image.fromarray(rgb[..., i].astype(np.float32))) for i in range(3)]
+    return np.rint(np.clip(np.stack(planes, axis=-1), 0, 65535)).astype(rgb.dtype)
 
 
 def _any_of(mask: np.ndarray, length: int, start: int = 0, side: int | None = None) -> np.ndarray:

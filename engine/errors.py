@@ -29,5 +29,9 @@ class DeviceLostError(MoebiusError):
     """The GPU device went away, or refused memory."""
 
 
+class OutOfMemoryError(DeviceLostError):
+    """The GPU device refused memory; what it had before is still there."""
+
+
 class NonFiniteError(MoebiusError):
     """A NaN or infinity appeared; the message names the op, the step and the adapter."""

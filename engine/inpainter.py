@@ -22,7 +22,7 @@ from moebius import photo as photos
 from moebius.crop import Blend, Crop, Cut, Window
 from moebius.denoise import Denoiser
 from moebius.device import describe, open_device
-from moebius.errors import LimitError, NonFiniteError, UsageError
+from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError, UsageError
 from moebius.mask import MaskSource
 from moebius.ops import StepState
 from moebius.photo import Photo, PhotoSource
@@ -34,6 +34,7 @@ from moebius.vae import VAE
 LOG_VARIANCE = (-30.0, 20.0)
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
 LARGEST_RADIUS = 10_000
+NANO_NOTE = "nano is a small demonstration model; for the published one (1.2 GB to download) name places2, celebahq, ffhq or pretrained."
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,16 @@ class Result:
     photo: Photo
     windows: list[Window]
     _make_raw: Callable[[int], Image.Image] = field(repr=False)
+    _make_array: Callable[[int], np.ndarray] = field(repr=False)
 
     @property
     def image(self) -> Image.Image:
         return self.images[0]
+
+    @cached_property
+    def arrays(self) -> list[np.ndarray]:
+        """The images in the shape and type the photo was given in: what 16 bits or floats in colour have no Pillow mode for."""
+        return [self._make_array(i) for i in range(len(self.images))]
 
     @property
     def raw(self) -> Image.Image:
@@ -110,18 +117,24 @@ class Result:
 
 @dataclass(frozen=True)
 class Step:
-    """After one sampling step. Ask for the preview, or for `state.latents()`, before the next one."""
+    """After one sampling step. Ask for the preview, the patches, or for `state.latents()`, before the next one."""
 
     index: int
     total: int
     t: int
     state: StepState = field(repr=False)
     _preview: Callable[[], Image.Image] = field(repr=False)
+    _patches: Callable[[], list[tuple[Window, np.ndarray]]] = field(repr=False)
 
     @property
     def preview(self) -> Image.Image:
         """The photo at most 256 pixels a side, with the current estimate in the holes."""
         return self._preview()
+
+    @property
+    def patches(self) -> list[tuple[Window, np.ndarray]]:
+        """What the preview is made of: windows of the photo and the current estimate there, (h, w, 3) uint8, a pixel a latent."""
+        return self._patches()
 
 
 class Inpainter:
@@ -150,11 +163,12 @@ class Inpainter:
         revision: str | None = None,
         progress: Any = None,
     ) -> Inpainter:
-        """A published model by name (pretrained, places2, celebahq, ffhq), a folder, or a .bin or .safetensors file."""
+        """The packaged nano, a published model by name (pretrained, places2, celebahq, ffhq), a folder, or a .bin or .safetensors file."""
         from moebius.weights import store  # imports what only loading needs
 
+        notes: tuple[str, ...] = ()
         if model == "nano":
-            model = packaged_nano()
+            model, notes = packaged_nano(), (NANO_NOTE,)
         ops = open_device(device, require_gpu=require_gpu, precision=precision)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
         made = cls(
@@ -165,7 +179,8 @@ class Inpainter:
         )
         if weights.ignored:
             some = ", ".join(weights.ignored[:3]) + (", …" if len(weights.ignored) > 3 else "")
-            made.notes = (f"{len(weights.ignored)} entries of the checkpoint are no part of the model and were left out: {some}",)
+            notes += (f"{len(weights.ignored)} entries of the checkpoint are no part of the model and were left out: {some}",)
+        made.notes = notes
         return made
 
     @property
@@ -217,6 +232,10 @@ class Inpainter:
                 self._denoisers.pop(next(iter(self._denoisers)))
             self._denoisers[key] = made
         return self._denoisers[key]
+
+    def forget_denoisers(self) -> None:
+        """Gives up the recorded steps and the memory they hold."""
+        self._denoisers.clear()
 
     def moments(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and log variance of the image's latents."""
@@ -299,15 +318,25 @@ class Run:
         latents = np.empty(y.shape)
         batch = self._batch(count)
         preview = Preview(self, clean, cuts)
-        done, total = 0, -(-count // batch) * len(self.timesteps)
-        for first in range(0, count, batch):
+        first = done = 0
+        while first < count:
             part = slice(first, min(first + batch, count))
-            denoiser = made.denoiser(part.stop - part.start, self.timesteps, settings)
-            for state in denoiser.steps(y[part], mask8[part], masked[part]):
-                if state.index == len(self.timesteps) - 1:
-                    latents[part] = state.latents()
-                yield Step(done, total, state.t, state, partial(preview, state.estimate, first))
-                done += 1
+            total = done + -(-(count - first) // batch) * len(self.timesteps)
+            try:
+                denoiser = made.denoiser(part.stop - part.start, self.timesteps, settings)
+                for state in denoiser.steps(y[part], mask8[part], masked[part]):
+                    if state.index == len(self.timesteps) - 1:
+                        latents[part] = state.latents()
+                    shown = partial(preview, state.estimate, first), partial(preview.patches, state.estimate, first)
+                    yield Step(done, total, state.t, state, *shown)
+                    done += 1
+            except OutOfMemoryError:  # taken when the step first runs, so nothing of this part is done yet
+                if batch == 1:
+                    raise
+                made.forget_denoisers()
+                batch = -(-batch // 2)
+                continue
+            first = part.stop
         _finite(latents, "latents", made.unet)
         clock("denoise")
 
@@ -331,6 +360,7 @@ class Run:
             self.photo,
             windows,
             lambda i: self._blended(i, decoded, cuts, "raw"),
+            lambda i: self._blended_array(i, decoded, cuts),
         )
 
     def _batch(self, count: int) -> int:
@@ -351,6 +381,16 @@ class Run:
         mine = decoded[index * len(self.windows) : (index + 1) * len(self.windows)]
         if self.settings.crop == "upstream" and self.windows:
             return self.windows[0].published_picture(pixels.rescaled(mine[0], np.dtype(np.uint8)), cuts[0], blend)
+        return self.photo.with_rgb(*self._canvas(mine, cuts, blend), opaque=self.from_alpha)
+
+    def _blended_array(self, index: int, decoded: Sequence[np.ndarray], cuts: Sequence[Cut]) -> np.ndarray:
+        if self.settings.crop == "upstream" and self.windows:
+            return np.asarray(self._blended(index, decoded, cuts, self.settings.blend))
+        mine = decoded[index * len(self.windows) : (index + 1) * len(self.windows)]
+        return self.photo.array_with_rgb(*self._canvas(mine, cuts, self.settings.blend), opaque=self.from_alpha)
+
+    def _canvas(self, mine: Sequence[np.ndarray], cuts: Sequence[Cut], blend: Blend) -> tuple[np.ndarray, np.ndarray]:
+        """The photo's pixels with every window put back, and which of them may have changed."""
         canvas, changed = np.array(self.photo.rgb), np.zeros(self.mask.fill.shape, bool)
         for window, out, cut in zip(self.windows, mine, cuts, strict=True):
             window.paste(canvas, out, cut, blend)
@@ -359,7 +399,7 @@ class Run:
             if blend != "raw":
                 rows, columns, weights = window.weights()
             changed[rows, columns] |= np.asarray(weights) > 0
-        return self.photo.with_rgb(canvas, changed, opaque=self.from_alpha)
+        return canvas, changed
 
     def _record(self) -> dict[str, Any]:
         made = self.inpainter

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from moebius import image as pixels
-from moebius.crop import Cut
+from moebius.crop import Cut, Window
 
 if TYPE_CHECKING:
     from moebius.inpainter import Run
@@ -44,16 +44,24 @@ class Preview:
             self.maps[w] = np.linalg.lstsq(np.column_stack([z, np.ones(len(z))]), small, rcond=None)[0]
         return self.maps[w]
 
-    def __call__(self, fetch: Callable[[], np.ndarray], first: int) -> Image.Image:
-        """The estimate holds the items from `first` on; the windows of one seed are shown."""
-        estimate, (base, holes) = fetch(), self._base
-        out, windows = base.copy(), self.run.windows
+    def patches(self, fetch: Callable[[], np.ndarray], first: int) -> list[tuple[Window, np.ndarray]]:
+        """The windows of one seed, and what their latents look like: (h, w, 3) uint8, a pixel a latent.
+
+        The estimate holds the items from `first` on.
+        """
+        estimate, windows, out = fetch(), self.run.windows, []
         for i in range(min(len(estimate), len(windows) - first % len(windows))):
             w = first % len(windows) + i
             z = estimate[i].reshape(estimate.shape[1], -1).T
             rgb = np.column_stack([z, np.ones(len(z))]) @ self._map(w)
-            small = np.clip((rgb.reshape(*estimate.shape[2:], 3) + 1) * 127.5, 0, 255).astype(np.uint8)
-            window = windows[w]
+            out.append((windows[w], np.clip((rgb.reshape(*estimate.shape[2:], 3) + 1) * 127.5, 0, 255).astype(np.uint8)))
+        return out
+
+    def __call__(self, fetch: Callable[[], np.ndarray], first: int) -> Image.Image:
+        """The photo, small, with the patches in its holes."""
+        base, holes = self._base
+        out = base.copy()
+        for window, small in self.patches(fetch, first):
             x, y = round(window.x * self.scale), round(window.y * self.scale)
             size = max(1, round(window.width * self.scale)), max(1, round(window.height * self.scale))
             picture = Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from chromium import Browser, browser, find
 
 from moebius.errors import AdapterError
 from moebius.webgpu import WebGPU, adapters
@@ -77,6 +78,14 @@ def minimum() -> WebGPU:
 @pytest.fixture(scope="session")
 def hardware() -> WebGPU:
     return WebGPU(hardware_index())
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if find() is None:
+        (pytest.fail if CI else pytest.skip)("Chromium is not installed; on Debian it is the package chromium.")
+    with browser(tmp_path_factory.mktemp("profile")) as started:
+        yield started
 
 
 def opened(adapter: str, limits: str = "adapter") -> WebGPU:

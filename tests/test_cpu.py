@@ -210,3 +210,14 @@ def test_weights_of_another_precision_are_converted_once() -> None:
     assert relative(op(ops), op(Reference(np.float64))) <= 1e-5
     assert op(ops).dtype == np.float32
     assert sorted(op.p.root.made[ops]) == ["layer.bias", "layer.weight"]
+
+
+def test_with_and_without_a_tap_in_any_order() -> None:
+    """In float64 weights are kept converted, as stored for a tapped run and rearranged for another: neither may get the other's."""
+    image = noise("taps.image", (1, 3, 32, 32))
+    want = VAE(CONFIGS["vae_nano"], weights("vae_nano"), Reference(np.float64)).encode(image)
+    for first in (True, False):
+        net = VAE(CONFIGS["vae_nano"], weights("vae_nano"), CPU(np.float64))
+        for tapped in (first, not first):
+            got = net.encode(image, tap=(lambda *_: None) if tapped else None)
+            assert relative(got, want) < 1e-12

@@ -10,7 +10,7 @@ from PIL import Image
 from moebius import noise as noises
 from moebius.cpu import CPU
 from moebius.denoise import Denoiser
-from moebius.errors import NonFiniteError, UsageError
+from moebius.errors import NonFiniteError, OutOfMemoryError, UsageError
 from moebius.inpainter import Inpainter, Settings, condition_ids
 from moebius.inpainter import draws as draws_of
 from moebius.reference import Reference
@@ -19,7 +19,7 @@ from moebius.unet import UNet, UNetConfig
 from moebius.unet import shapes as unet_shapes
 from moebius.vae import VAE, VAEConfig
 from moebius.vae import shapes as vae_shapes
-from moebius.weights import synthetic
+from moebius.weights import ShapeOnly, synthetic
 
 Z = (1, 4, 16, 16)
 STEPS, GUIDANCE, OFFSET = 8, 2.0, 0.0357
@@ -321,12 +321,13 @@ def random_mask(g: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return fill
 
 
-@pytest.mark.parametrize("case", range(24))
+@pytest.mark.parametrize("case", range(28))
 def test_any_photo_and_any_mask(small: Inpainter, case: int) -> None:
     """Size and mode are kept, and every pixel beyond the seam keeps its bytes."""
     g = np.random.default_rng(case)
     extreme = [(1, 1), (1, 90), (200, 3), (33, 31), (300, 170), (64, 64)]
-    size = extreme[case % 6] if case < 12 else (int(g.integers(1, 150)), int(g.integers(1, 150)))
+    large = [(3000, 2000), (2000, 3000), (3000, 2), (1, 2000)]
+    size = extreme[case % 6] if case < 12 else (int(g.integers(1, 150)), int(g.integers(1, 150))) if case < 24 else large[case - 24]
     photo, fill = random_picture(g, MODES[case % len(MODES)], size), random_mask(g, size)
     settings = {"crop": ["auto", "full"][case % 2], "blend": ["paste", "compensate"][case // 2 % 2], "feather": [None, 0, 2.5][case % 3]}
     result = small(photo, fill, steps=1, strength=1, seed=case, **settings)
@@ -391,3 +392,72 @@ def test_bytes_on_the_cpu_device(golden, blend: str) -> None:
     difference = np.abs(np.asarray(result.image).astype(int) - golden[f"out.{blend}"])
     assert difference.max() <= 1
     assert (difference == 0).mean() >= 0.999
+
+
+def test_a_batch_that_the_memory_refuses_is_halved(llvmpipe, monkeypatch) -> None:
+    """Two windows at once need more than the pretended memory; one by one they fit, and the picture is the same."""
+    unet_config, vae_config = UNetConfig.tiny(), VAEConfig.tiny()
+    made = Inpainter(
+        UNet(unet_config, synthetic(unet_shapes(unet_config), 0), llvmpipe), VAE(vae_config, synthetic(vae_shapes(vae_config), 0), llvmpipe)
+    )
+    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    mask = np.zeros((128, 128), np.uint8)
+    mask[40:80, 40:80] = 255
+    create, sizes, limit = type(llvmpipe.gpu.device).create_buffer, [], float("inf")
+
+    def limited(self, **options):
+        sizes.append(options["size"])
+        if options["size"] > limit:
+            raise MemoryError
+        return create(self, **options)
+
+    monkeypatch.setattr(type(llvmpipe.gpu.device), "create_buffer", limited)
+    one = made(image, mask, steps=3, seed=3)
+    one_needs = max(sizes)
+    four = made(image, mask, steps=3, num_images=4)
+    assert max(sizes) > one_needs
+    made.forget_denoisers()
+    limit = one_needs
+    halved = made(image, mask, steps=3, num_images=4)
+    for got, want in zip(halved.images, four.images, strict=True):
+        np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(halved.images[3], one.image)
+    limit = one_needs // 2
+    made.forget_denoisers()
+    with pytest.raises(OutOfMemoryError, match="Close other programs"):
+        made(image, mask, steps=3)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1.0)])
+def test_an_array_comes_back_as_it_was_given(dtype: type, white: float) -> None:
+    """16 bits and floats in colour have no mode in Pillow: `arrays` keeps them, to the bit outside of the hole."""
+    unet_config, vae_config = UNetConfig.tiny(), VAEConfig.tiny()
+    ops = CPU()
+    made = Inpainter(
+        UNet(unet_config, synthetic(unet_shapes(unet_config), 0), ops), VAE(vae_config, synthetic(vae_shapes(vae_config), 0), ops)
+    )
+    image = (np.random.default_rng(1).random((96, 112, 3)) * white).astype(dtype)
+    mask = np.zeros((96, 112), bool)
+    mask[30:60, 40:70] = True
+    result = made(image, mask, steps=2)
+    array = result.arrays[0]
+    assert (array.dtype, array.shape) == (image.dtype, image.shape)
+    far = np.ones_like(mask)
+    far[10:80, 20:90] = False
+    np.testing.assert_array_equal(array[far], image[far])
+    levels = np.unique(array[40:50, 50:60] / white * 255 % 1)
+    assert (len(levels) > 2) == (dtype != np.uint8)  # finer than 8 bits where there were more
+    np.testing.assert_allclose(np.asarray(result.image) / 255, array / white, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize("config", [UNetConfig.tiny(), UNetConfig.full()])
+def test_guidance_1_costs_half(config: UNetConfig, llvmpipe) -> None:
+    """By the arithmetic of the recorded step; what is left over depends on neither picture nor condition."""
+
+    def flops(guidance: float) -> int:
+        unet = UNet(config, ShapeOnly(unet_shapes(config)), llvmpipe)
+        denoiser = Denoiser(unet, condition_ids(config), [500], DDIM().coefficients(np.array([500]), 20), guidance)
+        size, c = config.sample_size, config.out_channels
+        return llvmpipe.record(denoiser.step, [(1, size, size, n) for n in (c, 1, c)], slice(None)).summary()["flops"]
+
+    assert flops(1.0) == pytest.approx(flops(2.5) / 2, rel=0.01)

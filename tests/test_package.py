@@ -108,8 +108,10 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         (metadata,) = [n for n in names if n.endswith("dist-info/METADATA")]
         assert "\nLicense-Expression: Apache-2.0\n" in archive.read(metadata).decode()
     package = {n for n in names if ".dist-info/" not in n}
-    modules = {f"moebius/{p.relative_to(ROOT / 'engine').as_posix()}" for p in (ROOT / "engine").rglob("*.py")}
-    assert package == modules | {"moebius/py.typed", "moebius/shaders/__init__.py"} | {f"moebius/shaders/{name}" for name in SHADERS}
+    folders = ("*.py", "*/*.py", "py.typed", "sample/*.png", "weights/nano.*", "web/site/*")
+    engine = {f"moebius/{p.relative_to(ROOT / 'engine').as_posix()}" for pattern in folders for p in (ROOT / "engine").glob(pattern)}
+    assert {"moebius/weights/nano.safetensors", "moebius/sample/photo.png", "moebius/web/site/index.html"} <= engine
+    assert package == engine | {"moebius/shaders/__init__.py"} | {f"moebius/shaders/{name}" for name in SHADERS}
 
 
 def modules_of_wgpu(tree: ast.AST) -> list[str]:

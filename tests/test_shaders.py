@@ -26,8 +26,8 @@ from moebius.webgpu.plan import PARAMS_PITCH, Dispatch
 from moebius.weights import ShapeOnly
 
 SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
-KERNELS = [name for name in SHADERS if name != "common"]
-NOT_IN_A_PLAN = {"finite"}
+KERNELS = [name for name in SHADERS if name not in ("common", "view")]
+NOT_IN_A_PLAN = {"finite", "view"}
 
 every_shader = pytest.mark.parametrize("shader", SHADERS)
 every_kernel = pytest.mark.parametrize("shader", KERNELS)
@@ -84,6 +84,10 @@ def test_compiles_as_software_drivers_run_it(gpu: WebGPU, shader: str) -> None:
     assert bool(found) == (shader not in NOT_IN_A_PLAN), f"{shader}.wgsl is used by no plan, or the list of exceptions is old."
     for entry, constants in found:
         gpu.gpu.pipeline(shader, entry, constants)
+
+
+def test_the_windows_shader_compiles(gpu: WebGPU) -> None:
+    compile_module(gpu, "view", ())
 
 
 def test_compiles_as_gpus_run_it(gpu: WebGPU) -> None:

@@ -22,7 +22,7 @@ WINDOW = 15
 
 def load(module: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     """Strict: every key must be there and fit, except num_batches_tracked, which carries nothing."""
-    state = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in weights.items()}
+    state = {key: torch.from_numpy(np.array(value)) for key, value in weights.items()}
     for key, value in module.state_dict().items():
         if key.endswith("num_batches_tracked"):
             state.setdefault(key, value)
@@ -220,7 +220,7 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(4 * width, 4 * width)
 
     def forward(self, t: Tensor) -> Tensor:
-        frequencies = torch.exp(-math.log(10000.0) * torch.arange(self.half, dtype=torch.float32) / self.half)
+        frequencies = torch.exp(-math.log(10000.0) * torch.arange(self.half, dtype=torch.float32, device=t.device) / self.half)
         angles = t[:, None].float() * frequencies
         return self.linear_2(F.silu(self.linear_1(torch.cat([angles.cos(), angles.sin()], dim=-1))))
 
@@ -278,7 +278,7 @@ class TorchUNet(nn.Module):
         self.diff_model = DiffModel(cfg)
 
     def forward(self, latents: Tensor, t: int, ids: Tensor) -> Tensor:
-        return self.diff_model(latents, torch.full((latents.shape[0],), t), self.embedding_layer(ids))
+        return self.diff_model(latents, torch.full((latents.shape[0],), t, device=latents.device), self.embedding_layer(ids))
 
 
 class VAEResnet(nn.Module):

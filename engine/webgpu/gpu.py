@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moebius.errors import AdapterError, DeviceLostError, MoebiusError
+from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMemoryError
 from moebius.webgpu import kernel, native
 
 # WebGPU's default limits: what every implementation grants, and what everything here is designed for.
@@ -130,8 +130,14 @@ class Gpu:
 
     def create_buffer(self, nbytes: int, label: str) -> Any:
         usage = self.module.BufferUsage
-        with guard(self.name, f"taking {nbytes / 2**20:.1f} MiB for {label}"):
-            return self.device.create_buffer(label=label, size=nbytes, usage=usage.STORAGE | usage.COPY_SRC | usage.COPY_DST)
+        for again in (True, False):
+            try:
+                with guard(self.name, f"taking {nbytes / 2**20:.1f} MiB for {label}"):
+                    return self.device.create_buffer(label=label, size=nbytes, usage=usage.STORAGE | usage.COPY_SRC | usage.COPY_DST)
+            except OutOfMemoryError:
+                if not again:
+                    raise
+                self.trim()  # what was dropped may not have been given back yet
 
     def write(self, buffer: Buffer, data: np.ndarray) -> None:
         """In pieces, so that the staging memory of a large weight stays small."""
@@ -190,7 +196,7 @@ def guard(adapter: str, doing: str) -> Iterator[None]:
     except Exception as error:
         kind, text = type(error).__name__, str(error)
         if "OutOfMemory" in kind or isinstance(error, MemoryError) or "out of memory" in text.lower():
-            raise DeviceLostError(
+            raise OutOfMemoryError(
                 f"{adapter} is out of memory while {doing}. Close other programs that use the GPU, or use a smaller image or batch."
             ) from error
         if "lost" in text.lower() or _LOSS.seen:

@@ -6,8 +6,10 @@ one uniform buffer are made on the first replay and never again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -223,14 +225,15 @@ class Plan:
             if step is not None:
                 encoder.copy_buffer_to_buffer(self._numbers.handle, 4 * step, self.recording.state.handle, 0, 4)
             run = encoder.begin_compute_pass()
-            self._encode(run, indices)
+            self.encode(run, indices)
             run.end()
             if step is not None:
                 for source, target, nbytes in self.recording.carry:
                     encoder.copy_buffer_to_buffer(source.handle, 0, target.handle, 0, nbytes)
             self.gpu.device.queue.submit([encoder.finish()])
 
-    def _encode(self, run: Any, indices: Sequence[int]) -> None:
+    def encode(self, run: Any, indices: Sequence[int]) -> None:
+        """Dispatches of a prepared plan into a compute pass, by number."""
         current, dispatches = None, self.dispatches
         for i in indices:
             pipeline, group = self._commands[i]
@@ -256,7 +259,7 @@ class Plan:
             run = encoder.begin_compute_pass()
             for slot, (i, b) in enumerate(outputs):
                 if slot == 0 or outputs[slot - 1][0] != i:
-                    self._encode(run, [i])
+                    self.encode(run, [i])
                 params = gpu.device.create_buffer_with_data(data=np.array([b.nbytes // 4, slot, 0, 0], np.uint32), usage=usage.UNIFORM)
                 resources = [
                     {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes},
@@ -285,43 +288,54 @@ class Plan:
         """
         self.replay(step)
         indices = range(len(self.recording.prologue), len(self.dispatches))
-        times = [self._timestamps(indices) if self.gpu.timestamps else self._wall(indices) for _ in range(repeats)]
         clock = "timestamp" if self.gpu.timestamps else "wall"
+        passes = [partial(self.encode, indices=[i]) for i in indices]
+        times = [timed(self.gpu, passes, clock) for _ in range(repeats)]
         return [
             self.dispatches[i].describe() | {"ms": float(ms), "clock": clock}
             for i, ms in zip(indices, np.median(times, axis=0), strict=True)
         ]
 
-    def _timestamps(self, indices: range) -> np.ndarray:
-        gpu, n = self.gpu, 2 * len(indices)
-        usage = gpu.module.BufferUsage
-        out = np.zeros(0, np.uint64)
-        with guard(gpu.name, "profiling"):
-            for start in range(0, n, 4096):  # the most queries a set holds
-                count = min(4096, n - start)
-                queries = gpu.device.create_query_set(type="timestamp", count=count)
-                resolved = gpu.device.create_buffer(size=8 * count, usage=usage.QUERY_RESOLVE | usage.COPY_SRC)
-                encoder = gpu.device.create_command_encoder()
-                for slot in range(0, count, 2):
-                    writes = {"query_set": queries, "beginning_of_pass_write_index": slot, "end_of_pass_write_index": slot + 1}
-                    run = encoder.begin_compute_pass(timestamp_writes=writes)
-                    self._encode(run, [indices[(start + slot) // 2]])
-                    run.end()
-                encoder.resolve_query_set(queries, 0, count, resolved, 0)
-                gpu.device.queue.submit([encoder.finish()])
-                out = np.concatenate([out, np.frombuffer(gpu.device.queue.read_buffer(resolved), np.uint64)])
-        return (out[1::2] - out[0::2]).astype(np.float64) * gpu.timestamp_period / 1e6
 
-    def _wall(self, indices: range) -> np.ndarray:
-        from time import perf_counter
+def timed(gpu: Gpu, passes: Sequence[Callable[[Any], None]], clock: str) -> np.ndarray:
+    """Milliseconds of compute passes that are encoded by `passes`, by "timestamp" queries or by the "wall" around each."""
+    with guard(gpu.name, "taking times"):
+        return _by_timestamps(gpu, passes) if clock == "timestamp" else _by_the_wall(gpu, passes)
 
-        out = []
-        for i in indices:
-            start = perf_counter()
-            self._submit(range(i, i + 1))
-            self.gpu.read(self.recording.state, 4)
-            out.append(1e3 * (perf_counter() - start))
-        return np.array(out)
+
+def _by_timestamps(gpu: Gpu, passes: Sequence[Callable[[Any], None]]) -> np.ndarray:
+    usage, out = gpu.module.BufferUsage, np.zeros(0, np.uint64)
+    for start in range(0, len(passes), 2048):  # a set holds 4096 queries at most
+        part = passes[start : start + 2048]
+        queries = gpu.device.create_query_set(type="timestamp", count=2 * len(part))
+        resolved = gpu.device.create_buffer(size=16 * len(part), usage=usage.QUERY_RESOLVE | usage.COPY_SRC)
+        encoder = gpu.device.create_command_encoder()
+        for i, encode in enumerate(part):
+            writes = {"query_set": queries, "beginning_of_pass_write_index": 2 * i, "end_of_pass_write_index": 2 * i + 1}
+            run = encoder.begin_compute_pass(timestamp_writes=writes)
+            encode(run)
+            run.end()
+        encoder.resolve_query_set(queries, 0, 2 * len(part), resolved, 0)
+        gpu.device.queue.submit([encoder.finish()])
+        out = np.concatenate([out, np.frombuffer(gpu.device.queue.read_buffer(resolved), np.uint64)])
+    return (out[1::2].astype(np.int64) - out[0::2].astype(np.int64)) * gpu.timestamp_period / 1e6
+
+
+def _by_the_wall(gpu: Gpu, passes: Sequence[Callable[[Any], None]]) -> np.ndarray:
+    """From the submit to the end of a copy behind it."""
+    out, waited_for = [], Buffer(gpu, 16, "waited for", "pinned")
+    gpu.read(waited_for, 4)
+    for encode in passes:
+        encoder = gpu.device.create_command_encoder()
+        run = encoder.begin_compute_pass()
+        encode(run)
+        run.end()
+        commands = [encoder.finish()]
+        start = perf_counter()
+        gpu.device.queue.submit(commands)
+        gpu.read(waited_for, 4)
+        out.append(1e3 * (perf_counter() - start))
+    return np.array(out)
 
 
 def write(tensor: Tensor, array: np.ndarray) -> None:

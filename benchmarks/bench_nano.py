@@ -1,0 +1,176 @@
+"""How good nano is: PSNR in the hole against the mean of the border and OpenCV's Telea, and of its VAE; the README's table and strip.
+
+    python benchmarks/bench_nano.py [--model FILE] [--device NAME] [--pictures N] [--readme]
+
+Held-out pictures alone: made ones from a seed that training does not use, and fixed squares of photographs it never saw (both in
+tools/nano_data.py, with their masks of 5 to 30 % of the area). The hole is painted mid-grey before the model gets the picture, so that
+nothing of the truth is in it, and the seam is not blurred (`feather=0`), so that the hole is the model's alone. Needs the extra `train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import nano_data as data  # noqa: E402
+
+from moebius import Inpainter  # noqa: E402
+
+RESULTS = ROOT / "benchmarks/results/nano.json"
+STRIP = ROOT / "benchmarks/results/nano.png"
+MARKERS = "<!-- nano: benchmarks/bench_nano.py --readme -->", "<!-- /nano -->"
+PHOTOS = "photographs"
+METHODS = ("nano", "border mean", "Telea")
+STEPS = 20
+CROSSING = 20  # grey levels: how much the truth in the hole of a structured picture varies, at least
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str  # of nano_data.PICTURES, or PHOTOS
+    picture: np.ndarray  # (H, W, 3) uint8
+    hole: np.ndarray  # (H, W) bool
+
+
+def cases(each: int) -> Iterator[Case]:
+    """`each` made pictures of every kind, then the photographs."""
+    for k, kind in enumerate(data.PICTURES):
+        for i in range(each):
+            rng = np.random.default_rng([data.HELD_OUT_SEED, k, i])
+            picture, hole = data.picture(rng, kind), data.mask(rng)
+            while kind in data.STRUCTURED and not crosses(picture, hole):
+                picture, hole = data.picture(rng, kind), data.mask(rng)
+            yield Case(kind, picture, hole)
+    for i, (_, crop) in enumerate(data.held_out_crops()):
+        yield Case(PHOTOS, crop, data.mask(np.random.default_rng([data.HELD_OUT_SEED, len(data.PICTURES), i])))
+
+
+def crosses(picture: np.ndarray, hole: np.ndarray) -> bool:
+    """Whether a structure lies in the hole, rather than one flat area."""
+    return bool(picture[hole].std(axis=0).max() > CROSSING)
+
+
+def border_mean(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Every connected hole in the mean colour of the pixels that touch it."""
+    out = picture.copy()
+    islands, count = ndimage.label(hole)
+    for i in range(1, count + 1):
+        island = islands == i
+        ring = ndimage.binary_dilation(island, iterations=2) & ~hole
+        out[island] = picture[ring].mean(axis=0)
+    return out
+
+
+def telea(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    return cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+
+
+def psnr(got: np.ndarray, want: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((got.astype(np.float64) - want) ** 2), 1e-2)))
+
+
+def blinded(case: Case) -> np.ndarray:
+    return np.where(case.hole[..., None], np.uint8(127), case.picture)
+
+
+def reconstruction(inpaint: Inpainter, picture: np.ndarray) -> float:
+    """What the VAE alone keeps of a picture."""
+    x = np.moveaxis(picture / 127.5 - 1, 2, 0)[None].astype(np.float32)
+    mean, _ = inpaint.moments(x)
+    y = np.clip((inpaint.vae.decode(mean.astype(np.float32))[0] + 1) * 127.5, 0, 255)
+    return psnr(np.moveaxis(y, 0, 2), picture)
+
+
+def measure(inpaint: Inpainter, each: int, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
+    scores: dict[str, list[dict[str, float]]] = {}
+    strip: dict[str, list[np.ndarray]] = {}
+    for case in cases(each):
+        given, mask = blinded(case), case.hole.astype(np.uint8) * 255
+        filled = {
+            "nano": np.asarray(inpaint(given, mask, steps=STEPS, feather=0, **settings).image),
+            "border mean": border_mean(given, case.hole),
+            "Telea": telea(given, case.hole),
+        }
+        row = {name: psnr(picture[case.hole], case.picture[case.hole]) for name, picture in filled.items()}
+        scores.setdefault(case.kind, []).append(row | {"VAE": reconstruction(inpaint, case.picture)})
+        if case.kind not in strip or (case.kind == PHOTOS and len(scores[PHOTOS]) in (1, 13, 25)):
+            panel = [given, np.repeat(mask[..., None], 3, 2), filled["nano"], filled["Telea"], case.picture]
+            strip[f"{case.kind} {len(scores[case.kind])}"] = panel
+    table = {
+        kind: {name: float(np.mean([r[name] for r in rows])) for name in rows[0]} | {"pictures": len(rows)} for kind, rows in scores.items()
+    }
+    return table, strip
+
+
+def summary(table: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The rows the claims are about."""
+    groups = {
+        "structured (edges, stripes, checks, shapes)": [k for k in table if k in data.STRUCTURED],
+        "all made pictures": [k for k in table if k != PHOTOS],
+        "photographs": [PHOTOS],
+    }
+    columns = (*METHODS, "VAE")
+    rows = {}
+    for name, kinds in groups.items():
+        weights = [table[k]["pictures"] for k in kinds]
+        rows[name] = {c: float(np.average([table[k][c] for k in kinds], weights=weights)) for c in columns} | {"pictures": sum(weights)}
+    return rows
+
+
+def markdown(table: dict[str, Any]) -> str:
+    lines = ["| held-out pictures | nano | border mean | Telea | VAE alone |", "|---|---|---|---|---|"]
+    for name, row in (summary(table) | {f"· {k}": v for k, v in table.items() if k != PHOTOS}).items():
+        cells = " | ".join(f"{row[c]:.1f}" for c in (*METHODS, "VAE"))
+        lines.append(f"| {name} ({row['pictures']}) | {cells} |")
+    return "\n".join(lines)
+
+
+def draw(strip: dict[str, list[np.ndarray]], path: Path) -> None:
+    """A column a picture; rows: input, mask, nano, Telea, truth."""
+    names, label, side = ("input", "mask", "nano", "Telea", "truth"), 60, data.SIZE
+    sheet = Image.new("RGB", (label + side * len(strip), side * len(names)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for r, name in enumerate(names):
+        pen.text((6, r * side + side // 2 - 6), name, fill="black")
+        for c, panels in enumerate(strip.values()):
+            sheet.paste(Image.fromarray(panels[r]), (label + c * side, r * side))
+    sheet.save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano", help="default: the one in the package")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pictures", type=int, default=6, help="of every kind (6)")
+    parser.add_argument("--guidance", type=float, default=2.5)
+    parser.add_argument("--readme", action="store_true", help="keep the results, and rewrite the table in README.md")
+    parser.add_argument("--strip", type=Path, help="where to draw the strip (with --readme: benchmarks/results/nano.png)")
+    args = parser.parse_args()
+    inpaint = Inpainter.from_pretrained(args.model, device=args.device)
+    table, strip = measure(inpaint, args.pictures, {"guidance": args.guidance})
+    print(markdown(table))
+    if args.readme:
+        settings = {"steps": STEPS, "guidance": args.guidance, "device": inpaint.device, "pictures of each kind": args.pictures}
+        RESULTS.write_text(json.dumps({"settings": settings, "PSNR in dB": table}, indent=1) + "\n")
+        draw(strip, STRIP)
+        readme = ROOT / "README.md"
+        before, rest = readme.read_text().split(MARKERS[0])
+        readme.write_text(before + MARKERS[0] + "\n" + markdown(table) + "\n" + MARKERS[1] + rest.split(MARKERS[1])[1])
+    if args.strip:
+        draw(strip, args.strip)
+
+
+if __name__ == "__main__":
+    main()

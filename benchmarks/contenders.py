@@ -1,0 +1,126 @@
+"""Who takes part in bench_model: our backends, and what a user would pick instead. Who cannot says why, and is left out by name."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moebius import Inpainter
+from moebius.cpu import CPU
+from moebius.errors import MoebiusError
+from moebius.unet import UNet
+from moebius.vae import VAE
+from moebius.webgpu import WebGPU, adapters
+from moebius.webgpu.gpu import choose
+from moebius.weights import store
+
+OURS = "moebius WebGPU"
+NUMPY = "moebius CPU"  # every other one's outputs are compared with its
+
+
+class LeftOutError(MoebiusError):
+    """Why a contender does not take part."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Weights are read from the file by everyone; `folder` keeps what a peer makes of them."""
+
+    weights: Path
+    folder: Path
+    adapter: str | None
+    cores: int
+    small: bool
+    only: tuple[str, ...]
+
+
+@dataclass
+class Contender:
+    name: str
+    make: Callable[[Setting], Inpainter]
+    beforehand: Callable[[Setting], None] = lambda _: None  # not a part of loading
+    tolerance: float = 2e-5  # relative L2 of an encoding, a UNet call, a decoding
+    inpainter: Inpainter = field(init=False)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def ours(ops: Any, setting: Setting) -> Inpainter:
+    weights = store.load(setting.weights)
+    return Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops))
+
+
+def needs(module: str, package: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise LeftOutError(f"{package} is not installed (pip install '.[bench]')")
+
+
+def torch_peer(device: str, compiled: bool) -> Callable[[Setting], Inpainter]:
+    def make(setting: Setting) -> Inpainter:
+        from peers.nets import inpainter
+        from peers.torch_nets import nets
+
+        weights = store.load(setting.weights)
+        return inpainter(f"PyTorch on {device}", nets(weights, device, compiled), weights.unet_config, weights.vae_config)
+
+    return make
+
+
+def torch_ready(name: str, device: str, compiled: bool) -> Callable[[Setting], None]:
+    def check(setting: Setting) -> None:
+        needs("torch", "torch")
+        import torch
+
+        torch.set_num_threads(setting.cores)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise LeftOutError("PyTorch finds no CUDA device")
+        if compiled and setting.small and name not in setting.only:
+            raise LeftOutError("compiling takes minutes, which --small has not; name it with --only")
+
+    return check
+
+
+def onnx_ready(setting: Setting) -> None:
+    for module, package in (("torch", "torch"), ("onnx", "onnx"), ("onnxscript", "onnxscript"), ("onnxruntime", "onnxruntime-webgpu")):
+        needs(module, package)
+    from peers.onnx_nets import export
+
+    export(store.load(setting.weights), setting.folder)
+
+
+def onnx_peer(provider: str) -> Callable[[Setting], Inpainter]:
+    def make(setting: Setting) -> Inpainter:
+        from peers import onnx_nets
+        from peers.nets import inpainter
+
+        weights = store.load(setting.weights)
+        made = onnx_nets.nets(setting.folder, onnx_nets.WEBGPU if provider == "webgpu" else onnx_nets.CPU, setting.cores)
+        return inpainter(f"ONNX Runtime on {provider}", made, weights.unet_config, weights.vae_config)
+
+    return make
+
+
+def contenders() -> list[Contender]:
+    torches = [(f"PyTorch {device} {how}", device, how == "compiled") for device in ("CPU", "CUDA") for how in ("eager", "compiled")]
+    return [
+        Contender(OURS, lambda s: ours(WebGPU(s.adapter), s)),
+        Contender(NUMPY, lambda s: ours(CPU(threads=s.cores), s)),
+        *(
+            Contender(name, torch_peer(device.lower(), compiled), torch_ready(name, device.lower(), compiled))
+            for name, device, compiled in torches
+        ),
+        Contender("ONNX Runtime CPU", onnx_peer("cpu"), onnx_ready),
+        # Its exponentials and divisions are the adapter's: SwiftShader's alone are 4e-5 off.
+        Contender("ONNX Runtime WebGPU", onnx_peer("webgpu"), onnx_ready, tolerance=2e-4),
+    ]
+
+
+def dawn_adapter() -> str:
+    """The adapter that Dawn, and so ONNX Runtime, takes here; asked of wgpudawn, for ONNX Runtime does not say."""
+    try:
+        found = [a for a in adapters("dawn") if a.info["backend_type"] != "Null"]
+        return str(choose(None, "dawn", found).info["device"])
+    except MoebiusError:
+        return "not known (pip install wgpudawn to see it)"

@@ -1,0 +1,181 @@
+"""Times of a model's kernels: every distinct call of an op by itself, in batches long enough for the clock, in rounds.
+
+A batch dispatches one kernel over and over in one compute pass. A round takes the best of a few batches (what else the machine does
+only ever adds), and goes over many rows before it comes to the same one again. A row's time is the median of its rounds and its spread
+is how far they lie apart; rows that spread are measured again, later, and say so when they still do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from common import ROOT
+from roof import Roof
+from traffic import traffic
+
+from moebius.reference import time_sinusoid
+from moebius.webgpu import WebGPU
+from moebius.webgpu.plan import Plan, timed
+
+sys.path.insert(0, str(ROOT / "tests"))
+from model_cases import Call
+
+NOISY = 0.1  # of the median
+ROUNDS, BATCHES, ATTEMPTS = 5, 3, 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    batch_ms: float  # of one kernel in a batch, at least
+    row_seconds: float  # for all batches of a row; slow kernels get fewer
+    together: int  # bytes of the rows that are measured in turn
+
+    @classmethod
+    def of(cls, software: bool, row_seconds: float) -> Effort:
+        return cls(10.0, row_seconds, 2**28) if software else cls(3.0, row_seconds, 2**31)
+
+
+@dataclass
+class Row:
+    """`times` are milliseconds (round, kernel)."""
+
+    call: Call
+    counts: Mapping[str, int]
+    kernels: list[dict[str, Any]]
+    times: np.ndarray = field(repr=False)
+
+    @property
+    def total(self) -> np.ndarray:
+        return self.times.sum(axis=1)
+
+    @property
+    def noisy(self) -> bool:
+        return spread(self.total) > NOISY
+
+    def describe(self, roof: Roof) -> dict[str, Any]:
+        kernels = [
+            {**kernel, **rates(self.times[:, i], [kernel], roof), "bound": roof.floor_ms(kernel["flops"], kernel["bytes"])[1]}
+            for i, kernel in enumerate(self.kernels)
+        ]
+        return {
+            "row": str(self.call),
+            "op": self.call.op,
+            "counts": dict(self.counts),
+            **rates(self.total, self.kernels, roof),
+            "noisy": self.noisy,
+            "rounds": len(self.times),
+            "kernels": kernels,
+        }
+
+
+def rates(ms: np.ndarray, kernels: list[dict[str, Any]], roof: Roof) -> dict[str, Any]:
+    """Median and spread, and what the kernels, one after the other, come to in that time."""
+    median = float(np.median(ms))
+    flops, nbytes = (sum(k[name] for k in kernels) for name in ("flops", "bytes"))
+    floor = sum(roof.floor_ms(k["flops"], k["bytes"])[0] for k in kernels)
+    return {
+        "ms": median,
+        "spread": spread(ms),
+        "flops": flops,
+        "bytes": nbytes,
+        "gflops": flops / median / 1e6,
+        "gbs": nbytes / median / 1e6,
+        "percent_of_roof": 100 * floor / median,
+    }
+
+
+def spread(ms: np.ndarray) -> float:
+    """From the tenth to the ninetieth percentile, in medians."""
+    low, high = np.percentile(ms, [10, 90])
+    return float((high - low) / np.median(ms))
+
+
+class Prepared:
+    """A call's plan with its inputs in place, and how often each of its dispatches makes a batch."""
+
+    def __init__(self, gpu: WebGPU, call: Call, effort: Effort, clock: str) -> None:
+        self.call, self.gpu, self.clock = call, gpu.gpu, clock
+        case = call.case()
+        self.plan: Plan = case.record(gpu, case.params)
+        self.plan.upload([np.moveaxis(a, 1, -1) for a in case.inputs if a.dtype.kind == "f"])
+        table = self.plan.recording.sinusoid
+        self.plan.start(None if table is None else time_sinusoid(range(table.shape[2]), table.shape[3]))
+        self.repeats = [1] * len(self.plan.dispatches)
+        self.batch()  # compiles, uploads, warms up
+        self.repeats = [int(np.clip(effort.batch_ms / max(ms, 1e-6), 1, 2000)) for ms in self.batch()]
+        seconds = float(self.batch() @ self.repeats) / 1e3
+        self.batches = int(np.clip(effort.row_seconds / ROUNDS / seconds, 1, BATCHES))
+        self.rounds = int(np.clip(effort.row_seconds / self.batches / seconds, 2, ROUNDS))
+
+    @property
+    def nbytes(self) -> int:
+        size = self.plan.summary()
+        return size["peak_bytes"] + size["weight_bytes"]
+
+    def batch(self) -> np.ndarray:
+        """Milliseconds of each dispatch, on average, in the plan's order: what a kernel reads was made just before."""
+        passes = [partial(self.plan.encode, indices=[i] * n) for i, n in enumerate(self.repeats)]
+        return timed(self.gpu, passes, self.clock) / self.repeats
+
+    def round(self) -> np.ndarray:
+        return np.min([self.batch() for _ in range(self.batches)], axis=0)
+
+    def kernels(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "shader": d.shader,
+                "part": d.path.split(".", 1)[-1] if "." in d.path else "",
+                "grid": list(d.grid),
+                "constants": dict(d.constants),
+                "flops": d.flops,
+                "bytes": traffic(d),
+                "repeats": n,
+            }
+            for d, n in zip(self.plan.dispatches, self.repeats, strict=True)
+        ]
+
+
+def measure(
+    gpu: WebGPU, calls: Mapping[Call, Mapping[str, int]], effort: Effort, clock: str, say: Callable[[str], None] = lambda _: None
+) -> list[Row]:
+    """A row a call, in the order given."""
+    rows: dict[Call, Row] = {}
+    wanted = list(calls)
+    for attempt in range(ATTEMPTS):
+        done = 0
+        for group in groups(gpu, wanted, effort, clock):
+            for row in rounds(group, calls):
+                if row.call not in rows or spread(row.total) < spread(rows[row.call].total):
+                    rows[row.call] = row
+            done += len(group)
+            say(f"{done} of {len(wanted)} rows" + (f", which were noisy (attempt {attempt + 1} of {ATTEMPTS})" if attempt else ""))
+            group.clear()
+            gpu.gpu.trim()
+        wanted = [call for call in wanted if rows[call].noisy]
+    return [rows[call] for call in calls]
+
+
+def groups(gpu: WebGPU, calls: list[Call], effort: Effort, clock: str) -> Iterator[list[Prepared]]:
+    """As many as are small enough to be there at once."""
+    group: list[Prepared] = []
+    for call in calls:
+        group.append(Prepared(gpu, call, effort, clock))
+        if sum(p.nbytes for p in group) >= effort.together:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def rounds(group: list[Prepared], calls: Mapping[Call, Mapping[str, int]]) -> list[Row]:
+    times: list[list[np.ndarray]] = [[] for _ in group]
+    for number in range(max(p.rounds for p in group)):
+        for prepared, taken in zip(group, times, strict=True):
+            if number < prepared.rounds:
+                taken.append(prepared.round())
+    return [Row(p.call, calls[p.call], p.kernels(), np.array(taken)) for p, taken in zip(group, times, strict=True)]

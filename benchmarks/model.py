@@ -1,0 +1,250 @@
+"""The work of bench_model: who takes part, whether they agree, how long each takes in turn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+from contenders import NUMPY, OURS, Contender, LeftOutError, Setting, contenders, dawn_adapter
+from costs import Meter, costs
+from plot import draw
+from workload import noise, picture, relative
+
+from moebius import Inpainter, unet, vae
+from moebius.errors import AdapterError, MoebiusError, UsageError
+from moebius.inpainter import Settings, packaged_nano
+from moebius.unet import UNetConfig
+from moebius.vae import VAEConfig
+from moebius.webgpu import WebGPU
+from moebius.webgpu.gpu import Gpu
+from moebius.weights import synthetic
+from moebius.weights.checkpoint import write_bundle
+
+TRIES = 3  # before someone is too slow: what else the machine does may be
+PARTS = ("encode", "step", "decode", "image")
+WHOLE_RUN = 20  # a picture's latents may differ by so many tolerances of a single call: every step starts from the last one's
+
+
+def bench(args: argparse.Namespace) -> int:
+    software = is_software(args.adapter)
+    config = args.config or ("tiny" if args.small or software else "full")
+    print(
+        f"{config} model, {args.steps} steps, {args.runs} pictures each, after one that is compared" + (" (--small)" if args.small else "")
+    )
+    if args.config is None and not args.small:
+        print(f"--config {config}, because the adapter is {'a software driver, or there is none' if software else 'a GPU'}")
+    with tempfile.TemporaryDirectory(prefix="moebius-bench-") as folder:
+        path = packaged_nano() if config == "nano" else write_synthetic(config, Path(folder) / "weights.safetensors")
+        setting = Setting(path, Path(folder), args.adapter, args.cores or common.cores(), args.small, tuple(args.only))
+        result = measure(config, setting, args)
+    show(result)
+    if args.json:
+        common.write_json(args.json, result)
+    if args.plot:
+        draw(result, args.plot)
+    print(json.dumps(summary(result), ensure_ascii=False))
+    return 0
+
+
+def is_software(adapter: str | None) -> bool:
+    try:
+        return Gpu(adapter).is_cpu
+    except AdapterError:
+        if adapter is not None:
+            raise
+        return True
+
+
+def write_synthetic(config: str, path: Path) -> Path:
+    full = config == "full"
+    configs = (UNetConfig.full(), VAEConfig.full()) if full else (UNetConfig.tiny(), VAEConfig.tiny())
+    write_bundle(path, configs[0], synthetic(unet.shapes(configs[0]), 0), configs[1], synthetic(vae.shapes(configs[1]), 0))
+    return path
+
+
+def measure(config: str, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
+    known = {c.name: c for c in contenders()}
+    if unknown := [name for name in args.only if name not in known]:
+        raise UsageError(f"--only names {', '.join(map(repr, unknown))}. There are {', '.join(map(repr, known))}.")
+    present: list[Contender] = []
+    left_out: dict[str, str] = {}
+    outputs: dict[str, dict[str, np.ndarray]] = {}
+    wanted = [c for name, c in known.items() if not args.only or name in args.only]
+    if not any(c.name == NUMPY for c in wanted):  # it is what outputs are compared with
+        wanted.insert(0, known[NUMPY])
+    wanted.sort(key=lambda c: c.name != NUMPY)
+    for contender in wanted:
+        print(f"… {contender.name}", flush=True)
+        try:
+            outputs[contender.name] = prepare(contender, setting, args)
+            compare(contender, outputs[contender.name], outputs[NUMPY])
+            present.append(contender)
+        except MoebiusError as error:
+            if contender.name == NUMPY or (contender.name == OURS and not isinstance(error, AdapterError)):
+                raise
+            left_out[contender.name] = str(error)
+        except Exception as error:  # a peer that fails, in whatever way, is left out by name
+            if contender.name in (OURS, NUMPY):
+                raise
+            left_out[contender.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if args.only and NUMPY not in args.only:
+        present = [c for c in present if c.name != NUMPY]
+    if not present:
+        raise MoebiusError(f"Nobody is left to be timed: {'; '.join(f'{k}: {v}' for k, v in left_out.items())}.")
+    present.sort(key=lambda c: list(known).index(c.name))
+    for contender in present:
+        contender.figures["times"] = []
+    for turn in range(args.runs):
+        for contender in present[:: 1 if turn % 2 == 0 else -1]:
+            contender.figures["times"].append(picture(contender.inpainter, args.steps)[0])
+    main = present[0]
+    gpu = getattr(main.inpainter.unet.ops, "gpu", None)
+    result: dict[str, Any] = {
+        "bench": "bench_model",
+        "config": config,
+        "small": args.small,
+        "steps": args.steps,
+        "calls": len(main.inpainter.scheduler.timesteps(args.steps, Settings.strength)),
+        "runs": args.runs,
+        "cores": setting.cores,
+        "precision": "float32",
+        "environment": common.environment(gpu),
+        "against": main.name,
+        "contenders": {c.name: figures(c, main) for c in present},
+        "left_out": left_out,
+    }
+    if any(c.name == "ONNX Runtime WebGPU" for c in present):
+        result["contenders"]["ONNX Runtime WebGPU"]["adapter"] = dawn_adapter()
+    if isinstance(main.inpainter.unet.ops, WebGPU):
+        result["ours"] = costs(main.inpainter, args.steps)
+    return result
+
+
+# one contender -------------------------------------------------------------------------------------------------------
+def prepare(contender: Contender, setting: Setting, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Loads it, has it make each part's output and a picture; notes how long loading and the first calls took."""
+    contender.beforehand(setting)
+    start = time.perf_counter()
+    made = contender.inpainter = contender.make(setting)
+    meter = Meter(made.unet.ops.gpu) if isinstance(made.unet.ops, WebGPU) else None
+    loaded = time.perf_counter()
+    outputs = first_step(made, args.steps)
+    one = time.perf_counter()
+    step = min(one_more_step(made, args) for _ in range(TRIES)) if contender.name != NUMPY else 0.0
+    if step * args.steps > args.limit:
+        raise LeftOutError(f"a picture would take about {step * args.steps:.0f} s, above --limit {args.limit:g}")
+    begin = time.perf_counter()
+    channels, size, s = made.vae.config.in_channels, made.size, made.unet.config.sample_size
+    outputs["encode"] = made.vae.encode(np.clip(noise("image", 1, channels, size, size), -1, 1))
+    outputs["decode"] = made.vae.decode(noise("latents", 1, made.vae.config.latent_channels, s, s))
+    contender.figures |= {"load_s": loaded - start, "first_calls_s": one - loaded + time.perf_counter() - begin}
+    _, outputs["picture"] = picture(made, args.steps)
+    if meter is not None:
+        contender.figures["peak_bytes"] = meter.peak
+    return outputs
+
+
+def one_more_step(made: Inpainter, args: argparse.Namespace) -> float:
+    start = time.perf_counter()
+    first_step(made, args.steps)
+    return time.perf_counter() - start
+
+
+def first_step(made: Inpainter, steps: int) -> dict[str, np.ndarray]:
+    """What the first guided step makes of the clean latents."""
+    settings = Settings(steps=steps)
+    denoiser = made.denoiser(1, made.scheduler.timesteps(steps, settings.strength), settings)
+    s, c = made.unet.config.sample_size, made.unet.config.out_channels
+    mask = (noise("mask", 1, 1, s, s) > 0).astype(np.float32)
+    state = next(denoiser.steps(noise("start", 1, c, s, s), mask, noise("masked", 1, c, s, s)))
+    return {"step": state.estimate()}
+
+
+def compare(contender: Contender, got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    errors = {name: relative(got[name], want[name]) for name in want}
+    contender.figures["differs_by"] = errors
+    for name, error in errors.items():
+        limit = contender.tolerance * (WHOLE_RUN if name == "picture" else 1)
+        if not error <= limit:
+            raise MoebiusError(f"its {name} differs from that of {NUMPY} by {error:.1e} (relative L2), more than {limit:.0e}")
+
+
+# the result ----------------------------------------------------------------------------------------------------------
+def figures(contender: Contender, main: Contender) -> dict[str, Any]:
+    """Medians, spreads, and ratios turn by turn: the main contender's time in this one's."""
+    times, theirs = main.figures["times"], contender.figures["times"]
+    out: dict[str, Any] = {k: v for k, v in contender.figures.items() if k != "times"}
+    for part in PARTS:
+        values = [t[part] for t in theirs]
+        ratios = [a[part] / b[part] for a, b in zip(times, theirs, strict=True)]
+        out[part] = {
+            "median_s": statistics.median(values),
+            "spread": (max(values) - min(values)) / statistics.median(values),
+            "seconds": values,
+            "ratio_median": statistics.median(ratios),
+            "ratio_best": min(ratios),
+            "ratio_worst": max(ratios),
+        }
+    if "CUDA" in contender.name:
+        from peers.torch_nets import peak_bytes
+
+        out["peak_bytes"] = peak_bytes()
+    return out
+
+
+def show(result: dict[str, Any]) -> None:
+    adapter = result["environment"]["adapter"]
+    where = adapter["name"] if adapter else "no adapter"
+    print(f"\n{where}; {result['environment']['processor']}, {result['cores']} cores; {result['precision']}")
+    print(f"{'outputs differ from ' + NUMPY + ' by':32} {'encode':>9} {'1st step':>9} {'decode':>9} {'picture':>9}")
+    for name, c in result["contenders"].items():
+        print(f"{name:32} " + " ".join(f"{c['differs_by'][k]:9.1e}" for k in ("encode", "step", "decode", "picture")))
+    print(f"\n{'seconds, medians':26} {'load':>8} {'first':>8}" + "".join(f" {part:>9}" for part in PARTS) + f"  {result['against']} takes")
+    for name, c in result["contenders"].items():
+        image = c["image"]
+        ratio = f"{image['ratio_median']:.2f} of its time ({image['ratio_best']:.2f} to {image['ratio_worst']:.2f})"
+        cells = "".join(f" {c[part]['median_s']:9.4f}" for part in PARTS)
+        print(f"{name:26} {c['load_s']:8.2f} {c['first_calls_s']:8.2f}{cells}  {'' if name == result['against'] else ratio}")
+    if note := common.busy(result["environment"]):
+        print(f"{note}; measure again when it is not")
+    for name, why in result["left_out"].items():
+        print(f"left out: {name}: {why}")
+    peer = result["contenders"].get("ONNX Runtime WebGPU")
+    if peer and adapter and peer["adapter"] != adapter["device"]:
+        print(f"ONNX Runtime WebGPU ran on {peer['adapter']}, and {result['against']} on {adapter['device']}: not the same adapter.")
+    if ours := result.get("ours"):
+        print(f"\nhost: {ours['host']['us_per_dispatch']:.1f} µs a dispatch, {ours['host']['dispatches']} dispatches a step")
+        print(
+            f"GPU memory: {result['contenders'][result['against']]['peak_bytes'] / 1e6:.1f} MB at the peak of a picture; "
+            + plans(ours["plans"])
+        )
+        print("image size: " + ", ".join(f"{c['pixels']}² {c['seconds']:.3f} s" for c in ours["image_size"]))
+        print("batch: " + ", ".join(f"{c['images']} {c['seconds_per_image']:.3f} s an image" for c in ours["batch"]))
+        steps = ours["steps"]
+        print("steps: " + ", ".join(f"{c['steps']} {c['seconds']:.3f} s" for c in steps["runs"]), end="")
+        print(f"; {steps['fixed_s']:.3f} s and {steps['per_step_s']:.4f} s a step")
+
+
+def plans(of: dict[str, dict[str, int]]) -> str:
+    return ", ".join(f"{name} {p['peak_bytes'] / 1e6:.1f} MB and {p['weight_bytes'] / 1e6:.1f} MB of weights" for name, p in of.items())
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "bench": result["bench"],
+        "config": result["config"],
+        "adapter": (result["environment"]["adapter"] or {}).get("name"),
+        "commit": result["environment"]["commit"],
+        "against": result["against"],
+        "image_s": {name: round(c["image"]["median_s"], 4) for name, c in result["contenders"].items()},
+        "step_s": {name: round(c["step"]["median_s"], 5) for name, c in result["contenders"].items()},
+        "ratio_median": {name: round(c["image"]["ratio_median"], 3) for name, c in result["contenders"].items()},
+        "left_out": result["left_out"],
+    }

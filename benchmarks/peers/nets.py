@@ -1,0 +1,91 @@
+"""A peer's networks in the place of ours: the same run round them, so that what is compared is the same picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moebius import unet, vae
+from moebius.inpainter import Inpainter
+from moebius.ops import Step, StepState, Tap, Timesteps
+from moebius.unet import UNet, UNetConfig
+from moebius.vae import VAE, VAEConfig
+from moebius.weights import ShapeOnly
+
+
+@dataclass(frozen=True)
+class Nets:
+    """Tensors are the peer's own, NCHW, on its device; `to_host` gives NumPy's."""
+
+    unet: Callable[[Any, int, np.ndarray], Any]  # (B, in, h, w), the timestep, (B, m) ids
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+    to_device: Callable[[np.ndarray], Any]
+    to_host: Callable[[Any], np.ndarray]
+    join: Callable[[Sequence[Any], int], Any]  # along an axis
+
+
+class PeerOps:
+    """The part of the contract that is round the networks. From the first step to the last nothing leaves the peer's device."""
+
+    largest_batch = 1
+
+    def __init__(self, nets: Nets, name: str) -> None:
+        self.nets, self.name = nets, name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def run(self, forward: Callable[..., Any], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
+        return self.nets.to_host(forward(*(self._tensor(a) for a in arrays), *args))
+
+    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
+        y, *fixed = (self._tensor(a) for a in arrays)
+        to_host = self.nets.to_host
+        for i, t in enumerate(timesteps):
+            y, x0 = step(y, *fixed, slice(i, i + 1))
+            yield StepState(i, t, lambda y=y: to_host(y), lambda x0=x0: to_host(x0))  # type: ignore[misc]
+
+    def rehearse(self, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
+        """There is no limit to meet."""
+
+    def unet_input(self, y: Any, mask: Any, masked: Any, copies: int) -> Any:
+        return self.nets.join([self.nets.join([y, mask, masked], 1)] * copies, 0)
+
+    def guided_ddim(self, eps: Any, y: Any, coefficients: np.ndarray, guidance: float) -> tuple[Any, Any]:
+        root_t, noise_t, root_p, noise_p = map(float, coefficients[0])
+        b = y.shape[0]
+        if eps.shape[0] != b:
+            eps = eps[:b] + guidance * (eps[b:] - eps[:b])
+        x0 = (y - noise_t * eps) / root_t
+        return root_p * x0 + noise_p * eps, x0
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        return self.nets.to_device(np.ascontiguousarray(array, np.float32))
+
+
+class PeerUNet(UNet):
+    ops: Any
+
+    def forward(self, x: Any, t: Timesteps, ids: np.ndarray) -> Any:
+        return self.ops.nets.unet(x, t[0], ids)
+
+
+class PeerVAE(VAE):
+    ops: Any
+
+    def encoder(self, x: Any) -> Any:
+        return self.ops.nets.encode(x)
+
+    def decoder(self, z: Any) -> Any:
+        return self.ops.nets.decode(z)
+
+
+def inpainter(name: str, nets: Nets, unet_config: UNetConfig, vae_config: VAEConfig) -> Inpainter:
+    ops: Any = PeerOps(nets, name)
+    return Inpainter(
+        PeerUNet(unet_config, ShapeOnly(unet.shapes(unet_config)), ops), PeerVAE(vae_config, ShapeOnly(vae.shapes(vae_config)), ops)
+    )

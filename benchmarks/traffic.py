@@ -1,0 +1,37 @@
+"""The bytes a dispatch cannot do without: every value it uses read once, every value it makes written once.
+
+A plan counts the bytes of what is bound, which is more where a kernel uses a part of a buffer only: the keys of [q, k, v], one row of a
+table. Counted so, a kernel could seem faster than the memory is.
+"""
+
+from __future__ import annotations
+
+from moebius.webgpu.plan import Binding, Dispatch
+
+
+def traffic(d: Dispatch) -> int:
+    # A binding without a shape is there because the layout has a place for it.
+    return int(sum(min(b.nbytes, needed(d, b)) for b in d.bindings if b.shape))
+
+
+def needed(d: Dispatch, b: Binding) -> float:
+    p = d.params
+    match d.shader, b.name:
+        case "gemm", "a" if dict(d.constants)["MODE"] == 0:
+            return 4 * (p["rows"] - p["row0"]) * p["k"]
+        case "gemm", "w" if dict(d.constants)["MODE"] == 0:
+            return 16 * p["k"] * p["n4"]
+        case "gemm", "shift":
+            return 16 * p["n4"]
+        case "lambda_content", "qkv":
+            return 16 * p["images"] * p["positions"] * (p["k4"] + p["v4"])
+        case "lambda_apply", "qkv":
+            return 16 * p["images"] * p["height"] * p["width"] * (p["qkv_pitch"] - p["k4"])
+        case "transpose", "x":
+            return 4 * p["rows"] * p["columns"]
+        case "guided_ddim", "coefficients":
+            return 16
+        case _, "flags":
+            return 4
+        case _:
+            return b.nbytes

@@ -1,0 +1,19 @@
+"""The picture and the mask that come with the package: `moebius inpaint --sample`, and the window's when none is given.
+
+The photo is a smaller copy of "flower" by vultilion (flickr.com/photos/vultilion/6056698931), CC BY 2.0, out of scikit-learn; nano was
+not trained on it. The mask covers the second flower.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+
+def photo() -> Path:
+    return Path(str(files(__name__) / "photo.png"))
+
+
+def mask() -> Path:
+    """White where the photo is to be filled."""
+    return Path(str(files(__name__) / "mask.png"))

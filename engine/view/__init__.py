@@ -1,0 +1,1 @@
+"""The window: paint a hole, watch it fill. `window` is the only module of the package that imports glfw."""

@@ -1,0 +1,236 @@
+"""The model benchmark: peers make our picture, who does not is left out by name, and the last line is the summary."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moebius import Inpainter, unet, vae
+from moebius.cpu import CPU
+from moebius.errors import MoebiusError, UsageError
+from moebius.unet import UNet, UNetConfig
+from moebius.vae import VAE, VAEConfig
+from moebius.webgpu import WebGPU
+from moebius.webgpu.gpu import Buffer, Gpu
+from moebius.weights import synthetic
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import bench_model
+import contenders
+import costs
+import model
+import readme
+import workload
+from peers.nets import Nets, inpainter
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TINY = UNetConfig.tiny(), VAEConfig.tiny()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model.write_synthetic("tiny", tmp_path_factory.mktemp("bench") / "weights.safetensors")
+
+
+def setting(weights: Path, **changes: Any) -> contenders.Setting:
+    given: dict[str, Any] = {"weights": weights, "folder": weights.parent, "adapter": None, "cores": 2, "small": True, "only": ()}
+    return contenders.Setting(**(given | changes))
+
+
+def numpy_nets(scale: float = 1.0) -> Nets:
+    """A peer that is our CPU device in disguise; with a scale, one that is wrong."""
+    ops, (net_config, coder_config) = CPU(), TINY
+    net = UNet(net_config, synthetic(unet.shapes(net_config), 0), ops)
+    coder = VAE(coder_config, synthetic(vae.shapes(coder_config), 0), ops)
+
+    def evaluate(x: np.ndarray, t: int, ids: np.ndarray) -> np.ndarray:
+        return scale * net(x, t, ids)
+
+    return Nets(evaluate, coder.encode, coder.decode, lambda a: a, lambda a: a, lambda arrays, axis: np.concatenate(arrays, axis))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / "bench_model.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
+# peers ---------------------------------------------------------------------------------------------------------------
+def test_a_peer_in_the_place_of_our_networks_makes_our_picture(weights: Path) -> None:
+    ours = contenders.ours(CPU(), setting(weights))
+    theirs = inpainter("a peer", numpy_nets(), *TINY)
+    for settings in ({}, {"guidance": 1.0, "strength": 1.0}):
+        seconds, want = workload.picture(ours, 2, **settings)
+        _, got = workload.picture(theirs, 2, **settings)
+        assert workload.relative(got, want) < 1e-6
+        assert seconds.keys() == set(model.PARTS)
+        assert seconds["image"] >= seconds["encode"] + seconds["decode"]
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_pytorch_makes_our_picture(weights: Path, compiled: bool) -> None:
+    pytest.importorskip("torch", reason="the PyTorch peer needs torch (the `bench` extra)")
+    given = setting(weights, only=("PyTorch CPU compiled",))
+    contenders.torch_ready("PyTorch CPU compiled", "cpu", compiled)(given)
+    theirs = contenders.torch_peer("cpu", compiled)(given)
+    _, want = workload.picture(contenders.ours(CPU(), given), 2)
+    assert workload.relative(workload.picture(theirs, 2)[1], want) < 2e-5
+
+
+@pytest.mark.slow
+def test_onnx_runtime_makes_our_picture(weights: Path) -> None:
+    for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason="the ONNX Runtime peer needs the `bench` extra")
+    given = setting(weights)
+    contenders.onnx_ready(given)
+    theirs = contenders.onnx_peer("cpu")(given)
+    _, want = workload.picture(contenders.ours(CPU(), given), 2)
+    assert workload.relative(workload.picture(theirs, 2)[1], want) < 2e-5
+
+
+def test_who_is_not_installed_is_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda name: None)
+    said = {}
+    for contender in contenders.contenders()[2:]:
+        with pytest.raises(contenders.LeftOutError) as raised:
+            contender.beforehand(setting(weights))
+        said[contender.name] = str(raised.value)
+    assert set(said.values()) == {"torch is not installed (pip install '.[bench]')"}
+    assert len(said) == 6
+
+
+# the comparison ------------------------------------------------------------------------------------------------------
+def arguments(monkeypatch: pytest.MonkeyPatch, *given: str) -> Any:
+    monkeypatch.setattr(sys, "argv", ["bench_model.py", *given])
+    return bench_model.arguments()
+
+
+def test_a_peer_that_makes_something_else_is_left_out_untimed(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"right": 1.0, "wrong": 1.001, "broken": float("nan")}
+    made = [
+        contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
+        *(contenders.Contender(name, lambda s, x=x: inpainter("peer", numpy_nets(x), *TINY)) for name, x in names.items()),  # type: ignore[misc]
+    ]
+    monkeypatch.setattr(model, "contenders", lambda: made)
+    args = arguments(monkeypatch, "--small", "--steps", "2", "--runs", "2", "--limit", "100")
+    result = model.measure("tiny", setting(weights), args)
+    assert list(result["contenders"]) == [contenders.NUMPY, "right"]
+    assert result["contenders"]["right"]["differs_by"]["picture"] < 1e-6
+    assert "its step differs from that of moebius CPU by" in result["left_out"]["wrong"]
+    assert "broken" in result["left_out"]
+    right = result["contenders"]["right"]["image"]
+    pairs = [a / b for a, b in zip(result["contenders"][contenders.NUMPY]["image"]["seconds"], right["seconds"], strict=True)]
+    assert (right["ratio_best"], right["ratio_worst"]) == (min(pairs), max(pairs))
+    assert len(right["seconds"]) == 2
+
+
+def test_who_is_too_slow_is_left_out_by_name(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
+        contenders.Contender("slow", lambda s: inpainter("peer", numpy_nets(), *TINY)),
+    ]
+    monkeypatch.setattr(model, "contenders", lambda: made)
+    result = model.measure("tiny", setting(weights), arguments(monkeypatch, "--small", "--steps", "2", "--runs", "1", "--limit", "1e-6"))
+    assert result["left_out"]["slow"].endswith("above --limit 1e-06")
+    with pytest.raises(UsageError, match=r"--only names 'nobody'\. There are 'moebius CPU', 'slow'\."):
+        model.measure("tiny", setting(weights), arguments(monkeypatch, "--only", "nobody"))
+
+
+# the script ----------------------------------------------------------------------------------------------------------
+def test_a_run_ends_with_its_summary_and_writes_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A part of the costs: what a second is made of is tested below, and -m slow has it all.
+    monkeypatch.setattr(costs, "TRIES", 1)
+    monkeypatch.setattr(costs, "SIZES", (0.5,))
+    monkeypatch.setattr(costs, "BATCHES", (2,))
+    monkeypatch.setattr(costs, "STEPS", (1, 2))
+    files = "--json", str(tmp_path / "m.json"), "--plot", str(tmp_path / "m.png")
+    who = "--only", "moebius WebGPU", "moebius CPU"
+    args = arguments(monkeypatch, "--small", "--adapter", "llvmpipe", "--steps", "2", "--runs", "1", "--limit", "200", *who, *files)
+    assert model.bench(args) == 0
+    out = capsys.readouterr().out
+    summary, written = json.loads(out.splitlines()[-1]), json.loads((tmp_path / "m.json").read_text())
+    assert summary["image_s"].keys() == {"moebius WebGPU", "moebius CPU"} == written["contenders"].keys()
+    assert summary["against"] == "moebius WebGPU"
+    assert "llvmpipe" in written["environment"]["adapter"]["name"]
+    assert written["environment"]["packages"]["numpy"] == np.__version__
+    ours = written["ours"]
+    assert ours["host"]["us_per_dispatch"] == pytest.approx(1e3 * ours["host"]["ms_per_step"] / ours["host"]["dispatches"])
+    assert [c["pixels"] for c in ours["image_size"]] == [64]
+    assert [c["images"] for c in ours["batch"]] == [2]
+    assert [c["calls"] for c in ours["steps"]["runs"]] == [1, 3]
+    planned = sum(p["weight_bytes"] for p in ours["plans"].values()) + max(p["peak_bytes"] for p in ours["plans"].values())
+    assert written["contenders"]["moebius WebGPU"]["peak_bytes"] > planned
+    with Image.open(tmp_path / "m.png") as image:
+        assert len(image.convert("RGB").getcolors(100_000)) > 5
+    assert out.index("outputs differ") < out.index("seconds, medians")
+
+
+def test_misuse_is_one_sentence(tmp_path: Path) -> None:
+    done = run("--adapter", "no such adapter", "--small")
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1)
+    assert done.stderr.startswith("bench_model.py: No adapter matches 'no such adapter'.")
+    assert run("--steps", "1").returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_small_takes_everyone_who_is_there() -> None:
+    done = run("--small", "--adapter", "llvmpipe")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert len(summary["image_s"]) + len(summary["left_out"]) == len(contenders.contenders())
+
+
+# costs ---------------------------------------------------------------------------------------------------------------
+def test_the_meter_counts_what_is_there(llvmpipe: WebGPU) -> None:
+    gpu = Gpu.__new__(Gpu)
+    gpu.__dict__.update(llvmpipe.gpu.__dict__)
+    meter = costs.Meter(gpu)
+    first, second = (Buffer(gpu, n, "metered", "pinned") for n in (1024, 4096))
+    for buffer in (first, second):
+        assert buffer.handle is not None
+    del buffer
+    assert (meter.now, meter.peak) == (5120, 5120)
+    del second
+    assert (meter.now, meter.peak) == (1024, 5120)
+
+
+def test_host_time_is_that_of_the_step_that_runs(llvmpipe: WebGPU, weights: Path) -> None:
+    made: Inpainter = contenders.ours(llvmpipe, setting(weights))
+    workload.picture(made, 2)
+    known = {id(plan) for plans in llvmpipe._plans.values() for plan in plans.values()}
+    of = costs.plans(made, 2)
+    assert all(id(plan) in known for plan in of.values())  # none is recorded anew
+    assert costs.host(of["step"])["dispatches"] == of["step"].summary()["dispatches"]
+
+
+# the README ----------------------------------------------------------------------------------------------------------
+def test_a_table_is_replaced_between_its_markers_alone() -> None:
+    begin, end = readme.markers("speed")
+    assert readme.replaced(f"a\n{begin}\nold\n{end}\nb\n", "speed", ["new", "rows"]) == f"a\n{begin}\nnew\nrows\n{end}\nb\n"
+    for text in ("nothing", begin, f"{end}{begin}", f"{begin}{end}{end}"):
+        with pytest.raises(MoebiusError, match="has no place for the table 'speed'"):
+            readme.replaced(text, "speed", [])
+
+
+def test_the_tables_are_made_of_the_results_and_say_when_the_machine_was_busy() -> None:
+    quiet = {"adapter": None, "processor": "A Processor", "load_average": 2.0, "cores": 2}
+    part = {"median_s": 0.25, "ratio_median": 0.5, "ratio_worst": 0.75}
+    row = {"load_s": 1.0, "first_calls_s": 0.5} | dict.fromkeys(model.PARTS, part)
+    result = {"against": "a", "config": "tiny", "cores": 2, "steps": 4, "environment": quiet, "contenders": {"a": row, "b": row}}
+    lines = readme.speed({"model.x.json": result})
+    assert lines[2].startswith(
+        "| tiny, A Processor, 2 cores, 4 steps; [model.x.json](benchmarks/results/model.x.json) | a | 1.5 s | 250 ms |"
+    )
+    assert lines[3].endswith("| 0.50, 0.75 |")
+    assert "busy" not in "".join(lines)
+    lines = readme.speed({"model.x.json": result | {"environment": quiet | {"load_average": 9.5}}})
+    assert "**the machine was busy: load 9.5 on 2 cores**" in lines[2]

@@ -1,0 +1,278 @@
+"""The exported page in a real browser: Chromium without a window, its WebGPU on SwiftShader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from chromium import Address, Browser, Page, fetched, floats, served
+from PIL import Image
+
+from moebius import sample, unet, vae
+from moebius.compare import endtoend
+from moebius.compare.files import load
+from moebius.compare.fingerprint import errors, is_rounding
+from moebius.cpu import CPU
+from moebius.inpainter import Inpainter
+from moebius.reference import Reference
+from moebius.unet import UNet, UNetConfig
+from moebius.vae import VAE, VAEConfig
+from moebius.validate import bound
+from moebius.web.bundle import Bundle, ForBrowsers
+from moebius.web.export import export, write_site
+from moebius.webgpu import WebGPU
+from moebius.webgpu.gpu import DEFAULT_LIMITS
+from moebius.weights import Checkpoint, Params, synthetic
+
+LOADED = 240  # seconds a page may take to load a small model and check itself
+READY = "moebius.state !== 'loading'"
+
+
+def tiny() -> Inpainter:
+    ops, u, v = CPU(), UNetConfig.tiny(), VAEConfig.tiny()
+    return Inpainter(UNet(u, synthetic(unet.shapes(u), 0), ops), VAE(v, synthetic(vae.shapes(v), 0), ops), model="synthetic tiny")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """A whole page, of the tiny model."""
+    folder = tmp_path_factory.mktemp("site") / "page"
+    export(tiny(), folder, tile="cpu", adapter="llvmpipe")
+    with served(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def page(chromium: Browser, site: Address) -> Page:
+    """The page, loaded and checked."""
+    opened = Page(chromium, site)
+    opened.wait(READY, LOADED)
+    assert opened.run("moebius.state") == "ready", (opened.run("moebius.error"), opened.log)
+    return opened
+
+
+# one kernel family ---------------------------------------------------------------------------------------------------
+class Layers:
+    """The GEMM in its three modes: rows, 3×3 taps with stride, the phases of an upsampling convolution."""
+
+    def __init__(self, ops: Any) -> None:
+        g = np.random.default_rng(3)
+        shapes = {"linear": (10, 6), "conv3x3": (10, 6, 3, 3), "upsample_conv3x3": (10, 6, 3, 3)}
+        weights = {f"{name}.weight": g.standard_normal(s, np.float32) for name, s in shapes.items()}
+        weights |= {f"{name}.bias": g.standard_normal(s[0], np.float32) for name, s in shapes.items()}
+        self.ops, self.root = ops, Params(Checkpoint(weights))
+
+    def linear(self, x: Any) -> Any:
+        return self.ops.linear(x, self.root.at("linear"))
+
+    def conv3x3(self, x: Any) -> Any:
+        return self.ops.conv3x3(x, self.root.at("conv3x3"), stride=2)
+
+    def upsample_conv3x3(self, x: Any) -> Any:
+        return self.ops.upsample_conv3x3(x, self.root.at("upsample_conv3x3"))
+
+
+NAMES = ("linear", "conv3x3", "upsample_conv3x3")
+
+
+@pytest.fixture(scope="module")
+def gemm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """The player with three plans of a layer each."""
+    folder = tmp_path_factory.mktemp("gemm")
+    write_site(folder)
+    recorder, bundle = ForBrowsers("llvmpipe", software=True), Bundle()
+    layers = Layers(recorder)
+    for name in NAMES:
+        bundle.add(name, *recorder.recorded(getattr(layers, name), [(2, 5, 7, 6)]))
+    bundle.arrays = {"half": np.float32([0.5]), "bytes": np.uint8([1, 2, 3])}
+    bundle.write(folder, {})
+    with served(folder) as address:
+        yield address
+
+
+PLAYER = "const { Player, openDevice } = await import('./player.js'); const player = await Player.open('plan.json', await openDevice());"
+
+
+def test_gemm_is_the_oracles(chromium: Browser, gemm: Address) -> None:
+    page = Page(chromium, gemm + "style.css")
+    x = np.random.default_rng(4).standard_normal((2, 5, 7, 6), np.float32)
+    oracle, results = Layers(Reference(np.float64)), {}
+    for name in NAMES:
+        plan = f"player.plan.plans.{name}"
+        script = f"player.write({plan}.inputs[0], {floats(x)}); player.replay('{name}'); return await player.read({plan}.outputs[0]);"
+        results[name] = fetched(page, PLAYER + script).view(np.float32)
+        want = getattr(oracle, name)(x.astype(np.float64))
+        row = errors(results[name].reshape(want.shape), want, bound(name, (x, oracle.root.at(name)), {}))
+        assert is_rounding(row), (name, row)
+    assert page.run(PLAYER + "return [...player.arrays.bytes.data, ...player.arrays.half.data]") == [1, 2, 3, 0.5]
+
+
+def test_lost_device_and_full_memory_are_one_sentence(chromium: Browser, gemm: Address) -> None:
+    page = Page(chromium, gemm + "style.css")
+    lost = "player.device.destroy(); try { await player.read(player.plan.plans.linear.outputs[0]); } catch (e) { return e.message; }"
+    assert "was lost" in page.run(PLAYER + lost)
+    full = "GPUDevice.prototype.popErrorScope = async () => new GPUOutOfMemoryError('no'); try { PLAYER } catch (e) { return e.message; }"
+    assert "not enough memory" in page.run(full.replace("PLAYER", PLAYER))
+
+
+def test_damaged_plans_are_refused(chromium: Browser, gemm: Address) -> None:
+    """Every index, offset and size that could reach beyond something."""
+    page = Page(chromium, gemm + "style.css")
+    damage = [
+        "plan.format = 2",
+        "plan.binary.size = 256",
+        "plan.buffers[0].size = 2 ** 40",
+        "plan.buffers[0].size = -4",
+        "plan.buffers[0].size = 4.5",
+        "plan.buffers.find(b => b.at !== undefined).at = plan.binary.size",
+        "plan.uniforms.at = -1",
+        "plan.arrays.half.shape = [1e6]",
+        "plan.arrays.half.type = 'float16'",
+        "plan.pipelines[0].module = 99",
+        "linear.inputs[0].buffer = 99",
+        "linear.inputs[0].shape = [2, 5, 7, 600]",
+        "linear.steps[0].pipeline = 99",
+        "linear.steps[0].grid = [65536, 1, 1]",
+        "linear.steps[0].uniform = 2 ** 30",
+        "linear.steps[0].uniform = 4",
+        "linear.steps[0].bind = [0, 0, 4]",
+        "linear.steps[0].bind[0] = 99",
+        "linear.steps[0].bind[1] = 128",
+        "linear.steps[0].bind[1] = linear.steps[0].bind[2] = 4",
+        "linear.steps[0].bind[2] = 2 ** 33",
+        "linear.taps = [{path: '', dispatch: 99, buffer: 0, size: 4, at: [0]}]",
+        "linear.taps = [{path: '', dispatch: 0, buffer: 0, size: 4, at: [2 ** 33]}]",
+        "linear.carry = [[0, 1, 2 ** 33]]",
+    ]
+    said = page.run(f"""
+      const {{ check }} = await import('./player.js');
+      const text = await (await fetch('plan.json')).text();
+      const limits = (await (await navigator.gpu.requestAdapter()).requestDevice()).limits;
+      check(JSON.parse(text), limits);
+      return {json.dumps(damage)}.map((d) => {{
+        const plan = JSON.parse(text);
+        new Function('plan', 'linear', d)(plan, plan.plans.linear);
+        try {{ check(plan, limits); return 'accepted'; }} catch (e) {{ return e.message; }}
+      }});""")
+    for what, message in zip(damage, said, strict=True):
+        assert "plan.json is damaged or of another version" in message, (what, message)
+
+
+# the page ------------------------------------------------------------------------------------------------------------
+def test_page_makes_the_native_picture(page: Page, tmp_path: Path) -> None:
+    expected = tiny()(sample.photo(), sample.mask(), **endtoend.SETTINGS)
+    shown = np.asarray(expected.image.convert("RGB"))
+    got = fetched(page, "return moebius.checked.picture.data;").reshape(shown.shape)
+    assert np.abs(got.astype(int) - shown).max() <= 1
+    checked = page.run("const { picture, ...rest } = moebius.checked; return rest")
+    assert checked["ok"]
+    assert checked["noiseIsSame"]
+    assert checked["windowIsSame"]
+    assert {row["name"] for row in checked["rows"]} >= {
+        "moments of the image",
+        "latents after step 3",
+        "step/diff_model.conv_out",
+        "decoder/image",
+    }
+    for row in checked["rows"]:
+        assert row["relative_l2"] < 1e-5, row
+    assert page.run("document.getElementById('verdict').textContent").startswith("Yes")
+
+    # Its column of `moebius compare`.
+    (tmp_path / "chromium.json").write_text(json.dumps(page.run("moebius.fingerprint")))
+    (column,) = load(tmp_path / "chromium.json")["columns"]
+    (run,) = column["runs"]
+    latents = np.moveaxis(expected.latents, 1, -1)
+    assert column["implementation"] == "chromium"
+    assert "swiftshader" in column["name"]
+    assert {k: column["limits"][k] for k in DEFAULT_LIMITS} == DEFAULT_LIMITS
+    assert {row["name"]: row["shape"] for row in run["outputs"]} == {"latents": list(latents.shape), "picture": [1, *shown.shape]}
+    assert run["outputs"][0]["rms"] == pytest.approx(np.sqrt(np.mean(latents**2)), rel=1e-5)
+    made = tiny()
+    model = endtoend.Model("", made.unet.config, dict(made.unet.root.root), made.vae.config, dict(made.vae.root.root))
+    assert run["inputs"] == model.digest()
+
+
+def test_people_paint_and_run(page: Page, tmp_path: Path) -> None:
+    """A picture of one's own, a stroke of the mouse, a run: what Python makes of the same picture and mask."""
+    rgb = np.asarray(Image.open(sample.photo()).convert("RGB").resize((180, 150)))
+    Image.fromarray(rgb).save(tmp_path / "mine.png")
+    document = page.send("DOM.getDocument")["root"]["nodeId"]
+    node = page.send("DOM.querySelector", {"nodeId": document, "selector": "#open"})["nodeId"]
+    page.send("DOM.setFileInputFiles", {"files": [str(tmp_path / "mine.png")], "nodeId": node})
+    page.wait("document.getElementById('canvas').width === 180")
+    page.run("document.getElementById('canvas').scrollIntoView()")
+    box = page.run("document.getElementById('canvas').getBoundingClientRect().toJSON()")
+    scale = box["width"] / 180
+    at = [{"x": box["x"] + u * scale, "y": box["y"] + v * scale, "button": "left"} for u, v in ((60, 70), (80, 90), (100, 80))]
+    page.send("Input.dispatchMouseEvent", {"type": "mousePressed", "clickCount": 1, **at[0]})
+    for point in at[1:]:
+        page.send("Input.dispatchMouseEvent", {"type": "mouseMoved", **point, "buttons": 1})
+    page.send("Input.dispatchMouseEvent", {"type": "mouseReleased", "clickCount": 1, **at[-1]})
+    mask = fetched(page, "return moebius.editor.marked().data;").reshape(150, 180).astype(bool)
+    assert all(mask[v, u] for u, v in ((60, 70), (70, 80), (80, 90), (90, 85), (100, 80)))
+    assert not mask[20:40].any()
+
+    page.run("for (const [id, v] of [['steps', 2], ['seed', 5]]) document.getElementById(id).value = v; moebius.result = null;")
+    page.run("document.getElementById('run').click()")
+    page.wait("moebius.result || moebius.error", LOADED)
+    got = fetched(page, "return moebius.result.data;").reshape(rgb.shape)
+    expected = np.asarray(tiny()(rgb, mask, steps=2, seed=5).image)
+    assert np.abs(got.astype(int) - expected).max() <= 1
+    assert np.abs(expected.astype(int) - rgb).max() > 20
+
+    page.run("document.getElementById('clear').click(); document.getElementById('run').click()")
+    assert page.run("document.getElementById('message').textContent").startswith("Nothing is marked")
+
+
+def test_page_fits_a_phone(page: Page) -> None:
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    page.send("Emulation.setDeviceMetricsOverride", size)
+    try:
+        assert page.run("document.documentElement.scrollWidth") <= 360
+        assert page.run("document.getElementById('run').getBoundingClientRect().bottom") <= 740  # in sight without scrolling
+    finally:
+        page.send("Emulation.clearDeviceMetricsOverride")
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("Object.defineProperty(Navigator.prototype, 'gpu', { value: undefined });", "This browser has no WebGPU; use a current"),
+        ("GPU.prototype.requestAdapter = async () => null;", "found no graphics adapter"),
+        ("GPUAdapter.prototype.requestDevice = async () => { throw new Error('busy'); };", "could not be opened (busy)"),
+    ],
+    ids=["no webgpu", "no adapter", "no device"],
+)
+def test_browsers_that_cannot_are_told(chromium: Browser, site: Address, before: str, said: str) -> None:
+    page = Page(chromium, site, before)
+    page.wait(READY)
+    assert said in page.run("document.getElementById('message').textContent")
+    page.close()
+
+
+def test_files_are_told_to_be_served(chromium: Browser, tmp_path: Path) -> None:
+    write_site(tmp_path)
+    page = Page(chromium, f"file://{tmp_path}/index.html")
+    assert "python -m http.server" in page.run("document.getElementById('status').textContent")
+
+
+@pytest.mark.slow
+def test_small_model_in_chromium_is_native(chromium: Browser, llvmpipe: WebGPU, tmp_path: Path) -> None:
+    """The packaged nano (in a version without it, compare's tiny one): within one grey level of this machine's Vulkan driver."""
+    model = endtoend.small_model()
+    export(model.on(CPU()), tmp_path / "page", tile="cpu")
+    native = np.asarray(model.on(llvmpipe)(sample.photo(), sample.mask(), **endtoend.SETTINGS).image.convert("RGB"))
+    with served(tmp_path / "page") as address:
+        page = Page(chromium, address)
+        page.wait(READY, 3600)
+        assert page.run("moebius.state") == "ready", page.run("moebius.error")
+        got = fetched(page, "return moebius.checked.picture.data;").reshape(native.shape)
+        column = page.run("moebius.fingerprint.columns[0]")
+        page.close()
+    assert np.abs(got.astype(int) - native).max() <= 1
+    assert column["runs"][0]["inputs"] == model.digest()

@@ -1,0 +1,250 @@
+"""`moebius export-web` without a browser: what is in the folder, and how it gets there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moebius import unet, vae
+from moebius.cpu import CPU
+from moebius.errors import MoebiusError, UsageError
+from moebius.inpainter import Inpainter
+from moebius.unet import UNet, UNetConfig
+from moebius.vae import VAE, VAEConfig
+from moebius.web import bundle
+from moebius.web.bundle import Bundle, ForBrowsers
+from moebius.web.export import check_target, export, publish, record, write_site
+from moebius.web.witness import sampled
+from moebius.webgpu import WebGPU, pack
+from moebius.webgpu.gpu import DEFAULT_LIMITS
+from moebius.weights import synthetic
+
+
+def tiny() -> Inpainter:
+    ops, u, v = CPU(), UNetConfig.tiny(), VAEConfig.tiny()
+    return Inpainter(UNet(u, synthetic(unet.shapes(u), 0), ops), VAE(v, synthetic(vae.shapes(v), 0), ops), model="synthetic tiny")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("web") / "page"
+    size = export(tiny(), made, adapter="llvmpipe")
+    assert size == sum(f.stat().st_size for f in made.iterdir())
+    return made
+
+
+@pytest.fixture(scope="module")
+def plan(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+def test_every_size_is_within_webgpus_default_limits(folder: Path, plan: dict[str, Any]) -> None:
+    assert plan["binary"]["size"] == (folder / "weights.bin").stat().st_size
+    sizes = [b["size"] for b in plan["buffers"]]
+    assert max(sizes) <= DEFAULT_LIMITS["max-buffer-size"]
+    for name in ("encoder", "step", "decoder"):
+        made = plan["plans"][name]
+        for d in made["prologue"] + made["steps"]:
+            access = plan["pipelines"][d["pipeline"]]["access"]
+            assert 3 * (len(access) - 1) == len(d["bind"])
+            assert len(access) - 1 <= DEFAULT_LIMITS["max-storage-buffers-per-shader-stage"]
+            assert max(d["grid"]) <= DEFAULT_LIMITS["max-compute-workgroups-per-dimension"]
+            triples = [d["bind"][i : i + 3] for i in range(0, len(d["bind"]), 3)]
+            for buffer, offset, size in triples:
+                assert offset % DEFAULT_LIMITS["min-storage-buffer-offset-alignment"] == 0
+                assert offset + size <= sizes[buffer]
+                assert size <= DEFAULT_LIMITS["max-storage-buffer-binding-size"]
+            written = [b for (b, _, _), a in zip(triples, access, strict=False) if a == "read_write"]
+            read = [b for (b, _, _), a in zip(triples, access, strict=False) if a == "read"]
+            assert not set(written) & set(read)
+    assert {tuple(sorted(p)) for p in plan["pipelines"]} == {("access", "entry", "module")}
+
+
+def test_plans_are_those_that_run_natively(plan: dict[str, Any], minimum: WebGPU) -> None:
+    """Dispatch by dispatch: the shader's text, the grid, the sizes."""
+    from moebius.webgpu.kernel import specialise
+
+    made = tiny()
+    net = VAE(made.vae.config, made.vae.root.root, minimum)
+    native = minimum.record(net.decoder, [(1, 16, 16, 4)]).recording.steps
+    exported = plan["plans"]["decoder"]["steps"]
+    assert len(exported) == len(native)
+    for ours, theirs in zip(exported, native, strict=True):
+        pipeline = plan["pipelines"][ours["pipeline"]]
+        assert ours["bind"][2::3] == [b.nbytes for b in theirs.bindings]
+        if theirs.shader != "gemm":  # whose tile is a GPU's here and a CPU's there
+            assert plan["modules"][pipeline["module"]] == specialise(theirs.shader, theirs.constants)
+            assert ours["grid"] == list(theirs.grid)
+
+
+def test_tiles_are_chosen_for_the_browsers_device() -> None:
+    texts = []
+    for software in (False, True):
+        made = record(tiny(), ForBrowsers("llvmpipe", software=software))
+        texts.append("".join(made.modules))
+        assert any(entry == "tiled" for _, entry, _ in made.pipelines) is not software
+    assert texts[0] != texts[1]
+
+
+def test_bytes_are_the_packed_weights(folder: Path, plan: dict[str, Any]) -> None:
+    """The first layer's weight, by way of its binding."""
+    first = plan["plans"]["encoder"]["steps"][0]
+    buffer, offset, size = first["bind"][3:6]  # gemm.wgsl binds its input, then its weight
+    at = plan["buffers"][buffer]["at"] + offset
+    got = np.frombuffer((folder / "weights.bin").read_bytes()[at : at + size], "<f4")
+    assert np.array_equal(got, pack.taps(tiny().vae.root["encoder.conv_in.weight"]).reshape(-1))
+
+
+def test_large_models_take_several_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "SEGMENT", 1 << 20)
+    recorder, inpainter = ForBrowsers("llvmpipe"), tiny()
+    net = VAE(inpainter.vae.config, inpainter.vae.root.root, recorder)
+    made = Bundle()
+    made.add("decoder", *recorder.recorded(net.decoder, [(1, 16, 16, 4)]))
+    made.write(tmp_path, {})
+    plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    assert sum("at" in b for b in plan["buffers"]) > 2
+    buffer, offset, size = plan["plans"]["decoder"]["steps"][-1]["bind"][3:6]
+    at = plan["buffers"][buffer]["at"] + offset
+    got = np.frombuffer((tmp_path / "weights.bin").read_bytes()[at : at + size], "<f4")
+    assert np.array_equal(got, pack.taps(inpainter.vae.root["decoder.conv_out.weight"]).reshape(-1))
+
+
+def test_weights_lie_once_and_in_large_buffers(plan: dict[str, Any]) -> None:
+    weights = [b["size"] for b in plan["buffers"] if "at" in b]
+    made = tiny()
+    parameters = 4 * sum(a.size for net in (made.unet, made.vae) for k, a in net.root.root.items())
+    assert len(weights) == 1
+    assert 0.5 * parameters < sum(weights) < 2.5 * parameters  # upsampling weights are kept as phases
+
+
+def test_arena_is_shared_between_plans() -> None:
+    """One plan after another runs: their intermediate tensors take the room of the largest, not of all."""
+    inpainter, recorder = tiny(), ForBrowsers("llvmpipe")
+    net = VAE(inpainter.vae.config, inpainter.vae.root.root, recorder)
+    twice, once = Bundle(), Bundle()
+    for i, made in enumerate((once, twice)):
+        for name in "ab"[: i + 1]:
+            made.add(name, *recorder.recorded(net.decoder, [(1, 16, 16, 4)]))
+    ends = 4 * 16 * 16 * 4 + 4 * 128 * 128 * 4  # its own input and output
+    assert sum(b["size"] for b in twice.buffers) - sum(b["size"] for b in once.buffers) == ends
+
+
+def test_samples_are_of_the_kernels_layout() -> None:
+    """From the first value to the last, channels padded to four; of small tensors all."""
+    x = np.arange(1, 3 * 40 * 40 + 1, dtype=np.float32).reshape(1, 40, 40, 3)
+    got = sampled(x)
+    assert got[:5].tolist() == [1, 2, 3, 0, 4]
+    assert got[-4:].tolist() == [4798, 4799, 4800, 0]
+    assert len(got) == 2048
+    assert np.count_nonzero(got == 0) == 512
+    assert sampled(x[:, :1, :2]).tolist() == [1, 2, 3, 0, 4, 5, 6, 0]
+
+
+# the folder ----------------------------------------------------------------------------------------------------------
+def test_folders_are_not_overwritten(tmp_path: Path) -> None:
+    page, other, file = tmp_path / "page", tmp_path / "other", tmp_path / "file"
+    for made in (page, other):
+        made.mkdir()
+    check_target(page, force=False)  # empty
+    (page / "plan.json").write_text("{}")
+    with pytest.raises(UsageError, match="--force"):
+        check_target(page, force=False)
+    check_target(page, force=True)
+    (page / "letters").mkdir()
+    with pytest.raises(UsageError, match=r"what no export wrote \(letters\)"):
+        check_target(page, force=True)
+    (other / "diary.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"what no export wrote \(no plan.json\)"):
+        check_target(other, force=True)
+    file.write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        check_target(file, force=True)
+    with pytest.raises(UsageError, match="there is no folder"):
+        check_target(tmp_path / "a" / "b", force=True)
+
+
+def test_a_failed_export_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page"
+    publish(page, lambda folder: (folder / "plan.json").write_text("old"), force=False)
+
+    def fails(folder: Path) -> int:
+        (folder / "plan.json").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(MoebiusError, match="No space left on device"):
+        publish(page, fails, force=True)
+    rename = Path.rename
+
+    def broken(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(MoebiusError, match="Input/output error"):
+        publish(page, lambda folder: (folder / "plan.json").write_text("new"), force=True)
+    assert (page / "plan.json").read_text() == "old"
+    assert os.listdir(tmp_path) == ["page"]
+    monkeypatch.undo()
+    assert publish(page, lambda folder: (folder / "plan.json").write_text("newer"), force=True) == 5
+    assert (page / "plan.json").read_text() == "newer"
+    assert os.listdir(tmp_path) == ["page"]
+
+
+def test_page_has_no_foreign_addresses(tmp_path: Path) -> None:
+    """It works offline, and tells nobody."""
+    write_site(tmp_path)
+    texts = [file.read_text(encoding="utf-8") for file in tmp_path.iterdir()]
+    addresses = {a for text in texts for a in re.findall(r"https?://[\w.]+|[\"'(]//\w[\w.]*", text)}
+    assert addresses == {"http://www.w3.org", "http://localhost"}  # the icon's namespace, and advice
+
+
+# the command ---------------------------------------------------------------------------------------------------------
+def test_command(tmp_path: Path) -> None:
+    def moebius(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "moebius", *args], cwd=tmp_path, capture_output=True, text=True)
+
+    done = moebius("export-web", "page", "--synthetic", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert "python -m http.server -d page" in done.stderr
+    assert {"index.html", "page.js", "plan.json", "weights.bin"} <= set(os.listdir(tmp_path / "page"))
+    again = moebius("export-web", "page", "--synthetic", "tiny")
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    assert "--force" in again.stderr
+
+
+def test_serving(tmp_path: Path) -> None:
+    from moebius.cli_web import serve
+
+    (tmp_path / "page.js").write_text("1")
+    said: list[str] = []
+    ready = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        ready.set()
+
+    threading.Thread(target=serve, args=(tmp_path, 0, say), daemon=True).start()
+    assert ready.wait(10)
+    port = int(said[0].split("localhost:")[1].split()[0])
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/page.js")
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/javascript")
+    with pytest.raises(MoebiusError, match="choose another with --port"):
+        serve(tmp_path, port, say)
+    with pytest.raises(MoebiusError, match="choose another with --port"):
+        serve(tmp_path, 70000, say)

@@ -1,0 +1,374 @@
+"""The window on a display of its own, driven from outside: pointer and keys by xdotool, drops and closing by the X protocol.
+
+A test gets the picture that is on the screen, and answers from within the process: this file is also the program that is tested,
+the `moebius` command with an inspector on a thread. The inspector looks; only what no input device can do (a device that is lost,
+memory that is refused) is done by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NEEDED = ("Xvfb", "xdotool")
+SCREEN = (1000, 760)
+PATIENCE = 60.0  # seconds; compiling kernels on a busy machine is what takes long
+
+
+def missing() -> list[str]:
+    return [name for name in NEEDED if shutil.which(name) is None]
+
+
+class Screen:
+    """An X server without a window manager: windows have no border, the top left corner is theirs."""
+
+    def __init__(self, dpi: int = 96) -> None:
+        from Xlib import Xatom
+        from Xlib.display import Display
+
+        read, write = os.pipe()
+        size = f"{SCREEN[0]}x{SCREEN[1]}x24"
+        command = ["Xvfb", "-displayfd", str(write), "-screen", "0", size, "-nolisten", "tcp", "-noreset"]
+        self.server = subprocess.Popen(command, pass_fds=(write,), stderr=subprocess.DEVNULL)
+        os.close(write)
+        with os.fdopen(read) as pipe:
+            self.name = f":{pipe.readline().strip()}"
+        self.display = Display(self.name)
+        root = self.display.screen().root
+        root.change_property(Xatom.RESOURCE_MANAGER, Xatom.STRING, 8, f"Xft.dpi:\t{dpi}\n".encode())
+        self.display.sync()
+
+    def close(self) -> None:
+        self.display.close()
+        self.server.terminate()
+        self.server.wait()
+
+    def xdotool(self, *words: object) -> str:
+        environment = os.environ | {"DISPLAY": self.name}
+        done = subprocess.run(["xdotool", *map(str, words)], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def grab(self) -> np.ndarray:
+        from PIL import ImageGrab
+
+        return np.asarray(ImageGrab.grab(xdisplay=self.name).convert("RGB"))
+
+
+class Session:
+    """One `moebius view` on a screen."""
+
+    def __init__(self, screen: Screen, *arguments: object, cwd: Path) -> None:
+        self.screen = screen
+        environment = os.environ | {"DISPLAY": screen.name, "PYTHONFAULTHANDLER": "1", "XDG_SESSION_TYPE": "x11"}
+        environment.pop("VK_ADD_DRIVER_FILES", None)  # llvmpipe alone: the window's adapter is the system's choice
+        command = [sys.executable, __file__, "view", *map(str, arguments)]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 # it is open as long as the process
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=environment, cwd=cwd, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
+        try:
+            self.wait("frames", lambda n: n > 0)
+            self.point(*self.to_window(0, 0))
+        except BaseException:
+            self.kill()
+            raise
+
+    # looking -----------------------------------------------------------------------------------------------------
+    def ask(self, what: str) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(what + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise AssertionError(f"The window has ended: {self.process.wait(10)}\n{self.said()}")
+        return json.loads(answer)
+
+    def said(self) -> str:
+        self.errors.seek(0)
+        return self.errors.read()
+
+    def wait(self, what: str, until: Callable[[Any], bool], patience: float = PATIENCE) -> Any:
+        end = time.monotonic() + patience
+        while not until(answer := self.ask(what)):
+            assert time.monotonic() < end, f"{what} is still {answer}\n{self.said()}"
+            time.sleep(0.01)
+        return answer
+
+    def settle(self) -> None:
+        """Until everything that was sent is handled and drawn."""
+        self.screen.display.sync()
+        quiet = 0
+        before = self.ask("frames")
+        while quiet < 3:
+            time.sleep(0.03)
+            now = self.ask("frames")
+            quiet = quiet + 1 if now == before and not self.ask("changed") else 0
+            before = now
+
+    def picture(self) -> np.ndarray:
+        """What is on the screen, without the brush."""
+        self.screen.xdotool("mousemove", SCREEN[0] - 1, SCREEN[1] - 1)
+        self.settle()
+        width, height = self.ask("camera")["window"]
+        return self.screen.grab()[:height, :width]
+
+    def shows(self, shot: np.ndarray, patience: float = 5.0) -> bool:
+        """Whether that is, or soon will be, on the screen: a driver shows a frame some time after it was given it."""
+        end = time.monotonic() + patience
+        while not (same := np.array_equal(self.picture(), shot)) and time.monotonic() < end:
+            pass
+        return same
+
+    def to_window(self, x: float, y: float) -> tuple[int, int]:
+        camera = self.ask("camera")
+        return round(camera["origin"][0] + x * camera["scale"]), round(camera["origin"][1] + y * camera["scale"])
+
+    def mask(self) -> np.ndarray:
+        return np.load(self.ask("mask"))
+
+    def result(self, index: int = -1) -> np.ndarray:
+        return np.load(self.ask(f"result {index}"))
+
+    # doing -------------------------------------------------------------------------------------------------------
+    def point(self, x: int, y: int) -> None:
+        self.screen.xdotool("mousemove", x, y)
+
+    def drag(self, *points: tuple[float, float], button: int = 1, hold: str = "") -> None:
+        """In one command, as fast as the server takes it; points of the picture."""
+        words: list[object] = ["keydown", hold] if hold else []
+        for i, point in enumerate(points):
+            words += ["mousemove", *self.to_window(*point), *(["mousedown", button] if i == 0 else [])]
+        self.screen.xdotool(*words, "mouseup", button, *(["keyup", hold] if hold else []))
+        self.settle()
+
+    def key(self, *names: str) -> None:
+        self.screen.xdotool("key", *names)
+        self.settle()
+
+    def start(self, steps: int) -> None:
+        """Enter, and until so many steps of the run are taken. It does not settle, for which the run might first have to end."""
+        self.screen.xdotool("key", "Return")
+        self.wait("running", lambda running: running is not None)
+        assert self.wait("running", lambda running: running is None or running["done"] >= steps), "the run was over before it was seen"
+
+    def idle(self) -> None:
+        """The run, if any, has ended."""
+        self.wait("running", lambda running: running is None)
+        self.settle()
+
+    # the X protocol ----------------------------------------------------------------------------------------------
+    @property
+    def _window(self) -> Any:
+        windows = [w for w in self.screen.display.screen().root.query_tree().children if w.get_wm_protocols()]
+        assert len(windows) == 1
+        return windows[0]
+
+    def resize(self, width: int, height: int) -> None:
+        self._window.configure(width=width, height=height)
+        self.screen.display.sync()
+        self.wait("camera", lambda camera: camera["window"] == [width, height])
+        self.settle()
+
+    def ask_to_close(self) -> None:
+        """What a window manager sends when the cross is clicked."""
+        atom = self.screen.display.intern_atom
+        self._send("WM_PROTOCOLS", [atom("WM_DELETE_WINDOW"), 0, 0, 0, 0])
+
+    def _send(self, kind: str, data: list[int], window: Any = None) -> None:
+        from Xlib.protocol.event import ClientMessage
+
+        to = window or self._window
+        to.send_event(ClientMessage(window=to, client_type=self.screen.display.intern_atom(kind), data=(32, data)))
+        self.screen.display.sync()
+
+    def drop(self, path: Path) -> None:
+        """A drag-and-drop source as file managers are one (XDND 5)."""
+        from Xlib import X
+        from Xlib.protocol.event import SelectionNotify
+
+        display = self.screen.display
+        atom, root = display.intern_atom, display.screen().root
+        source = root.create_window(0, 0, 1, 1, 0, X.CopyFromParent)
+        source.set_selection_owner(atom("XdndSelection"), X.CurrentTime)
+        x, y = 50, 50
+        self.point(x, y)
+        self._send("XdndEnter", [source.id, 5 << 24, atom("text/uri-list"), 0, 0])
+        self._send("XdndPosition", [source.id, 0, x << 16 | y, X.CurrentTime, atom("XdndActionCopy")])
+        dropped = False
+        while True:
+            event = display.next_event()
+            if event.type == X.SelectionRequest:
+                event.requestor.change_property(event.property, event.target, 8, path.as_uri().encode() + b"\r\n")
+                answer = SelectionNotify(
+                    time=event.time, requestor=event.requestor, selection=event.selection, target=event.target, property=event.property
+                )
+                event.requestor.send_event(answer)
+                display.sync()
+            elif event.type == X.ClientMessage and event.client_type == atom("XdndStatus") and not dropped:
+                dropped = True
+                self._send("XdndDrop", [source.id, 0, X.CurrentTime, 0, 0])
+            elif event.type == X.ClientMessage and event.client_type == atom("XdndFinished"):
+                break
+        source.destroy()
+        self.settle()
+
+    def ended(self, patience: float = PATIENCE) -> int:
+        return self.process.wait(patience)
+
+    def _forget(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout, self.errors):
+            assert pipe is not None
+            pipe.close()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._forget()
+
+
+# within the process that is tested -----------------------------------------------------------------------------------
+class Inspector:
+    def __init__(self, window: Any) -> None:
+        self.window, self.app = window, window.app
+        self.folder = tempfile.mkdtemp()
+        self.moves: list[float] = []
+        self.steps: list[int] = []  # of every run
+        self._count_moves()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _count_moves(self) -> None:
+        move = self.app.move
+
+        def counted(to: Any) -> None:
+            move(to)
+            self.moves.append(time.monotonic())
+
+        self.app.move = counted
+
+    def _serve(self) -> None:
+        for line in sys.stdin:
+            name, *arguments = line.split()
+            print(json.dumps(getattr(self, name)(*arguments)), flush=True)
+
+    def _array(self, name: str, array: np.ndarray) -> str:
+        path = f"{self.folder}/{name}.npy"
+        np.save(path, array)
+        return path
+
+    def frames(self) -> int:
+        return self.window.frames
+
+    def changed(self) -> bool:
+        return bool(self.app.changed or not self.app.worker.events.empty())
+
+    def camera(self) -> dict[str, Any]:
+        camera = self.app.camera
+        shown = {"window": camera.window, "origin": camera.origin, "scale": camera.scale, "picture": camera.picture}
+        return shown | {"ui": self.app.ui, "largest_side": self.app.largest_side}
+
+    def mask(self) -> str:
+        return self._array("mask", self.app.canvas.fill)
+
+    def result(self, index: str) -> str:
+        return self._array("result", np.asarray(self.app.results[int(index)].result.image))
+
+    def state(self) -> dict[str, Any]:
+        app = self.app
+        return {
+            "path": str(app.path),
+            "results": len(app.results),
+            "shown": app.shown,
+            "message": app.message,
+            "error": app.is_error,
+            "brush": app.brush,
+            "help": app.help,
+            "title": app.title,
+            "device": app.device,
+            "seed": app.seed,
+        }
+
+    def running(self) -> dict[str, Any] | None:
+        run = self.app.running
+        return None if run is None else {"phase": run.progress.phase, "done": run.progress.done, "total": run.progress.total}
+
+    def moved(self) -> list[float]:
+        moves, self.moves = self.moves, []
+        return moves
+
+    def taken(self) -> list[int]:
+        """Steps that the model took in every run, wanted or not."""
+        return self.steps
+
+    def take_steps(self, count: str) -> None:
+        """As if the command had said so."""
+        self.app.settings["steps"] = int(count)
+
+    def objects(self) -> dict[str, int]:
+        from moebius.webgpu import native
+
+        counts = native.object_counts(self.window.renderer.module)
+        return {kind: n for kind, n in counts.items() if n and kind not in ("GPUAdapter", "GPUCommandEncoder", "GPUCommandBuffer")}
+
+    def processor(self) -> float:
+        return time.process_time()
+
+    def lose(self, which: str) -> None:
+        """As a driver does that resets."""
+        device = self.window.renderer.device if which == "window" else self.app.worker._model.unet.ops.gpu.device
+        device.destroy()
+
+    def limit_textures(self, side: str) -> None:
+        """As if the adapter had no larger ones."""
+        for holder, name in ((self.window.renderer, "largest_side"), (self.app, "largest_side"), (self.app.worker, "_largest_side")):
+            setattr(holder, name, int(side))
+
+    def refuse_memory(self) -> None:
+        """To the next run alone."""
+        model = self.app.worker._model
+
+        def refuse(*_: Any, **__: Any) -> None:
+            del model.steps
+            raise MemoryError
+
+        model.steps = refuse
+
+
+def main() -> int:
+    from moebius import inpainter
+    from moebius.__main__ import main as command
+    from moebius.view.window import Window
+
+    begin, work, inspectors = Window.run, inpainter.Run._work, []
+
+    def inspected(window: Window) -> None:
+        inspectors.append(Inspector(window))
+        begin(window)
+
+    def counted(run: Any) -> Any:
+        inspectors[0].steps.append(0)
+        for step in work(run):
+            inspectors[0].steps[-1] += 1
+            yield step
+
+    Window.run = inspected  # type: ignore[method-assign]
+    inpainter.Run._work = counted  # type: ignore[method-assign]
+    return command()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

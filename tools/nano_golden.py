@@ -1,0 +1,24 @@
+"""Writes tests/goldens/nano_sample.png: the packaged sample as the float64 oracle fills it. To be run after nano was trained anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moebius import Inpainter, sample
+from moebius.inpainter import packaged_nano
+from moebius.reference import Reference
+from moebius.unet import UNet
+from moebius.vae import VAE
+from moebius.weights import checkpoint
+
+GOLDEN = Path(__file__).resolve().parents[1] / "tests/goldens/nano_sample.png"
+
+
+def main() -> None:
+    weights, ops = checkpoint.read_bundle(packaged_nano()), Reference()
+    nano = Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops))
+    nano(sample.photo(), sample.mask()).image.save(GOLDEN)
+
+
+if __name__ == "__main__":
+    main()
