@@ -52,8 +52,10 @@ POOL = 12_000  # made pictures; every one is seen again in other colours, mirror
 PHOTOS = 0.4  # share of photographs in a batch
 VAE_STEPS, VAE_BATCH = 1100, 16
 VAE_SQUARES = 950  # steps on quarters of the pictures, at a quarter of the cost; then whole ones, in half the number
-TRIPLES = 12_000  # picture, mask and target, encoded ahead: the VAE no longer changes
-UNET_STEPS, UNET_BATCH = 5800, 32
+TRIPLES = 36_000  # picture, mask and target, encoded ahead: the VAE no longer changes
+FIRST_TRIPLES = 12_000  # what the first round draws from
+UNET_ROUNDS = [5800, 12_000]  # steps; in each the rate rises and falls
+UNET_BATCH = 32
 ADAM_RATE, MUON_RATE = 1e-3, 0.02
 DROPOUT = 0.15  # share of the pictures seen without the condition
 SAVE_EVERY, LOG_EVERY = 100, 25
@@ -64,9 +66,11 @@ LossOf = Callable[[int], tuple[Tensor, dict[str, float]]]  # of a step: the loss
 # --- the loop both networks share -------------------------------------------------------------------------------------------------
 
 
-def rate(step: int, steps: int) -> float:
-    """Of the highest: up in a straight line, level, then down in a straight line."""
-    return min((step + 1) / 50, 1.0, (steps - step) / (0.4 * steps))
+def rate(step: int, rounds: list[int]) -> float:
+    """Of the highest, in every round: up in a straight line, level, then down in a straight line."""
+    while step >= rounds[0]:
+        step, rounds = step - rounds[0], rounds[1:]
+    return min((step + 1) / 50, 1.0, (rounds[0] - step) / (0.4 * rounds[0]))
 
 
 class Muon(torch.optim.Optimizer):
@@ -98,8 +102,12 @@ def is_matrix(name: str, p: nn.Parameter) -> bool:
     return p.ndim >= 2 and p.shape[1] > 1 and not any(part in name for part in outer)
 
 
-def train(name: str, model: nn.Module, out: Path, steps: int, loss_of: LossOf) -> None:
+def train(name: str, model: nn.Module, out: Path, rounds: list[int], loss_of: LossOf) -> None:
     """Minimises `loss_of(step)`, keeping a running average of the weights, which is the result. Goes on from OUT/name.pt."""
+    steps = sum(rounds)
+    for p in model.parameters():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)  # a fifth faster than the default on a CPU
     matrices = [p for key, p in model.named_parameters() if is_matrix(key, p)]
     others = [p for key, p in model.named_parameters() if not is_matrix(key, p)]
     optimizers = [Muon(matrices), torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.99), weight_decay=1e-4)]
@@ -116,7 +124,7 @@ def train(name: str, model: nn.Module, out: Path, steps: int, loss_of: LossOf) -
     for step in range(first, steps):
         for optimizer, highest in zip(optimizers, (MUON_RATE, ADAM_RATE), strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate(step, steps) * highest
+                group["lr"] = rate(step, rounds) * highest
         torch.manual_seed(SEED + step)  # every step draws from its own stream, so that a restart changes nothing
         loss, parts = loss_of(step)
         model.zero_grad(set_to_none=True)
@@ -223,7 +231,7 @@ def grey(x: Tensor, masks: Tensor) -> Tensor:
 # --- the VAE ----------------------------------------------------------------------------------------------------------------------
 
 
-def train_vae(out: Path, pictures: Pictures, steps: int) -> TorchVAE:
+def train_vae(out: Path, pictures: Pictures, rounds: list[int]) -> TorchVAE:
     torch.manual_seed(SEED)
     vae = TorchVAE(VAE_CONFIG)
 
@@ -244,7 +252,7 @@ def train_vae(out: Path, pictures: Pictures, steps: int) -> TorchVAE:
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return (y - x).abs().mean() + 4 * squares + 2e-4 * kl, {"psnr": psnr(y.detach(), x), "kl": kl.item()}
 
-    train("vae", vae, out, steps, loss_of)
+    train("vae", vae, out, rounds, loss_of)
     return vae
 
 
@@ -347,14 +355,15 @@ def encode_triples(out: Path, vae: TorchVAE, pictures: Pictures) -> tuple[Tensor
     return torch.load(path, weights_only=True)
 
 
-def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, steps: int) -> TorchUNet:
+def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, rounds: list[int]) -> TorchUNet:
     target, masked, mask, on = triples
     unet = new_unet()
     alphas = torch.tensor(DDIM().alphas_cumprod, dtype=torch.float32)
     half = UNET_CONFIG.num_embeddings // 2
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        pick = torch.randint(len(on), (UNET_BATCH,))
+        count = FIRST_TRIPLES if step < UNET_ROUNDS[0] else TRIPLES
+        pick = torch.randint(count, (UNET_BATCH,))
         mean, log_variance = target[pick].float().chunk(2, dim=1)
         z = (mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * torch.randn_like(mean)) * scale
         hole = mask[pick].float()
@@ -373,7 +382,7 @@ def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, steps: int)
         importance = 0.2 + torch.clamp((1 - a) / a, max=50.0)
         return (error * weight * importance).mean(), {"eps": error.mean().item()}
 
-    train("unet", unet, out, steps, loss_of)
+    train("unet", unet, out, rounds, loss_of)
     return unet
 
 
@@ -382,7 +391,7 @@ def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, steps: int)
 
 def export(path: Path, unet: TorchUNet, vae: TorchVAE, scale: float) -> None:
     def arrays(model: nn.Module) -> dict[str, np.ndarray]:
-        return {k: v.numpy() for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+        return {k: v.contiguous().numpy() for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
 
     config = replace(VAE_CONFIG, scaling_factor=scale)
     write_bundle(path, UNET_CONFIG, arrays(unet), config, arrays(vae), half=True)
@@ -396,10 +405,10 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     pictures = Pictures(args.out)
-    vae = train_vae(args.out, pictures, 0 if args.export else VAE_STEPS)
+    vae = train_vae(args.out, pictures, [] if args.export else [VAE_STEPS])
     triples = encode_triples(args.out, vae, pictures)
-    scale = round(1 / triples[0][:, : VAE_CONFIG.latent_channels].float().std().item(), 5)
-    export(args.out / "nano.safetensors", train_unet(args.out, triples, scale, 0 if args.export else UNET_STEPS), vae, scale)
+    scale = round(1 / triples[0][:FIRST_TRIPLES, : VAE_CONFIG.latent_channels].float().std().item(), 5)
+    export(args.out / "nano.safetensors", train_unet(args.out, triples, scale, [] if args.export else UNET_ROUNDS), vae, scale)
 
 
 if __name__ == "__main__":

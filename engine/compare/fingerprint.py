@@ -64,7 +64,8 @@ A **RUN** is one model from end to end, or a part of it::
      "repeatable": true,                a second run had the same bits
      "trace": [TRACED, …],              ops in the order of execution: the encoders, the first sampling step, the decoder
      "outputs": [{"name": "latents", ERRORS, "map": …}, {"name": "picture", ERRORS}],   against the oracle's run of everything;
-                                        a picture's values are its bytes; "map" as in an OP, may be missing
+                                        a picture's values are the bytes that the model made, at its own size; "map" as in
+                                        an OP, may be missing
      "picture": base64 of a PNG, what the user sees; absent in a part of a run}
 
 A **TRACED** is one output of one op call. The oracle goes along: every stage is also run in float64 from the inputs of that stage::

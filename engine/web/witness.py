@@ -12,6 +12,7 @@ from moebius import sample
 from moebius.compare import endtoend
 from moebius.compare.measure import shaders_digest
 from moebius.cpu import CPU
+from moebius.image import to_uint8
 from moebius.inpainter import Inpainter, Settings, draws
 from moebius.ops import Step, StepState, Tap, Tensor, Timesteps
 from moebius.unet import UNet
@@ -93,7 +94,7 @@ def witness(inpainter: Inpainter) -> Check:
         {
             "photo": np.array(run.photo.rgb),
             "mask": run.mask.fill.astype(np.uint8),
-            "picture": np.asarray(run.result.image.convert("RGB")),
+            "picture": to_uint8(ops.outputs["decoder"][0]),
             "x": last(cut.x)[0],
             "m": cut.m[0, 0].astype(np.uint8),
             **{f"noise {name}": last(array)[0] for name, array in noise.items()},

@@ -4,7 +4,7 @@
 import { draws, sample } from "./inpaint.js";
 import { cut, pasted, toBytes } from "./pixels.js";
 
-const GREY_LEVELS = 1; // what the finished picture may differ by
+const GREY_LEVELS = 1; // what the picture may differ by as the model makes it; scaling may make two of one
 
 export async function selfCheck(player, hear = () => {}) {
   const { plan, arrays } = player;
@@ -28,19 +28,20 @@ export async function selfCheck(player, hear = () => {}) {
       rows.push({ name, ...errors(got[name], want, shape) }); // of modules: of samples
     }
   }
-  const shown = errors(picture.data, array("picture"), [1, ...arrays.picture.shape]);
+  const painted = errors(result.data, array("picture"), [1, ...arrays.picture.shape]);
   return {
-    ok: shown.max_abs !== null && shown.max_abs <= GREY_LEVELS,
-    greyLevels: shown.max_abs,
-    different: picture.data.reduce((n, v, i) => n + (v !== array("picture")[i]), 0) / picture.data.length,
+    ok: painted.max_abs !== null && painted.max_abs <= GREY_LEVELS,
+    greyLevels: painted.max_abs,
+    different: result.data.reduce((n, v, i) => n + (v !== array("picture")[i]), 0) / result.data.length,
     noiseIsSame: Object.entries(noise).every(([name, want]) => want.every((v, i) => Object.is(v, drawn[name][i]))),
     windowIsSame: scaled.m.every((v, i) => v === array("m")[i]) && scaled.x.every((v, i) => Math.abs(v - array("x")[i]) < 1e-6),
     rows,
+    painted: result,
     picture,
     seconds: (performance.now() - began) / 1000,
     outputs: [
       { name: "latents", ...(await withChecksum(errors(latents, array("latents"), arrays.latents.shape), latents)) },
-      { name: "picture", ...(await withChecksum(shown, picture.data)) },
+      { name: "picture", ...(await withChecksum(painted, result.data)) },
     ],
   };
 }
