@@ -12,20 +12,19 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import ROOT, between, write_json, write_text
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from goldens import CONFIGS, IDS, load, noise, relative, sample, weights  # noqa: E402
+from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
 
-from moebius.cpu import CPU  # noqa: E402
-from moebius.reference import Reference  # noqa: E402
-from moebius.unet import UNet  # noqa: E402
-from moebius.vae import VAE  # noqa: E402
-from moebius.webgpu import WebGPU  # noqa: E402
+from moebius.cpu import CPU
+from moebius.reference import Reference
+from moebius.unet import UNet
+from moebius.vae import VAE
+from moebius.webgpu import WebGPU
 
 RESULTS = ROOT / "benchmarks/results/accuracy.json"
 MARKERS = "<!-- accuracy: benchmarks/accuracy.py --readme -->", "<!-- /accuracy -->"
@@ -93,7 +92,7 @@ def main() -> None:
             results.setdefault(label, {})[case] = row
             print(f"{case:14} {row['oracle']:9.2e} {row['published']:9.2e}  {label}", flush=True)
             RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+            write_json(RESULTS, {label: dict(sorted(rows.items())) for label, rows in sorted(results.items())})
 
 
 def write_readme(results: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -103,9 +102,7 @@ def write_readme(results: dict[str, dict[str, dict[str, float]]]) -> None:
     lines = ["| backend | " + " | ".join(CASES) + " |", "|---|" + "---|" * len(CASES)]
     lines += [f"| {label} | " + " | ".join(cell(rows.get(c)) for c in CASES) + " |" for label, rows in results.items()]
     readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(MARKERS[0])
-    readme.write_text(before + MARKERS[0] + "\n" + "\n".join(lines) + "\n" + MARKERS[1] + rest.split(MARKERS[1])[1])
+    write_text(readme, between(readme.read_text(encoding="utf-8"), *MARKERS, "\n".join(lines)))
 
 
 if __name__ == "__main__":

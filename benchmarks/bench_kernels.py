@@ -130,6 +130,8 @@ def show(result: dict[str, Any], old: dict[str, Any] | None) -> list[str]:
     before = {row["row"]: row for row in old["rows"]} if old else {}
     if old and old["environment"]["adapter"] != result["environment"]["adapter"]:
         print(f"The old result is from another adapter or driver: {old['environment']['adapter']['name']}.")
+    if old and old["clock"] != result["clock"]:
+        print(f"The old result was timed by another clock ({old['clock']}, now {result['clock']}): ratios say little.")
     print(f"{'ms':>10} {'spread':>7} {'GFLOP/s':>9} {'GB/s':>8} {'roof':>6}{'  ratio to the old' if old else ''}")
     slower = []
     for row in result["rows"]:
@@ -143,8 +145,9 @@ def show(result: dict[str, Any], old: dict[str, Any] | None) -> list[str]:
         if len(row["kernels"]) > 1:
             for k in row["kernels"]:
                 print(f"{figures(k)}{' ' * len(compared)}    {k['shader']} {k['part']} ({k['bound']})")
-    for gone in before.keys() - {row["row"] for row in result["rows"]}:
-        print(f"not measured now: {gone}")
+    if gone := before.keys() - {row["row"] for row in result["rows"]}:
+        some = "; ".join(sorted(gone)[:5]) + ("; …" if len(gone) > 5 else "")
+        print(f"{len(gone)} rows of the old result were not measured now: {some}")
     for plan, total in result["plans"].items():
         print(f"{plan}: the rows add up to {total['ms']:.4g} ms, {total['flops'] / total['ms'] / 1e6:,.0f} GFLOP/s")
     noisy = sum(row["noisy"] for row in result["rows"])

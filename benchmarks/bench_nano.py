@@ -4,13 +4,13 @@
 
 Held-out pictures alone: made ones from a seed that training does not use, and fixed squares of photographs it never saw (both in
 tools/nano_data.py, with their masks of 5 to 30 % of the area). The hole is painted mid-grey before the model gets the picture, so that
-nothing of the truth is in it, and the seam is not blurred (`feather=0`), so that the hole is the model's alone. Needs the extra `train`.
+nothing of the truth is in it; the run starts from noise alone (`strength=1`), so that nothing of the grey is; and the seam is not blurred
+(`feather=0`), so that the hole is the model's alone. Needs the extra `train`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+from common import ROOT, between, write_json, write_text
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-import nano_data as data  # noqa: E402
+import nano_data as data
 
-from moebius import Inpainter  # noqa: E402
+from moebius import Inpainter
 
 RESULTS = ROOT / "benchmarks/results/nano.json"
 STRIP = ROOT / "benchmarks/results/nano.png"
@@ -99,7 +99,7 @@ def measure(inpaint: Inpainter, each: int, settings: dict[str, Any]) -> tuple[di
     for case in cases(each):
         given, mask = blinded(case), case.hole.astype(np.uint8) * 255
         filled = {
-            "nano": np.asarray(inpaint(given, mask, steps=STEPS, feather=0, **settings).image),
+            "nano": np.asarray(inpaint(given, mask, steps=STEPS, strength=1.0, feather=0, **settings).image),
             "border mean": border_mean(given, case.hole),
             "Telea": telea(given, case.hole),
         }
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano", help="default: the one in the package")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--pictures", type=int, default=6, help="of every kind (6)")
-    parser.add_argument("--guidance", type=float, default=2.5)
+    parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--readme", action="store_true", help="keep the results, and rewrite the table in README.md")
     parser.add_argument("--strip", type=Path, help="where to draw the strip (with --readme: benchmarks/results/nano.png)")
     args = parser.parse_args()
@@ -162,12 +162,17 @@ def main() -> None:
     table, strip = measure(inpaint, args.pictures, {"guidance": args.guidance})
     print(markdown(table))
     if args.readme:
-        settings = {"steps": STEPS, "guidance": args.guidance, "device": inpaint.device, "pictures of each kind": args.pictures}
-        RESULTS.write_text(json.dumps({"settings": settings, "PSNR in dB": table}, indent=1) + "\n")
+        settings = {
+            "steps": STEPS,
+            "strength": 1.0,
+            "guidance": args.guidance,
+            "device": inpaint.device,
+            "pictures of each kind": args.pictures,
+        }
+        write_json(RESULTS, {"settings": settings, "PSNR in dB": table})
         draw(strip, STRIP)
         readme = ROOT / "README.md"
-        before, rest = readme.read_text().split(MARKERS[0])
-        readme.write_text(before + MARKERS[0] + "\n" + markdown(table) + "\n" + MARKERS[1] + rest.split(MARKERS[1])[1])
+        write_text(readme, between(readme.read_text(encoding="utf-8"), *MARKERS, markdown(table)))
     if args.strip:
         draw(strip, args.strip)
 

@@ -16,10 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from moebius import unet, vae
-from moebius.weights import synthetic
-from moebius.weights.checkpoint import write_bundle
-
 
 def start(path: str, adapter: str | None) -> dict[str, float]:
     """In the measured process: everything is imported in here, and counted."""
@@ -30,6 +26,7 @@ def start(path: str, adapter: str | None) -> dict[str, float]:
         now = time.perf_counter()
         seconds[name], clock = now - clock, now
 
+    from moebius import unet, vae
     from moebius.inpainter import Inpainter, Settings
     from moebius.webgpu import WebGPU
     from moebius.weights import store
@@ -73,7 +70,20 @@ def start(path: str, adapter: str | None) -> dict[str, float]:
     return {**seconds, **{f"MiB {k}": v for k, v in megabytes.items()}, "MiB uploaded": uploaded, "software driver": float(gpu.gpu.is_cpu)}
 
 
-def main() -> None:
+def measure(path: Path, adapter: str | None) -> dict[str, float]:
+    """The second of two starts, each in a process of its own."""
+    from moebius.errors import MoebiusError
+
+    command = [sys.executable, __file__, "--start", str(path), *(["--adapter", adapter] if adapter else [])]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise MoebiusError(f"The start that is measured failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+    out: dict[str, float] = json.loads(done.stdout)
+    return out
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=["tiny", "full"], default="full")
     parser.add_argument("--adapter")
@@ -81,7 +91,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.start:
         print(json.dumps(start(args.start, args.adapter)))
-        return
+        return 0
+    from moebius import unet, vae
+    from moebius.weights import synthetic
+    from moebius.weights.checkpoint import write_bundle
+
     full = args.config == "full"
     configs = (unet.UNetConfig.full(), vae.VAEConfig.full()) if full else (unet.UNetConfig.tiny(), vae.VAEConfig.tiny())
     with tempfile.TemporaryDirectory() as folder:
@@ -90,9 +104,7 @@ def main() -> None:
         write_bundle(path, configs[0], nets[0], configs[1], nets[1])
         unet_bytes = sum(a.nbytes for a in nets[0].values())
         del nets
-        command = [sys.executable, __file__, "--start", str(path), *(["--adapter", args.adapter] if args.adapter else [])]
-        for _ in range(2):
-            out = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        out = measure(path, args.adapter)
     total = sum(v for k, v in out.items() if not k.startswith(("  ", "MiB", "software")))
     for name, value in out.items():
         if not name.startswith(("MiB", "software")):
@@ -104,7 +116,13 @@ def main() -> None:
     print(f"UNet weights {weights:.0f} MiB; peak resident {out['MiB peak']:.0f} MiB, less {on_gpu:.0f} MiB of a software driver's buffers:")
     print(f"host memory {host:.0f} MiB, {host / weights:.2f} times the weights")
     print(json.dumps({**out, "total": total, "host / weights": host / weights}))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    if "--start" in sys.argv:  # nothing is imported that is not counted
+        main()
+    else:
+        from common import run
+
+        run(main)

@@ -78,14 +78,25 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
+def write_text(path: Path, text: str) -> None:
     """Beside its place, then into it."""
     new = path.with_name(path.name + ".new")
     try:
-        new.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        new.write_text(text, encoding="utf-8")
         os.replace(new, path)
     except OSError as error:
         raise MoebiusError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def between(text: str, begin: str, end: str, table: str) -> str:
+    """The README's text with another table between two markers."""
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise MoebiusError(f"README.md has no place for this table: it must hold {begin} and, below it, {end}, once each.")
+    return f"{text[: text.index(begin)]}{begin}\n{table}\n{text[text.index(end) :]}"
 
 
 def read_json(path: Path, bench: str) -> dict[str, Any]:

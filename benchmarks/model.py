@@ -87,23 +87,20 @@ def measure(config: str, setting: Setting, args: argparse.Namespace) -> dict[str
             compare(contender, outputs[contender.name], outputs[NUMPY])
             present.append(contender)
         except MoebiusError as error:
-            if contender.name == NUMPY or (contender.name == OURS and not isinstance(error, AdapterError)):
+            if contender.name == NUMPY or (contender.name == OURS and not isinstance(error, AdapterError | LeftOutError)):
                 raise
             left_out[contender.name] = str(error)
         except Exception as error:  # a peer that fails, in whatever way, is left out by name
             if contender.name in (OURS, NUMPY):
                 raise
-            left_out[contender.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            left_out[contender.name] = reason(error)
     if args.only and NUMPY not in args.only:
         present = [c for c in present if c.name != NUMPY]
+    present.sort(key=lambda c: list(known).index(c.name))
+    left_out |= take_turns(present, args)
+    present = [c for c in present if c.name not in left_out]
     if not present:
         raise MoebiusError(f"Nobody is left to be timed: {'; '.join(f'{k}: {v}' for k, v in left_out.items())}.")
-    present.sort(key=lambda c: list(known).index(c.name))
-    for contender in present:
-        contender.figures["times"] = []
-    for turn in range(args.runs):
-        for contender in present[:: 1 if turn % 2 == 0 else -1]:
-            contender.figures["times"].append(picture(contender.inpainter, args.steps)[0])
     main = present[0]
     gpu = getattr(main.inpainter.unet.ops, "gpu", None)
     result: dict[str, Any] = {
@@ -125,6 +122,28 @@ def measure(config: str, setting: Setting, args: argparse.Namespace) -> dict[str
     if isinstance(main.inpainter.unet.ops, WebGPU):
         result["ours"] = costs(main.inpainter, args.steps)
     return result
+
+
+def take_turns(present: list[Contender], args: argparse.Namespace) -> dict[str, str]:
+    """Times everyone's pictures, every second turn in the opposite order; returns the peers that failed on the way, and why."""
+    failed: dict[str, str] = {}
+    for contender in present:
+        contender.figures["times"] = []
+    for turn in range(args.runs):
+        for contender in present[:: 1 if turn % 2 == 0 else -1]:
+            if contender.name in failed:
+                continue
+            try:
+                contender.figures["times"].append(picture(contender.inpainter, args.steps)[0])
+            except Exception as error:
+                if contender.name in (OURS, NUMPY):
+                    raise
+                failed[contender.name] = f"failed while it was timed: {reason(error)}"
+    return failed
+
+
+def reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 # one contender -------------------------------------------------------------------------------------------------------

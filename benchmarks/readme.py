@@ -9,13 +9,13 @@ differs from the results.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ROOT, busy, read_json, run
+from common import RESULTS, ROOT, between, busy, read_json, run, write_text
 
-from moebius.errors import MoebiusError, UsageError
+from moebius.errors import UsageError
 
 TABLES = ("speed", "kernels")
 
@@ -85,21 +85,13 @@ def cells(rows: list[dict[str, Any]]) -> str:
 
     step, coder = total("ms", ("step",)), total("ms", ("encode", "decode"))
     time, flops, nbytes = (sum(row[key] for row in rows) for key in ("ms", "flops", "bytes"))
-    roofs = sorted(row["percent_of_roof"] for row in rows)
+    roofs = [row["percent_of_roof"] for row in rows]
     figures = [f"{step:.3g}" if step else "", f"{coder:.3g}" if coder else "", f"{flops / time / 1e6:,.3g}", f"{nbytes / time / 1e6:,.3g}"]
-    return " | ".join([*figures, f"{roofs[len(roofs) // 2]:.0f}, {roofs[0]:.0f}"])
+    return " | ".join([*figures, f"{statistics.median(roofs):.0f}, {min(roofs):.0f}"])
 
 
 def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
-
-
-def replaced(text: str, table: str, lines: list[str]) -> str:
-    begin, end = markers(table)
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise MoebiusError(f"README.md has no place for the table {table!r}: it must hold {begin} and, below it, {end}, once each.")
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n{chr(10).join(lines)}\n{end}{rest.split(end)[1]}"
 
 
 def main() -> int:
@@ -115,18 +107,12 @@ def main() -> int:
     readme = ROOT / "README.md"
     old = text = readme.read_text(encoding="utf-8")
     for table in TABLES:
-        text = replaced(text, table, made[table])
+        text = between(text, *markers(table), "\n".join(made[table]))
     if args.check:
         print("README.md is what the results say." if text == old else "README.md differs from the results; run benchmarks/readme.py.")
         return int(text != old)
-    write(readme, text)
+    write_text(readme, text)
     return 0
-
-
-def write(path: Path, text: str) -> None:
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,10 @@ class Result:
 
     @cached_property
     def arrays(self) -> list[np.ndarray]:
-        """The images in the shape and type the photo was given in: what 16 bits or floats in colour have no Pillow mode for."""
+        """The images in the shape and type the photo was given in: 16 bits and floats in colour have no Pillow mode.
+
+        With crop="upstream" they are those of `images`: 8 bits, at the size the published program works at.
+        """
         return [self._make_array(i) for i in range(len(self.images))]
 
     @property

@@ -17,7 +17,7 @@ from model_cases import Call, model_calls
 
 from moebius import unet, vae
 from moebius.denoise import Denoiser
-from moebius.errors import UsageError
+from moebius.errors import MoebiusError, UsageError
 from moebius.inpainter import condition_ids
 from moebius.scheduler import DDIM
 from moebius.unet import UNet, UNetConfig
@@ -178,6 +178,36 @@ def test_noisy_rows_are_measured_again_and_the_quietest_is_kept(llvmpipe: WebGPU
     assert row.total.tolist() == [7.0] * 5
 
 
+@pytest.mark.parametrize(("submit_ms", "first_ms"), [(0.0, 0.0), (1.0, 0.0), (0.0, 5.0)])
+def test_batches_are_long_however_long_the_first_dispatch_took(
+    llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, submit_ms: float, first_ms: float
+) -> None:
+    waits = iter([first_ms, first_ms])
+
+    def timed(gpu: Any, passes: list[Any], clock: str) -> np.ndarray:
+        return np.array([submit_ms + 0.02 * len(p.keywords["indices"]) for p in passes]) + next(waits, 0)
+
+    monkeypatch.setattr(kernels, "timed", timed)
+    (call,) = small_call("layer_norm")
+    prepared = kernels.Prepared(llvmpipe, call, kernels.Effort(10.0, 1.0, 2**28), "wall")
+    assert min(prepared.repeats) * 0.02 > 4
+    assert prepared.round() == pytest.approx(0.02, rel=0.25)
+
+
+def test_a_roof_is_not_that_of_a_submit(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def encode(run: Any, repeats: int) -> None:
+        counted.append(repeats)
+
+    def timed(gpu: Any, passes: list[Callable[[Any], None]], clock: str) -> np.ndarray:
+        passes[0](None)
+        return np.array([1.0 + 0.02 * counted[-1]])
+
+    monkeypatch.setattr(roof, "timed", timed)
+    assert roof.best_ms(llvmpipe.gpu, "wall", encode, 10.0) == pytest.approx(0.02, rel=0.25)
+
+
 def twice(text: str) -> str:
     """The same kernel doing its work two times over."""
     head = re.search(r"fn main\((.*?)\) \{\n", text, re.S)
@@ -224,6 +254,8 @@ def result_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     flat = {"gflops": FLAT.gflops, "bandwidth": [{"bytes": size, "gbs": rate} for size, rate in FLAT.bandwidth]}
     return {
         "bench": "bench_kernels",
+        "config": "tiny",
+        "clock": "wall",
         "roof": flat,
         "rows": rows,
         "plans": {},
@@ -248,3 +280,28 @@ def test_a_clock_that_lies_is_not_taken(llvmpipe: WebGPU, monkeypatch: pytest.Mo
     assert "timestamps cannot be trusted" in why
     monkeypatch.setattr(llvmpipe.gpu, "timestamps", False)
     assert roof.trusted_clock(llvmpipe.gpu) == ("wall", "the wall; the adapter has no timestamp queries")
+
+
+def test_the_exit_code_is_1_where_a_row_is_slower_or_above_the_roof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = next(iter(TINY_CALLS))
+
+    def of(ms: float) -> dict[str, Any]:
+        row = kernels.Row(call, {"step": 1}, [{"shader": "a", "part": "", "flops": 10**6, "bytes": 1}], np.full((3, 1), ms))
+        return result_of([row.describe(FLAT)])
+
+    old, written = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps(of(1.0)))
+    given = ["--adapter", "llvmpipe", "--config", "tiny", "--compare", str(old), "--json", str(written)]
+    monkeypatch.setattr(sys, "argv", ["bench_kernels.py", *given])
+    for ms, code in ((1.0, 0), (2.0, 1), (0.5, 0)):
+        result = of(ms)
+        monkeypatch.setattr(bench_kernels, "bench", lambda *_, result=result: result)
+        assert bench_kernels.main() == code
+        assert json.loads(written.read_text()) == result
+    assert "another clock" not in capsys.readouterr().out
+    monkeypatch.setattr(bench_kernels, "bench", lambda *_: of(1e-7) | {"clock": "timestamp"})
+    with pytest.raises(MoebiusError, match="Faster than the roof"):
+        bench_kernels.main()
+    assert "timed by another clock (wall, now timestamp)" in capsys.readouterr().out

@@ -23,6 +23,7 @@ from moebius.weights import synthetic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import bench_model
+import common
 import contenders
 import costs
 import model
@@ -142,6 +143,43 @@ def test_who_is_too_slow_is_left_out_by_name(weights: Path, monkeypatch: pytest.
         model.measure("tiny", setting(weights), arguments(monkeypatch, "--only", "nobody"))
 
 
+def test_a_peer_that_fails_while_it_is_timed_is_left_out_by_name(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
+        contenders.Contender("steady", lambda s: inpainter("peer", numpy_nets(), *TINY)),
+        contenders.Contender("tired", lambda s: inpainter("the tired one", numpy_nets(), *TINY)),
+    ]
+    whole, pictures = model.picture, []
+
+    def picture(inpaint: Inpainter, steps: int) -> Any:
+        pictures.append(repr(inpaint.unet.ops))
+        if pictures[-1] == "the tired one" and pictures.count("the tired one") == 3:  # compared, timed once, and no more
+            raise RuntimeError("no\n memory")
+        return whole(inpaint, steps)
+
+    monkeypatch.setattr(model, "contenders", lambda: made)
+    monkeypatch.setattr(model, "picture", picture)
+    args = arguments(monkeypatch, "--small", "--steps", "2", "--runs", "3", "--limit", "100")
+    result = model.measure("tiny", setting(weights), args)
+    assert result["left_out"] == {"tired": "failed while it was timed: RuntimeError: no memory"}
+    assert [(name, len(c["image"]["seconds"])) for name, c in result["contenders"].items()] == [(contenders.NUMPY, 3), ("steady", 3)]
+
+
+def test_the_backend_of_the_package_may_be_too_slow_too(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        contenders.Contender(contenders.OURS, lambda s: inpainter("ours", numpy_nets(), *TINY)),
+        contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
+    ]
+    monkeypatch.setattr(model, "contenders", lambda: made)
+    result = model.measure("tiny", setting(weights), arguments(monkeypatch, "--small", "--steps", "2", "--runs", "1", "--limit", "1e-6"))
+    assert result["left_out"][contenders.OURS].endswith("above --limit 1e-06")
+    assert result["against"] == contenders.NUMPY
+    with pytest.raises(MoebiusError, match="Nobody is left to be timed: moebius WebGPU: a picture would take about"):
+        model.measure(
+            "tiny", setting(weights, only=(contenders.OURS,)), arguments(monkeypatch, "--limit", "1e-6", "--only", contenders.OURS)
+        )
+
+
 # the script ----------------------------------------------------------------------------------------------------------
 def test_a_run_ends_with_its_summary_and_writes_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -215,10 +253,10 @@ def test_host_time_is_that_of_the_step_that_runs(llvmpipe: WebGPU, weights: Path
 # the README ----------------------------------------------------------------------------------------------------------
 def test_a_table_is_replaced_between_its_markers_alone() -> None:
     begin, end = readme.markers("speed")
-    assert readme.replaced(f"a\n{begin}\nold\n{end}\nb\n", "speed", ["new", "rows"]) == f"a\n{begin}\nnew\nrows\n{end}\nb\n"
+    assert common.between(f"a\n{begin}\nold\n{end}\nb\n", begin, end, "new\nrows") == f"a\n{begin}\nnew\nrows\n{end}\nb\n"
     for text in ("nothing", begin, f"{end}{begin}", f"{begin}{end}{end}"):
-        with pytest.raises(MoebiusError, match="has no place for the table 'speed'"):
-            readme.replaced(text, "speed", [])
+        with pytest.raises(MoebiusError, match="has no place for this table: it must hold <!-- speed"):
+            common.between(text, begin, end, "")
 
 
 def test_the_tables_are_made_of_the_results_and_say_when_the_machine_was_busy() -> None:
@@ -234,3 +272,8 @@ def test_the_tables_are_made_of_the_results_and_say_when_the_machine_was_busy() 
     assert "busy" not in "".join(lines)
     lines = readme.speed({"model.x.json": result | {"environment": quiet | {"load_average": 9.5}}})
     assert "**the machine was busy: load 9.5 on 2 cores**" in lines[2]
+
+
+def test_the_median_of_two_shapes_lies_between_them() -> None:
+    rows = [{"ms": 1.0, "flops": 1e6, "bytes": 1e6, "percent_of_roof": p, "counts": {"step": 2}} for p in (80.0, 20.0)]
+    assert readme.cells(rows) == "4 |  | 1 | 1 | 50, 20"

@@ -210,6 +210,10 @@ def test_every_driver_is_asked_alone_and_nothing_is_listed_twice(monkeypatch: py
         ("Card GL, wgpu", "wgpu:3", "-"),
     ]
     assert "SIGSEGV" in targets[4].fault
+    # Two manifests of one driver, as of two browsers: names stay unique within a file.
+    empty = {("dawn", name): {"adapters": []} for name in ("one.json", "two.json", "")}
+    same = adapters.found(asked(empty | {("wgpu", name): {"adapters": [card]} for name in ("one.json", "two.json", "")}), said.append)
+    assert [(t.name, t.twin) for t in same[2:]] == [("Card, wgpu", 1), ("Card, wgpu #2", 2)]
     monkeypatch.setenv("WGPU_BACKEND_TYPE", "OpenGL")
     answers = {("wgpu", name): {"adapters": [card, gl]} for name in ("one.json", "two.json", "")}
     only = adapters.found(asked(answers | {("dawn", name): {"adapters": []} for name in ("one.json", "two.json", "")}), said.append)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,10 +204,28 @@ def test_an_adapter_that_cannot_be_opened_is_refused_with_the_reason() -> None:
     assert "9999" in made["reason"]
 
 
-def test_a_silent_process_is_given_up_and_ended() -> None:
+def test_a_crash_behind_the_last_case_is_no_cases_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drivers die as their process ends, too."""
+    last = len(work(False)) - 1
+
+    def said(*_: Any) -> Iterator[Any]:
+        yield from (HEAD, {"item": last}, {"run": {"name": "end to end", "status": "done"}}, {"end": True})
+        raise EndedError("crashed", "the process ended by SIGSEGV")
+
+    made = measured(monkeypatch, said)
+    assert [row["status"] for row in made["runs"]] == ["done"]
+    assert (made["status"], made["reason"]) == ("crashed", "the process ended by SIGSEGV")
+
+
+@pytest.mark.parametrize("silence", ["time.sleep(60)", "os.close(1); time.sleep(60)"], ids=["silent", "said all, never ends"])
+def test_a_silent_process_is_given_up_and_ended(tmp_path: Path, silence: str) -> None:
+    (tmp_path / "moebius/compare").mkdir(parents=True)
+    (tmp_path / "moebius/compare/child.py").write_text(f"import os, time; {silence}")
+    begun = time.monotonic()
     with pytest.raises(EndedError) as caught:
-        next(collect.messages(["list", "wgpu"], {}, 0.001))
+        next(collect.messages([], {"PYTHONPATH": str(tmp_path)}, 2.0))
     assert caught.value.status == "hung"
+    assert time.monotonic() - begun < 30  # a child that is not killed is waited for
 
 
 def test_what_drivers_print_is_no_message(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +163,45 @@ def test_a_run_without_a_trace_of_its_own_is_held_against_those_that_have_one() 
     assert [p.verdict for p in report.runs[0].partings] == ["not judged op by op"]
     report = Report.of({"f": fingerprint(column("Alpha", [], [run_row(SAME)]), column("Browser", [], [far]))})
     assert [(f.column.number, f.fault) for f in report.findings] == [(2, True)]
+    alone = Report.of({"f": fingerprint(column("Browser", [], [run_row(bare, 103)]))})
+    assert alone.ok
+    assert "Not judged, for want of a column" in publish.markdown(publish.document(alone), None)
     for difference, ok in ((1.0, True), (2.0, False)):  # of bytes: relative to their root mean square that is far more than rounding
         picture = far["outputs"][0] | {"name": "picture", "relative_l2": 1e-3, "max_abs": difference}
         near = run_row([], 103) | {"outputs": [run_row(bare)["outputs"][0], picture]}
         report = Report.of({"f": fingerprint(column("Alpha", [], [run_row(SAME)]), column("Browser", [], [near]))})
         assert report.ok is ok
+        assert Report.of({"f": fingerprint(column("Browser", [], [near]))}).ok is ok  # a picture is judged without others, too
+
+
+def test_a_run_that_ends_in_nan_is_a_fault_whatever_its_first_step_was() -> None:
+    run = run_row(SAME)
+    run["outputs"][0] |= dict.fromkeys(("max_ulp", "relative_l2", "bias", "max_abs"))
+    report = Report.of({"f": fingerprint(column("Alpha", [], [run]))})
+    assert [(f.what, f.fault) for f in report.findings] == [("its result holds a NaN or an infinity", True)]
+
+
+def test_a_wrong_picture_is_a_fault_however_sound_its_first_step_was() -> None:
+    """An op that goes wrong from the second step on: only the first one is traced."""
+    run = run_row(SAME)
+    run["outputs"].append(run["outputs"][0] | {"name": "picture", "max_abs": 2.0})
+    report = Report.of({"f": fingerprint(column("Alpha", [], [run]))})
+    assert [(f.what, f.fault) for f in report.findings] == [("its picture is 2 levels of 255 from the oracle's", True)]
+
+
+@pytest.mark.parametrize("scale", [1e-200, 10**299], ids=["small", "large"])
+def test_numbers_of_any_size_make_a_report(tmp_path: Path, scale: float) -> None:
+    content = fingerprint(column("Alpha", [op_row("1", 1e-7, limit=scale, rms=scale)], [run_row(SAME)]))
+    (path,) = written(tmp_path, f=content)
+    assert cli.run(["compare", path, "-o", str(tmp_path / "r.html")]) == (1 if scale < 1 else 0)
+
+
+def test_a_terminal_without_the_signs_gets_the_report(tmp_path: Path) -> None:
+    (path,) = written(tmp_path, f=fingerprint(column("Alpha", [op_row("1", 1e-7)], [])))
+    command = [sys.executable, "-P", "-m", "moebius", "compare", path]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "in units of the last place of float32" in done.stdout
 
 
 def test_what_was_not_measured_has_a_reason_and_faults_fail() -> None:
@@ -226,6 +263,12 @@ BAD = {
     "a map that is none": (changed(*OP, "map", "ulps", to="!"), "not base64"),
     "a picture that is none": (changed(*RUN, "picture", to="AAAA"), "no PNG"),
     "a wide picture": (changed(*RUN, "picture", to=base64.b64encode(png(np.zeros((1, 2000, 3), np.uint8))).decode()), "2000×1"),
+    "an error that is half null": (changed(*OP, "max_ulp", to=None), "some are null and some are numbers"),
+    "an output that is half null": (changed(*RUN, "outputs", 0, "bias", to=None), "some are null and some are numbers"),
+    "many columns": (fingerprint(*(column("Alpha", [], [], name=str(i)) for i in range(65))), "not a list of at most 64"),
+    "many ops": (fingerprint(column("Alpha", [op_row("1", 1e-7)] * 2001, [])), "not a list of at most 2000"),
+    "many runs": (fingerprint(column("Alpha", [], [run_row(SAME, name=str(i)) for i in range(9)])), "not a list of at most 8"),
+    "a run behind another": (fingerprint(column("Alpha", [], [run_row(SAME), run_row([], inputs="x")])), "two runs of the same name"),
     "a shape of words": (changed(*OP, "shape", to=["a"]), "not a shape"),
     "a trace that is none": (changed(*RUN, "trace", to=[3]), "trace[0] is 3"),
     "own without a limit": (changed(*RUN, "trace", 0, "limit", to=None), "limit is None"),
@@ -243,6 +286,13 @@ def test_a_bad_file_is_refused_in_one_sentence(tmp_path: Path, capsys: pytest.Ca
     assert what in said
     assert "bad.json" in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_file_without_end_is_refused() -> None:
+    if not Path("/dev/zero").exists():
+        pytest.skip("there is no /dev/zero")
+    with pytest.raises(UsageError, match="more than the 64 MiB"):
+        files.load(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1, 2", b"[]", b'{"format": NaN}', b"[" * 100_000, b'"x"'])

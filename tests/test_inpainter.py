@@ -1,5 +1,6 @@
 """The whole pipeline against the published one, on the nano nets with the goldens' own noise."""
 
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -426,6 +427,55 @@ def test_a_batch_that_the_memory_refuses_is_halved(llvmpipe, monkeypatch) -> Non
     made.forget_denoisers()
     with pytest.raises(OutOfMemoryError, match="Close other programs"):
         made(image, mask, steps=3)
+
+
+def test_a_part_that_the_memory_refuses_gets_that_of_the_part_before_it(llvmpipe, monkeypatch) -> None:
+    """Three pictures where two fit at once: the third fits too, when the step of the first two is given up."""
+    unet_config, vae_config = UNetConfig.tiny(), VAEConfig.tiny()
+    made = Inpainter(
+        UNet(unet_config, synthetic(unet_shapes(unet_config), 0), llvmpipe), VAE(vae_config, synthetic(vae_shapes(vae_config), 0), llvmpipe)
+    )
+    image, mask = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8), [(40, 40, 40, 40)]
+    there: dict[str, float] = {"now": 0, "most": 0, "limit": float("inf"), "refused": 0}
+    create = type(llvmpipe.gpu.device).create_buffer
+
+    def gone(size: int) -> None:
+        there["now"] -= size
+
+    def limited(self, **options):
+        if there["now"] + options["size"] > there["limit"]:
+            there["refused"] += 1
+            raise MemoryError
+        buffer = create(self, **options)
+        there["now"] += options["size"]
+        there["most"] = max(there["most"], there["now"])
+        weakref.finalize(buffer, gone, options["size"])
+        return buffer
+
+    monkeypatch.setattr(type(llvmpipe.gpu.device), "create_buffer", limited)
+    two = made(image, mask, steps=2, num_images=2)
+    made.forget_denoisers()
+    there["limit"] = there["most"] + 4096  # what is read back may pass through a buffer
+    steps = []
+    three = made(image, mask, steps=2, num_images=3, on_step=steps.append)
+    assert there["refused"] >= 4  # three at once, and the third beside the first two; each is tried again
+    np.testing.assert_array_equal(np.stack(three.images[:2]), np.stack(two.images))
+    assert [(s.index, s.total) for s in steps][-1] == (len(steps) - 1, len(steps))
+
+
+def test_memory_is_asked_for_again_after_what_was_dropped_is_given_back(llvmpipe, monkeypatch) -> None:
+    create, said = type(llvmpipe.gpu.device).create_buffer, []
+
+    def full_at_first(self, **options):
+        said.append("asked")
+        if "given back" not in said:
+            raise MemoryError
+        return create(self, **options)
+
+    monkeypatch.setattr(type(llvmpipe.gpu.device), "create_buffer", full_at_first)
+    monkeypatch.setattr(llvmpipe.gpu, "trim", lambda: said.append("given back"))
+    assert llvmpipe.gpu.create_buffer(1024, "a tensor").size == 1024
+    assert said == ["asked", "given back", "asked"]
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1.0)])

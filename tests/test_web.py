@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,15 @@ from moebius.weights import Checkpoint, Params, synthetic
 
 LOADED = 240  # seconds a page may take to load a small model and check itself
 READY = "moebius.state !== 'loading'"
+# What a loop has beside other plans, of any buffers.
+LOOP = "sinusoid: linear.inputs[0], state: 0, coefficients: 0, guidance: 0, rows: 1"
+# Notes whether a run could have been started while the page checks itself.
+WATCH_RUN = """
+  document.addEventListener('DOMContentLoaded', () => {
+    const run = document.getElementById('run');
+    const seen = () => { if (!run.disabled && moebius.state === 'loading') globalThis.early = true; };
+    new MutationObserver(seen).observe(run, { attributes: true });
+  });"""
 SCALED = 2  # grey levels: what one level of two neighbours becomes in Lanczos's two rounded passes
 
 
@@ -50,7 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
 @pytest.fixture(scope="module")
 def page(chromium: Browser, site: Address) -> Page:
     """The page, loaded and checked."""
-    opened = Page(chromium, site)
+    opened = Page(chromium, site, WATCH_RUN)
     opened.wait(READY, LOADED)
     assert opened.run("moebius.state") == "ready", (opened.run("moebius.error"), opened.log)
     return opened
@@ -91,6 +101,7 @@ def gemm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
         bundle.add(name, *recorder.recorded(getattr(layers, name), [(2, 5, 7, 6)]))
     bundle.arrays = {"half": np.float32([0.5]), "bytes": np.uint8([1, 2, 3])}
     bundle.write(folder, {})
+    os.utime(folder / "plan.json", (1e9, 1e9))  # browsers take what has not changed for years from their cache, and ask nobody
     with served(folder) as address:
         yield address
 
@@ -110,6 +121,14 @@ def test_gemm_is_the_oracles(chromium: Browser, gemm: Address) -> None:
         row = errors(results[name].reshape(want.shape), want, bound(name, (x, oracle.root.at(name)), {}))
         assert is_rounding(row), (name, row)
     assert page.run(PLAYER + "return [...player.arrays.bytes.data, ...player.arrays.half.data]") == [1, 2, 3, 0.5]
+
+
+def test_the_plan_is_asked_for_every_time(chromium: Browser, gemm: Address) -> None:
+    """One of an older export would not fit the weights of the newer one."""
+    page, before = Page(chromium, gemm + "style.css"), gemm.asked.count("/plan.json")
+    for _ in range(2):
+        page.run(PLAYER + "return 0")
+    assert gemm.asked.count("/plan.json") == before + 2
 
 
 def test_lost_device_and_full_memory_are_one_sentence(chromium: Browser, gemm: Address) -> None:
@@ -148,6 +167,9 @@ def test_damaged_plans_are_refused(chromium: Browser, gemm: Address) -> None:
         "linear.taps = [{path: '', dispatch: 99, buffer: 0, size: 4, at: [0]}]",
         "linear.taps = [{path: '', dispatch: 0, buffer: 0, size: 4, at: [2 ** 33]}]",
         "linear.carry = [[0, 1, 2 ** 33]]",
+        "linear.carry = [[-1, 1, 4]]",
+        "linear.steps[0].pipeline = -1",
+        *(f"Object.assign(linear, {{ {LOOP}, {wrong} }})" for wrong in ("state: 99", "coefficients: -1", "guidance: 2 ** 30", "rows: 1e6")),
     ]
     said = page.run(f"""
       const {{ check }} = await import('./player.js');
@@ -200,6 +222,24 @@ def test_page_makes_the_native_picture(page: Page, tmp_path: Path) -> None:
     assert run["inputs"] == model.digest()
 
 
+def test_no_run_begins_while_the_player_or_the_picture_is_not_there(page: Page) -> None:
+    """The check is a run of its own, on the same buffers; a picture that is being opened would take the place of the one that is run."""
+    assert page.run("globalThis.early ?? false") is False
+    assert page.run("document.getElementById('run').disabled") is False
+    disabled = page.run("""
+      const run = document.getElementById('run'), dataTransfer = new DataTransfer();
+      let finish;
+      moebius.editor.open = () => new Promise((resolve) => (finish = resolve));
+      dataTransfer.items.add(new File(['x'], 'x.png', { type: 'image/png' }));
+      document.getElementById('frame').dispatchEvent(new DragEvent('drop', { dataTransfer, cancelable: true }));
+      const meanwhile = run.disabled;
+      delete moebius.editor.open;
+      finish('');
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      return [meanwhile, run.disabled];""")
+    assert disabled == [True, False]
+
+
 def test_people_paint_and_run(page: Page, tmp_path: Path) -> None:
     """A picture of one's own, a stroke of the mouse, a run: what Python makes of the same picture and mask."""
     rgb = np.asarray(Image.open(sample.photo()).convert("RGB").resize((180, 150)))
@@ -220,11 +260,12 @@ def test_people_paint_and_run(page: Page, tmp_path: Path) -> None:
     assert all(mask[v, u] for u, v in ((60, 70), (70, 80), (80, 90), (90, 85), (100, 80)))
     assert not mask[20:40].any()
 
-    page.run("for (const [id, v] of [['steps', 2], ['seed', 5]]) document.getElementById(id).value = v; moebius.result = null;")
+    settings = {"steps": 2, "seed": str(2**61 + 5)}  # more digits than a JavaScript number has
+    page.run(f"for (const [id, v] of Object.entries({settings})) document.getElementById(id).value = v; moebius.result = null;")
     page.run("document.getElementById('run').click()")
     page.wait("moebius.result || moebius.error", LOADED)
     got = fetched(page, "return moebius.result.data;").reshape(rgb.shape)
-    expected = np.asarray(tiny()(rgb, mask, steps=2, seed=5).image)
+    expected = np.asarray(tiny()(rgb, mask, steps=2, seed=2**61 + 5).image)
     assert np.abs(got.astype(int) - expected).max() <= 1
     assert np.abs(expected.astype(int) - rgb).max() > 20
 

@@ -174,7 +174,10 @@ def test_folders_are_not_overwritten(tmp_path: Path) -> None:
         check_target(tmp_path / "a" / "b", force=True)
 
 
-def test_a_failed_export_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("trouble", "said"), [(OSError(5, "Input/output error"), MoebiusError), (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_a_failed_export_leaves_the_old_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: BaseException, said: type[BaseException]
+) -> None:
     page = tmp_path / "page"
     publish(page, lambda folder: (folder / "plan.json").write_text("old"), force=False)
 
@@ -188,11 +191,11 @@ def test_a_failed_export_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest
 
     def broken(self: Path, target: Path) -> Path:
         if self.name == "new":
-            raise OSError(5, "Input/output error")
+            raise trouble
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", broken)
-    with pytest.raises(MoebiusError, match="Input/output error"):
+    with pytest.raises(said, match="Input/output error" if said is MoebiusError else None):
         publish(page, lambda folder: (folder / "plan.json").write_text("new"), force=True)
     assert (page / "plan.json").read_text() == "old"
     assert os.listdir(tmp_path) == ["page"]

@@ -29,7 +29,7 @@ class Nets:
 
 
 class PeerOps:
-    """The part of the contract that is round the networks. From the first step to the last nothing leaves the peer's device."""
+    """The part of the contract that is round the networks. Between two steps nothing leaves the device that the peer's tensors are on."""
 
     largest_batch = 1
 

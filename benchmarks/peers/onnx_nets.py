@@ -1,4 +1,7 @@
-"""ONNX Runtime on graphs exported from the PyTorch peer: the CPU provider, and the WebGPU one, which runs through Dawn."""
+"""ONNX Runtime on graphs exported from the PyTorch peer: the CPU provider, and the WebGPU one, which runs through Dawn.
+
+Tensors between the calls are NumPy's: with the WebGPU provider, latents come to the host at every step.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """`moebius compare`: the same fixed set on every adapter and implementation, and how far their answers lie apart.
 
 `cases` and `endtoend` are the set, `measure` a column's work, `child` the process it is done in, `adapters` and `collect` find the
-adapters and look after the processes; `fingerprint` is the file, `report`, `markdown`, `page` and `pictures` what is made of files.
+adapters and look after the processes; `fingerprint` is the file's format, `files` reads and writes it; `report` is what files say together,
+`document`, `pictures` and `publish` show it.
 """

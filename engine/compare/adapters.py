@@ -74,7 +74,7 @@ def found(ask: Callable[[Sequence[str], dict[str, str], float], dict], say: Call
                     continue  # the same without the driver: it is listed last
                 if not environment and name in known:
                     continue
-                twin = 1 + sum(t.name.split(" #")[0] == name and t.environment == environment for t in mine)
+                twin = 1 + sum(t.name.split(" #")[0] == name for t in mine)  # two browsers bring the same SwiftShader
                 target = Target(name, implementation, f"{implementation}:{i}", environment, twin)
                 mine.append(replace(target, name=target.distinct(name)))
         targets += mine

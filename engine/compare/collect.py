@@ -25,7 +25,7 @@ RESTARTS = 3  # a driver that dies more often has nothing more to tell
 
 
 class EndedError(Exception):
-    """The process is gone before it said all: how ("crashed", "hung" or "failed"), and why."""
+    """The process is gone before it said all: how ("crashed" or "hung"), and why."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -57,7 +57,10 @@ def messages(arguments: Sequence[str], environment: dict[str, str], timeout: flo
                     break
                 with contextlib.suppress(ValueError):  # half a line, of a process that died while it wrote
                     yield json.loads(line)
-            code = child.wait()
+            try:
+                code = child.wait(timeout)
+            except subprocess.TimeoutExpired:  # drivers can hang as their process ends
+                raise EndedError("hung", f"it said all that it had to say, and did not end in {timeout:g} s") from None
             if code != 0:
                 errors.seek(0)
                 raise EndedError("crashed", f"{how(code)}. {tail(errors.read().decode(errors='replace'))}")
@@ -98,6 +101,8 @@ def column(target: Target, full: bool, timeout: float) -> Json:
                     made |= message["column"]
                 elif "item" in message:
                     current = message["item"]
+                elif "end" in message:
+                    current = None  # what happens from now on is no item's fault
                 elif "op" in message:
                     made["ops"].append(message["op"])
                 elif "run" in message:

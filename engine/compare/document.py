@@ -60,6 +60,8 @@ def verdict(report: Report) -> Part:
         text.append(
             f"The inputs of {name} were not the same bytes on all columns: compare its numbers with the oracle, not with each other."
         )
+    if unjudged := report.unjudged():
+        text.append(f"Not judged, for want of a column that was traced op by op from the same inputs: {', '.join(unjudged)}.")
     rows = [[f.column.label, f.where, f.what] for f in (*faults, *rest)]
     return Part("What is not rounding" if faults else "Verdict", text, Table(["adapter", "where", "what"], rows) if rows else None)
 

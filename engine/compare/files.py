@@ -18,8 +18,9 @@ from moebius.compare.fingerprint import FORMAT, MAP_SIDE, STATUSES, VERSION, Jso
 from moebius.errors import MoebiusError, UsageError
 
 LARGEST_FILE = 64 << 20
-LARGEST_TEXT = 10_000
+LARGEST_TEXT = 2_000
 LARGEST_LIST = 20_000
+MOST_COLUMNS, MOST_OPS, MOST_RUNS = 64, 2_000, 8  # columns are compared pair by pair, and every run may have a picture
 LARGEST_SIDE = 1024
 LARGEST_NUMBER = 1e300
 DEEPEST = 12
@@ -60,10 +61,11 @@ def dumped(fingerprint: Json) -> str:
 
 def load(path: Path) -> Json:
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path} has {path.stat().st_size >> 20} MiB; a fingerprint has at most {LARGEST_FILE >> 20}.")
-        text = path.read_bytes().decode("utf-8")
-        fingerprint = json.loads(text, parse_constant=_no_constant)
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise UsageError(f"{path} has more than the {LARGEST_FILE >> 20} MiB of the largest fingerprint. Give another file.")
+        fingerprint = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}). Give files that `moebius compare -o FILE` wrote.") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, nested without end
@@ -79,6 +81,10 @@ def load(path: Path) -> Json:
         names = [c["name"] for c in fingerprint["columns"]]
         if len(set(names)) < len(names):
             raise WrongError("two columns have the same name")
+        for i, column in enumerate(fingerprint["columns"]):
+            runs = [run["name"] for run in column.get("runs", []) if run["status"] == "done"]
+            if len(set(runs)) < len(runs):
+                raise WrongError(f"the file.columns[{i}] has two runs of the same name")
     except WrongError as error:
         raise UsageError(f"{path} is no fingerprint that can be used: {error}.") from None
     return fingerprint
@@ -185,10 +191,10 @@ def or_null(inner: Check) -> Check:
     return lambda value, where: None if value is None else inner(value, where)
 
 
-def every(inner: Check) -> Check:
+def every(inner: Check, most: int = LARGEST_LIST) -> Check:
     def check(value: Any, where: str) -> None:
-        if not isinstance(value, list) or len(value) > LARGEST_LIST:
-            raise WrongError(f"{where} is {_short(value)}, not a list of at most {LARGEST_LIST}")
+        if not isinstance(value, list) or len(value) > most:
+            raise WrongError(f"{where} is {_short(value)}, not a list of at most {most}")
         for i, item in enumerate(value):
             inner(item, f"{where}[{i}]")
 
@@ -229,6 +235,17 @@ def when_done(common: Mapping[str, Check], done: Mapping[str, Check], optional: 
     return lambda value, where: (whole if isinstance(value, dict) and value.get("status") == "done" else rest)(value, where)
 
 
+def all_or_none_finite(inner: Check) -> Check:
+    """Of a row with ERRORS: of a tensor that is not finite all of these are null, and of another one none."""
+
+    def check(value: Any, where: str) -> None:
+        inner(value, where)
+        if len({value[name] is None for name in ("max_ulp", "relative_l2", "bias", "max_abs") if name in value}) > 1:
+            raise WrongError(f"{where} has errors of which some are null and some are numbers")
+
+    return check
+
+
 HEAT = record({"height": number, "width": number, "ulps": lambda value, where: None})
 ERRORS: dict[str, Check] = {
     "shape": shape,
@@ -240,10 +257,12 @@ ERRORS: dict[str, Check] = {
     "rms": scale,
     "limit": or_null(positive),
 }
-OP = when_done(
-    {"op": text, "case": text, "kind": one_of("edge", "model"), "inputs": text, "status": status},
-    ERRORS,
-    {"reason": text, "ms": positive, "repeatable": truth, "map": heat},
+OP = all_or_none_finite(
+    when_done(
+        {"op": text, "case": text, "kind": one_of("edge", "model"), "inputs": text, "status": status},
+        ERRORS,
+        {"reason": text, "ms": positive, "repeatable": truth, "map": heat},
+    )
 )
 OWN: dict[str, Check] = {"own": or_null(positive), "own_max_abs": or_null(positive), "rms": scale, "limit": positive}
 TRACED_ALWAYS = record(
@@ -266,7 +285,7 @@ RUN = when_done(
         "seconds": values(positive),
         "repeatable": truth,
         "trace": every(traced),
-        "outputs": every(record({"name": text, **ERRORS}, {"map": heat})),
+        "outputs": every(all_or_none_finite(record({"name": text, **ERRORS}, {"map": heat}))),
         "picture": picture,
     },
 )
@@ -280,8 +299,8 @@ COLUMN = record(
         "versions": values(text),
         "shaders": or_null(text),
         "seconds": positive,
-        "ops": every(OP),
-        "runs": every(RUN),
+        "ops": every(OP, MOST_OPS),
+        "runs": every(RUN, MOST_RUNS),
     },
 )
-FINGERPRINT = record({"moebius": text, "made": text, "machine": values(text), "set": text, "columns": every(COLUMN)})
+FINGERPRINT = record({"moebius": text, "made": text, "machine": values(text), "set": text, "columns": every(COLUMN, MOST_COLUMNS)})

@@ -79,7 +79,7 @@ def final_images(report: Report) -> list[Strip]:
             continue
         reference, wanted = next(((c, image) for c, image in painted if c.is_oracle), painted[0])
         same = [(c, image) for c, image in painted if image.shape == wanted.shape]
-        differences = {c.number: np.abs(image.astype(int) - wanted) for c, image in same}
+        differences = {c.number: np.abs(image.astype(np.int16) - wanted) for c, image in same}
         largest = max((int(d.max()) for d in differences.values()), default=0)
         gain = 255 // largest if largest else 1
         strips.append(Strip(f"{view.name}: the final images", "", [Picture(c.label, png(image)) for c, image in painted]))

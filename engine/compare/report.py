@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ FAULTS = ("failed", "hung", "crashed")
 PICTURE = "picture"  # the output whose values are bytes
 # A run without an op by op trace of its own roundings may be this many times as far from the oracle as one with: roundings differ.
 AS_FAR = 4.0
+NOT_JUDGED = "not judged"
 
 
 @dataclass(frozen=True)
@@ -192,18 +194,24 @@ class Report:
             return f"{over} of {len(trace)} ops are more than rounding", False
         if run.get("repeatable") is False:
             return "a second run had other bits", False
+        mine = distance(run)
+        if math.inf in (mine, levels(run)):
+            return "its result holds a NaN or an infinity", False
+        if levels(run) > 1:
+            return f"its picture is {levels(run):g} levels of 255 from the oracle's", False
         if judged and None not in judged:
             return f"rounding: all {len(trace)} ops are inside their bounds", True
         others = [c for c in view.columns if c is not column and verified(view.of(c))]
         far = max((distance(view.of(c)) for c in others), default=None)
-        mine = distance(run)
         if far is None or not run.get("outputs"):
-            return "not judged", True
-        if levels(run) > 1:
-            return f"its picture is {levels(run):g} levels of 255 from the oracle's", False
+            return NOT_JUDGED, True
         if mine <= AS_FAR * far:
             return f"as far from the oracle as runs with every op inside its bound ({mine:.1e}, they {far:.1e})", True
         return f"{mine:.1e} from the oracle, where runs with every op inside its bound are {far:.1e}", False
+
+    def unjudged(self) -> list[str]:
+        """Runs that nothing here says anything about: without a trace of their own, and without a column to hold them against."""
+        return [f"{c.label} ({v.name})" for v in self.runs for c in v.columns if self.run_verdict(v, c)[0] == NOT_JUDGED]
 
     # judgement -------------------------------------------------------------------------------------------------------
     @cached_property
@@ -274,7 +282,7 @@ def share(row: Json) -> float | None:
         return None
     if not row["limit"]:
         return 0.0 if row["max_abs"] == 0 or row["limit"] is None else float("inf")
-    return max(row["relative_l2"] / row["limit"], row["max_abs"] / (WORST * row["limit"] * row["rms"]))
+    return max(row["relative_l2"] / row["limit"], row["max_abs"] / row["rms"] / (WORST * row["limit"]))  # in this order no product is 0
 
 
 def unmeasured(column: Column, where: str, data: Json) -> Finding:

@@ -140,7 +140,7 @@ def publish(folder: Path, write: Callable[[Path], int], force: bool) -> int:
                 folder.rename(old)
             try:
                 new.rename(folder)
-            except OSError:
+            except BaseException:  # Ctrl-C too
                 if old.is_dir():
                     old.rename(folder)
                 raise

@@ -63,7 +63,8 @@ class Recorder:
     def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
         nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
         plan = self.plan(step, [a.shape for a in nhwc], slice(None))
-        rec, latents = plan.recording, plan.inputs[0]
+        # A state that someone keeps holds these two, and not the memory of the plan.
+        rec, latents, estimate = plan.recording, plan.inputs[0], plan.outputs[1]
         assert rec.sinusoid is not None
         assert rec.flags is not None
         table = time_sinusoid(timesteps, rec.sinusoid.shape[3])
@@ -74,7 +75,7 @@ class Recorder:
             if plan.runs != run:
                 raise UsageError("Another run of the same sampler began before this one ended; one at a time, or one Inpainter each.")
             plan.replay(i)
-            yield StepState(i, t, lambda: to_nchw(read(latents)), lambda: to_nchw(read(plan.outputs[1])))
+            yield StepState(i, t, lambda: to_nchw(read(latents)), lambda: to_nchw(read(estimate)))
         bad = np.flatnonzero(self.gpu.read(rec.flags, 4 * len(timesteps), np.uint32))
         if bad.size:  # go there once more, now with a test behind every op
             plan.upload(nhwc)

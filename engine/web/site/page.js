@@ -11,6 +11,7 @@ const page = (globalThis.moebius = { state: "loading" }); // what a test or the 
 const editor = (page.editor = new Editor($("canvas"), $("brush"), ready));
 let player = null;
 let running = null; // {stop} while a run is under way
+let opening = 0; // pictures on their way into the editor
 
 class Stopped extends Error {}
 
@@ -44,7 +45,8 @@ const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 // buttons and sliders -------------------------------------------------------------------------------------------------
 
 function ready() {
-  const can = player && !player.lost && editor.picture;
+  // While the page checks itself the player is taken: two runs at once would write into each other's buffers.
+  const can = page.state !== "loading" && player && !player.lost && !opening && editor.picture;
   $("run").disabled = !can;
   $("run").textContent = running ? "Stop" : "Fill in";
   for (const id of ["open", "undo", "clear"]) $(id).disabled = Boolean(running);
@@ -71,6 +73,8 @@ function tool(erasing) {
 async function open(file) {
   if (!file || running) return;
   $("message").hidden = true;
+  opening++;
+  ready();
   try {
     const note = await editor.open(file);
     if (note) say(note);
@@ -78,6 +82,7 @@ async function open(file) {
   } catch {
     say(`${file.name || "This"} is not a picture that this browser can open; try a JPEG or PNG.`);
   }
+  opening--;
   ready();
 }
 
@@ -123,8 +128,7 @@ async function run() {
   const began = performance.now();
   busy("Encoding the picture", 0);
   try {
-    const seed = Math.max(0, Math.floor(Number($("seed").value) || 0));
-    const settings = { steps: Number($("steps").value), guidance: Number($("guidance").value), seed };
+    const settings = { steps: Number($("steps").value), guidance: Number($("guidance").value), seed: seedOf($("seed").value) };
     await new Promise(requestAnimationFrame);
     const result = await inpaint(player, editor.picture, marked, settings, async ({ step, steps }) => {
       busy(`Step ${step} of ${steps}`, step / steps, `${((performance.now() - began) / 1000).toFixed(1)} s`);
@@ -141,6 +145,11 @@ async function run() {
     idle();
     ready();
   }
+}
+
+// Every digit of a long one counts, and a Number has but 53 bits.
+function seedOf(text) {
+  return /^\d+$/.test(text) ? BigInt(text) : BigInt(Math.max(0, Math.floor(Number(text) || 0)));
 }
 
 async function check() {
@@ -194,7 +203,6 @@ async function start() {
   $("frame").classList.remove("empty");
   await check();
   idle();
-  ready();
   page.state = "ready";
 }
 
@@ -232,4 +240,4 @@ $("frame").addEventListener("drop", (event) => {
   open(event.dataTransfer.files[0]);
 });
 
-start().catch(fail);
+start().catch(fail).finally(ready);

@@ -28,7 +28,7 @@ export async function openDevice() {
 export class Player {
   // `source` is the address of plan.json; `progress(what, done, total)` hears of the download and of the compiling.
   static async open(source, { adapter, device }, progress = () => {}) {
-    const answer = await fetch(source);
+    const answer = await fetch(source, { cache: "no-cache" }); // a plan of an older export does not fit newer weights
     if (!answer.ok) throw new Refused(`${source} could not be loaded (${answer.status}); serve the whole exported folder.`);
     const player = new Player(await answer.json(), adapter, device);
     await player.load(new URL(player.plan.binary.file, new URL(source, location.href)), progress);
@@ -230,10 +230,10 @@ export function check(plan, limits) {
   for (const { inputs, outputs, taps, prologue, steps, ...loop } of Object.values(plan.plans)) {
     for (const t of [...inputs, ...outputs, ...(loop.sinusoid ? [loop.sinusoid] : [])]) tensor(t);
     for (const { dispatch, buffer, size, at } of taps) {
-      demand(dispatch < steps.length && buffer < buffers.length && at.every((a) => inside(a, size, buffers[buffer].size)), "a tap");
+      demand(count(dispatch) && dispatch < steps.length && count(buffer) && buffer < buffers.length && at.every((a) => inside(a, size, buffers[buffer].size)), "a tap");
     }
     for (const { pipeline, grid, uniform, bind } of [...prologue, ...steps]) {
-      demand(pipeline < plan.pipelines.length, "a dispatch's pipeline");
+      demand(count(pipeline) && pipeline < plan.pipelines.length, "a dispatch's pipeline");
       demand(grid.length === 3 && grid.every((n) => count(n) && n <= limits.maxComputeWorkgroupsPerDimension), "a dispatch's grid");
       demand(inside(uniform, UNIFORM_BYTES, uniforms.size) && uniform % UNIFORM_BYTES === 0, "a dispatch's uniforms");
       const storage = plan.pipelines[pipeline].access.filter((a) => a !== "uniform").length;
@@ -244,8 +244,14 @@ export function check(plan, limits) {
         demand(offset % 256 === 0 && size <= limits.maxStorageBufferBindingSize, "a binding");
       }
     }
+    if (loop.sinusoid) {
+      const { state, coefficients, guidance, rows } = loop;
+      demand([state, coefficients].every((b) => count(b) && b < buffers.length), "a buffer of the sampling");
+      demand(inside(guidance, 4, uniforms.size) && guidance % 4 === 0, "the guidance");
+      demand(count(rows) && rows <= loop.sinusoid.shape[2] && 16 * rows <= buffers[coefficients].size, "the most steps");
+    }
     for (const [from, to, size] of loop.carry ?? []) {
-      demand(from < buffers.length && to < buffers.length && inside(0, size, Math.min(buffers[from].size, buffers[to].size)), "a copy");
+      demand([from, to].every((b) => count(b) && b < buffers.length) && inside(0, size, Math.min(buffers[from].size, buffers[to].size)), "a copy");
     }
   }
 }
