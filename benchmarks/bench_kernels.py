@@ -151,7 +151,7 @@ def show(result: dict[str, Any], old: dict[str, Any] | None) -> list[str]:
     for plan, total in result["plans"].items():
         print(f"{plan}: the rows add up to {total['ms']:.4g} ms, {total['flops'] / total['ms'] / 1e6:,.0f} GFLOP/s")
     noisy = sum(row["noisy"] for row in result["rows"])
-    print(f"{noisy} of {len(result['rows'])} rows are noisy: their rounds lie more than 10 % apart")
+    print(f"{noisy} of {len(result['rows'])} rows are noisy: their rounds lie more than 10 % apart, or the machine was slow")
     if note := busy(result["environment"]):
         print(f"{note}; measure again when it is not")
     return slower

@@ -2,7 +2,8 @@
 
 A batch dispatches one kernel over and over in one compute pass. A round takes the best of a few batches (what else the machine does
 only ever adds), and goes over many rows before it comes to the same one again. A row's time is the median of its rounds and its spread
-is how far they lie apart; rows that spread are measured again, later, and say so when they still do.
+is how far they lie apart. Before and after every round the machine's own pace is taken. Rows that spread, or were measured while the
+machine was slow, are measured again, later, and say so when they still are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from common import ROOT
-from roof import Roof
+from roof import Pace, Roof
 from traffic import traffic
 
 from moebius.reference import time_sinusoid
@@ -25,7 +26,7 @@ from moebius.webgpu.plan import Plan, timed
 sys.path.insert(0, str(ROOT / "tests"))
 from model_cases import Call
 
-NOISY = 0.1  # of the median
+NOISY = 0.1  # of the median, or of the best pace
 ROUNDS, BATCHES, ATTEMPTS = 5, 3, 3
 SETTLING, MOST_REPEATS = 5, 2000
 
@@ -43,12 +44,14 @@ class Effort:
 
 @dataclass
 class Row:
-    """`times` are milliseconds (round, kernel)."""
+    """`times` are milliseconds (round, kernel); `paces` those of a kernel that never changes, the slower one beside every round."""
 
     call: Call
     counts: Mapping[str, int]
     kernels: list[dict[str, Any]]
     times: np.ndarray = field(repr=False)
+    paces: np.ndarray = field(repr=False)
+    best_pace: float  # of the whole run
 
     @property
     def total(self) -> np.ndarray:
@@ -56,7 +59,16 @@ class Row:
 
     @property
     def noisy(self) -> bool:
-        return spread(self.total) > NOISY
+        return self.unsteady > NOISY
+
+    @property
+    def slowed(self) -> float:
+        """How much slower than at its best the machine was, in the middle round."""
+        return float(np.median(self.paces)) / self.best_pace - 1
+
+    @property
+    def unsteady(self) -> float:
+        return max(spread(self.total), self.slowed)
 
     def describe(self, roof: Roof) -> dict[str, Any]:
         kernels = [
@@ -68,6 +80,7 @@ class Row:
             "op": self.call.op,
             "counts": dict(self.counts),
             **rates(self.total, self.kernels, roof),
+            "slowed": self.slowed,
             "noisy": self.noisy,
             "rounds": len(self.times),
             "kernels": kernels,
@@ -157,17 +170,20 @@ def measure(
     """A row a call, in the order given."""
     rows: dict[Call, Row] = {}
     wanted = list(calls)
+    pace = Pace(gpu.gpu, clock, effort.batch_ms)
     for attempt in range(ATTEMPTS):
         done = 0
         for group in groups(gpu, wanted, effort, clock):
-            for row in rounds(group, calls):
-                if row.call not in rows or spread(row.total) < spread(rows[row.call].total):
+            for row in rounds(group, calls, pace):
+                if row.call not in rows or row.unsteady < rows[row.call].unsteady:
                     rows[row.call] = row
             done += len(group)
             say(f"{done} of {len(wanted)} rows" + (f", which were noisy (attempt {attempt + 1} of {ATTEMPTS})" if attempt else ""))
             group.clear()
             gpu.gpu.trim()
-        wanted = [call for call in wanted if rows[call].noisy]
+        for row in rows.values():
+            row.best_pace = pace.best
+        wanted = [call for call in calls if rows[call].noisy]
     return [rows[call] for call in calls]
 
 
@@ -183,10 +199,18 @@ def groups(gpu: WebGPU, calls: list[Call], effort: Effort, clock: str) -> Iterat
         yield group
 
 
-def rounds(group: list[Prepared], calls: Mapping[Call, Mapping[str, int]]) -> list[Row]:
+def rounds(group: list[Prepared], calls: Mapping[Call, Mapping[str, int]], pace: Pace) -> list[Row]:
     times: list[list[np.ndarray]] = [[] for _ in group]
+    paces: list[list[float]] = [[] for _ in group]
+    before = pace.now()
     for number in range(max(p.rounds for p in group)):
-        for prepared, taken in zip(group, times, strict=True):
+        for prepared, taken, beside in zip(group, times, paces, strict=True):
             if number < prepared.rounds:
                 taken.append(prepared.round())
-    return [Row(p.call, calls[p.call], p.kernels(), np.array(taken)) for p, taken in zip(group, times, strict=True)]
+                after = pace.now()
+                beside.append(max(before, after))
+                before = after
+    return [
+        Row(p.call, calls[p.call], p.kernels(), np.array(taken), np.array(beside), pace.best)
+        for p, taken, beside in zip(group, times, paces, strict=True)
+    ]

@@ -142,6 +142,21 @@ def best_ms(gpu: Gpu, clock: str, encode: Callable[[Any, int], None], target_ms:
     return fastest
 
 
+class Pace:
+    """The machine's own speed: milliseconds of a multiply-add kernel that never changes. Where they grow, something else runs as well."""
+
+    def __init__(self, gpu: Gpu, clock: str, target_ms: float) -> None:
+        self.gpu, self.clock = gpu, clock
+        self.encode, _ = fma(gpu, ACCUMULATORS[0], FORMS[0])
+        self.best = best_ms(gpu, clock, self.encode, target_ms)
+        self.repeats = max(1, round(target_ms / self.best))
+
+    def now(self) -> float:
+        ms = float(timed(self.gpu, [lambda run: self.encode(run, self.repeats)], self.clock)[0]) / self.repeats
+        self.best = min(self.best, ms)
+        return ms
+
+
 def measure(gpu: Gpu, clock: str, target_ms: float) -> Roof:
     gflops = 0.0
     for accumulators in ACCUMULATORS:

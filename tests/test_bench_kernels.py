@@ -166,16 +166,37 @@ def test_a_row_has_all_its_figures(llvmpipe: WebGPU) -> None:
 
 def test_rows_that_lie_apart_are_noisy() -> None:
     call = next(iter(TINY_CALLS))
-    kernel_row = [{"flops": 1, "bytes": 1}]
-    assert not kernels.Row(call, {}, kernel_row, np.array([[1.0], [1.01], [1.02], [1.0], [1.03]])).noisy
-    assert kernels.Row(call, {}, kernel_row, np.array([[1.0], [1.3], [1.0], [1.3], [1.0]])).noisy
+
+    def noisy(times: list[float], paces: list[float]) -> bool:
+        return kernels.Row(call, {}, [{"flops": 1, "bytes": 1}], np.array(times)[:, None], np.array(paces), best_pace=2.0).noisy
+
+    even = [2.0, 2.1, 2.0, 2.1, 2.0]
+    assert not noisy([1.0, 1.01, 1.02, 1.0, 1.03], even)
+    assert noisy([1.0, 1.3, 1.0, 1.3, 1.0], even)
+    assert noisy([1.6, 1.61, 1.62, 1.6, 1.63], [3.2] * 5)  # even, but the machine was slow all along
 
 
 def test_noisy_rows_are_measured_again_and_the_quietest_is_kept(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = iter([1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 7.0, 7.0, 7.0, 7.0])
     monkeypatch.setattr(kernels.Prepared, "round", lambda self: np.full(1, next(taken)))
+    monkeypatch.setattr(kernels.Pace, "now", lambda self: self.best)
     (row,) = kernels.measure(llvmpipe, small_call("layer_norm"), kernels.Effort(0.1, 100.0, 2**28), "wall")
     assert row.total.tolist() == [7.0] * 5
+
+
+def test_rows_of_a_slow_machine_are_measured_again(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even rounds, of which the first five ran while the machine was at half its pace."""
+    taken, pace = iter([2.0] * 5 + [1.0] * 5), iter([2.0] * 6 + [1.0] * 6)
+    monkeypatch.setattr(kernels.Prepared, "round", lambda self: np.full(1, next(taken)))
+
+    def now(self: kernels.Pace) -> float:
+        self.best = 1.0
+        return next(pace)
+
+    monkeypatch.setattr(kernels.Pace, "now", now)
+    (row,) = kernels.measure(llvmpipe, small_call("layer_norm"), kernels.Effort(0.1, 100.0, 2**28), "wall")
+    assert row.total.tolist() == [1.0] * 5
+    assert not row.noisy
 
 
 @pytest.mark.parametrize(("submit_ms", "first_ms"), [(0.0, 0.0), (1.0, 0.0), (0.0, 5.0)])
@@ -288,7 +309,8 @@ def test_the_exit_code_is_1_where_a_row_is_slower_or_above_the_roof(
     call = next(iter(TINY_CALLS))
 
     def of(ms: float) -> dict[str, Any]:
-        row = kernels.Row(call, {"step": 1}, [{"shader": "a", "part": "", "flops": 10**6, "bytes": 1}], np.full((3, 1), ms))
+        done = [{"shader": "a", "part": "", "flops": 10**6, "bytes": 1}]
+        row = kernels.Row(call, {"step": 1}, done, np.full((3, 1), ms), np.ones(3), best_pace=1.0)
         return result_of([row.describe(FLAT)])
 
     old, written = tmp_path / "old.json", tmp_path / "new.json"
