@@ -65,6 +65,30 @@ def test_training_starts_from_the_noise_is_y() -> None:
     assert (answer - y).norm() / y.norm() < 0.05
 
 
+def test_own_runs_are_the_sampler_s() -> None:
+    """Led by a model that knows the picture, a run is always that picture with noise on it, whatever the guidance."""
+    torch.manual_seed(0)
+    z, surroundings = torch.randn(4, 8, 16, 16), torch.randn(4, 9, 16, 16)
+
+    def knows(y: torch.Tensor, t: torch.Tensor, given: torch.Tensor, on: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(given, surroundings.repeat(2, 1, 1, 1))
+        assert on.tolist() == [True] * 4 + [False] * 4
+        left, noisy = train_nano.levels(t)
+        return (y - left * z.repeat(2, 1, 1, 1)) / noisy
+
+    reached = set()
+    for _ in range(20):
+        y, t = train_nano.own_run(knows, surroundings)
+        left, noisy = train_nano.levels(t)
+        noise = (y - left * z) / noisy
+        if (t >= 900).all():  # so far noise alone
+            noise = y
+        assert 0.9 < noise.std() < 1.1, t
+        reached |= set(t.tolist())
+    assert min(reached) < 200
+    assert max(reached) >= 900
+
+
 def test_a_restart_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_nano, "SAVE_EVERY", 3)
     monkeypatch.setattr(train_nano, "LOG_EVERY", 3)

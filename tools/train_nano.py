@@ -54,11 +54,13 @@ VAE_STEPS, VAE_BATCH = 1100, 16
 VAE_SQUARES = 950  # steps on quarters of the pictures, at a quarter of the cost; then whole ones, in half the number
 TRIPLES = 36_000  # picture, mask and target, encoded ahead: the VAE no longer changes
 FIRST_TRIPLES = 12_000  # what the first round draws from
-UNET_ROUNDS = [5800, 11_000]  # steps; in each the rate rises and falls
+UNET_ROUNDS = [5800, 11_000, 8500]  # steps; in each the rate rises and falls
 UNET_BATCH = 32
+OWN, HOPS, GUIDANCE = 16, 3, 3.0  # in the last round: how many of a batch start from the model's own runs, and at most how far into them
 ADAM_RATE, MUON_RATE = 1e-3, 0.02
 DROPOUT = 0.15  # share of the pictures seen without the condition
 SAVE_EVERY, LOG_EVERY = 100, 25
+ALPHAS = torch.tensor(DDIM().alphas_cumprod, dtype=torch.float32)
 
 LossOf = Callable[[int], tuple[Tensor, dict[str, float]]]  # of a step: the loss, and numbers for the log
 
@@ -355,32 +357,71 @@ def encode_triples(out: Path, vae: TorchVAE, pictures: Pictures) -> tuple[Tensor
     return torch.load(path, weights_only=True)
 
 
+def levels(t: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of the picture, and what there is of noise."""
+    a = ALPHAS[t][:, None, None, None]
+    return a.sqrt(), (1 - a).sqrt()
+
+
+@torch.no_grad()
+def own_run(predict: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], surroundings: Tensor) -> tuple[Tensor, Tensor]:
+    """y and t somewhere in a guided run of the model as it is: from noise alone, up to HOPS steps of any length."""
+    b = len(surroundings)
+    t = torch.randint(900, 1000, (b,))
+    y = torch.randn(b, UNET_CONFIG.out_channels, *surroundings.shape[2:])
+    guidance = 1 + (GUIDANCE - 1) * torch.rand(b, 1, 1, 1)
+    on = torch.tensor([True, False]).repeat_interleave(b)
+    for _ in range(int(torch.randint(HOPS + 1, ()))):
+        with_, without = predict(y.repeat(2, 1, 1, 1), t.repeat(2), surroundings.repeat(2, 1, 1, 1), on).chunk(2)
+        noise = without + guidance * (with_ - without)
+        left, noisy = levels(t)
+        z = (y - noisy * noise) / left
+        t = (t * torch.rand(b).sqrt()).long()
+        left, noisy = levels(t)
+        y = left * z + noisy * noise
+    return y, t
+
+
 def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, rounds: list[int]) -> TorchUNet:
     target, masked, mask, on = triples
     unet = new_unet()
-    alphas = torch.tensor(DDIM().alphas_cumprod, dtype=torch.float32)
     half = UNET_CONFIG.num_embeddings // 2
+
+    def predict(y: Tensor, t: Tensor, surroundings: Tensor, on: Tensor) -> Tensor:
+        ids = torch.arange(half) + half * (~on).long()[:, None]
+        with torch.autocast("cpu", torch.bfloat16):
+            return unet.diff_model(torch.cat([y, surroundings], dim=1), t, unet.embedding_layer(ids)).float()
+
+    conditioned = on.nonzero()[:, 0]
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         count = FIRST_TRIPLES if step < UNET_ROUNDS[0] else TRIPLES
+        own = OWN if step >= sum(UNET_ROUNDS[:2]) else 0
         pick = torch.randint(count, (UNET_BATCH,))
+        if own:
+            pick[:own] = conditioned[torch.randint(len(conditioned), (own,))]
         mean, log_variance = target[pick].float().chunk(2, dim=1)
         z = (mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * torch.randn_like(mean)) * scale
         hole = mask[pick].float()
+        surroundings = torch.cat([hole, masked[pick].float() * scale], dim=1)
         noise = torch.randn_like(z)
         t = (1000 * torch.rand(UNET_BATCH).sqrt()).long()  # more often where the surroundings must tell what the hole holds
-        a = alphas[t][:, None, None, None]
-        y = a.sqrt() * z + (1 - a).sqrt() * noise
-        ids = torch.arange(half) + half * (~on[pick]).long()[:, None]
-        x = torch.cat([y, hole, masked[pick].float() * scale], dim=1)
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = unet.diff_model(x, t, unet.embedding_layer(ids)).float()
-        error = (predicted - noise).square()
+        left, noisy = levels(t)
+        y = left * z + noisy * noise
+        if own:
+            # A run that took a wrong turn early is to be led back to the picture, not trusted: there the noise is all that y is not.
+            y[:own], t[:own] = own_run(predict, surroundings[:own])
+            left, noisy = levels(t)
+            noise[:own] = ((y - left * z) / noisy)[:own]
+        error = (predict(y, t, surroundings, on[pick]) - noise).square()
         # Outside the hole the answer lies in the masked picture; inside it is what the model is for.
         weight = 0.15 + 0.85 * F.max_pool2d(hole, 3, 1, 1)
         # An error of the noise is an error of the picture, (1-a)/a times as large.
-        importance = 0.2 + torch.clamp((1 - a) / a, max=50.0)
-        return (error * weight * importance).mean(), {"eps": error.mean().item()}
+        picture = (noisy / left).square()
+        importance = 0.2 + torch.clamp(picture, max=50.0)
+        importance[:own] = 0.3 * picture[:own]
+        loss = error * weight * importance
+        return loss.mean(), {"eps": error[own:].mean().item(), "own": loss[:own].sum().item() / max(loss[:own].numel(), 1)}
 
     train("unet", unet, out, rounds, loss_of)
     return unet

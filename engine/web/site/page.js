@@ -209,7 +209,10 @@ async function start() {
 // wiring --------------------------------------------------------------------------------------------------------------
 
 const sliders = [slider("size", (v) => `${v} px`), slider("steps", String), slider("guidance", (v) => Number(v).toFixed(1))];
-$("open").addEventListener("change", (event) => open(event.target.files[0]));
+$("open").addEventListener("change", (event) => {
+  open(event.target.files[0]);
+  event.target.value = ""; // or the same file a second time would be no change
+});
 $("paint").addEventListener("click", () => tool(false));
 $("erase").addEventListener("click", () => tool(true));
 $("undo").addEventListener("click", () => editor.undo());
@@ -226,7 +229,8 @@ for (const [name, original] of [["pointerdown", true], ["pointerup", false], ["p
   });
 }
 document.addEventListener("keydown", (event) => {
-  if ((event.ctrlKey || event.metaKey) && event.key === "z" && !running) editor.undo();
+  const typing = event.target.type === "number"; // there Ctrl-Z takes back what was typed
+  if ((event.ctrlKey || event.metaKey) && event.key === "z" && !running && !typing) editor.undo();
 });
 document.addEventListener("paste", (event) => open([...event.clipboardData.files].find((f) => f.type.startsWith("image/"))));
 $("frame").addEventListener("dragover", (event) => {
