@@ -19,6 +19,7 @@ from moebius.cpu import CPU
 from moebius.errors import AdapterError, LimitError, UsageError
 from moebius.reference import Reference
 from moebius.webgpu import WebGPU
+from moebius.weights import Params
 
 U = 2.0**-24
 
@@ -113,6 +114,25 @@ def test_a_wrong_op_is_the_first_of_the_run_outside_its_bound(tiny: Any) -> None
     outside = [t for t in tiny["skewed"]["trace"] if is_own_rounding(t) is False]
     assert {t["op"] for t in outside} == {"layer_norm"}
     assert outside[0]["own"] == pytest.approx(3e-5, rel=0.05)
+
+
+def test_the_trained_model_is_inside_every_bound() -> None:
+    """Its layers cancel: the terms of some sums are thirty times what is left of them."""
+    run = endtoend.end_to_end(CPU(), lambda: None)
+    assert (run["status"], run["repeatable"]) == ("done", True)
+    outside = [t["path"] for t in run["trace"] if is_own_rounding(t) is False]
+    assert not outside
+
+
+def test_what_cancels_is_in_the_bound() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 8, 8, 96)), rng.standard_normal((96, 96)).astype(np.float32)
+    p = Params({"l.weight": w, "l.bias": np.zeros(96, np.float32)}, "l")
+    y = x @ w.T.astype(np.float64)
+    assert validate.cancellation(x, p) == pytest.approx(1, abs=0.05)
+    residual = 0.01 * rng.standard_normal(y.shape) - y
+    assert validate.cancellation(x, p, residual) == pytest.approx(100 * np.sqrt(2 * np.mean(y**2)), rel=0.05)
+    assert validate.bound("linear", (x, p), {"residual": residual}) > 100 * validate.bound("linear", (x, p), {})
 
 
 def test_a_step_of_the_full_model(monkeypatch: pytest.MonkeyPatch) -> None:

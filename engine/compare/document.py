@@ -198,8 +198,8 @@ def reading() -> Part:
             "of large terms, is judged by the scale of its tensor. Bias: mean(tensor − oracle) over the root mean square; rounding has "
             "next to none.",
             "Bound: what float32 may lose in the op, from the lengths of its sums (a random walk of roundings of 2⁻²⁴ each), what WGSL "
-            "grants exp, and for norms how far the mean lies from zero. A difference is rounding when the relative L2 error is inside "
-            f"the bound and no single value is more than {WORST} bounds of the root mean square away. Ops that only move values must be "
-            "exact.",
+            "grants exp, for linear layers how much of the terms cancels, and for norms how far the mean lies from zero. A difference "
+            f"is rounding when the relative L2 error is inside the bound and no single value is more than {WORST} bounds of the root mean "
+            "square away. Ops that only move values must be exact.",
         ],
     )

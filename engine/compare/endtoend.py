@@ -124,7 +124,8 @@ class Traced:
             path = next((a.path for a in args if isinstance(a, Params)), op)
             made = [Pair(g, w) for g, w in zip(got, want, strict=True)]
             bounded = tuple(own_inputs.get(id(a), a.host if isinstance(a, Conditions) else a) for a in args)
-            within = limits(op, bounded, kwargs, tuple(own) if len(own) > 1 else own[0])
+            bounding = {k: own_inputs.get(id(v), v) for k, v in kwargs.items()}
+            within = limits(op, bounded, bounding, tuple(own) if len(own) > 1 else own[0])
             for pair, expected, limit in zip(made, own, within, strict=True):
                 self.report(self._row(op, path, pair, expected, limit))
         self.say()
