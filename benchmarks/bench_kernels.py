@@ -29,7 +29,7 @@ from roof import Roof, trusted_clock
 from roof import measure as measure_roof
 
 NAME = Path(__file__).stem
-SLOWER = 0.1  # and as much as the two rows spread
+SLOWER = 0.1  # and as much as the two rows spread, or the machine was slow
 
 
 def arguments() -> argparse.Namespace:
@@ -116,9 +116,9 @@ def plans(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def verdict(row: dict[str, Any], old: dict[str, Any]) -> tuple[float, str]:
-    """The new time in old times, and what that says, given how much both spread."""
+    """The new time in old times, and what that says, given how much both spread and how slow the machine was."""
     ratio = row["ms"] / old["ms"]
-    margin = 1 + SLOWER + row["spread"] + old["spread"]
+    margin = 1 + SLOWER + sum(r["spread"] + r["slowed"] for r in (row, old))
     return ratio, "SLOWER" if ratio > margin else "faster" if ratio < 1 / margin else ""
 
 

@@ -44,14 +44,14 @@ class Effort:
 
 @dataclass
 class Row:
-    """`times` are milliseconds (round, kernel); `paces` those of a kernel that never changes, the slower one beside every round."""
+    """`times` are milliseconds (round, kernel); `paces` those of a kernel that never changes, beside every round."""
 
     call: Call
     counts: Mapping[str, int]
     kernels: list[dict[str, Any]]
     times: np.ndarray = field(repr=False)
     paces: np.ndarray = field(repr=False)
-    best_pace: float  # of the whole run
+    pace: Pace  # of the whole run
 
     @property
     def total(self) -> np.ndarray:
@@ -64,7 +64,7 @@ class Row:
     @property
     def slowed(self) -> float:
         """How much slower than at its best the machine was, in the middle round."""
-        return float(np.median(self.paces)) / self.best_pace - 1
+        return max(0.0, float(np.median(self.paces)) / self.pace.best - 1)
 
     @property
     def unsteady(self) -> float:
@@ -181,8 +181,6 @@ def measure(
             say(f"{done} of {len(wanted)} rows" + (f", which were noisy (attempt {attempt + 1} of {ATTEMPTS})" if attempt else ""))
             group.clear()
             gpu.gpu.trim()
-        for row in rows.values():
-            row.best_pace = pace.best
         wanted = [call for call in calls if rows[call].noisy]
     return [rows[call] for call in calls]
 
@@ -208,9 +206,9 @@ def rounds(group: list[Prepared], calls: Mapping[Call, Mapping[str, int]], pace:
             if number < prepared.rounds:
                 taken.append(prepared.round())
                 after = pace.now()
-                beside.append(max(before, after))
+                beside.append((before + after) / 2)
                 before = after
     return [
-        Row(p.call, calls[p.call], p.kernels(), np.array(taken), np.array(beside), pace.best)
+        Row(p.call, calls[p.call], p.kernels(), np.array(taken), np.array(beside), pace)
         for p, taken, beside in zip(group, times, paces, strict=True)
     ]

@@ -130,8 +130,10 @@ def test_what_cancels_is_in_the_bound() -> None:
     p = Params({"l.weight": w, "l.bias": np.zeros(96, np.float32)}, "l")
     y = x @ w.T.astype(np.float64)
     assert validate.cancellation(x, p) == pytest.approx(1, abs=0.05)
-    residual = 0.01 * rng.standard_normal(y.shape) - y
-    assert validate.cancellation(x, p, residual) == pytest.approx(100 * np.sqrt(2 * np.mean(y**2)), rel=0.05)
+    residual = 0.1 * rng.standard_normal(y.shape) - y
+    assert validate.cancellation(x, p, residual) == pytest.approx(10 * np.sqrt(2 * np.mean(y**2)), rel=0.05)
+    assert validate.cancellation(x, p, -y) == pytest.approx(1000)
+    assert validate.cancellation(0 * x, p) == 1
     assert validate.bound("linear", (x, p), {"residual": residual}) > 100 * validate.bound("linear", (x, p), {})
 
 

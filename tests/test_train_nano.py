@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_own_runs_are_the_sampler_s() -> None:
         reached |= set(t.tolist())
     assert min(reached) < 200
     assert max(reached) >= 900
+
+
+def test_the_last_round_learns_from_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"UNET_ROUNDS": [1, 1, 2], "FIRST_TRIPLES": 8, "TRIPLES": 8, "UNET_BATCH": 4, "OWN": 2, "LOG_EVERY": 1}.items():
+        monkeypatch.setattr(train_nano, name, value)
+    monkeypatch.setattr(train_nano, "plot", lambda *_: None)
+    torch.manual_seed(0)
+    triples = torch.randn(8, 16, 16, 16), torch.randn(8, 8, 16, 16), torch.rand(8, 1, 16, 16).round(), torch.arange(8) > 2
+    unet = train_nano.train_unet(tmp_path, triples, 0.4, train_nano.UNET_ROUNDS)
+    assert all(torch.isfinite(p).all() for p in unet.parameters())
+    with (tmp_path / "unet.csv").open() as file:
+        assert [float(row["own loss"]) > 0 for row in csv.DictReader(file)] == [False, False, True, True]
 
 
 def test_a_restart_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -409,7 +409,7 @@ def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, rounds: lis
         left, noisy = levels(t)
         y = left * z + noisy * noise
         if own:
-            # A run that took a wrong turn early is to be led back to the picture, not trusted: there the noise is all that y is not.
+            # A run that took a wrong turn early is to be led back: the answer is whatever in y is not the picture.
             y[:own], t[:own] = own_run(predict, surroundings[:own])
             left, noisy = levels(t)
             noise[:own] = ((y - left * z) / noisy)[:own]
@@ -419,9 +419,9 @@ def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, rounds: lis
         # An error of the noise is an error of the picture, (1-a)/a times as large.
         picture = (noisy / left).square()
         importance = 0.2 + torch.clamp(picture, max=50.0)
-        importance[:own] = 0.3 * picture[:own]
+        importance[:own] = 0.3 * picture[:own]  # there the error of the picture counts, alike at every level of noise
         loss = error * weight * importance
-        return loss.mean(), {"eps": error[own:].mean().item(), "own": loss[:own].sum().item() / max(loss[:own].numel(), 1)}
+        return loss.mean(), {"eps": error[own:].mean().item(), "own loss": loss[:own].sum().item() / max(loss[:own].numel(), 1)}
 
     train("unet", unet, out, rounds, loss_of)
     return unet
