@@ -1,6 +1,6 @@
 """From a checkpoint on disk to the first step ready: where the time goes, and how much host memory it takes.
 
-    python benchmarks/bench_start.py [--config tiny|full] [--adapter NAME]
+    python benchmarks/bench_start.py [--config tiny|full] [--adapter NAME] [--json FILE]
 
 Writes synthetic weights as a bundle to a temporary folder (the full model: 904 + 335 MB), then starts in a process of its own, once
 to warm the page cache and once to measure. On a software driver the GPU's buffers are host memory too, and are counted apart.
@@ -87,11 +87,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=["tiny", "full"], default="full")
     parser.add_argument("--adapter")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
     parser.add_argument("--start", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.start:
         print(json.dumps(start(args.start, args.adapter)))
         return 0
+    from common import write_json
+
     from moebius import unet, vae
     from moebius.weights import synthetic
     from moebius.weights.checkpoint import write_bundle
@@ -115,7 +118,10 @@ def main() -> int:
     host = out["MiB peak"] - on_gpu
     print(f"UNet weights {weights:.0f} MiB; peak resident {out['MiB peak']:.0f} MiB, less {on_gpu:.0f} MiB of a software driver's buffers:")
     print(f"host memory {host:.0f} MiB, {host / weights:.2f} times the weights")
-    print(json.dumps({**out, "total": total, "host / weights": host / weights}))
+    result = {**out, "total": total, "host / weights": host / weights}
+    print(json.dumps(result))
+    if args.json:
+        write_json(args.json, result)
     return 0
 
 
