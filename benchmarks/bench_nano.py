@@ -4,8 +4,9 @@
 
 Held-out pictures alone: made ones from a seed that training does not use, and fixed squares of photographs it never saw (both in
 tools/nano_data.py, with their masks of 5 to 30 % of the area). The hole is painted mid-grey before the model gets the picture, so that
-nothing of the truth is in it; the run starts from noise alone (`strength=1`), so that nothing of the grey is; and the seam is not blurred
-(`feather=0`), so that the hole is the model's alone. Needs the extra `train`.
+nothing of the truth is in it, and the run starts from noise alone (`strength=1`), so that nothing of the grey is. "nano" is what a user
+gets, joined at the seam (`blend="match"`); "unmatched" is what its decoder made; "film" is engine/membrane.py's smooth continuation of
+the surroundings alone, with no model. Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ sys.path.insert(0, str(ROOT / "tools"))
 import nano_data as data
 
 from moebius import Inpainter
+from moebius.membrane import harmonic
 
 RESULTS = ROOT / "benchmarks/results/nano.json"
 STRIP = ROOT / "benchmarks/results/nano.png"
 MARKERS = "<!-- nano: benchmarks/bench_nano.py --readme -->", "<!-- /nano -->"
 PHOTOS = "photographs"
-METHODS = ("nano", "border mean", "Telea")
+METHODS = ("nano", "border mean", "Telea", "unmatched", "film")
 STEPS = 20
 CROSSING = 20  # grey levels: how much the truth in the hole of a structured picture varies, at least
 
@@ -98,10 +100,13 @@ def measure(inpaint: Inpainter, each: int, settings: dict[str, Any]) -> tuple[di
     strip: dict[str, list[np.ndarray]] = {}
     for case in cases(each):
         given, mask = blinded(case), case.hole.astype(np.uint8) * 255
+        result = inpaint(given, mask, steps=STEPS, strength=1.0, blend="match", **settings)
         filled = {
-            "nano": np.asarray(inpaint(given, mask, steps=STEPS, strength=1.0, feather=0, **settings).image),
+            "nano": np.asarray(result.image),
             "border mean": border_mean(given, case.hole),
             "Telea": telea(given, case.hole),
+            "unmatched": np.asarray(result.raw),
+            "film": harmonic(given.astype(np.float64), case.hole),
         }
         row = {name: psnr(picture[case.hole], case.picture[case.hole]) for name, picture in filled.items()}
         scores.setdefault(case.kind, []).append(row | {"VAE": reconstruction(inpaint, case.picture)})
@@ -130,7 +135,7 @@ def summary(table: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    lines = ["| held-out pictures | nano | border mean | Telea | VAE alone |", "|---|---|---|---|---|"]
+    lines = ["| held-out pictures | nano | border mean | Telea | unmatched | film | VAE alone |", "|---|---|---|---|---|---|---|"]
     for name, row in (summary(table) | {f"· {k}": v for k, v in table.items() if k != PHOTOS}).items():
         cells = " | ".join(f"{row[c]:.1f}" for c in (*METHODS, "VAE"))
         lines.append(f"| {name} ({row['pictures']}) | {cells} |")

@@ -73,9 +73,9 @@ def settings_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--rng", choices=["numpy", "torch"], help="whose noise (numpy); torch draws what PyTorch's CPU generator draws")
     p.add_argument("-n", "--num-images", metavar="N", type=int, help="results with seeds SEED, SEED+1, … (1)")
     p.add_argument("--crop", choices=["auto", "full", "upstream"], help="where to work (auto): windows, all, or as published")
-    p.add_argument("--blend", choices=["paste", "compensate", "raw"], help="how to put it back (paste)")
+    p.add_argument("--blend", choices=["paste", "match", "compensate", "raw"], help="how to put it back (nano: match, else paste)")
     p.add_argument("--grow", metavar="PX", type=float, help="grow the mask (0)")
-    p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (the published 3, in the model's pixels)")
+    p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (match: 0, else the published 3 of the model's pixels)")
     p.add_argument("--invert", action="store_true", default=None, help="fill in the black part of the mask")
 
 

@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--guidance", metavar="G", type=float, help="how strongly to follow the condition (2.5); 1 costs half")
     p.add_argument("--seed", metavar="N", type=int, help="of the first run (0); R takes the next one")
     p.add_argument("--grow", metavar="PX", type=float, help="grow what was painted (0)")
-    p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (the published 3, in the model's pixels)")
+    p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (nano: 0, else the published 3 of the model's pixels)")
     cli_run.weights_options(p)
     p.add_argument("--quiet", action="store_true", help="errors only")
     p.set_defaults(command=view)

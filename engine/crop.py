@@ -14,13 +14,15 @@ from PIL import Image
 
 from moebius import image as published
 from moebius.errors import UsageError
-from moebius.mask import feathered, support
+from moebius.mask import feathered, grown, support
+from moebius.membrane import matched
 from moebius.photo import MAX_PIXELS, bounds
 
 Crop = Literal["auto", "full", "upstream"]
-Blend = Literal["paste", "compensate", "raw"]
+Blend = Literal["paste", "match", "compensate", "raw"]
 
 CELL = 8
+LANCZOS = 3  # how many pixels it reaches, of the larger ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +128,8 @@ class Window:
         """Puts the model's `result` (h, w, 3) into the picture's pixels, of the same or the other integer type.
 
         ⌊(result·w + into·(255-w)) / 255⌋ with w from `weights`, in exact arithmetic: where w is 0, or where `result` is what
-        was cut from a native window, nothing changes. `compensate` first adds 1.1 times how much brighter the picture is than
-        the result around the mask. `raw` replaces the whole window.
+        was cut from a native window, nothing changes. `match` first adds to the result what closes the seam, `membrane.matched`;
+        `compensate` 1.1 times how much brighter the picture is than the result around the mask. `raw` replaces the whole window.
         """
         if blend not in get_args(Blend):
             raise UsageError(f"blend is {blend!r}; choose one of {', '.join(get_args(Blend))}.")
@@ -142,6 +144,8 @@ class Window:
             rows, columns = self.inside()
             into[rows, columns] = self._back(result, rows, columns)
             return
+        if blend == "match":
+            result = self._matched(result, cut)
         rows, columns, w = self.weights()
         if not w.any():
             return
@@ -164,7 +168,14 @@ class Window:
             raise UsageError('Only crop="upstream" has a published picture.')
         if blend == "raw":
             return Image.fromarray(result)
+        if blend == "match":
+            return Image.fromarray(np.where(cut.m[0, 0, ..., None] > 0, self._matched(result, cut), cut.rgb))
         return (published.paste if blend == "paste" else published.compensate)(result, cut.prepared)
+
+    def _matched(self, result: np.ndarray, cut: Cut) -> np.ndarray:
+        """With the film of `membrane.matched`. In a scaled window it hangs where resizing left no trace of what was in the hole."""
+        hole = cut.m[0, 0] > 0
+        return matched(result, cut.rgb, hole if self.native else grown(hole, LANCZOS * max(1, 1 / self.scale) + 1))
 
     def _brighter(self, result: np.ndarray, cut: Cut) -> np.ndarray:
         """Per channel, the mean of the picture minus that of the result around the mask: `image.compensate`'s delta."""
@@ -279,8 +290,8 @@ def islands(fill: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray]:
 def _grown(marked: np.ndarray, n: int) -> np.ndarray:
     """Down the rows: what has a marked cell at most n away, from running counts."""
     counts = np.cumsum(np.pad(marked, ((n + 1, n), (0, 0))), axis=0, dtype=np.int32)
-    grown: np.ndarray = counts[2 * n + 1 :] != counts[: -2 * n - 1]
-    return grown
+    wider: np.ndarray = counts[2 * n + 1 :] != counts[: -2 * n - 1]
+    return wider
 
 
 def _components(marked: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
@@ -49,9 +49,9 @@ class Settings:
     rng: noises.Rng = "numpy"
     num_images: int = 1  # seeds seed, seed + 1, …
     crop: Crop = "auto"
-    blend: Blend = "paste"
+    blend: Blend | None = None  # None: match for nano, paste (as published) for all others
     grow: float = 0
-    feather: float | None = None  # None: the published blur of 3, in the model's pixels
+    feather: float | None = None  # None: the published blur of 3, in the model's pixels; with match none
     invert: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Settings:
         if not isinstance(self.invert, bool):
             raise UsageError(f"invert is {self.invert!r}; it must be True or False.")
         for name, choices in (("rng", get_args(noises.Rng)), ("blend", get_args(Blend)), ("crop", get_args(Crop))):
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in choices and (name, getattr(self, name)) != ("blend", None):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
 
 
@@ -151,6 +151,7 @@ class Inpainter:
             )
         self.unet, self.vae, self.scheduler = unet, vae, scheduler or DDIM()
         self.model, self.revision = model, revision
+        self.blend: Blend = "paste"  # where the settings name none
         self.notes: tuple[str, ...] = ()
         self._denoisers: dict[Any, Denoiser] = {}
 
@@ -170,7 +171,8 @@ class Inpainter:
         from moebius.weights import store  # imports what only loading needs
 
         notes: tuple[str, ...] = ()
-        if model == "nano":
+        nano = isinstance(model, str) and model == "nano"
+        if nano:
             model, notes = packaged_nano(), (NANO_NOTE,)
         ops = open_device(device, require_gpu=require_gpu, precision=precision)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
@@ -184,6 +186,8 @@ class Inpainter:
             some = ", ".join(weights.ignored[:3]) + (", …" if len(weights.ignored) > 3 else "")
             notes += (f"{len(weights.ignored)} entries of the checkpoint are no part of the model and were left out: {some}",)
         made.notes = notes
+        if nano:
+            made.blend = "match"  # a small model's colours are a little off
         return made
 
     @property
@@ -263,6 +267,8 @@ class Run:
         settings: Settings,
         noise: Mapping[str, np.ndarray] | None,
     ) -> None:
+        self.blend: Blend = settings.blend or inpainter.blend
+        settings = replace(settings, blend=self.blend)
         self.inpainter, self.settings, self.noise = inpainter, settings, noise
         self._clock = _Clock()
         self.timesteps = inpainter.scheduler.timesteps(settings.steps, settings.strength)
@@ -272,6 +278,8 @@ class Run:
         self.from_alpha = mask is None or (isinstance(mask, str) and mask == masks.ALPHA)
         self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, invert=settings.invert, grow=settings.grow)
         self.windows = crops.windows(self.mask.fill, inpainter.size, settings.crop, settings.feather)
+        if self.blend == "match" and settings.feather is None:
+            self.windows = [replace(w, feather=0) for w in self.windows]
         self._result: Result | None = None
         self._started = False
 
@@ -352,7 +360,7 @@ class Run:
                 raise NonFiniteError(f"The decoded picture is black (vae.decode on {made.device}). Run `moebius validate` on this adapter.")
         clock("decode")
 
-        images = [self._blended(i, decoded, cuts, settings.blend) for i in range(settings.num_images)]
+        images = [self._blended(i, decoded, cuts, self.blend) for i in range(settings.num_images)]
         clock("blend")
         self._result = Result(
             images,
@@ -388,9 +396,9 @@ class Run:
 
     def _blended_array(self, index: int, decoded: Sequence[np.ndarray], cuts: Sequence[Cut]) -> np.ndarray:
         if self.settings.crop == "upstream" and self.windows:
-            return np.asarray(self._blended(index, decoded, cuts, self.settings.blend))
+            return np.asarray(self._blended(index, decoded, cuts, self.blend))
         mine = decoded[index * len(self.windows) : (index + 1) * len(self.windows)]
-        return self.photo.array_with_rgb(*self._canvas(mine, cuts, self.settings.blend), opaque=self.from_alpha)
+        return self.photo.array_with_rgb(*self._canvas(mine, cuts, self.blend), opaque=self.from_alpha)
 
     def _canvas(self, mine: Sequence[np.ndarray], cuts: Sequence[Cut], blend: Blend) -> tuple[np.ndarray, np.ndarray]:
         """The photo's pixels with every window put back, and which of them may have changed."""

@@ -481,6 +481,32 @@ def test_compensation_of_a_full_mask_is_the_result() -> None:
     np.testing.assert_array_equal(into, out)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_matching_takes_away_what_a_film_can_take_away(dtype) -> None:
+    """A result that is off by a slope comes back as the picture was, with no blur; beyond the mask nothing changes."""
+    y, x = np.mgrid[:64, :64]
+    rgb = (np.stack([60 + x, 70 + y, 120 + 20 * np.sin(x / 3)], axis=-1) * np.iinfo(dtype).max / 255).astype(dtype)
+    slope = (np.stack([x, y - x, 40 - y], axis=-1) * (np.iinfo(dtype).max / 255) / 4).astype(int)
+    (window,) = windows(blobs(64, 64, (20, 16, 44, 50)), 64, "auto", 0)
+    into, wrong = rgb.copy(), (rgb.astype(int) + slope).astype(dtype)
+    assert np.abs(wrong.astype(int) - rgb).max() > np.iinfo(dtype).max / 20
+    window.paste(into, wrong, window.cut(rgb), "match")
+    assert np.abs(into.astype(int) - rgb).max() <= 1 + np.iinfo(dtype).max / 1000
+
+
+def test_matching_two_windows_asks_neither_for_the_other_s_hole() -> None:
+    """What the second window is to fill in is no part of the first one's rim."""
+    rgb, fill = np.full((64, 160, 3), 100, np.uint8), blobs(64, 160, (20, 20, 40, 40), (90, 20, 150, 40))
+    rgb[fill] = 255
+    pair = windows(fill, 64, "auto", 0)
+    assert len(pair) == 2
+    into = rgb.copy()
+    for window in pair:
+        cut = window.cut(rgb)
+        window.paste(into, np.full_like(cut.rgb, 30), cut, "match")
+    np.testing.assert_array_equal(into, np.full_like(rgb, 100))
+
+
 def test_raw_replaces_the_window() -> None:
     (window,) = windows(blobs(200, 200, (90, 90, 110, 110)), 64)
     rgb = noise(200, 200)
@@ -535,6 +561,8 @@ def test_upstream_is_the_published_program() -> None:
     assert window.published_picture(out, cut).tobytes() == published.paste(out, p).tobytes()
     assert window.published_picture(out, cut, "compensate").tobytes() == published.compensate(out, p).tobytes()
     assert window.published_picture(out, cut, "raw").tobytes() == out.tobytes()
+    joined = np.asarray(window.published_picture(out, cut, "match"))
+    np.testing.assert_array_equal(joined[cut.m[0, 0] == 0], cut.rgb[cut.m[0, 0] == 0])
 
 
 @pytest.mark.parametrize(

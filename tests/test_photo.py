@@ -782,7 +782,7 @@ def test_a_fill_changes_nothing_outside_the_feathered_mask(kind: str) -> None:
         boxes = [(x, y, int(g.integers(1, width + 1)), int(g.integers(1, height + 1)))]
         mask = masks.load(boxes, photo, grow=float(g.choice([0, 2.5])), invert=bool(g.random() < 0.2))
         into, shown = photo.rgb.copy(), np.zeros((height, width), bool)
-        mode, blend = str(g.choice(["auto", "full"])), str(g.choice(["paste", "compensate"]))
+        mode, blend = str(g.choice(["auto", "full"])), str(g.choice(["paste", "compensate", "match"]))
         for window in crop.windows(mask.fill, 64, mode, g.choice([None, 0.0, 5.0])):
             cut = window.cut(photo.rgb)
             window.paste(into, (255 - cut.x[0].transpose(1, 2, 0) * 127.5 - 127.5).astype(np.uint8), cut, blend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.request import urlopen
 
 import numpy as np
@@ -185,16 +186,17 @@ def test_windows_and_pasting(bare: Page, place: str) -> None:
     )
 
     result = np.ascontiguousarray(255 - cut.rgb)
-    expected = rgb.copy()
-    window.paste(expected, result, cut)
-    got = fetched(bare, setup + f"return pasted(picture, mask, {picture_of(result)}, window).data;").reshape(rgb.shape)
-    wrong = got != expected
-    if window.native:
-        assert not wrong.any()
-    else:  # Pillow rounds the corners of a piece to 32 bits before it resizes it; the page resizes the whole square
-        assert np.abs(got.astype(int) - expected).max() <= 1
-        assert wrong.mean() < 1e-3
-        assert not wrong[np.all(expected == rgb, axis=-1) & ~mask].any()
+    for blend, shown in (("paste", window), ("match", replace(window, feather=0))):
+        expected = rgb.copy()
+        shown.paste(expected, result, cut, blend)
+        got = fetched(bare, setup + f"return pasted(picture, mask, {picture_of(result)}, window, '{blend}').data;").reshape(rgb.shape)
+        wrong = got != expected
+        if window.native:
+            assert not wrong.any()
+        else:  # Pillow rounds the corners of a piece to 32 bits before it resizes it; the page resizes the whole square
+            assert np.abs(got.astype(int) - expected).max() <= 1
+            assert wrong.mean() < 1e-3
+            assert not wrong[np.all(expected == rgb, axis=-1) & ~mask].any()
 
 
 def test_bytes_are_truncated_as_published(bare: Page) -> None:

@@ -67,7 +67,7 @@ def export(
             "channels": vae.latent_channels,
             "scaling": vae.scaling_factor,
         },
-        "defaults": {name: getattr(Settings(), name) for name in PLAYED},
+        "defaults": {name: getattr(Settings(), name) for name in PLAYED} | {"blend": inpainter.blend},
         "check": check.about,
     }
     return publish(target, lambda folder: write_site(folder) + bundle.write(folder, about, progress), force)

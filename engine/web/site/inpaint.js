@@ -27,7 +27,8 @@ export async function inpaint(player, picture, mask, settings = {}, hear = () =>
   if (!window) return picture;
   const { x, m } = cut(picture, mask, window);
   const { decoded } = await sample(player, x, m, settings, { hear });
-  return pasted(picture, mask, { data: toBytes(decoded), width: size, height: size }, window);
+  const result = { data: toBytes(decoded), width: size, height: size };
+  return pasted(picture, mask, result, window, settings.blend ?? player.plan.defaults.blend);
 }
 
 // x: the window from -1 to 1; m: its mask. `noise` takes the place of the draws. `keep(name, array)` receives what the

@@ -1,6 +1,8 @@
 // Pictures as arrays, as engine/crop.py, image.py and mask.py have them. A picture is {data, width, height} with three bytes a
 // pixel, a mask the same with one, 0 or 1.
 
+import { matched } from "./membrane.js";
+
 const BLUR_RADIUS = 3; // of the seam, in the model's pixels
 const LANCZOS = 3;
 const ONE = 2 ** 22;
@@ -75,8 +77,17 @@ export function toBytes(x) {
   return Uint8Array.from(x, (v) => round(Math.min(1, Math.max(0, round(round(v + 1) / 2))) * 255));
 }
 
-// The picture with the window's result blended in through the blurred mask: ⌊(result·w + picture·(255-w)) / 255⌋.
-export function pasted(picture, mask, result, { x, y, side }) {
+// The picture with the window's result blended in through the blurred mask: ⌊(result·w + picture·(255-w)) / 255⌋. "match" joins the
+// colours at the seam first, and blurs nothing.
+export function pasted(picture, mask, result, window, blend = "paste") {
+  const { x, y, side } = window;
+  const match = blend === "match";
+  if (match) {
+    const { rgb, m } = cut(picture, mask, window);
+    // The film hangs where resizing left no trace of what was in the hole.
+    const hole = side === result.width ? m : grown(m, result.width, LANCZOS * Math.max(1, result.width / side) + 1);
+    result = { ...result, data: matched(result.data, rgb.data, hole, result.width, result.height) };
+  }
   const back = result.width === side ? result : resized(result, side);
   const [left, top] = [Math.max(0, x), Math.max(0, y)];
   const [width, height] = [Math.min(picture.width, x + side) - left, Math.min(picture.height, y + side) - top];
@@ -84,7 +95,7 @@ export function pasted(picture, mask, result, { x, y, side }) {
   for (let j = 0; j < height; j++) {
     for (let i = 0; i < width; i++) inside[j * width + i] = 255 * mask.data[(top + j) * mask.width + left + i];
   }
-  const weights = blurred(inside, width, height, (BLUR_RADIUS * side) / result.width);
+  const weights = match ? inside : blurred(inside, width, height, (BLUR_RADIUS * side) / result.width);
   const data = picture.data.slice();
   for (let j = 0; j < height; j++) {
     for (let i = 0; i < width; i++) {
@@ -95,6 +106,22 @@ export function pasted(picture, mask, result, { x, y, side }) {
     }
   }
   return { data, width: picture.width, height: picture.height };
+}
+
+// All pixels of a square within `radius` of a marked one.
+function grown(marked, size, radius) {
+  const out = new Uint8Array(marked.length);
+  const reach = Math.floor(radius);
+  for (let i = 0; i < marked.length; i++) {
+    if (!marked[i]) continue;
+    const [x, y] = [i % size, Math.floor(i / size)];
+    for (let v = Math.max(0, y - reach); v <= Math.min(size - 1, y + reach); v++) {
+      for (let u = Math.max(0, x - reach); u <= Math.min(size - 1, x + reach); u++) {
+        if ((u - x) ** 2 + (v - y) ** 2 <= radius * radius) out[v * size + u] = 1;
+      }
+    }
+  }
+  return out;
 }
 
 // Square pictures by Lanczos: Pillow's arithmetic, columns first (or rows), in whole numbers of 2^-22, rounded in between.

@@ -1,0 +1,87 @@
+"""Continues what is known around a hole smoothly through the hole: how a soap film would hang in it.
+
+The film v solves Laplace's equation in the hole, Δv = 0: every pixel is the mean of its four neighbours, at the picture's border of those
+there are. `matched` hangs one between a picture and what a model made of it, so that the fill has no seam: the differences at its rim,
+continued inside, are what is added to it (Pérez, Gangnet and Blake, "Poisson image editing", 2003).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+CYCLES, SWEEPS = 2, 2
+
+
+def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The picture's pixels (h, w, 3), and in the hole (h, w) those of `result` plus the film between the two. Both of one integer type."""
+    if hole.all():
+        return result  # there is no rim to match
+    filled = result + harmonic(picture.astype(np.float64) - result, hole)
+    return np.where(hole[..., None], np.rint(np.clip(filled, 0, np.iinfo(result.dtype).max)).astype(result.dtype), picture)
+
+
+def harmonic(known: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """`known` (h, w, c) with the film in the hole (h, w). Some pixel must be known.
+
+    Full multigrid: begun with the film of the picture at half the side, then CYCLES times relaxed, corrected by a half-sided solution of
+    what is still wrong, and relaxed again. Elementwise float64 alone: the same bytes everywhere.
+    """
+    v = np.where(hole[..., None], 0.0, known)
+    if hole.any():
+        grid = _Grid(hole)
+        count = fours(~hole).sum(axis=0)[..., None]
+        start = harmonic(fours(v).sum(axis=0) / np.maximum(count, 1), count[..., 0] == 0)
+        v[hole] = start[grid.y // 2, grid.x // 2]
+        for _ in range(CYCLES):
+            grid.cycle(v, np.zeros_like(v))
+    return v
+
+
+def fours(array: np.ndarray) -> np.ndarray:
+    """(h, w, …) → (4, ⌈h/2⌉, ⌈w/2⌉, …): the corners of every 2×2 pixels; zeros beyond the border."""
+    even = np.pad(array, [(0, n % 2) for n in array.shape[:2]] + [(0, 0)] * (array.ndim - 2))
+    return np.stack([even[i::2, j::2] for i in (0, 1) for j in (0, 1)])
+
+
+class _Grid:
+    """The unknown pixels of a picture, their neighbours, and the pixels of half the side that lie all in the hole."""
+
+    def __init__(self, hole: np.ndarray) -> None:
+        self.y, self.x = y, x = np.nonzero(hole)
+        tall, wide = hole.shape
+        # Beyond the border a pixel is its own neighbour: it does not pull.
+        rows = np.maximum(y - 1, 0), np.minimum(y + 1, tall - 1), y, y
+        columns = x, x, np.maximum(x - 1, 0), np.minimum(x + 1, wide - 1)
+        self.here, self.around = y * wide + x, np.stack(rows) * wide + np.stack(columns)
+        self.own = (self.around == self.here).sum(axis=0)[:, None].astype(np.float64)
+        self.turns = [np.flatnonzero((x + y) % 2 == colour) for colour in (0, 1)]  # of a chessboard
+        inner: np.ndarray = fours(~hole).sum(axis=0) == 0
+        self.coarse = _Grid(inner) if inner.any() else None
+
+    def cycle(self, v: np.ndarray, force: np.ndarray) -> None:
+        """Nearer to 4·v - (sum of the neighbours) = force at every unknown pixel; both (h, w, c)."""
+        self._relax(v, force)
+        if self.coarse is not None:
+            flat, wrong = v.reshape(-1, v.shape[2]), np.zeros_like(v)
+            up, down, left, right = (flat[n] for n in self.around)
+            wrong.reshape(flat.shape)[self.here] = force.reshape(flat.shape)[self.here] - (4 * flat[self.here] - up - down - left - right)
+            total = fours(wrong).sum(axis=0)
+            missing = np.zeros_like(total)
+            self.coarse.cycle(missing, total)
+            flat[self.here] += self._between(missing)
+        self._relax(v, force)
+
+    def _relax(self, v: np.ndarray, force: np.ndarray) -> None:
+        flat, force = v.reshape(-1, v.shape[2]), force.reshape(-1, v.shape[2])
+        for _ in range(SWEEPS):
+            for turn in self.turns:
+                here, own = self.here[turn], self.own[turn]
+                up, down, left, right = (flat[n] for n in self.around[:, turn])
+                flat[here] = (up + down + left + right - own * flat[here] + force[here]) / (4 - own)
+
+    def _between(self, half: np.ndarray) -> np.ndarray:
+        """Bilinear, at the unknown pixels."""
+        y, x = self.y // 2, self.x // 2
+        below, beside = (np.clip(c + 2 * (p % 2) - 1, 0, n - 1) for c, p, n in zip((y, x), (self.y, self.x), half.shape, strict=False))
+        mix: np.ndarray = (9 * half[y, x] + 3 * half[below, x] + 3 * half[y, beside] + half[below, beside]) / 16
+        return mix

@@ -1,0 +1,94 @@
+// The film of engine/membrane.py, number for number: what is known around a hole, continued smoothly through it. Arrays of pixels are
+// flat, three channels a pixel; a hole has one byte a pixel.
+
+const [CYCLES, SWEEPS] = [2, 2];
+
+// The picture's pixels, and in the hole those of `result` plus the film between the two.
+export function matched(result, picture, hole, width, height) {
+  if (hole.every(Boolean)) return result; // there is no rim to match
+  const film = Float64Array.from(picture, (p, i) => p - result[i]);
+  harmonic(film, hole, width, height);
+  const filled = Uint8ClampedArray.from(result, (v, i) => v + film[i]); // to the nearest, halves to even ones
+  return Uint8Array.from(picture, (p, i) => (hole[Math.floor(i / 3)] ? filled[i] : p));
+}
+
+// Puts the film into v's hole.
+export function harmonic(v, hole, width, height) {
+  for (let i = 0; i < v.length; i++) if (hole[Math.floor(i / 3)]) v[i] = 0;
+  if (!hole.some(Boolean)) return;
+  const grid = gridOf(hole, width, height);
+  const start = gathered(v, grid);
+  for (let i = 0; i < start.length; i++) start[i] /= Math.max(grid.half.known[Math.floor(i / 3)], 1);
+  harmonic(start, grid.half.hole, grid.half.width, grid.half.height);
+  for (const here of grid.here) for (let c = 0; c < 3; c++) v[3 * here + c] = start[3 * cellOf(grid, here) + c];
+  for (let n = 0; n < CYCLES; n++) cycle(grid, v, new Float64Array(v.length));
+}
+
+function gridOf(hole, width, height) {
+  const half = { width: Math.ceil(width / 2), height: Math.ceil(height / 2) };
+  half.known = new Uint8Array(half.width * half.height); // how many of the pixels in one
+  const grid = { width, height, half, here: [], around: [] };
+  for (let i = 0; i < hole.length; i++) {
+    if (!hole[i]) half.known[cellOf(grid, i)]++;
+    else grid.here.push(i);
+  }
+  half.hole = half.known.map((n) => n === 0);
+  grid.around = grid.here.map((i) => {
+    const [x, y] = [i % width, Math.floor(i / width)]; // beyond the border a pixel is its own neighbour: it does not pull
+    return [y ? i - width : i, y + 1 < height ? i + width : i, x ? i - 1 : i, x + 1 < width ? i + 1 : i];
+  });
+  grid.own = grid.here.map((i, k) => grid.around[k].filter((j) => j === i).length);
+  const colour = (i) => ((i % width) + Math.floor(i / width)) % 2; // of a chessboard
+  grid.turns = [0, 1].map((turn) => [...grid.here.keys()].filter((k) => colour(grid.here[k]) === turn));
+  if (half.hole.some(Boolean)) grid.coarse = gridOf(half.hole, half.width, half.height);
+  return grid;
+}
+
+const cellOf = ({ width, half }, i) => Math.floor(Math.floor(i / width) / 2) * half.width + Math.floor((i % width) / 2);
+
+// Sums over every 2×2 pixels.
+function gathered(v, grid) {
+  const sums = new Float64Array(3 * grid.half.width * grid.half.height);
+  for (let i = 0; i < grid.width * grid.height; i++) for (let c = 0; c < 3; c++) sums[3 * cellOf(grid, i) + c] += v[3 * i + c];
+  return sums;
+}
+
+// Nearer to 4·v - (sum of the neighbours) = force at every unknown pixel.
+function cycle(grid, v, force) {
+  const { here, around, coarse, half } = grid;
+  relax(grid, v, force);
+  if (coarse) {
+    const wrong = new Float64Array(v.length);
+    here.forEach((i, k) => {
+      const [up, down, left, right] = around[k];
+      for (let c = 0; c < 3; c++) {
+        wrong[3 * i + c] = force[3 * i + c] - (4 * v[3 * i + c] - v[3 * up + c] - v[3 * down + c] - v[3 * left + c] - v[3 * right + c]);
+      }
+    });
+    const missing = new Float64Array(3 * half.width * half.height);
+    cycle(coarse, missing, gathered(wrong, grid));
+    const beside = (at, n, pixel) => Math.min(n - 1, Math.max(0, at + 2 * (pixel % 2) - 1));
+    for (const i of here) {
+      const [px, py] = [i % grid.width, Math.floor(i / grid.width)];
+      const [x, y] = [Math.floor(px / 2), Math.floor(py / 2)];
+      const [across, below] = [beside(x, half.width, px), beside(y, half.height, py)];
+      const at = (row, column, c) => missing[3 * (row * half.width + column) + c];
+      for (let c = 0; c < 3; c++) v[3 * i + c] += (9 * at(y, x, c) + 3 * at(below, x, c) + 3 * at(y, across, c) + at(below, across, c)) / 16;
+    }
+  }
+  relax(grid, v, force);
+}
+
+function relax({ here, around, own, turns }, v, force) {
+  for (let n = 0; n < SWEEPS; n++) {
+    for (const turn of turns) {
+      for (const k of turn) {
+        const [i, kept, [up, down, left, right]] = [here[k], own[k], around[k]];
+        for (let c = 0; c < 3; c++) {
+          const sum = v[3 * up + c] + v[3 * down + c] + v[3 * left + c] + v[3 * right + c];
+          v[3 * i + c] = (sum - kept * v[3 * i + c] + force[3 * i + c]) / (4 - kept);
+        }
+      }
+    }
+  }
+}

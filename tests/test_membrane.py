@@ -1,0 +1,83 @@
+"""The film in a hole against Laplace's equation solved as a system of linear equations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moebius.membrane import harmonic, matched
+
+
+def solved(known: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """By elimination: a row for every unknown pixel, (how many neighbours)·v - (unknown neighbours) = (known neighbours)."""
+    tall, wide = hole.shape
+    unknown = {place: k for k, place in enumerate(zip(*np.nonzero(hole), strict=True))}
+    matrix, right = np.zeros((len(unknown), len(unknown))), np.zeros((len(unknown), known.shape[2]))
+    for (y, x), k in unknown.items():
+        for row, column in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if 0 <= row < tall and 0 <= column < wide:
+                matrix[k, k] += 1
+                if (row, column) in unknown:
+                    matrix[k, unknown[row, column]] -= 1
+                else:
+                    right[k] += known[row, column]
+    out = known.copy()
+    out[hole] = np.linalg.solve(matrix, right)
+    return out
+
+
+def picture(rng: np.random.Generator, tall: int, wide: int) -> np.ndarray:
+    """Slow waves, and noise."""
+    y, x = np.mgrid[:tall, :wide]
+    waves = [80 * np.sin(rng.uniform(0.02, 0.2) * x + rng.uniform(0.02, 0.2) * y + rng.uniform(0, 6)) for _ in range(3)]
+    return np.stack(waves, axis=-1) + rng.normal(0, 5, (tall, wide, 3))
+
+
+@pytest.mark.parametrize("case", range(24))
+def test_the_film_solves_laplace_s_equation(case: int) -> None:
+    """To 1 % of what the known pixels vary by, for holes of every form and at every border."""
+    rng = np.random.default_rng(case)
+    tall, wide = rng.integers(1, 48, 2) if case < 12 else (47, 60)
+    hole = rng.random((tall, wide)) < rng.uniform(0.05, 0.7)
+    for _ in range(rng.integers(1, 4)):
+        y, x = rng.integers(tall), rng.integers(wide)
+        hole[y : y + rng.integers(1, 40), x : x + rng.integers(1, 40)] = True
+    hole[rng.integers(tall), rng.integers(wide)] = False
+    known = picture(rng, tall, wide)
+    got = harmonic(known, hole)
+    np.testing.assert_array_equal(got[~hole], known[~hole])
+    assert np.abs(got - solved(known, hole)).max() <= 0.01 * np.ptp(known) + 1e-9
+
+
+def test_what_lies_in_the_hole_has_no_part_in_it() -> None:
+    rng = np.random.default_rng(0)
+    known, hole = picture(rng, 40, 40), rng.random((40, 40)) < 0.6
+    other = np.where(hole[..., None], np.nan, known)
+    np.testing.assert_array_equal(harmonic(known, hole), harmonic(other, hole))
+
+
+def test_a_fill_that_is_off_by_a_film_becomes_the_picture() -> None:
+    """Whatever the colours are off by, where that is linear or constant."""
+    rng = np.random.default_rng(1)
+    truth = rng.integers(60, 190, (50, 70, 3)).astype(np.uint8)
+    y, x = np.mgrid[:50, :70]
+    hole = (y - 25) ** 2 + (x - 33) ** 2 < 300
+    off = (truth + np.stack([x - 30, 20 - y, np.full_like(x, 45)], axis=-1)).astype(np.uint8)
+    assert np.abs(matched(off, truth, hole).astype(int) - truth).max() <= 1
+
+
+def test_only_the_hole_changes_and_white_stays_white() -> None:
+    truth, result = np.full((20, 20, 3), 250, np.uint8), np.full((20, 20, 3), 100, np.uint8)
+    hole = np.zeros((20, 20), bool)
+    hole[5:15, 5:15] = True
+    result[8:12, 8:12] = 200  # 150 brighter than it should be: clipped, not wrapped
+    got = matched(result, truth, hole)
+    np.testing.assert_array_equal(got[~hole], truth[~hole])
+    assert got[10, 10].tolist() == [255] * 3
+    assert got[6, 6].tolist() == [250] * 3
+
+
+def test_without_a_rim_the_result_is_the_fill_and_without_a_hole_the_picture() -> None:
+    truth, result = np.full((9, 9, 3), 10, np.uint8), np.full((9, 9, 3), 77, np.uint8)
+    np.testing.assert_array_equal(matched(result, truth, np.ones((9, 9), bool)), result)
+    np.testing.assert_array_equal(matched(result, truth, np.zeros((9, 9), bool)), truth)
