@@ -145,7 +145,7 @@ class Window:
             into[rows, columns] = self._back(result, rows, columns)
             return
         if blend == "match":
-            result = self._matched(result, cut)
+            result = self._matched(result, cut.rgb, cut.m[0, 0] > 0)
         rows, columns, w = self.weights()
         if not w.any():
             return
@@ -163,19 +163,20 @@ class Window:
             part[strip][seam] = np.floor(np.clip(exact, 0, np.iinfo(into.dtype).max))
 
     def published_picture(self, result: np.ndarray, cut: Cut, blend: Blend = "paste") -> Image.Image:
-        """What the published program returns, at the size it works at. Of `upstream` windows only."""
+        """What the published program returns, at the size it works at, or the same matched. Of `upstream` windows only."""
         if cut.prepared is None:
             raise UsageError('Only crop="upstream" has a published picture.')
         if blend == "raw":
             return Image.fromarray(result)
         if blend == "match":
-            return Image.fromarray(np.where(cut.m[0, 0, ..., None] > 0, self._matched(result, cut), cut.rgb))
+            picture, m = np.asarray(cut.prepared.image), cut.m[0, 0] > 0
+            return Image.fromarray(np.where(m[..., None], self._matched(result, picture, m), picture))
         return (published.paste if blend == "paste" else published.compensate)(result, cut.prepared)
 
-    def _matched(self, result: np.ndarray, cut: Cut) -> np.ndarray:
-        """With the film of `membrane.matched`. In a scaled window it hangs where resizing left no trace of what was in the hole."""
-        hole = cut.m[0, 0] > 0
-        return matched(result, cut.rgb, hole if self.native else grown(hole, LANCZOS * max(1, 1 / self.scale) + 1))
+    def _matched(self, result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        """`membrane.matched`; in a scaled window the film hangs where resizing left no trace of what was in the hole, if anywhere."""
+        clear = hole if self.native else grown(hole, LANCZOS * max(1, 1 / self.scale) + 1)
+        return matched(result, picture, hole if clear.all() else clear)
 
     def _brighter(self, result: np.ndarray, cut: Cut) -> np.ndarray:
         """Per channel, the mean of the picture minus that of the result around the mask: `image.compensate`'s delta."""

@@ -49,7 +49,7 @@ class Settings:
     rng: noises.Rng = "numpy"
     num_images: int = 1  # seeds seed, seed + 1, …
     crop: Crop = "auto"
-    blend: Blend | None = None  # None: match for nano, paste (as published) for all others
+    blend: Blend | None = None  # None: match for nano, paste (as published) for all others and with crop="upstream"
     grow: float = 0
     feather: float | None = None  # None: the published blur of 3, in the model's pixels; with match none
     invert: bool = False
@@ -151,7 +151,7 @@ class Inpainter:
             )
         self.unet, self.vae, self.scheduler = unet, vae, scheduler or DDIM()
         self.model, self.revision = model, revision
-        self.blend: Blend = "paste"  # where the settings name none
+        self.blend: Blend = "match" if model == "nano" else "paste"  # where the settings name none: a small model's colours are off
         self.notes: tuple[str, ...] = ()
         self._denoisers: dict[Any, Denoiser] = {}
 
@@ -171,8 +171,7 @@ class Inpainter:
         from moebius.weights import store  # imports what only loading needs
 
         notes: tuple[str, ...] = ()
-        nano = isinstance(model, str) and model == "nano"
-        if nano:
+        if model == "nano":
             model, notes = packaged_nano(), (NANO_NOTE,)
         ops = open_device(device, require_gpu=require_gpu, precision=precision)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
@@ -186,8 +185,6 @@ class Inpainter:
             some = ", ".join(weights.ignored[:3]) + (", …" if len(weights.ignored) > 3 else "")
             notes += (f"{len(weights.ignored)} entries of the checkpoint are no part of the model and were left out: {some}",)
         made.notes = notes
-        if nano:
-            made.blend = "match"  # a small model's colours are a little off
         return made
 
     @property
@@ -267,7 +264,7 @@ class Run:
         settings: Settings,
         noise: Mapping[str, np.ndarray] | None,
     ) -> None:
-        self.blend: Blend = settings.blend or inpainter.blend
+        self.blend: Blend = settings.blend or ("paste" if settings.crop == "upstream" else inpainter.blend)
         settings = replace(settings, blend=self.blend)
         self.inpainter, self.settings, self.noise = inpainter, settings, noise
         self._clock = _Clock()
@@ -278,7 +275,7 @@ class Run:
         self.from_alpha = mask is None or (isinstance(mask, str) and mask == masks.ALPHA)
         self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, invert=settings.invert, grow=settings.grow)
         self.windows = crops.windows(self.mask.fill, inpainter.size, settings.crop, settings.feather)
-        if self.blend == "match" and settings.feather is None:
+        if self.blend == "match" and settings.feather is None:  # the same windows, pasted with no blur
             self.windows = [replace(w, feather=0) for w in self.windows]
         self._result: Result | None = None
         self._started = False

@@ -507,6 +507,18 @@ def test_matching_two_windows_asks_neither_for_the_other_s_hole() -> None:
     np.testing.assert_array_equal(into, np.full_like(rgb, 100))
 
 
+@pytest.mark.parametrize(("shape", "rim", "crop"), [((300, 300), 5, "auto"), ((20, 20), 2, "full"), ((3, 300), 8, "auto")])
+def test_matching_takes_the_rim_there_is(shape: tuple[int, int], rim: int, crop: str) -> None:
+    fill = np.ones(shape, bool)
+    fill[:, :rim] = False
+    (window,) = windows(fill, 64, crop, 0)
+    assert not window.native
+    rgb = np.full((*shape, 3), 200, np.uint8)
+    into = rgb.copy()
+    window.paste(into, np.full((64, 64, 3), 100, np.uint8), window.cut(rgb), "match")
+    np.testing.assert_array_equal(into, rgb)
+
+
 def test_raw_replaces_the_window() -> None:
     (window,) = windows(blobs(200, 200, (90, 90, 110, 110)), 64)
     rgb = noise(200, 200)
@@ -561,8 +573,11 @@ def test_upstream_is_the_published_program() -> None:
     assert window.published_picture(out, cut).tobytes() == published.paste(out, p).tobytes()
     assert window.published_picture(out, cut, "compensate").tobytes() == published.compensate(out, p).tobytes()
     assert window.published_picture(out, cut, "raw").tobytes() == out.tobytes()
-    joined = np.asarray(window.published_picture(out, cut, "match"))
-    np.testing.assert_array_equal(joined[cut.m[0, 0] == 0], cut.rgb[cut.m[0, 0] == 0])
+    for photo in (rgb, rgb.astype(np.uint16) * 257):
+        cut = window.cut(photo)
+        joined, outside = np.asarray(window.published_picture(out, cut, "match")), cut.m[0, 0] == 0
+        np.testing.assert_array_equal(joined[outside], np.asarray(p.image)[outside])
+        assert joined.dtype == np.uint8
 
 
 @pytest.mark.parametrize(

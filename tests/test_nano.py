@@ -32,9 +32,7 @@ def weights() -> checkpoint.Weights:
 
 
 def on(ops, weights: checkpoint.Weights) -> Inpainter:
-    made = Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano")
-    made.blend = "match"  # as from_pretrained sets it
-    return made
+    return Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano")
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +104,18 @@ CHECKS = (check_better_than_the_border_mean, check_two_colours, check_stripe, ch
 @pytest.mark.parametrize("check", CHECKS)
 def test_the_picture_is_right(check: Callable[[Inpainter], None], nano: Inpainter) -> None:
     check(nano)
+
+
+def test_fills_are_joined_at_the_seam_but_for_published_ones(nano: Inpainter) -> None:
+    photo, mask = np.full((128, 128, 3), 90, np.uint8), box(40, 40, 80, 80)
+    kinds = {"auto": "match", "full": "match", "upstream": "paste"}
+    for crop, blend in kinds.items():
+        assert nano(photo, mask, steps=2, crop=crop).metadata["blend"] == blend
+    assert nano(photo, mask, steps=2, blend="paste").metadata["blend"] == "paste"
+    assert Inpainter(nano.unet, nano.vae, model="places2").blend == "paste"
+    assert Inpainter.from_pretrained("nano", device="cpu").blend == "match"
+    sixteen = nano(photo.astype(np.uint16) * 257, mask, steps=2, crop="upstream", blend="match")
+    assert sixteen.image.size == (128, 128)
 
 
 # What breaks it --------------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ GOLDEN = Path(__file__).resolve().parents[1] / "tests/goldens/nano_sample.png"
 
 def main() -> None:
     weights, ops = checkpoint.read_bundle(packaged_nano()), Reference()
-    nano = Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops))
-    nano(sample.photo(), sample.mask(), blend="match").image.save(GOLDEN)
+    nano = Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano")
+    nano(sample.photo(), sample.mask()).image.save(GOLDEN)
 
 
 if __name__ == "__main__":

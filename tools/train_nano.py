@@ -54,13 +54,11 @@ VAE_STEPS, VAE_BATCH = 1100, 16
 VAE_SQUARES = 950  # steps on quarters of the pictures, at a quarter of the cost; then whole ones, in half the number
 TRIPLES = 36_000  # picture, mask and target, encoded ahead: the VAE no longer changes
 FIRST_TRIPLES = 12_000  # what the first round draws from
-UNET_ROUNDS = [5800, 11_000, 8500, 10_000]  # steps; in each the rate rises and falls
+UNET_ROUNDS = [5800, 11_000, 8500, 13_000]  # steps; in each the rate rises and falls
 UNET_BATCH = 32
 OWN, HOPS, GUIDANCE = 16, 3, 3.0  # from the third round on: how many of a batch start from the model's own runs, and at most how far in
-HOP = [
-    0.5,
-    0.8,
-]  # in the third and fourth round: a hop takes t to t·uᴴᴼᴾ, u even in (0, 1); the larger, the more of them end in the last steps
+# In the third round and the fourth, a hop takes t to t·u^power, u even in (0, 1): the larger, the more runs end in the last steps.
+HOP_POWER = [0.5, 0.8]
 ADAM_RATE, MUON_RATE = 1e-3, 0.02
 DROPOUT = 0.15  # share of the pictures seen without the condition
 SAVE_EVERY, LOG_EVERY = 100, 25
@@ -368,7 +366,7 @@ def levels(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def own_run(predict: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], surroundings: Tensor, hop: float) -> tuple[Tensor, Tensor]:
+def own_run(predict: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], surroundings: Tensor, power: float) -> tuple[Tensor, Tensor]:
     """y and t somewhere in a guided run of the model as it is: from noise alone, up to HOPS steps of any length."""
     b = len(surroundings)
     t = torch.randint(900, 1000, (b,))
@@ -380,7 +378,7 @@ def own_run(predict: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], surroun
         noise = without + guidance * (with_ - without)
         left, noisy = levels(t)
         z = (y - noisy * noise) / left
-        t = (t * torch.rand(b) ** hop).long()
+        t = (t * torch.rand(b) ** power).long()
         left, noisy = levels(t)
         y = left * z + noisy * noise
     return y, t
@@ -414,7 +412,7 @@ def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, rounds: lis
         y = left * z + noisy * noise
         if own:
             # A run that took a wrong turn early is to be led back: the answer is whatever in y is not the picture.
-            y[:own], t[:own] = own_run(predict, surroundings[:own], HOP[step >= sum(UNET_ROUNDS[:3])])
+            y[:own], t[:own] = own_run(predict, surroundings[:own], HOP_POWER[step >= sum(UNET_ROUNDS[:3])])
             left, noisy = levels(t)
             noise[:own] = ((y - left * z) / noisy)[:own]
         error = (predict(y, t, surroundings, on[pick]) - noise).square()

@@ -18,7 +18,7 @@ export async function selfCheck(player, hear = () => {}) {
   got.latents = latents;
   const photo = pictureOf(arrays.photo);
   const result = { data: toBytes(decoded), width: window.size, height: window.size };
-  const picture = pasted(photo, maskOf(arrays.mask), result, window);
+  const picture = pasted(photo, maskOf(arrays.mask), result, window, settings.blend);
 
   const drawn = draws(settings.seed ?? plan.defaults.seed, plan.config);
   const scaled = cut(photo, maskOf(arrays.mask), window);

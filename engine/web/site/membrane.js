@@ -1,15 +1,57 @@
 // The film of engine/membrane.py, number for number: what is known around a hole, continued smoothly through it. Arrays of pixels are
 // flat, three channels a pixel; a hole has one byte a pixel.
 
-const [CYCLES, SWEEPS] = [2, 2];
+const [CYCLES, SWEEPS] = [3, 2];
+const [RIM, AROUND, OFF] = [2, 3, 32];
 
 // The picture's pixels, and in the hole those of `result` plus the film between the two.
 export function matched(result, picture, hole, width, height) {
   if (hole.every(Boolean)) return result; // there is no rim to match
-  const film = Float64Array.from(picture, (p, i) => p - result[i]);
-  harmonic(film, hole, width, height);
+  const film = Float64Array.from(picture, (p, i) => p - result[i]); // so far the differences
+  const found = remains(film, hole, width, height);
+  const unknown = hole.map((h, i) => h || found[i]);
+  harmonic(film, unknown.every(Boolean) ? hole : unknown, width, height);
   const filled = Uint8ClampedArray.from(result, (v, i) => v + film[i]); // to the nearest, halves to even ones
   return Uint8Array.from(picture, (p, i) => (hole[Math.floor(i / 3)] ? filled[i] : p));
+}
+
+// All pixels within `radius` of a marked one.
+export function grown(marked, width, height, radius) {
+  const out = new Uint8Array(marked.length);
+  const places = disc(radius);
+  for (let i = 0; i < marked.length; i++) {
+    if (marked[i]) for (const [dx, dy] of places) {
+      const [x, y] = [(i % width) + dx, Math.floor(i / width) + dy];
+      if (x >= 0 && x < width && y >= 0 && y < height) out[y * width + x] = 1;
+    }
+  }
+  return out;
+}
+
+function disc(radius) {
+  const reach = Math.floor(radius);
+  const line = Array.from({ length: 2 * reach + 1 }, (_, k) => k - reach);
+  return line.flatMap((dy) => line.map((dx) => [dx, dy])).filter(([dx, dy]) => dx * dx + dy * dy <= radius * radius);
+}
+
+// Pixels at the rim that show what was to be filled in: far off the median of the known differences around them.
+function remains(difference, hole, width, height) {
+  const found = new Uint8Array(hole.length);
+  const places = disc(AROUND);
+  grown(hole, width, height, RIM).forEach((near, i) => {
+    if (!near || hole[i]) return;
+    for (let c = 0; c < 3; c++) {
+      const known = [];
+      for (const [dx, dy] of places) {
+        const [x, y] = [(i % width) + dx, Math.floor(i / width) + dy];
+        if (x >= 0 && x < width && y >= 0 && y < height && !hole[y * width + x]) known.push(difference[3 * (y * width + x) + c]);
+      }
+      known.sort((a, b) => a - b);
+      const median = (known[(known.length - 1) >> 1] + known[known.length >> 1]) / 2;
+      if (Math.abs(difference[3 * i + c] - median) > OFF) found[i] = 1;
+    }
+  });
+  return found;
 }
 
 // Puts the film into v's hole.
@@ -37,7 +79,7 @@ function gridOf(hole, width, height) {
     const [x, y] = [i % width, Math.floor(i / width)]; // beyond the border a pixel is its own neighbour: it does not pull
     return [y ? i - width : i, y + 1 < height ? i + width : i, x ? i - 1 : i, x + 1 < width ? i + 1 : i];
   });
-  grid.own = grid.here.map((i, k) => grid.around[k].filter((j) => j === i).length);
+  grid.outside = grid.here.map((i, k) => grid.around[k].filter((j) => j === i).length);
   const colour = (i) => ((i % width) + Math.floor(i / width)) % 2; // of a chessboard
   grid.turns = [0, 1].map((turn) => [...grid.here.keys()].filter((k) => colour(grid.here[k]) === turn));
   if (half.hole.some(Boolean)) grid.coarse = gridOf(half.hole, half.width, half.height);
@@ -79,14 +121,14 @@ function cycle(grid, v, force) {
   relax(grid, v, force);
 }
 
-function relax({ here, around, own, turns }, v, force) {
+function relax({ here, around, outside, turns }, v, force) {
   for (let n = 0; n < SWEEPS; n++) {
     for (const turn of turns) {
       for (const k of turn) {
-        const [i, kept, [up, down, left, right]] = [here[k], own[k], around[k]];
+        const [i, self, [up, down, left, right]] = [here[k], outside[k], around[k]];
         for (let c = 0; c < 3; c++) {
           const sum = v[3 * up + c] + v[3 * down + c] + v[3 * left + c] + v[3 * right + c];
-          v[3 * i + c] = (sum - kept * v[3 * i + c] + force[3 * i + c]) / (4 - kept);
+          v[3 * i + c] = (sum - self * v[3 * i + c] + force[3 * i + c]) / (4 - self);
         }
       }
     }

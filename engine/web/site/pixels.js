@@ -1,7 +1,7 @@
 // Pictures as arrays, as engine/crop.py, image.py and mask.py have them. A picture is {data, width, height} with three bytes a
 // pixel, a mask the same with one, 0 or 1.
 
-import { matched } from "./membrane.js";
+import { grown, matched } from "./membrane.js";
 
 const BLUR_RADIUS = 3; // of the seam, in the model's pixels
 const LANCZOS = 3;
@@ -84,9 +84,10 @@ export function pasted(picture, mask, result, window, blend = "paste") {
   const match = blend === "match";
   if (match) {
     const { rgb, m } = cut(picture, mask, window);
-    // The film hangs where resizing left no trace of what was in the hole.
-    const hole = side === result.width ? m : grown(m, result.width, LANCZOS * Math.max(1, result.width / side) + 1);
-    result = { ...result, data: matched(result.data, rgb.data, hole, result.width, result.height) };
+    const size = result.width; // in a scaled window the film hangs where resizing left no trace of what was in the hole, if anywhere
+    const clear = side === size ? m : grown(m, size, size, LANCZOS * Math.max(1, size / side) + 1);
+    const hole = clear.every(Boolean) ? m : clear;
+    result = { ...result, data: matched(result.data, rgb.data, hole, size, size) };
   }
   const back = result.width === side ? result : resized(result, side);
   const [left, top] = [Math.max(0, x), Math.max(0, y)];
@@ -106,22 +107,6 @@ export function pasted(picture, mask, result, window, blend = "paste") {
     }
   }
   return { data, width: picture.width, height: picture.height };
-}
-
-// All pixels of a square within `radius` of a marked one.
-function grown(marked, size, radius) {
-  const out = new Uint8Array(marked.length);
-  const reach = Math.floor(radius);
-  for (let i = 0; i < marked.length; i++) {
-    if (!marked[i]) continue;
-    const [x, y] = [i % size, Math.floor(i / size)];
-    for (let v = Math.max(0, y - reach); v <= Math.min(size - 1, y + reach); v++) {
-      for (let u = Math.max(0, x - reach); u <= Math.min(size - 1, x + reach); u++) {
-        if ((u - x) ** 2 + (v - y) ** 2 <= radius * radius) out[v * size + u] = 1;
-      }
-    }
-  }
-  return out;
 }
 
 // Square pictures by Lanczos: Pillow's arithmetic, columns first (or rows), in whole numbers of 2^-22, rounded in between.
