@@ -91,11 +91,13 @@ def test_own_runs_are_the_sampler_s() -> None:
 
 
 def test_the_last_rounds_learn_from_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"UNET_ROUNDS": [1, 1, 1, 1], "FIRST_TRIPLES": 8, "TRIPLES": 8, "UNET_BATCH": 4, "OWN": 2, "LOG_EVERY": 1}.items():
+    sizes = {"FIRST_TRIPLES": 8, "PHOTOS_FROM": 3, "UNET_BATCH": 4, "OWN": 2, "LOG_EVERY": 1}
+    for name, value in {"UNET_ROUNDS": [1, 1, 1, 1], **sizes}.items():
         monkeypatch.setattr(train_nano, name, value)
     monkeypatch.setattr(train_nano, "plot", lambda *_: None)
     torch.manual_seed(0)
-    triples = torch.randn(8, 16, 16, 16), torch.randn(8, 8, 16, 16), torch.rand(8, 1, 16, 16).round(), torch.arange(8) > 2
+    on, photo = torch.arange(8) > 2, torch.arange(8) > 5
+    triples = torch.randn(8, 16, 16, 16), torch.randn(8, 8, 16, 16), torch.rand(8, 1, 16, 16).round(), on, photo
     unet = train_nano.train_unet(tmp_path, triples, 0.4, train_nano.UNET_ROUNDS)
     assert all(torch.isfinite(p).all() for p in unet.parameters())
     with (tmp_path / "unet.csv").open() as file:

@@ -59,6 +59,7 @@ UNET_BATCH = 32
 OWN, HOPS, GUIDANCE = 16, 3, 3.0  # from the third round on: how many of a batch start from the model's own runs, and at most how far in
 # In the third round and the fourth, a hop takes t to t·u^power, u even in (0, 1): the larger, the more runs end in the last steps.
 HOP_POWER = [0.5, 0.8]
+PHOTOS_FROM, PHOTOS_WEIGHT = 29_500, 4  # from that step on a photograph is drawn four times as often: they are harder, and what users have
 ADAM_RATE, MUON_RATE = 1e-3, 0.02
 DROPOUT = 0.15  # share of the pictures seen without the condition
 SAVE_EVERY, LOG_EVERY = 100, 25
@@ -196,9 +197,10 @@ class Pictures:
         self.pool = np.load(path, mmap_mode="r")
         self.photos = [data.photo(package, name) for package, name, _ in data.TRAINING_PHOTOS]
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """One, uint8 (H, W, 3)."""
-        if rng.random() < PHOTOS:
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+        """One, uint8 (H, W, 3), and whether it is a photograph."""
+        photo = rng.random() < PHOTOS
+        if photo:
             picture = data.photo_crop(rng, self.photos)
             if rng.random() < 0.3:
                 picture = picture[..., rng.permutation(3)]
@@ -214,7 +216,7 @@ class Pictures:
             picture = picture[:, ::-1]
         if rng.random() < 0.5:
             picture = np.clip((picture - 127.5) * rng.uniform(0.6, 1.2) + 127.5 + rng.uniform(-30, 30), 0, 255).astype(np.uint8)
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(picture), photo
 
 
 def to_tensor(pictures: list[np.ndarray]) -> Tensor:
@@ -242,7 +244,7 @@ def train_vae(out: Path, pictures: Pictures, rounds: list[int]) -> TorchVAE:
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([SEED, 1, step])
         count = VAE_BATCH if step < VAE_SQUARES else VAE_BATCH // 2
-        x = to_tensor([pictures.draw(rng) for _ in range(count)])
+        x = to_tensor([pictures.draw(rng)[0] for _ in range(count)])
         holes = torch.from_numpy(np.stack([data.mask(rng) for _ in range(count // 4)]))[:, None].float()
         x = torch.cat([grey(x[: count // 4], holes), x[count // 4 :]])  # it must encode masked pictures as well
         if step < VAE_SQUARES:
@@ -334,16 +336,18 @@ def pass_through(net: DiffModel) -> None:
 
 
 def encode_triples(out: Path, vae: TorchVAE, pictures: Pictures) -> tuple[Tensor, ...]:
-    """What the UNet sees: moments of the target, latents of the masked picture, the mask; and whether the condition is on."""
+    """The target's moments, the masked picture's latents, the mask; whether the condition is on; whether it is a photograph."""
     path = out / "triples.pt"
     if not path.exists():
         print(f"encoding {TRIPLES} pictures", flush=True)
         rows: list[tuple[Tensor, ...]] = []
         for start in range(0, TRIPLES, 32):
             rng = np.random.default_rng([SEED, 2, start])
-            targets, inputs, masks, on = [], [], [], []
+            targets, inputs, masks, on, photos = [], [], [], [], []
             for _ in range(32):
-                picture, hole = pictures.draw(rng), data.mask(rng, low=0.03, high=0.45)
+                picture, photo = pictures.draw(rng)
+                hole = data.mask(rng, low=0.03, high=0.45)
+                photos.append(photo)
                 on.append(rng.random() >= DROPOUT)
                 inputs.append(picture)
                 targets.append(picture if on[-1] else data.with_object(rng, picture, hole))
@@ -353,7 +357,8 @@ def encode_triples(out: Path, vae: TorchVAE, pictures: Pictures) -> tuple[Tensor
                 moments = vae.encode(torch.cat([to_tensor(targets), grey(to_tensor(inputs), m)])).float()
             target, masked = moments.chunk(2)
             f = VAE_CONFIG.factor
-            rows.append((target.half(), masked[:, : VAE_CONFIG.latent_channels].half(), m[:, :, ::f, ::f].half(), torch.tensor(on)))
+            latents = target.half(), masked[:, : VAE_CONFIG.latent_channels].half(), m[:, :, ::f, ::f].half()
+            rows.append((*latents, torch.tensor(on), torch.tensor(photos)))
         torch.save(tuple(torch.cat(column) for column in zip(*rows, strict=True)), path.with_suffix(".new"))
         os.replace(path.with_suffix(".new"), path)
     return torch.load(path, weights_only=True)
@@ -385,7 +390,7 @@ def own_run(predict: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], surroun
 
 
 def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, rounds: list[int]) -> TorchUNet:
-    target, masked, mask, on = triples
+    target, masked, mask, on, photo = triples
     unet = new_unet()
     half = UNET_CONFIG.num_embeddings // 2
 
@@ -394,14 +399,17 @@ def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, rounds: lis
         with torch.autocast("cpu", torch.bfloat16):
             return unet.diff_model(torch.cat([y, surroundings], dim=1), t, unet.embedding_layer(ids)).float()
 
-    conditioned = on.nonzero()[:, 0]
+    everything, conditioned = torch.arange(len(on)), on.nonzero()[:, 0]
+    more_photos = [torch.cat([rows] + (PHOTOS_WEIGHT - 1) * [rows[photo[rows]]]) for rows in (everything, conditioned)]
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        count = FIRST_TRIPLES if step < UNET_ROUNDS[0] else TRIPLES
         own = OWN if step >= sum(UNET_ROUNDS[:2]) else 0
-        pick = torch.randint(count, (UNET_BATCH,))
+        rows, led = (everything, conditioned) if step < PHOTOS_FROM else more_photos
+        if step < UNET_ROUNDS[0]:
+            rows = rows[:FIRST_TRIPLES]
+        pick = rows[torch.randint(len(rows), (UNET_BATCH,))]
         if own:
-            pick[:own] = conditioned[torch.randint(len(conditioned), (own,))]
+            pick[:own] = led[torch.randint(len(led), (own,))]
         mean, log_variance = target[pick].float().chunk(2, dim=1)
         z = (mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * torch.randn_like(mean)) * scale
         hole = mask[pick].float()
