@@ -12,7 +12,7 @@ import numpy as np
 from moebius.mask import grown
 
 CYCLES, SWEEPS = 3, 2
-RIM, AROUND, OFF = 2, 3, 32  # pixels, pixels, grey levels of 255: see `remains`
+RIM, AROUND, OFF, SPREAD = 2, 4, 16, 3  # pixels, pixels, grey levels of 255, a factor: see `remains`
 
 
 def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -29,19 +29,27 @@ def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.nda
 def remains(difference: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:
     """Pixels at the rim that show what was to be filled in, not what is around it: masks are often a pixel too tight, and edges soft.
 
-    At most RIM pixels from the hole, and further than `off` from the median of the known differences within AROUND pixels of them. The
-    film would carry their colour through the whole hole.
+    They are at most RIM pixels from the hole; and among the known differences within AROUND pixels of them, with the median m and the
+    median distance from it s, theirs is off by more than `off` + SPREAD·s. The film would carry their colour through the whole hole.
     """
     y, x = np.nonzero(grown(hole, RIM) & ~hole)
     steps = np.mgrid[-AROUND : AROUND + 1, -AROUND : AROUND + 1].reshape(2, -1)
     dy, dx = steps[:, (steps**2).sum(axis=0) <= AROUND**2]
     known = np.pad(np.where(hole[..., None], np.nan, difference), [(AROUND, AROUND)] * 2 + [(0, 0)], constant_values=np.nan)
-    around = np.sort(known[AROUND + y + dy[:, None], AROUND + x + dx[:, None]], axis=0)  # (places, pixels, c), the unknown last
-    count = (~np.isnan(around)).sum(axis=0)[None]
-    low, high = (np.take_along_axis(around, middle, axis=0)[0] for middle in ((count - 1) // 2, count // 2))
+    around = known[AROUND + y + dy[:, None], AROUND + x + dx[:, None]]  # (places, pixels, c)
+    middle = _median(around)
     found = np.zeros_like(hole)
-    found[y, x] = (np.abs(difference[y, x] - (low + high) / 2) > off).any(axis=1)
+    found[y, x] = (np.abs(difference[y, x] - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
     return found
+
+
+def _median(x: np.ndarray) -> np.ndarray:
+    """Along the first axis, of what is not NaN; something must be."""
+    count = (~np.isnan(x)).sum(axis=0)[None]
+    ordered = np.sort(x, axis=0)  # NaN last
+    low, high = (np.take_along_axis(ordered, k, axis=0)[0] for k in ((count - 1) // 2, count // 2))
+    middle: np.ndarray = (low + high) / 2
+    return middle
 
 
 def harmonic(known: np.ndarray, hole: np.ndarray) -> np.ndarray:

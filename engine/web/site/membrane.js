@@ -2,7 +2,7 @@
 // flat, three channels a pixel; a hole has one byte a pixel.
 
 const [CYCLES, SWEEPS] = [3, 2];
-const [RIM, AROUND, OFF] = [2, 3, 32];
+const [RIM, AROUND, OFF, SPREAD] = [2, 4, 16, 3];
 
 // The picture's pixels, and in the hole those of `result` plus the film between the two.
 export function matched(result, picture, hole, width, height) {
@@ -34,24 +34,27 @@ function disc(radius) {
   return line.flatMap((dy) => line.map((dx) => [dx, dy])).filter(([dx, dy]) => dx * dx + dy * dy <= radius * radius);
 }
 
-// Pixels at the rim that show what was to be filled in: far off the median of the known differences around them.
+// Pixels at the rim that show what was to be filled in: far off the known differences around them.
 function remains(difference, hole, width, height) {
   const found = new Uint8Array(hole.length);
   const places = disc(AROUND);
   grown(hole, width, height, RIM).forEach((near, i) => {
     if (!near || hole[i]) return;
+    const around = places.map(([dx, dy]) => [(i % width) + dx, Math.floor(i / width) + dy]);
+    const known = around.filter(([x, y]) => x >= 0 && x < width && y >= 0 && y < height && !hole[y * width + x]);
     for (let c = 0; c < 3; c++) {
-      const known = [];
-      for (const [dx, dy] of places) {
-        const [x, y] = [(i % width) + dx, Math.floor(i / width) + dy];
-        if (x >= 0 && x < width && y >= 0 && y < height && !hole[y * width + x]) known.push(difference[3 * (y * width + x) + c]);
-      }
-      known.sort((a, b) => a - b);
-      const median = (known[(known.length - 1) >> 1] + known[known.length >> 1]) / 2;
-      if (Math.abs(difference[3 * i + c] - median) > OFF) found[i] = 1;
+      const values = known.map(([x, y]) => difference[3 * (y * width + x) + c]);
+      const middle = median(values);
+      const spread = median(values.map((v) => Math.abs(v - middle)));
+      if (Math.abs(difference[3 * i + c] - middle) > OFF + SPREAD * spread) found[i] = 1;
     }
   });
   return found;
+}
+
+function median(values) {
+  const ordered = values.sort((a, b) => a - b);
+  return (ordered[(ordered.length - 1) >> 1] + ordered[ordered.length >> 1]) / 2;
 }
 
 // Puts the film into v's hole.
