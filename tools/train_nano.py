@@ -61,6 +61,7 @@ OWN, HOPS, GUIDANCE = 16, 3, 3.0  # from the third round on: how many of a batch
 HOP_POWER = [0.5, 0.8]
 PHOTOS_FROM, PHOTOS_WEIGHT = 29_500, 4  # from that step on a photograph is drawn four times as often: they are harder, and what users have
 ADAM_RATE, MUON_RATE = 1e-3, 0.02
+OWN_FROM, OWN_WEIGHTS = 30_100, (0.3, 1.0)  # how much their error counts, before that step and after: sampling meets nothing else
 DROPOUT = 0.15  # share of the pictures seen without the condition
 SAVE_EVERY, LOG_EVERY = 100, 25
 ALPHAS = torch.tensor(DDIM().alphas_cumprod, dtype=torch.float32)
@@ -429,7 +430,7 @@ def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, rounds: lis
         # An error of the noise is an error of the picture, (1-a)/a times as large.
         picture = (noisy / left).square()
         importance = 0.2 + torch.clamp(picture, max=50.0)
-        importance[:own] = 0.3 * picture[:own]  # there the error of the picture counts, alike at every level of noise
+        importance[:own] = OWN_WEIGHTS[step >= OWN_FROM] * picture[:own]  # the picture's error, alike at every level of noise
         loss = error * weight * importance
         return loss.mean(), {"eps": error[own:].mean().item(), "own loss": loss[:own].sum().item() / max(loss[:own].numel(), 1)}
 
