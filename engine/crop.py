@@ -128,7 +128,7 @@ class Window:
         """Puts the model's `result` (h, w, 3) into the picture's pixels, of the same or the other integer type.
 
         ⌊(result·w + into·(255-w)) / 255⌋ with w from `weights`, in exact arithmetic: where w is 0, or where `result` is what
-        was cut from a native window, nothing changes. `match` first adds to the result what closes the seam, `membrane.matched`;
+        was cut from a native window, nothing changes. `match` first joins the result's colours to the picture's, `membrane.matched`;
         `compensate` 1.1 times how much brighter the picture is than the result around the mask. `raw` replaces the whole window.
         """
         if blend not in get_args(Blend):

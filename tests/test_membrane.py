@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moebius.membrane import harmonic, matched
+from moebius.membrane import fidelity, harmonic, matched
 
 
 def solved(known: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -112,3 +112,34 @@ def test_a_mask_a_pixel_too_tight_does_not_bring_the_object_back(soft: int, radi
     got = matched(np.rint(ground + 10).astype(np.uint8), seen, distance <= radius)
     off = np.abs(got - ground)[distance < 16].mean()
     assert off < 8, off  # were the film to take every pixel: 24 to 127, but for the last
+
+
+def disc(size: int, radius: int) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] - size // 2
+    return np.hypot(y, x) <= radius
+
+
+def test_ripple_is_left_out_where_the_surroundings_are_plain() -> None:
+    """And a pattern that the model has right is left as it is."""
+    y, x = np.mgrid[:80, :80]
+    pattern = np.repeat((60 * np.sin(x / 4) * np.cos(y / 5))[..., None], 3, axis=2)
+    ripple = np.repeat((5 * np.sin(x / 2) * np.sin(y / 2))[..., None], 3, axis=2)
+    hole = disc(80, 20)
+    for truth, made, most in ((np.full((80, 80, 3), 120.0), 130 + ripple, 0.5), (120 + pattern, 130 + pattern, 1.0)):
+        truth, made = np.rint(truth).astype(np.uint8), np.rint(made).astype(np.uint8)
+        assert np.abs(matched(made, truth, hole)[hole].astype(float) - truth[hole]).mean() < most
+
+
+def test_fidelity_is_the_factor_that_fits_best() -> None:
+    rng = np.random.default_rng(5)
+    hole = disc(60, 12)
+    result = rng.integers(0, 100, (60, 60, 3)).astype(np.uint8)
+    assert fidelity(result, result, hole, hole) == 1
+    assert fidelity(result, result // 2 + 30, hole, hole) == pytest.approx(0.5, abs=0.01)
+    assert fidelity(result, 255 - result, hole, hole) == 0
+    assert abs(fidelity(result, rng.integers(0, 100, (60, 60, 3)).astype(np.uint8), hole, hole)) < 0.05
+    assert fidelity(np.full_like(result, 9), result, hole, hole) == 1  # nothing to compare
+    far = result.copy()
+    far[~disc(60, 22)] = 0
+    assert fidelity(far, result, hole, hole) == 1  # what is far from the hole has no part in it
+    assert fidelity(result, far, hole, disc(60, 40)) == 1  # nor what is unknown

@@ -56,7 +56,7 @@ def fill(nano: Inpainter, truth: np.ndarray, mask: np.ndarray, **settings) -> np
 
 
 def check_better_than_the_border_mean(nano: Inpainter) -> None:
-    """By more than two and a half decibels, over made pictures that training never saw (3.5 when it was trained)."""
+    """By more than four decibels, over made pictures that training never saw (5.5 when it was trained)."""
     gains = []
     for i in range(24):
         rng = np.random.default_rng([nano_data.HELD_OUT_SEED, 99, i])
@@ -67,7 +67,7 @@ def check_better_than_the_border_mean(nano: Inpainter) -> None:
         error = np.square(fill(nano, truth, mask).astype(float) - truth)[hole].mean()
         plain = np.square(truth[near].mean(axis=0) - truth)[hole].mean()
         gains.append(10 * np.log10((plain + 1) / (error + 1)))
-    assert np.mean(gains) >= 2.5, gains
+    assert np.mean(gains) >= 4, gains
 
 
 def check_two_colours(nano: Inpainter) -> None:

@@ -3,16 +3,39 @@
 
 const [CYCLES, SWEEPS] = [3, 2];
 const [RIM, AROUND, OFF, SPREAD] = [2, 4, 16, 3];
+const NEAR = 8;
 
-// The picture's pixels, and in the hole those of `result` plus the film between the two.
+// The picture's pixels, and in the hole: film of the picture + fidelity·(result - film of the result).
 export function matched(result, picture, hole, width, height) {
   if (hole.every(Boolean)) return result; // there is no rim to match
-  const film = Float64Array.from(picture, (p, i) => p - result[i]); // so far the differences
-  const found = remains(film, hole, width, height);
-  const unknown = hole.map((h, i) => h || found[i]);
-  harmonic(film, unknown.every(Boolean) ? hole : unknown, width, height);
-  const filled = Uint8ClampedArray.from(result, (v, i) => v + film[i]); // to the nearest, halves to even ones
+  const found = remains(Float64Array.from(picture, (p, i) => p - result[i]), hole, width, height);
+  const rest = hole.map((h, i) => h || found[i]);
+  const unknown = rest.every(Boolean) ? hole : rest;
+  const [film, own] = [Float64Array.from(picture), Float64Array.from(result)];
+  harmonic(film, unknown, width, height);
+  harmonic(own, unknown, width, height);
+  const kept = fidelity(result, picture, hole, unknown, width, height);
+  const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + kept * (v - own[i])); // to the nearest, halves to even ones
   return Uint8Array.from(picture, (p, i) => (hole[Math.floor(i / 3)] ? filled[i] : p));
+}
+
+// How much of the result's detail is the picture's where both are known, from 0 to 1.
+function fidelity(result, picture, hole, unknown, width, height) {
+  const near = grown(hole, width, height, NEAR).map((n, i) => n && !unknown[i]);
+  let [product, square] = [0, 0];
+  const add = (here, there) => {
+    if (!near[here] || !near[there]) return;
+    for (let c = 0; c < 3; c++) {
+      const slope = result[3 * here + c] - result[3 * there + c];
+      product += (picture[3 * here + c] - picture[3 * there + c]) * slope;
+      square += slope * slope;
+    }
+  };
+  for (let i = 0; i < hole.length; i++) {
+    if (i >= width) add(i, i - width);
+    if (i % width) add(i, i - 1);
+  }
+  return square ? Math.min(1, Math.max(0, product / square)) : 1;
 }
 
 // All pixels within `radius` of a marked one.
