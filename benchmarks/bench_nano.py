@@ -1,6 +1,6 @@
 """How good nano is: PSNR in the hole against the mean of the border and OpenCV's Telea, and of its VAE; the README's table and strip.
 
-    python benchmarks/bench_nano.py [--model FILE] [--device NAME] [--pictures N] [--readme]
+    python benchmarks/bench_nano.py [--model FILE] [--device NAME] [--pictures N] [--seed N] [--readme]
 
 Held-out pictures alone: made ones from a seed that training does not use, and fixed squares of photographs it never saw (both in
 tools/nano_data.py, with their masks of 5 to 30 % of the area). The hole is painted mid-grey before the model gets the picture, so that
@@ -46,17 +46,17 @@ class Case:
     hole: np.ndarray  # (H, W) bool
 
 
-def cases(each: int) -> Iterator[Case]:
-    """`each` made pictures of every kind, then the photographs."""
+def cases(each: int, seed: int = data.HELD_OUT_SEED) -> Iterator[Case]:
+    """`each` made pictures of every kind, then the photographs. The seed is that of the made pictures and of all masks."""
     for k, kind in enumerate(data.PICTURES):
         for i in range(each):
-            rng = np.random.default_rng([data.HELD_OUT_SEED, k, i])
+            rng = np.random.default_rng([seed, k, i])
             picture, hole = data.picture(rng, kind), data.mask(rng)
             while kind in data.STRUCTURED and not crosses(picture, hole):
                 picture, hole = data.picture(rng, kind), data.mask(rng)
             yield Case(kind, picture, hole)
     for i, (_, crop) in enumerate(data.held_out_crops()):
-        yield Case(PHOTOS, crop, data.mask(np.random.default_rng([data.HELD_OUT_SEED, len(data.PICTURES), i])))
+        yield Case(PHOTOS, crop, data.mask(np.random.default_rng([seed, len(data.PICTURES), i])))
 
 
 def crosses(picture: np.ndarray, hole: np.ndarray) -> bool:
@@ -95,10 +95,10 @@ def reconstruction(inpaint: Inpainter, picture: np.ndarray) -> float:
     return psnr(np.moveaxis(y, 0, 2), picture)
 
 
-def measure(inpaint: Inpainter, each: int, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
+def measure(inpaint: Inpainter, each: int, seed: int, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
     scores: dict[str, list[dict[str, float]]] = {}
     strip: dict[str, list[np.ndarray]] = {}
-    for case in cases(each):
+    for case in cases(each, seed):
         given, mask = blinded(case), case.hole.astype(np.uint8) * 255
         result = inpaint(given, mask, steps=STEPS, strength=1.0, blend="match", **settings)
         filled = {
@@ -159,18 +159,20 @@ def main() -> None:
     parser.add_argument("--model", default="nano", help="default: the one in the package")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--pictures", type=int, default=6, help="of every kind (6)")
+    parser.add_argument("--seed", type=int, default=data.HELD_OUT_SEED, help="of the made pictures and the masks; training has 20000")
     parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--readme", action="store_true", help="keep the results, and rewrite the table in README.md")
     parser.add_argument("--strip", type=Path, help="where to draw the strip (with --readme: benchmarks/results/nano.png)")
     args = parser.parse_args()
     inpaint = Inpainter.from_pretrained(args.model, device=args.device)
-    table, strip = measure(inpaint, args.pictures, {"guidance": args.guidance})
+    table, strip = measure(inpaint, args.pictures, args.seed, {"guidance": args.guidance})
     print(markdown(table))
     if args.readme:
         settings = {
             "steps": STEPS,
             "strength": 1.0,
             "guidance": args.guidance,
+            "seed": args.seed,
             "device": inpaint.device,
             "pictures of each kind": args.pictures,
         }

@@ -2,7 +2,8 @@
 
 The film v solves Laplace's equation in the hole, Δv = 0: every pixel is the mean of its four neighbours, at the picture's border of those
 there are. `matched` hangs one in the picture and one in what a model made of it, and puts what the model adds to its own film onto the
-picture's: so the fill has no seam (Pérez, Gangnet and Blake, "Poisson image editing", 2003).
+picture's: so the fill has no seam (Pérez, Gangnet and Blake, "Poisson image editing", 2003). It adds as much of it as the model's detail
+is worth around the hole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from moebius.mask import grown
 
 CYCLES, SWEEPS = 3, 2
 RIM, AROUND, OFF, SPREAD = 2, 4, 16, 3  # pixels, pixels, grey levels of 255, a factor: see `remains`
-NEAR = 8  # pixels: see `fidelity`
+NEAR, NOTHING = 8, 0.2  # pixels, grey levels: see `fidelity`
 
 
 def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -36,16 +37,20 @@ def fidelity(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown:
     """How much of the result's detail is the picture's where both are known, from 0 to 1: Σ∇p·∇r / Σ∇r², the factor that fits best.
 
     Over neighbouring pixels near the hole. In plain surroundings a decoder's ripple is nobody's detail, and would stand out in the hole.
+    Each pair counts as if both had a slope of NOTHING more, so that where neither has detail the factor is one, and a rounding moves it
+    little.
     """
     near = grown(hole, NEAR) & ~unknown
     p, r = picture.astype(np.int64), result.astype(np.int64)  # exact sums, in any order
-    product = square = 0
+    product = square = count = 0
     for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         pairs = near[here] & near[there]
         slope = (r[here] - r[there])[pairs]
         product += int(((p[here] - p[there])[pairs] * slope).sum())
         square += int((slope * slope).sum())
-    return min(1.0, max(0.0, product / square)) if square else 1.0
+        count += slope.size
+    nothing = count * (NOTHING * np.iinfo(result.dtype).max / 255) ** 2
+    return min(1.0, max(0.0, (product + nothing) / (square + nothing))) if count else 1.0
 
 
 def remains(difference: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:
@@ -54,14 +59,15 @@ def remains(difference: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:
     They are at most RIM pixels from the hole; and among the known differences within AROUND pixels of them, with the median m and the
     median distance from it s, theirs is off by more than `off` + SPREAD·s. The film would carry their colour through the whole hole.
     """
-    y, x = np.nonzero(grown(hole, RIM) & ~hole)
-    steps = np.mgrid[-AROUND : AROUND + 1, -AROUND : AROUND + 1].reshape(2, -1)
-    dy, dx = steps[:, (steps**2).sum(axis=0) <= AROUND**2]
+    rim = np.argwhere(grown(hole, RIM) & ~hole)
+    steps = np.argwhere(np.hypot(*np.mgrid[-AROUND : AROUND + 1, -AROUND : AROUND + 1]) <= AROUND)
     known = np.pad(np.where(hole[..., None], np.nan, difference), [(AROUND, AROUND)] * 2 + [(0, 0)], constant_values=np.nan)
-    around = known[AROUND + y + dy[:, None], AROUND + x + dx[:, None]]  # (places, pixels, c)
-    middle = _median(around)
     found = np.zeros_like(hole)
-    found[y, x] = (np.abs(difference[y, x] - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
+    for first in range(0, len(rim), 2**14):  # a dotted mask is nearly all rim
+        y, x = rim[first : first + 2**14].T
+        around = known[y + steps[:, :1], x + steps[:, 1:]]  # (places, pixels, c)
+        middle = _median(around)
+        found[y, x] = (np.abs(difference[y, x] - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
     return found
 
 

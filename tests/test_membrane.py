@@ -138,7 +138,10 @@ def test_fidelity_is_the_factor_that_fits_best() -> None:
     assert fidelity(result, result // 2 + 30, hole, hole) == pytest.approx(0.5, abs=0.01)
     assert fidelity(result, 255 - result, hole, hole) == 0
     assert abs(fidelity(result, rng.integers(0, 100, (60, 60, 3)).astype(np.uint8), hole, hole)) < 0.05
-    assert fidelity(np.full_like(result, 9), result, hole, hole) == 1  # nothing to compare
+    plain = np.full_like(result, 255)
+    assert fidelity(plain, plain, hole, hole) == 1  # nothing to compare
+    plain[14, 30] -= 1
+    assert fidelity(plain, np.full_like(result, 255), hole, hole) > 0.9  # nor is a rounding anything
     far = result.copy()
     far[~disc(60, 22)] = 0
     assert fidelity(far, result, hole, hole) == 1  # what is far from the hole has no part in it

@@ -91,7 +91,7 @@ def test_own_runs_are_the_sampler_s() -> None:
 
 
 def test_the_last_rounds_learn_from_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"FIRST_TRIPLES": 8, "PHOTOS_FROM": 3, "UNET_BATCH": 4, "OWN": 2, "LOG_EVERY": 1}
+    sizes = {"FIRST_TRIPLES": 8, "PHOTOS_FROM": 3, "OWN_FROM": 3, "UNET_BATCH": 4, "OWN": 2, "LOG_EVERY": 1}
     for name, value in {"UNET_ROUNDS": [1, 1, 1, 1], **sizes}.items():
         monkeypatch.setattr(train_nano, name, value)
     monkeypatch.setattr(train_nano, "plot", lambda *_: None)

@@ -3,7 +3,7 @@
 
 const [CYCLES, SWEEPS] = [3, 2];
 const [RIM, AROUND, OFF, SPREAD] = [2, 4, 16, 3];
-const NEAR = 8;
+const [NEAR, NOTHING] = [8, 0.2];
 
 // The picture's pixels, and in the hole: film of the picture + fidelity·(result - film of the result).
 export function matched(result, picture, hole, width, height) {
@@ -22,20 +22,22 @@ export function matched(result, picture, hole, width, height) {
 // How much of the result's detail is the picture's where both are known, from 0 to 1.
 function fidelity(result, picture, hole, unknown, width, height) {
   const near = grown(hole, width, height, NEAR).map((n, i) => n && !unknown[i]);
-  let [product, square] = [0, 0];
+  let [product, square, count] = [0, 0, 0];
   const add = (here, there) => {
     if (!near[here] || !near[there]) return;
     for (let c = 0; c < 3; c++) {
       const slope = result[3 * here + c] - result[3 * there + c];
       product += (picture[3 * here + c] - picture[3 * there + c]) * slope;
       square += slope * slope;
+      count += 1;
     }
   };
   for (let i = 0; i < hole.length; i++) {
     if (i >= width) add(i, i - width);
     if (i % width) add(i, i - 1);
   }
-  return square ? Math.min(1, Math.max(0, product / square)) : 1;
+  const nothing = count * NOTHING ** 2;
+  return count ? Math.min(1, Math.max(0, (product + nothing) / (square + nothing))) : 1;
 }
 
 // All pixels within `radius` of a marked one.
