@@ -307,10 +307,11 @@ def test_files_are_told_to_be_served(chromium: Browser, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_small_model_in_chromium_is_native(chromium: Browser, llvmpipe: WebGPU, tmp_path: Path) -> None:
-    """The packaged nano (in a version without it, compare's tiny one): within one grey level of this machine's Vulkan driver."""
+    """The packaged nano: within one grey level of this machine's Vulkan driver."""
     model = endtoend.small_model()
     export(model.on(CPU()), tmp_path / "page", tile="cpu")
     inpaint = model.on(llvmpipe)
+    assert json.loads((tmp_path / "page/plan.json").read_text())["defaults"]["blend"] == inpaint.blend == "match"
     result = inpaint(sample.photo(), sample.mask(), **endtoend.SETTINGS)
     native = endtoend.painted(inpaint, result.latents), np.asarray(result.image.convert("RGB"))
     with served(tmp_path / "page") as address:

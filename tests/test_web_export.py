@@ -222,6 +222,7 @@ def test_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "python -m http.server -d page" in done.stderr
     assert {"index.html", "page.js", "plan.json", "weights.bin"} <= set(os.listdir(tmp_path / "page"))
+    assert json.loads((tmp_path / "page/plan.json").read_text())["defaults"]["blend"] == "paste"
     again = moebius("export-web", "page", "--synthetic", "tiny")
     assert again.returncode == 2
     assert again.stderr.count("\n") == 1
