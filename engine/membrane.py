@@ -89,12 +89,7 @@ def harmonic(known: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """
     v = np.ascontiguousarray(np.where(hole[..., None], 0.0, known))
     if hole.any():
-        grid = _Grid(hole)
-        count = quads(~hole).sum(axis=0)[..., None]
-        start = harmonic(quads(v).sum(axis=0) / np.maximum(count, 1), count[..., 0] == 0)
-        v[hole] = start[grid.y // 2, grid.x // 2]
-        for _ in range(CYCLES):
-            grid.cycle(v, np.zeros_like(v))
+        _Grid(hole).fill(v)
     return v
 
 
@@ -108,6 +103,7 @@ class _Grid:
     """The unknown pixels of a picture, their neighbours, and the pixels of half the side that lie all in the hole."""
 
     def __init__(self, hole: np.ndarray) -> None:
+        self.hole = hole
         self.y, self.x = y, x = np.nonzero(hole)
         tall, wide = hole.shape
         # Beyond the border a pixel is its own neighbour: it does not pull.
@@ -116,8 +112,17 @@ class _Grid:
         self.here, self.around = y * wide + x, np.stack(rows) * wide + np.stack(columns)
         self.outside = (self.around == self.here).sum(axis=0)[:, None].astype(np.float64)
         self.turns = [np.flatnonzero((x + y) % 2 == colour) for colour in (0, 1)]  # of a chessboard
-        inner: np.ndarray = quads(~hole).sum(axis=0) == 0
-        self.coarse = _Grid(inner) if inner.any() else None
+        self.known = quads(~hole).sum(axis=0)  # how many of the pixels in one of half the side
+        self.coarse = _Grid(self.known == 0) if (self.known == 0).any() else None
+
+    def fill(self, v: np.ndarray) -> None:
+        """Puts the film into v (h, w, c), which is zero in the hole."""
+        half = quads(v).sum(axis=0) / np.maximum(self.known, 1)[..., None]
+        if self.coarse is not None:
+            self.coarse.fill(half)
+        v[self.hole] = half[self.y // 2, self.x // 2]
+        for _ in range(CYCLES):
+            self.cycle(v, np.zeros(v.shape))
 
     def cycle(self, v: np.ndarray, force: np.ndarray) -> None:
         """Nearer to 4·v - (sum of the neighbours) = force at every unknown pixel; both (h, w, c)."""

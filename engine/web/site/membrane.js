@@ -83,13 +83,16 @@ function median(values) {
 }
 
 // Puts the film into v's hole.
-export function harmonic(v, hole, width, height) {
+function harmonic(v, hole, width, height) {
   for (let i = 0; i < v.length; i++) if (hole[Math.floor(i / 3)]) v[i] = 0;
-  if (!hole.some(Boolean)) return;
-  const grid = gridOf(hole, width, height);
+  if (hole.some(Boolean)) fill(gridOf(hole, width, height), v);
+}
+
+// The same where v is zero in the hole.
+function fill(grid, v) {
   const start = gathered(v, grid);
   for (let i = 0; i < start.length; i++) start[i] /= Math.max(grid.half.known[Math.floor(i / 3)], 1);
-  harmonic(start, grid.half.hole, grid.half.width, grid.half.height);
+  if (grid.coarse) fill(grid.coarse, start);
   for (const here of grid.here) for (let c = 0; c < 3; c++) v[3 * here + c] = start[3 * cellOf(grid, here) + c];
   for (let n = 0; n < CYCLES; n++) cycle(grid, v, new Float64Array(v.length));
 }

@@ -1,5 +1,5 @@
-// Pictures as arrays, as engine/crop.py, image.py and mask.py have them. A picture is {data, width, height} with three bytes a
-// pixel, a mask the same with one, 0 or 1.
+// Pictures as arrays, as engine/crop.py, image.py and mask.py have them (membrane.js: membrane.py). A picture is
+// {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
 
 import { grown, matched } from "./membrane.js";
 
