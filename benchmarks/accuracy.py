@@ -20,11 +20,11 @@ from common import ROOT, between, write_json, write_text
 sys.path.insert(0, str(ROOT / "tests"))
 from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
 
-from moebius.cpu import CPU
-from moebius.reference import Reference
-from moebius.unet import UNet
-from moebius.vae import VAE
-from moebius.webgpu import WebGPU
+from moebius.backends.cpu import CPU
+from moebius.backends.reference import Reference
+from moebius.backends.webgpu import WebGPU
+from moebius.model.unet import UNet
+from moebius.model.vae import VAE
 
 RESULTS = ROOT / "benchmarks/results/accuracy.json"
 MARKERS = "<!-- accuracy: benchmarks/accuracy.py --readme -->", "<!-- /accuracy -->"

@@ -17,10 +17,10 @@ from typing import Any
 
 from common import ROOT, busy, environment, read_json, run, write_json
 
+from moebius.backends.webgpu import WebGPU
 from moebius.errors import MoebiusError, UsageError
-from moebius.unet import UNetConfig
-from moebius.vae import VAEConfig
-from moebius.webgpu import WebGPU
+from moebius.model.unet import UNetConfig
+from moebius.model.vae import VAEConfig
 
 sys.path.insert(0, str(ROOT / "tests"))
 from kernels import Effort, measure
@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
 
 def configs(name: str) -> tuple[UNetConfig, VAEConfig]:
     if name == "nano":
-        from moebius.inpainter import packaged_nano
+        from moebius.inpaint.inpainter import packaged_nano
         from moebius.weights import store
 
         weights = store.load(packaged_nano())

@@ -5,8 +5,8 @@
 Held-out pictures alone: made ones from a seed that training does not use, and fixed squares of photographs it never saw (both in
 tools/nano_data.py, with their masks of 5 to 30 % of the area). The hole is painted mid-grey before the model gets the picture, so that
 nothing of the truth is in it, and the run starts from noise alone (`strength=1`), so that nothing of the grey is. "nano" is what a user
-gets, joined at the seam (`blend="match"`); "unmatched" is what its decoder made; "film" is engine/membrane.py's smooth continuation of
-the surroundings alone, with no model. Needs the extra `train`.
+gets, joined at the seam (`blend="match"`); "unmatched" is what its decoder made; "film" is the smooth continuation of the
+surroundings alone (engine/moebius/pictures/seam.py), with no model. Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import nano_data as data
 
 from moebius import Inpainter
-from moebius.membrane import harmonic
+from moebius.pictures.seam import harmonic
 
 RESULTS = ROOT / "benchmarks/results/nano.json"
 STRIP = ROOT / "benchmarks/results/nano.png"

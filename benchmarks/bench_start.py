@@ -26,9 +26,9 @@ def start(path: str, adapter: str | None) -> dict[str, float]:
         now = time.perf_counter()
         seconds[name], clock = now - clock, now
 
-    from moebius import unet, vae
-    from moebius.inpainter import Inpainter, Settings
-    from moebius.webgpu import WebGPU
+    from moebius.backends.webgpu import WebGPU
+    from moebius.inpaint.inpainter import Inpainter, Settings
+    from moebius.model import unet, vae
     from moebius.weights import store
 
     lap("import")
@@ -95,8 +95,8 @@ def main() -> int:
         return 0
     from common import write_json
 
-    from moebius import unet, vae
-    from moebius.weights import synthetic
+    from moebius.model import unet, vae
+    from moebius.model.synthetic import synthetic
     from moebius.weights.checkpoint import write_bundle
 
     full = args.config == "full"

@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from moebius.backends.webgpu.device import Gpu
 from moebius.errors import MoebiusError, UsageError
-from moebius.webgpu.gpu import Gpu
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"

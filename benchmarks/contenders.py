@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from moebius import Inpainter
-from moebius.cpu import CPU
+from moebius.backends.cpu import CPU
+from moebius.backends.webgpu import WebGPU, adapters
+from moebius.backends.webgpu.device import choose
 from moebius.errors import MoebiusError
-from moebius.unet import UNet
-from moebius.vae import VAE
-from moebius.webgpu import WebGPU, adapters
-from moebius.webgpu.gpu import choose
+from moebius.model.unet import UNet
+from moebius.model.vae import VAE
 from moebius.weights import store
 
 OURS = "moebius WebGPU"

@@ -11,10 +11,10 @@ import numpy as np
 from workload import picture
 
 from moebius import Inpainter
-from moebius.inpainter import Settings
-from moebius.webgpu import WebGPU
-from moebius.webgpu.gpu import Gpu
-from moebius.webgpu.plan import Plan
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.device import Gpu
+from moebius.backends.webgpu.plan import Plan
+from moebius.inpaint.inpainter import Settings
 
 REPLAYS, TRIES = 20, 3
 SIZES, BATCHES, STEPS = (0.5, 1, 2, 4), (1, 2, 4), (1, 2, 4)  # times the model's side, pictures at once, times the steps asked for

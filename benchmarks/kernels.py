@@ -19,9 +19,9 @@ from common import ROOT
 from roof import Pace, Roof
 from traffic import traffic
 
-from moebius.reference import time_sinusoid
-from moebius.webgpu import WebGPU
-from moebius.webgpu.plan import Plan, timed
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.plan import Plan, timed
+from moebius.model.arrays import time_sinusoid
 
 sys.path.insert(0, str(ROOT / "tests"))
 from model_cases import Call

@@ -17,14 +17,15 @@ from costs import Meter, costs
 from plot import draw
 from workload import noise, picture, relative
 
-from moebius import Inpainter, unet, vae
+from moebius import Inpainter
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.device import Gpu
 from moebius.errors import AdapterError, MoebiusError, UsageError
-from moebius.inpainter import Settings, packaged_nano
-from moebius.unet import UNetConfig
-from moebius.vae import VAEConfig
-from moebius.webgpu import WebGPU
-from moebius.webgpu.gpu import Gpu
-from moebius.weights import synthetic
+from moebius.inpaint.inpainter import Settings, packaged_nano
+from moebius.model import unet, vae
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNetConfig
+from moebius.model.vae import VAEConfig
 from moebius.weights.checkpoint import write_bundle
 
 TRIES = 3  # before someone is too slow: what else the machine does may be

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from moebius.webgpu.gpu import Gpu, guard
-from moebius.webgpu.plan import timed
+from moebius.backends.webgpu.device import Gpu, guard
+from moebius.backends.webgpu.plan import timed
 
 LOOPS, UNROLLED = 128, 4
 # How many independent vec4 an invocation works on, and how it is written: what is best depends on registers and on the compiler.

@@ -6,7 +6,7 @@ table. Counted so, a kernel could seem faster than the memory is.
 
 from __future__ import annotations
 
-from moebius.webgpu.plan import Binding, Dispatch
+from moebius.backends.webgpu.plan import Binding, Dispatch
 
 
 def traffic(d: Dispatch) -> int:

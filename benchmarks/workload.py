@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moebius import Inpainter
-from moebius.weights import rng
+from moebius.model.synthetic import rng
 
 
 def noise(name: str, *shape: int) -> np.ndarray:

@@ -11,13 +11,14 @@ import numpy as np
 from goldens import noise
 from harness import Guarded
 
-from moebius.ops import Timesteps
-from moebius.reference import Reference
-from moebius.scheduler import DDIM
-from moebius.webgpu import WebGPU
-from moebius.webgpu.gemm import Tile
-from moebius.webgpu.plan import Plan
-from moebius.weights import Checkpoint, Params, synthetic
+from moebius.backends.reference import Reference
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.gemm import Tile
+from moebius.backends.webgpu.plan import Plan
+from moebius.model.contract import Timesteps
+from moebius.model.params import Checkpoint, Params
+from moebius.model.scheduler import DDIM
+from moebius.model.synthetic import synthetic
 
 EPS = float(np.finfo(np.float32).eps)
 ORACLE = Reference(np.float64)

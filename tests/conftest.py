@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from chromium import Browser, browser, find
 
+from moebius.backends.webgpu import WebGPU, adapters
+from moebius.backends.webgpu.device import rank
 from moebius.errors import AdapterError
-from moebius.webgpu import WebGPU, adapters
-from moebius.webgpu.gpu import rank
 
 CI = os.environ.get("CI") == "true"
 SLOW_TIMEOUT = 7200

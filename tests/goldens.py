@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from moebius.unet import UNetConfig
-from moebius.vae import VAEConfig
-from moebius.weights import rng, synthetic
+from moebius.model.synthetic import rng, synthetic
+from moebius.model.unet import UNetConfig
+from moebius.model.vae import VAEConfig
 
 FOLDER = Path(__file__).parent / "goldens"
 IDS = np.array([np.arange(10, 20), np.arange(0, 10)])

@@ -13,11 +13,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from moebius.webgpu import WebGPU
-from moebius.webgpu.gemm import Tile
-from moebius.webgpu.gpu import Buffer, Gpu
-from moebius.webgpu.plan import Dispatch, Plan, Tensor
-from moebius.webgpu.recorder import SIZE
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.device import Buffer, Gpu
+from moebius.backends.webgpu.gemm import Tile
+from moebius.backends.webgpu.plan import Dispatch, Plan, Tensor
+from moebius.backends.webgpu.recorder import SIZE
 
 GUARD = 4096  # bytes
 POISON = 0x7FDE  # the upper half of a quiet NaN no arithmetic makes; the lower tells buffers apart, for NaNs travel through sums

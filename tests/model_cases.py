@@ -10,14 +10,13 @@ import cases
 import numpy as np
 from cases import Case, Size
 
-from moebius import unet, vae
-from moebius.denoise import Denoiser
-from moebius.inpainter import condition_ids
-from moebius.ops import Timesteps
-from moebius.scheduler import DDIM
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
-from moebius.weights import Params, ShapeOnly
+from moebius.model import unet, vae
+from moebius.model.contract import Timesteps
+from moebius.model.denoise import Denoiser
+from moebius.model.params import Params, ShapeOnly
+from moebius.model.scheduler import DDIM
+from moebius.model.unet import UNet, UNetConfig, condition_ids
+from moebius.model.vae import VAE, VAEConfig
 
 Shape = tuple[int, int, int, int]  # (B, H, W, C), all that a tensor is here
 

@@ -16,16 +16,15 @@ import numpy as np
 import pytest
 from model_cases import Call, model_calls
 
-from moebius import unet, vae
-from moebius.denoise import Denoiser
+from moebius.backends.webgpu import WebGPU, wgsl
+from moebius.backends.webgpu.plan import Dispatch
 from moebius.errors import MoebiusError, UsageError
-from moebius.inpainter import condition_ids
-from moebius.scheduler import DDIM
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
-from moebius.webgpu import WebGPU, kernel
-from moebius.webgpu.plan import Dispatch
-from moebius.weights import Checkpoint, Params, ShapeOnly
+from moebius.model import unet, vae
+from moebius.model.denoise import Denoiser
+from moebius.model.params import Checkpoint, Params, ShapeOnly
+from moebius.model.scheduler import DDIM
+from moebius.model.unet import UNet, UNetConfig, condition_ids
+from moebius.model.vae import VAE, VAEConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import bench_kernels
@@ -243,15 +242,15 @@ def twice(text: str) -> str:
 
 def test_a_kernel_slowed_twice_is_flagged(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     slowed, same = Call("layer_norm", (1, 32, 32), (("c", 320),)), Call("linear", (1, 32, 32), (("k", 64), ("n", 64)))
-    specialise: Callable[..., str] = kernel.specialise
+    specialise: Callable[..., str] = wgsl.specialise
     pipelines: dict[bool, dict[Any, Any]] = {False: {}, True: {}}
 
     def rows(slow: bool) -> list[dict[str, Any]]:
-        def variant(shader: str, constants: kernel.Constants = ()) -> str:
+        def variant(shader: str, constants: wgsl.Constants = ()) -> str:
             text = specialise(shader, constants)
             return twice(text) if slow and shader == "layer_norm" else text
 
-        monkeypatch.setattr(kernel, "specialise", variant)
+        monkeypatch.setattr(wgsl, "specialise", variant)
         monkeypatch.setattr(llvmpipe.gpu, "_pipelines", pipelines[slow])
         made = kernels.measure(llvmpipe, {slowed: {"step": 1}, same: {"step": 1}}, kernels.Effort(10.0, 1.0, 2**28), "wall")
         return [row.describe(FLAT) for row in made]

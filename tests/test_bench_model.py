@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moebius import Inpainter, unet, vae
-from moebius.cpu import CPU
+from moebius import Inpainter
+from moebius.backends.cpu import CPU
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.device import Buffer, Gpu
 from moebius.errors import MoebiusError, UsageError
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
-from moebius.webgpu import WebGPU
-from moebius.webgpu.gpu import Buffer, Gpu
-from moebius.weights import synthetic
+from moebius.model import unet, vae
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.vae import VAE, VAEConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import bench_model

@@ -8,9 +8,9 @@ import pytest
 from goldens import FOLDER
 from PIL import Image, ImageFilter
 
-from moebius import cli
 from moebius.__main__ import main
-from moebius.webgpu import kernel
+from moebius.backends.webgpu import wgsl
+from moebius.cli import main as cli
 
 IMAGE, MASK = (str(FOLDER / f"pipeline_nano.{which}.png") for which in ("image", "mask"))
 
@@ -141,7 +141,7 @@ def test_validate_passes_and_shows_every_op(capsys, llvmpipe):
     ],
 )
 def test_validate_fails_and_names_a_wrong_kernel(capsys, llvmpipe, monkeypatch, shader, right, wrong, op):
-    original = kernel.source
+    original = wgsl.source
 
     def broken(name):
         text = original(name)
@@ -150,12 +150,12 @@ def test_validate_fails_and_names_a_wrong_kernel(capsys, llvmpipe, monkeypatch, 
             text = text.replace(right, wrong)
         return text
 
-    monkeypatch.setattr(kernel, "source", broken)
-    kernel.specialise.cache_clear()
+    monkeypatch.setattr(wgsl, "source", broken)
+    wgsl.specialise.cache_clear()
     try:
         code, out, _ = run(capsys, "validate", "--adapter", "llvmpipe", "--image-size", 32, "--json")
     finally:
-        kernel.specialise.cache_clear()
+        wgsl.specialise.cache_clear()
     rows = json.loads(out)["rows"]
     assert code == 1
     assert {r["op"] for r in rows if not r["ok"]} == {op}
@@ -240,7 +240,7 @@ def test_batch(capsys, tmp_path):
 
 
 def test_ctrl_c_is_130_and_leaves_nothing(capsys, tmp_path, monkeypatch):
-    from moebius.inpainter import Inpainter
+    from moebius.inpaint.inpainter import Inpainter
 
     def stop(*args, **kwargs):
         raise KeyboardInterrupt

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moebius import validate
-from moebius.compare import adapters, cases, endtoend, measure
-from moebius.compare.fingerprint import decoded_map, digest, error_map, errors, is_own_rounding, is_rounding, ulp
-from moebius.cpu import CPU
+from moebius.backends.cpu import CPU
+from moebius.backends.reference import Reference
+from moebius.backends.webgpu import WebGPU
+from moebius.check import lockstep as validate
+from moebius.check.compare import adapters, cases, endtoend, measure
+from moebius.check.compare.fingerprint import decoded_map, digest, error_map, errors, is_own_rounding, is_rounding, ulp
 from moebius.errors import AdapterError, LimitError, UsageError
-from moebius.reference import Reference
-from moebius.webgpu import WebGPU
-from moebius.weights import Params
+from moebius.model.params import Params
 
 U = 2.0**-24
 

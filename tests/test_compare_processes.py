@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from moebius.compare import child, collect
-from moebius.compare.adapters import Target, drivers
-from moebius.compare.collect import EndedError
-from moebius.compare.fingerprint import is_own_rounding
-from moebius.compare.measure import work
-from moebius.cpu import CPU
+from moebius.backends.cpu import CPU
+from moebius.check.compare import child, collect
+from moebius.check.compare.adapters import Target, drivers
+from moebius.check.compare.collect import EndedError
+from moebius.check.compare.fingerprint import is_own_rounding
+from moebius.check.compare.measure import work
 from moebius.errors import DeviceLostError
 
 ROOT = Path(__file__).parents[1]
@@ -50,9 +50,9 @@ FIFTH_DIGIT = "1.00003"
 def package(folder: Path, *changes: tuple[str, str]) -> dict[str, str]:
     """A copy of the package with text added to files of it; the environment in which Python imports that one."""
     copy = folder / "moebius"
-    shutil.copytree(ROOT / "engine", copy, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    shutil.copytree(ROOT / "engine/moebius", copy, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
     shutil.copytree(ROOT / "shaders", copy / "shaders", ignore=shutil.ignore_patterns("__pycache__"))
-    for file, added in (("compare/cases.py", EDGES), *changes):
+    for file, added in (("check/compare/cases.py", EDGES), *changes):
         with (copy / file).open("a") as opened:
             opened.write(added)
     llvmpipe = os.pathsep.join(str(path) for path in drivers() if "lvp" in path.name)
@@ -81,7 +81,7 @@ def named(report: str) -> set[str]:
 
 
 def test_a_sound_package_has_nothing_but_rounding(tmp_path: Path) -> None:
-    code, made, report = compare(tmp_path, package(tmp_path, ("compare/endtoend.py", SHORT)), "--adapter", "wgpu:llvmpipe Vulkan")
+    code, made, report = compare(tmp_path, package(tmp_path, ("check/compare/endtoend.py", SHORT)), "--adapter", "wgpu:llvmpipe Vulkan")
     (column,) = made["columns"]
     assert (code, column["status"]) == (0, "done"), report
     assert column["implementation"] == "wgpu"
@@ -91,7 +91,7 @@ def test_a_sound_package_has_nothing_but_rounding(tmp_path: Path) -> None:
 
 
 def test_a_kernel_wrong_in_the_fifth_digit_is_flagged_and_named(tmp_path: Path) -> None:
-    environment = package(tmp_path, ("compare/endtoend.py", NO_RUNS))
+    environment = package(tmp_path, ("check/compare/endtoend.py", NO_RUNS))
     pattern, ops = WRITES["layer_norm"]
     broken(tmp_path, "layer_norm", pattern)
     code, _, report = compare(tmp_path, environment, "--adapter", "wgpu:llvmpipe Vulkan")
@@ -103,7 +103,7 @@ def test_a_kernel_wrong_in_the_fifth_digit_is_flagged_and_named(tmp_path: Path) 
 @pytest.mark.parametrize("shader", WRITES)
 def test_every_kernel_wrong_in_the_fifth_digit_is_flagged_and_named(tmp_path: Path, shader: str) -> None:
     """In the cases, and in the run from end to end."""
-    environment = package(tmp_path, ("compare/endtoend.py", SHORT))
+    environment = package(tmp_path, ("check/compare/endtoend.py", SHORT))
     pattern, ops = WRITES[shader]
     broken(tmp_path, shader, pattern)
     code, made, report = compare(tmp_path, environment, "--adapter", "wgpu:llvmpipe Vulkan")
@@ -129,7 +129,7 @@ def _sleeps(self, y, mask, masked, copies):
 
 CPU.concat, CPU.unet_input = _dies, _sleeps
 """
-    environment = package(tmp_path, ("cpu.py", dying), ("compare/endtoend.py", NO_RUNS))
+    environment = package(tmp_path, ("backends/cpu.py", dying), ("check/compare/endtoend.py", NO_RUNS))
     code, made, report = compare(tmp_path, environment, "--adapter", "cpu", "--timeout", "5")
     (column,) = made["columns"]
     status = {(row["op"], row["case"]): row["status"] for row in column["ops"]}
@@ -220,7 +220,7 @@ def test_a_crash_behind_the_last_case_is_no_cases_fault(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("silence", ["time.sleep(60)", "os.close(1); time.sleep(60)"], ids=["silent", "said all, never ends"])
 def test_a_silent_process_is_given_up_and_ended(tmp_path: Path, silence: str) -> None:
     (tmp_path / "moebius/compare").mkdir(parents=True)
-    (tmp_path / "moebius/compare/child.py").write_text(f"import os, time; {silence}")
+    (tmp_path / "moebius/check/compare/child.py").write_text(f"import os, time; {silence}")
     begun = time.monotonic()
     with pytest.raises(EndedError) as caught:
         next(collect.messages([], {"PYTHONPATH": str(tmp_path)}, 2.0))
@@ -229,7 +229,9 @@ def test_a_silent_process_is_given_up_and_ended(tmp_path: Path, silence: str) ->
 
 
 def test_what_drivers_print_is_no_message(tmp_path: Path) -> None:
-    environment = package(tmp_path, ("webgpu/native.py", "\nprint('a line from a driver', flush=True)\nos.system('echo another')\n"))
+    environment = package(
+        tmp_path, ("backends/webgpu/native.py", "\nprint('a line from a driver', flush=True)\nos.system('echo another')\n")
+    )
     answer = collect.ask(["list", "wgpu"], {"PYTHONPATH": environment["PYTHONPATH"]}, 60.0)
     assert isinstance(answer["adapters"], list)
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moebius import cli
-from moebius.compare import files, publish
-from moebius.compare.fingerprint import error_map
-from moebius.compare.pictures import png
-from moebius.compare.report import Report
+from moebius.check.compare import files, publish
+from moebius.check.compare.fingerprint import error_map
+from moebius.check.compare.pictures import png
+from moebius.check.compare.report import Report
+from moebius.cli import main as cli
 from moebius.errors import UsageError
 
 U = 2.0**-24

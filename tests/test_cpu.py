@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
 
-from moebius import cpu
-from moebius.cpu import CPU
-from moebius.reference import Reference
-from moebius.unet import UNet
-from moebius.vae import VAE
-from moebius.weights import Checkpoint, Params, synthetic
+from moebius.backends import cpu
+from moebius.backends.cpu import CPU
+from moebius.backends.reference import Reference
+from moebius.model.params import Checkpoint, Params
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet
+from moebius.model.vae import VAE
 
 EPS = float(np.finfo(np.float32).eps)
 SIZES = [(1, 5, 7), (2, 7, 4), (2, 1, 3), (1, 3, 1), (2, 9, 18)]  # (B, H, W): H ≠ W, widths that no tile divides, borders that meet

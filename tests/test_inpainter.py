@@ -8,19 +8,20 @@ import pytest
 from goldens import CONFIGS, FOLDER, load, noise, relative, weights
 from PIL import Image
 
-from moebius import noise as noises
-from moebius.cpu import CPU
-from moebius.denoise import Denoiser
+from moebius.backends.cpu import CPU
+from moebius.backends.reference import Reference
 from moebius.errors import NonFiniteError, OutOfMemoryError, UsageError
-from moebius.inpainter import Inpainter, Settings, condition_ids
-from moebius.inpainter import draws as draws_of
-from moebius.reference import Reference
-from moebius.scheduler import DDIM
-from moebius.unet import UNet, UNetConfig
-from moebius.unet import shapes as unet_shapes
-from moebius.vae import VAE, VAEConfig
-from moebius.vae import shapes as vae_shapes
-from moebius.weights import ShapeOnly, synthetic
+from moebius.inpaint.inpainter import Inpainter, Settings
+from moebius.inpaint.inpainter import draws as draws_of
+from moebius.model import noise as noises
+from moebius.model.denoise import Denoiser
+from moebius.model.params import ShapeOnly
+from moebius.model.scheduler import DDIM
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig, condition_ids
+from moebius.model.unet import shapes as unet_shapes
+from moebius.model.vae import VAE, VAEConfig
+from moebius.model.vae import shapes as vae_shapes
 
 Z = (1, 4, 16, 16)
 STEPS, GUIDANCE, OFFSET = 8, 2.0, 0.0357

@@ -36,14 +36,15 @@ from cases import (
 )
 from harness import Guarded
 
+from moebius.backends.webgpu import WebGPU, gemm, ops
+from moebius.backends.webgpu.gemm import Tile
+from moebius.backends.webgpu.plan import check, read
 from moebius.errors import LimitError, NonFiniteError
-from moebius.ops import Timesteps
-from moebius.reference import time_sinusoid
-from moebius.scheduler import DDIM
-from moebius.webgpu import WebGPU, gemm, ops
-from moebius.webgpu.gemm import Tile
-from moebius.webgpu.plan import check, read
-from moebius.weights import Checkpoint, Params, ShapeOnly, synthetic
+from moebius.model.arrays import time_sinusoid
+from moebius.model.contract import Timesteps
+from moebius.model.params import Checkpoint, Params, ShapeOnly
+from moebius.model.scheduler import DDIM
+from moebius.model.synthetic import synthetic
 
 
 def is_swiftshader(gpu: WebGPU) -> bool:

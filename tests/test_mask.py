@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from moebius.errors import UsageError
-from moebius.mask import boxes, feathered, grown, load, support
-from moebius.photo import Photo
-from moebius.photo import load as load_photo
+from moebius.pictures.mask import boxes, feathered, grown, load, support
+from moebius.pictures.photo import Photo
+from moebius.pictures.photo import load as load_photo
 
 
 def photo(width: int, height: int) -> Photo:

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 from test_cli import run
 
-from moebius import Inpainter, inpainter, sample
-from moebius.cpu import CPU
-from moebius.image import prepare
-from moebius.inpainter import packaged_nano
-from moebius.scheduler import DDIM
-from moebius.unet import UNet
-from moebius.vae import VAE
+from moebius import Inpainter, sample
+from moebius.backends.cpu import CPU
+from moebius.inpaint import inpainter
+from moebius.inpaint.inpainter import packaged_nano
+from moebius.model.scheduler import DDIM
+from moebius.model.unet import UNet
+from moebius.model.vae import VAE
+from moebius.pictures.published import prepare
 from moebius.weights import checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))

@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from moebius import noise
 from moebius.errors import UsageError
-from moebius.noise import Portable, Torch, box_muller, source
+from moebius.model import noise
+from moebius.model.noise import Portable, Torch, box_muller, source
 
 # Both of normal_'s ways, tails that are drawn anew, and the kept second value of a short draw left over and taken up later.
 SHAPES = [*[(1, 4, 16, 16)] * 3, (1, 4, 1, 1), (3,), (5, 7), (16,), (17,), (2,), (1, 4, 64, 64), (4, 4, 1, 1), (1,)]

@@ -16,12 +16,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHADERS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "shaders").glob("*.wgsl")}
-PRIVATE_ALLOWED = "webgpu/native.py"
+PRIVATE_ALLOWED = "moebius/backends/webgpu/native.py"
 
 # Run by the Python that got the package, in an empty folder.
 LOOK = """
 import importlib.metadata, importlib.resources, json, sys
-import moebius, moebius.shaders, moebius.webgpu.kernel
+import moebius, moebius.shaders, moebius.backends.webgpu.wgsl
 print(json.dumps({
     "files": [moebius.__file__, moebius.shaders.__file__],
     "version": [moebius.__version__, importlib.metadata.version("moebius-webgpu")],
@@ -42,10 +42,10 @@ def run(*command: str | Path, cwd: Path) -> str:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Only what a build may need, and a copy, so that nothing left by an earlier build gets into this one."""
     folder = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     for name in ("engine", "shaders"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return folder
 
 
@@ -108,8 +108,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         (metadata,) = [n for n in names if n.endswith("dist-info/METADATA")]
         assert "\nLicense-Expression: Apache-2.0\n" in archive.read(metadata).decode()
     package = {n for n in names if ".dist-info/" not in n}
-    folders = ("*.py", "*/*.py", "py.typed", "sample/*.png", "weights/nano.*", "web/site/*")
-    engine = {f"moebius/{p.relative_to(ROOT / 'engine').as_posix()}" for pattern in folders for p in (ROOT / "engine").glob(pattern)}
+    kinds = ("**/*.py", "py.typed", "sample/*.png", "weights/nano.*", "web/site/*")
+    engine = {p.relative_to(ROOT / "engine").as_posix() for kind in kinds for p in (ROOT / "engine/moebius").glob(kind)}
     assert {"moebius/weights/nano.safetensors", "moebius/sample/photo.png", "moebius/web/site/index.html"} <= engine
     assert package == engine | {"moebius/shaders/__init__.py"} | {f"moebius/shaders/{name}" for name in SHADERS}
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from moebius import crop
-from moebius import mask as masks
 from moebius.errors import MoebiusError, UsageError
-from moebius.photo import WRITABLE, Photo, bounds, load, luma, read_metadata, save
+from moebius.pictures import mask as masks
+from moebius.pictures import windows as crop
+from moebius.pictures.photo import WRITABLE, Photo, bounds, load, luma, read_metadata, save
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

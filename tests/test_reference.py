@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from goldens import CONFIGS, IDS, ModuleSamples, load, manifest, noise, relative, sample, weights
 
-from moebius import unet, vae
+from moebius.backends.reference import Reference
 from moebius.errors import UsageError, WeightError
-from moebius.reference import Reference
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
-from moebius.weights import synthetic
+from moebius.model import unet, vae
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.vae import VAE, VAEConfig
 
 
 @pytest.mark.parametrize("net", CONFIGS)

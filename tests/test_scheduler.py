@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moebius.errors import UsageError
-from moebius.scheduler import DDIM
+from moebius.model.scheduler import DDIM
 
 
 def alpha_bar(t: int) -> float:

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moebius import unet, vae
-from moebius.denoise import Denoiser
+from moebius.backends.reference import Reference
+from moebius.backends.webgpu import WebGPU, wgsl
+from moebius.backends.webgpu.device import guard
+from moebius.backends.webgpu.gemm import CPU_TILE, SINGLE_ROWS
+from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch
 from moebius.errors import MoebiusError
-from moebius.ops import Timesteps
-from moebius.reference import Reference
-from moebius.scheduler import DDIM
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
-from moebius.webgpu import WebGPU, kernel
-from moebius.webgpu.gemm import CPU_TILE, SINGLE_ROWS
-from moebius.webgpu.gpu import guard
-from moebius.webgpu.plan import PARAMS_PITCH, Dispatch
-from moebius.weights import ShapeOnly
+from moebius.model import unet, vae
+from moebius.model.contract import Timesteps
+from moebius.model.denoise import Denoiser
+from moebius.model.params import ShapeOnly
+from moebius.model.scheduler import DDIM
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.vae import VAE, VAEConfig
 
 SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
 KERNELS = [name for name in SHADERS if name not in ("common", "view")]
@@ -34,7 +34,7 @@ every_kernel = pytest.mark.parametrize("shader", KERNELS)
 
 
 def entries(shader: str) -> list[str]:
-    return re.findall(r"^@compute @workgroup_size\([\w, ]+\)\s*fn (\w+)\(", kernel.source(shader), re.M)
+    return re.findall(r"^@compute @workgroup_size\([\w, ]+\)\s*fn (\w+)\(", wgsl.source(shader), re.M)
 
 
 # what plans use ------------------------------------------------------------------------------------------------------
@@ -61,13 +61,13 @@ def recorded(webgpu: WebGPU, discrete: bool) -> list[Dispatch]:
     return out
 
 
-def specialisations(webgpu: WebGPU, discrete: bool) -> set[tuple[str, str, kernel.Constants]]:
+def specialisations(webgpu: WebGPU, discrete: bool) -> set[tuple[str, str, wgsl.Constants]]:
     return {(d.shader, d.entry, d.constants) for d in recorded(webgpu, discrete)}
 
 
-def compile_module(gpu: WebGPU, shader: str, constants: kernel.Constants) -> Any:
+def compile_module(gpu: WebGPU, shader: str, constants: wgsl.Constants) -> Any:
     with guard(gpu.gpu.name, f"compiling {shader}.wgsl with {dict(constants)}"):
-        return gpu.gpu.device.create_shader_module(label=shader, code=kernel.specialise(shader, constants))
+        return gpu.gpu.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants))
 
 
 @every_kernel
@@ -110,25 +110,25 @@ def test_software_drivers_keep_to_small_tiles(gpu: WebGPU) -> None:
 def test_a_broken_shader_does_not_compile(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above would notice."""
     for broken in ("fn main( {}", "@compute @workgroup_size(1) fn main() { let x: u32 = 1.5; }", "fn f() -> u32 { return y; }"):
-        monkeypatch.setattr(kernel, "specialise", lambda *_, text=broken: text)
+        monkeypatch.setattr(wgsl, "specialise", lambda *_, text=broken: text)
         with pytest.raises(MoebiusError, match=r"failed while compiling broken.wgsl"):
             compile_module(gpu, "broken", ())
 
 
 def test_every_dispatch_gives_just_what_its_shader_declares(llvmpipe: WebGPU) -> None:
     for d in recorded(llvmpipe, discrete=False) + recorded(llvmpipe, discrete=True):
-        face = kernel.interface(d.shader)
+        face = wgsl.interface(d.shader)
         assert [b.name for b in d.bindings] == [s.name for s in face.slots if s.access != "uniform"]
         assert d.params.keys() == {name for name, _ in face.params}, d.shader
         assert d.entry in entries(d.shader)
-        declared = re.findall(r"^(?:const|alias) (\w+)", kernel.source(d.shader), re.M)
+        declared = re.findall(r"^(?:const|alias) (\w+)", wgsl.source(d.shader), re.M)
         assert {name for name, _ in d.constants} <= set(declared)
 
 
 # the files -----------------------------------------------------------------------------------------------------------
 @every_shader
 def test_opens_with_its_formula_its_grid_and_its_reference(shader: str) -> None:
-    comment = re.match(r"(?:^//.*\n)+", kernel.source(shader), re.M)
+    comment = re.match(r"(?:^//.*\n)+", wgsl.source(shader), re.M)
     assert comment, f"{shader}.wgsl does not open with a comment."
     if shader == "common":
         return
@@ -143,10 +143,10 @@ def test_opens_with_its_formula_its_grid_and_its_reference(shader: str) -> None:
 
 @every_kernel
 def test_bindings_stand_in_order_with_the_outputs_and_params_last(shader: str) -> None:
-    face = kernel.interface(shader)
+    face = wgsl.interface(shader)
     access = [s.access for s in face.slots]
     assert [s.index for s in face.slots] == list(range(len(face.slots)))
-    assert len(face.slots) == kernel.source(shader).count("@binding(")
+    assert len(face.slots) == wgsl.source(shader).count("@binding(")
     assert access == sorted(access, key=["read", "read_write", "uniform"].index)
     assert access.count("uniform") == 1
     assert "read_write" in access
@@ -156,16 +156,16 @@ def test_bindings_stand_in_order_with_the_outputs_and_params_last(shader: str) -
 @every_kernel
 def test_every_field_of_params_is_seen(shader: str) -> None:
     """A field of another type would shift all behind it."""
-    struct = re.search(r"^struct Params \{\n(.*?)^\}", kernel.source(shader), re.M | re.S)
+    struct = re.search(r"^struct Params \{\n(.*?)^\}", wgsl.source(shader), re.M | re.S)
     assert struct
     fields = [line for line in struct[1].splitlines() if line.strip()]
-    assert [f"{name}: {kind}" for name, kind in kernel.interface(shader).params] == [line.split(",")[0].strip() for line in fields]
+    assert [f"{name}: {kind}" for name, kind in wgsl.interface(shader).params] == [line.split(",")[0].strip() for line in fields]
     assert 4 * len(fields) <= PARAMS_PITCH
 
 
 @every_kernel
 def test_no_mark_is_left_in_what_is_compiled(shader: str) -> None:
-    text = kernel.specialise(shader)
+    text = wgsl.specialise(shader)
     assert "// unroll" not in text
     assert "// include" not in text
     assert text.count("{") == text.count("}")
@@ -177,8 +177,8 @@ def shader(monkeypatch: pytest.MonkeyPatch):
     """specialise and interface of a text instead of a file."""
 
     def of(text: str, *constants: tuple[str, int | bool | str], also: dict[str, str] | None = None) -> str:
-        monkeypatch.setattr(kernel, "source", {"it": text, **(also or {})}.__getitem__)
-        return kernel.specialise.__wrapped__("it", constants)
+        monkeypatch.setattr(wgsl, "source", {"it": text, **(also or {})}.__getitem__)
+        return wgsl.specialise.__wrapped__("it", constants)
 
     return of
 
@@ -266,6 +266,6 @@ def test_interface_reads_bindings_and_params(shader) -> None:
 @group(0) @binding(2) var<uniform> params: Params;
 """
     )
-    face = kernel.interface.__wrapped__("it")
-    assert face.slots == (kernel.Slot(0, "x", "read"), kernel.Slot(1, "out", "read_write"), kernel.Slot(2, "params", "uniform"))
+    face = wgsl.interface.__wrapped__("it")
+    assert face.slots == (wgsl.Slot(0, "x", "read"), wgsl.Slot(1, "out", "read_write"), wgsl.Slot(2, "params", "uniform"))
     assert face.params == (("rows", "u32"), ("eps", "f32"))

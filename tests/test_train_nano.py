@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moebius.cpu import CPU
-from moebius.unet import UNet
-from moebius.vae import VAE
+from moebius.backends.cpu import CPU
+from moebius.model.unet import UNet
+from moebius.model.vae import VAE
 from moebius.weights import checkpoint
 
 torch = pytest.importorskip("torch", reason="training needs torch (the `train` extra; CI has it by `bench`)")
@@ -41,7 +41,7 @@ def test_pictures_and_masks_follow_from_their_seed() -> None:
 def test_no_photograph_is_both_trained_on_and_held_out() -> None:
     trained, held = ({(package, name) for package, name, _ in photos} for photos in (nano_data.TRAINING_PHOTOS, nano_data.HELD_OUT_PHOTOS))
     assert not trained & held
-    card = (Path(__file__).parents[1] / "engine/weights/nano.md").read_text()
+    card = (Path(__file__).parents[1] / "engine/moebius/weights/nano.md").read_text()
     for _, name, _ in (*nano_data.TRAINING_PHOTOS, *nano_data.HELD_OUT_PHOTOS):
         assert Path(name).stem in card
 

@@ -15,13 +15,13 @@ from view_harness import SCREEN, Screen, Session
 from view_screen import MANY_STEPS, MODEL, PHOTO_SIZE, STEPS, agreement, differs, gradient, in_picture, near, near_path, tinted
 
 from moebius import Inpainter
-from moebius.photo import read_metadata
-from moebius.unet import UNet, UNetConfig, shapes
-from moebius.vae import VAE, VAEConfig
-from moebius.vae import shapes as vae_shapes
+from moebius.backends.webgpu import WebGPU
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig, shapes
+from moebius.model.vae import VAE, VAEConfig
+from moebius.model.vae import shapes as vae_shapes
+from moebius.pictures.photo import read_metadata
 from moebius.view.app import FOOT, MARGIN
-from moebius.webgpu import WebGPU
-from moebius.weights import synthetic
 
 pytest_plugins = ("view_fixtures",)
 

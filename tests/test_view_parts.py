@@ -13,18 +13,18 @@ import pytest
 from PIL import Image
 
 from moebius import Inpainter
-from moebius import photo as photos
-from moebius.cpu import CPU
+from moebius.backends.cpu import CPU
 from moebius.errors import MoebiusError
-from moebius.unet import UNet, UNetConfig
-from moebius.unet import shapes as unet_shapes
-from moebius.vae import VAE, VAEConfig
-from moebius.vae import shapes as vae_shapes
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.unet import shapes as unet_shapes
+from moebius.model.vae import VAE, VAEConfig
+from moebius.model.vae import shapes as vae_shapes
+from moebius.pictures import photo as photos
 from moebius.view import app, labels, scene
 from moebius.view.canvas import UNDO_BYTES, Camera, MaskCanvas, Rect
 from moebius.view.job import Worker
 from moebius.view.picture import Picture, reduction
-from moebius.weights import synthetic
 
 
 # canvas --------------------------------------------------------------------------------------------------------------

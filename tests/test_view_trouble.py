@@ -19,7 +19,7 @@ from view_screen import MANY_STEPS, MODEL, differs
 from moebius import sample
 
 pytest_plugins = ("view_fixtures",)
-ENGINE = Path(__file__).parents[1] / "engine"
+ENGINE = Path(__file__).parents[1] / "engine/moebius"
 
 
 # what goes wrong -----------------------------------------------------------------------------------------------------
@@ -176,5 +176,5 @@ def test_only_the_window_knows_glfw() -> None:
             if any(name and name.split(".")[0] == "glfw" for name in names):
                 importing.add(path.relative_to(ENGINE).as_posix())
     assert importing == {"view/window.py"}
-    code = "import sys, moebius.cli; moebius.cli.parser(); print('glfw' in sys.modules, 'moebius.view' in sys.modules)"
+    code = "import sys, moebius.cli.main; moebius.cli.main.parser(); print('glfw' in sys.modules, 'moebius.view' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]

@@ -13,21 +13,23 @@ import pytest
 from chromium import Address, Browser, Page, fetched, floats, served
 from PIL import Image
 
-from moebius import sample, unet, vae
-from moebius.compare import endtoend
-from moebius.compare.files import load
-from moebius.compare.fingerprint import errors, is_rounding
-from moebius.cpu import CPU
-from moebius.inpainter import Inpainter
-from moebius.reference import Reference
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
-from moebius.validate import bound
+from moebius import sample
+from moebius.backends.cpu import CPU
+from moebius.backends.reference import Reference
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.device import DEFAULT_LIMITS
+from moebius.check.compare import endtoend
+from moebius.check.compare.files import load
+from moebius.check.compare.fingerprint import errors, is_rounding
+from moebius.check.lockstep import bound
+from moebius.inpaint.inpainter import Inpainter
+from moebius.model import unet, vae
+from moebius.model.params import Checkpoint, Params
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.vae import VAE, VAEConfig
 from moebius.web.bundle import Bundle, ForBrowsers
 from moebius.web.export import export, write_site
-from moebius.webgpu import WebGPU
-from moebius.webgpu.gpu import DEFAULT_LIMITS
-from moebius.weights import Checkpoint, Params, synthetic
 
 LOADED = 240  # seconds a page may take to load a small model and check itself
 READY = "moebius.state !== 'loading'"

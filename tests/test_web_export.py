@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moebius import unet, vae
-from moebius.cpu import CPU
+from moebius.backends.cpu import CPU
+from moebius.backends.webgpu import WebGPU, pack
+from moebius.backends.webgpu.device import DEFAULT_LIMITS
 from moebius.errors import MoebiusError, UsageError
-from moebius.inpainter import Inpainter
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
+from moebius.inpaint.inpainter import Inpainter
+from moebius.model import unet, vae
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.vae import VAE, VAEConfig
 from moebius.web import bundle
 from moebius.web.bundle import Bundle, ForBrowsers
 from moebius.web.export import check_target, export, publish, record, write_site
 from moebius.web.witness import sampled
-from moebius.webgpu import WebGPU, pack
-from moebius.webgpu.gpu import DEFAULT_LIMITS
-from moebius.weights import synthetic
 
 
 def tiny() -> Inpainter:
@@ -72,7 +72,7 @@ def test_every_size_is_within_webgpus_default_limits(folder: Path, plan: dict[st
 
 def test_plans_are_those_that_run_natively(plan: dict[str, Any], minimum: WebGPU) -> None:
     """Dispatch by dispatch: the shader's text, the grid, the sizes."""
-    from moebius.webgpu.kernel import specialise
+    from moebius.backends.webgpu.wgsl import specialise
 
     made = tiny()
     net = VAE(made.vae.config, made.vae.root.root, minimum)
@@ -230,7 +230,7 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_serving(tmp_path: Path) -> None:
-    from moebius.cli_web import serve
+    from moebius.cli.web import serve
 
     (tmp_path / "page.js").write_text("1")
     said: list[str] = []

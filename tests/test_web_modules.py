@@ -11,11 +11,12 @@ import pytest
 from chromium import Address, Browser, Page, bytes_of, fetched, floats, picture_of, served
 from PIL import Image
 
-from moebius import crop, image
-from moebius.compare.fingerprint import errors
-from moebius.inpainter import Settings, draws
-from moebius.reference import time_sinusoid
-from moebius.scheduler import DDIM
+from moebius.check.compare.fingerprint import errors
+from moebius.inpaint.inpainter import Settings, draws
+from moebius.model.arrays import time_sinusoid
+from moebius.model.scheduler import DDIM
+from moebius.pictures import published as image
+from moebius.pictures import windows as crop
 from moebius.web.bundle import Bundle
 from moebius.web.export import write_site
 

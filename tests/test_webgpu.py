@@ -10,16 +10,18 @@ import pytest
 from goldens import CONFIGS, FOLDER, IDS, ModuleSamples, load, noise, relative, weights
 from PIL import Image
 
-from moebius import Inpainter, unet, vae
-from moebius.denoise import Denoiser
+from moebius import Inpainter
+from moebius.backends.reference import Reference
+from moebius.backends.webgpu import WebGPU, native
+from moebius.backends.webgpu import device as gpu_module
 from moebius.errors import AdapterError, DeviceLostError, LimitError, NonFiniteError, UsageError
-from moebius.reference import Reference
-from moebius.scheduler import DDIM
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
-from moebius.webgpu import WebGPU, native
-from moebius.webgpu import gpu as gpu_module
-from moebius.weights import ShapeOnly, synthetic
+from moebius.model import unet, vae
+from moebius.model.denoise import Denoiser
+from moebius.model.params import ShapeOnly
+from moebius.model.scheduler import DDIM
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.vae import VAE, VAEConfig
 
 END_TO_END = 2e-5  # measured: 1.2e-6 (UNet), 8.2e-7 (VAE)
 
@@ -367,8 +369,8 @@ import numpy as np, sys
 sys.path.insert(0, {tests!r})
 from goldens import IDS, weights, noise
 from moebius.errors import DeviceLostError
-from moebius.unet import UNet, UNetConfig
-from moebius.webgpu import WebGPU
+from moebius.model.unet import UNet, UNetConfig
+from moebius.backends.webgpu import WebGPU
 gpu = WebGPU({name!r})
 net = UNet(UNetConfig.tiny(), weights("unet_nano"), gpu)
 gpu.gpu.device.destroy()

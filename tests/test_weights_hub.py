@@ -22,7 +22,8 @@ from test_weights_store import CODER, UNET, UNET_WEIGHTS, VAE_WEIGHTS, bfloat16,
 from test_weights_torch_zip import torch_file
 
 from moebius.errors import UsageError, WeightError
-from moebius.weights import hub, safetensors_file, store
+from moebius.weights import hub, store
+from moebius.weights.formats import safetensors as safetensors_file
 from moebius.weights.hub import HubError, OfflineError
 
 UNET_FILE = ("hustvl/Moebius", "ft_places2/diffusion_pytorch_model.bin")

@@ -18,8 +18,8 @@ import safetensors
 import safetensors.numpy
 
 from moebius.errors import WeightError
-from moebius.weights import safetensors_file
-from moebius.weights.mapped import RESIDENT, is_finite
+from moebius.weights.formats import safetensors as safetensors_file
+from moebius.weights.formats.mapped import RESIDENT, is_finite
 
 ARRAYS = {
     "f64": np.linspace(0, 1, 7),

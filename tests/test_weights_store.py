@@ -16,14 +16,17 @@ import pytest
 from goldens import CONFIGS
 from test_weights_torch_zip import torch_file
 
-from moebius import unet, vae
-from moebius.cpu import CPU
+from moebius.backends.cpu import CPU
 from moebius.errors import UsageError, WeightError
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
-from moebius.weights import infer, safetensors_file, store, synthetic, torch_zip
+from moebius.model import unet, vae
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.vae import VAE, VAEConfig
+from moebius.weights import infer, store
 from moebius.weights.checkpoint import read_bundle, write_bundle
-from moebius.weights.mapped import MappedTensors
+from moebius.weights.formats import safetensors as safetensors_file
+from moebius.weights.formats import zip as torch_zip
+from moebius.weights.formats.mapped import MappedTensors
 
 UNET = UNetConfig(8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16, encoder_hid_dim=24)
 CODER = VAEConfig((32, 64), 1)

@@ -11,7 +11,7 @@ from PIL import Image
 from view_harness import Screen, Session, missing
 from view_screen import MODEL, PHOTO_SIZE, STEPS, gradient
 
-from moebius.webgpu import WebGPU
+from moebius.backends.webgpu import WebGPU
 
 
 @pytest.fixture(scope="session")

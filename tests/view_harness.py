@@ -319,7 +319,7 @@ class Inspector:
         self.app.settings["steps"] = int(count)
 
     def objects(self) -> dict[str, int]:
-        from moebius.webgpu import native
+        from moebius.backends.webgpu import native
 
         counts = native.object_counts(self.window.renderer.module)
         return {kind: n for kind, n in counts.items() if n and kind not in ("GPUAdapter", "GPUCommandEncoder", "GPUCommandBuffer")}
@@ -349,8 +349,8 @@ class Inspector:
 
 
 def main() -> int:
-    from moebius import inpainter
     from moebius.__main__ import main as command
+    from moebius.inpaint import inpainter
     from moebius.view.window import Window
 
     begin, work, inspectors = Window.run, inpainter.Run._work, []

@@ -19,7 +19,7 @@ from time import perf_counter
 
 ROOT = Path(__file__).parents[1]
 TESTS = ["tests/test_kernels.py", "-k", "llvmpipe"]
-TESTS_OF_TEXT = ["tests/test_shaders.py", "-k", "not swiftshader and not dawn and not hardware"]  # for kernel.py
+TESTS_OF_TEXT = ["tests/test_shaders.py", "-k", "not swiftshader and not dawn and not hardware"]  # for wgsl.py
 TIMEOUT = 300
 BROKEN = {".wgsl": ["failed while compiling"], ".py": ["SyntaxError", "NameError", "ImportError"]}  # no program: it proves nothing
 
@@ -193,7 +193,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("c < params.y + params.mask + params.masked", "c <= params.y + params.mask + params.masked"),
         ("mask[r * params.mask_pitch", "mask[r * params.y_pitch"),
     ],
-    "engine/webgpu/pack.py": [
+    "engine/moebius/backends/webgpu/pack.py": [
         ("np.sqrt(var + BATCH_NORM_EPS)", "np.sqrt(var)"),
         ("return scale, bias - mean * scale", "return scale, bias"),
         ("w.transpose(2, 3, 1, 0).reshape(9,", "w.transpose(3, 2, 1, 0).reshape(9,"),
@@ -211,13 +211,13 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ('return vector(p["rel_pos_emb"][..., 0])', 'return vector(p["rel_pos_emb"][::-1, ..., 0])'),
         ('(p["conv_dw.weight"].reshape(-1, 9) * scale[:, None]).T', '(p["conv_dw.weight"].reshape(-1, 9)).T'),
     ],
-    "engine/webgpu/gemm.py": [
+    "engine/moebius/backends/webgpu/gemm.py": [
         ("top, bottom = max(y * stride - 1, 0)", "top, bottom = max(y * stride, 0)"),
         ("min((y1 - 1) * stride + 3, height)", "min((y1 - 1) * stride + 1, height)"),
         (" - out_row * n4) % 2**32", ") % 2**32"),
         ("loops = kernel_size**2 * (1 + (k4", "loops = kernel_size**2 * ((k4"),
     ],
-    "engine/webgpu/ops.py": [
+    "engine/moebius/backends/webgpu/ops.py": [
         ("x if n == x.shape[3] else None", "None"),
         ("(b, ceil(h, stride), ceil(w, stride), n)", "(b, max(h // stride, 1), ceil(w, stride), n)"),
         ('linear_1"), "time_embedding", "silu")', 'linear_1"), "time_embedding", None)'),
@@ -237,12 +237,12 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("tail=c % 4 > 0", "tail=False"),
         ("tail=n % 4 > 0", "tail=False"),
     ],
-    "engine/webgpu/recorder.py": [
+    "engine/moebius/backends/webgpu/recorder.py": [
         ("// 4 - 64 - overhead", "// 4 - overhead"),
         ("return x, ceil(groups, x), 1", "return x, max(1, groups // x), 1"),
         ("recording.carry.append((outputs[0].buffer", "recording.carry.append((outputs[1].buffer"),
     ],
-    "engine/webgpu/plan.py": [
+    "engine/moebius/backends/webgpu/plan.py": [
         ("kept |= {id(b.buffer) for d in recording.steps", "kept |= {id(b.buffer) for d in recording.steps[:0]"),
         ("last < begin or end < first", "last <= begin or end <= first"),
         ("lives.setdefault(id(b.buffer), [i, i])[1] = i", "lives.setdefault(id(b.buffer), [i, i])[1] = i - 1"),
@@ -250,7 +250,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("if step is not None:\n                encoder.copy", "if step is None:\n                encoder.copy"),
         ("padded = np.zeros(", "padded = np.ones("),
     ],
-    "engine/webgpu/kernel.py": [
+    "engine/moebius/backends/webgpu/wgsl.py": [
         ("if found != 1:", "if found < 1:"),
         ("str(value).lower() if isinstance(value, bool) else", ""),
         (r'rf"^((?:const {name}: \w+|alias {name}) =)', r'rf"((?:const {name}: \w+|alias {name}) =)'),
@@ -264,16 +264,15 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
 
 
 def copy_tree(to: Path) -> None:
-    """engine/ and shaders/ as the package they are installed as, and the tests."""
-    unneeded = shutil.ignore_patterns("__pycache__", "goldens")
-    for folder, package in (("engine", "moebius"), ("shaders", "moebius/shaders"), ("tests", "tests")):
+    """The package as it is installed, and the tests."""
+    unneeded = shutil.ignore_patterns("__pycache__", "goldens", "*.egg-info")
+    for folder, package in (("engine/moebius", "moebius"), ("shaders", "moebius/shaders"), ("tests", "tests")):
         shutil.copytree(ROOT / folder, to / package, ignore=unneeded)
     shutil.copy(ROOT / "pyproject.toml", to)
 
 
 def path_in(copy: Path, file: str) -> Path:
-    folder, _, rest = file.partition("/")
-    return copy / "moebius" / (rest if folder == "engine" else f"shaders/{rest}")
+    return copy / (file.removeprefix("engine/") if file.startswith("engine/") else f"moebius/{file}")
 
 
 def run(copy: Path, arguments: list[str]) -> tuple[int, str]:
@@ -322,7 +321,7 @@ def main() -> int:
                 result = f"STALE: occurs {text.count(old)} times"
             else:
                 path.write_text(text.replace(old, new))
-                result = verdict(file, *run(copy, TESTS_OF_TEXT if file.endswith("kernel.py") else TESTS))
+                result = verdict(file, *run(copy, TESTS_OF_TEXT if file.endswith("wgsl.py") else TESTS))
                 path.write_text(text)
             bad += not result.startswith("killed")
             print(f"{file}: {old.strip()!r} → {new.strip()!r}: {result} ({perf_counter() - start:.0f} s)", flush=True)

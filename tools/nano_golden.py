@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from moebius import Inpainter, sample
-from moebius.inpainter import packaged_nano
-from moebius.reference import Reference
-from moebius.unet import UNet
-from moebius.vae import VAE
+from moebius.backends.reference import Reference
+from moebius.inpaint.inpainter import packaged_nano
+from moebius.model.unet import UNet
+from moebius.model.vae import VAE
 from moebius.weights import checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests/goldens/nano_sample.png"

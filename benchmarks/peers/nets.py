@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from moebius import unet, vae
-from moebius.inpainter import Inpainter
-from moebius.ops import Step, StepState, Tap, Timesteps
-from moebius.unet import UNet, UNetConfig
-from moebius.vae import VAE, VAEConfig
-from moebius.weights import ShapeOnly
+from moebius.inpaint.inpainter import Inpainter
+from moebius.model import unet, vae
+from moebius.model.contract import Step, StepState, Tap, Timesteps
+from moebius.model.params import ShapeOnly
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.vae import VAE, VAEConfig
 
 
 @dataclass(frozen=True)

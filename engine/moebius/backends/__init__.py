@@ -1,0 +1,1 @@
+"""Who computes: NumPy by definition, NumPy in float32, WGSL."""

@@ -1,0 +1,136 @@
+"""Checkpoint parameters → the kernels' layouts. Runs once at load, in float64, and rounds once.
+
+Every row is padded with zeros to a multiple of four channels; batch norms that follow a layer without bias are folded into it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW
+from moebius.model.params import Params
+
+Array = np.ndarray
+WINDOW_PITCH = POSITION_WINDOW + 1  # a row of the positional window, padded to four vec4
+
+
+def up4(n: int) -> int:
+    return -(-n // 4) * 4
+
+
+def pad4(x: Array, axis: int = -1) -> Array:
+    """Zeros up to a multiple of four along one axis."""
+    short = up4(x.shape[axis]) - x.shape[axis]
+    if not short:
+        return x
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, short)
+    return np.pad(x, widths)
+
+
+def f32(x: Array) -> Array:
+    return np.ascontiguousarray(x, np.float32)
+
+
+def vector(x: Array) -> Array:
+    return f32(pad4(x))
+
+
+def batch_norm(p: Params) -> tuple[Array, Array]:
+    """BN(x) = x·scale + offset."""
+    mean, var, weight, bias = (np.asarray(p[k], np.float64) for k in ("running_mean", "running_var", "weight", "bias"))
+    scale = weight / np.sqrt(var + BATCH_NORM_EPS)
+    return scale, bias - mean * scale
+
+
+def matrix(p: Params) -> Array:
+    """(out, in) of a Linear or a 1×1 convolution."""
+    w = p["weight"]
+    return w.reshape(w.shape[0], -1)
+
+
+def gemm(w: Array) -> Array:
+    """(N, K) → (4·K4, 4·N4)."""
+    return f32(pad4(pad4(w.T, 0), 1))
+
+
+def pointwise(p: Params) -> tuple[Array, Array]:
+    """DWConv's 1×1 with its batch norm: weight (4·K4, 4·N4), bias."""
+    scale, offset = batch_norm(p.at("bn2"))
+    return gemm(matrix(p.at("conv_pw")) * scale[:, None]), vector(offset)
+
+
+def depthwise(p: Params) -> tuple[Array, Array]:
+    """DWConv's 3×3 with its batch norm: weight (9, 4·C4), bias."""
+    scale, offset = batch_norm(p.at("bn1"))
+    return vector((p["conv_dw.weight"].reshape(-1, 9) * scale[:, None]).T), vector(offset)
+
+
+def taps(w: Array) -> Array:
+    """(N, K, 3, 3) → (9, 4·K4, 4·N4)."""
+    return f32(pad4(pad4(w.transpose(2, 3, 1, 0).reshape(9, w.shape[1], w.shape[0]), 1), 2))
+
+
+def phases(w: Array) -> Array:
+    """A 3×3 behind nearest×2 as four 2×2 filters: (N, K, 3, 3) → (4, 4, 4·K4, 4·N4), phase 2·py + px, tap 2·ty + tx.
+
+    Output row 2y + p sees input rows y + p - 1 and y + p: for p = 0 the upper tap alone falls on the upper row, for p = 1
+    the lower tap alone on the lower one, and the two others share a row.
+    """
+    n, k = w.shape[:2]
+    filters = np.ascontiguousarray(w.transpose(2, 3, 1, 0))  # (3, 3, K, N)
+    shared = (((0,), (1, 2)), ((0, 1), (2,)))  # the taps of the 3×3 that fall on tap t of phase p
+    out = np.zeros((4, 4, up4(k), up4(n)), np.float32)
+    for py, px, ty, tx in np.ndindex(2, 2, 2, 2):
+        planes = [filters[y, x] for y in shared[py][ty] for x in shared[px][tx]]
+        out[2 * py + px, 2 * ty + tx, :k, :n] = planes[0] if len(planes) == 1 else np.sum(planes, axis=0, dtype=np.float64)
+    return out
+
+
+def heads_rows(w: Array, heads: int) -> Array:
+    """(heads·k, …) → (heads·4·K4, …): every head padded by itself, so that a head is a run of vec4."""
+    return pad4(w.reshape(heads, -1, *w.shape[1:]), 1).reshape(-1, *w.shape[1:])
+
+
+def query(p: Params, heads: int) -> tuple[Array, Array]:
+    """to_q with norm_q: weight (heads·4·K4, C), bias."""
+    scale, offset = batch_norm(p.at("norm_q"))
+    return heads_rows(matrix(p.at("to_q")) * scale[:, None], heads), heads_rows(offset, heads)
+
+
+def lambda_query(p: Params, heads: int) -> tuple[Array, Array]:
+    w, b = query(p, heads)
+    return gemm(w), vector(b)
+
+
+def lambda_qkv(p: Params, heads: int) -> tuple[Array, Array]:
+    """to_q, to_k, to_v in one matrix; columns [heads·4·K4 | 4·K4 | 4·V4]."""
+    scale, offset = batch_norm(p.at("norm_v"))
+    wq, bq = query(p, heads)
+    wk, wv = pad4(matrix(p.at("to_k")), 0), pad4(matrix(p.at("to_v")) * scale[:, None], 0)
+    return gemm(np.concatenate([wq, wk, wv])), vector(np.concatenate([bq, np.zeros(len(wk)), pad4(offset)]))
+
+
+def position_filters(p: Params) -> Array:
+    """pos_conv as the matrix of the logits: (4·K4, 15·16)."""
+    w = p["pos_conv.weight"].reshape(-1, POSITION_WINDOW, POSITION_WINDOW)
+    return f32(pad4(np.pad(w, ((0, 0), (0, 0), (0, 1))).reshape(w.shape[0], -1), 0))
+
+
+def position_table(p: Params) -> Array:
+    """rel_pos_emb (n, m, k, 1) → (n, m, 4·K4)."""
+    return vector(p["rel_pos_emb"][..., 0])
+
+
+def halves(x: Array) -> Array:
+    """[a, g] on the first axis, each half padded by itself."""
+    a, g = np.split(x, 2)
+    return np.concatenate([pad4(a, 0), pad4(g, 0)])
+
+
+def attention_qkv(p: Params) -> tuple[Array, Array]:
+    """to_q, to_k, to_v in one matrix, 1/√C folded into the queries; columns [4·C4 | 4·C4 | 4·C4]."""
+    scale = matrix(p.at("to_q")).shape[0] ** -0.5
+    w = [matrix(p.at(n)) * (scale if n == "to_q" else 1.0) for n in ("to_q", "to_k", "to_v")]
+    b = [p.at(n)["bias"] * (scale if n == "to_q" else 1.0) for n in ("to_q", "to_k", "to_v")]
+    return gemm(np.concatenate([pad4(x, 0) for x in w])), vector(np.concatenate([pad4(x) for x in b]))

@@ -1,0 +1,400 @@
+"""A recorded run: dispatches as data, placed in memory, checked against the limits, then replayed.
+
+Recording makes no GPU object. A `Plan` is what was recorded plus where everything lies; its pipelines, bind groups and the
+one uniform buffer are made on the first replay and never again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu.device import Buffer, Gpu, guard
+from moebius.backends.webgpu.pack import up4
+from moebius.errors import LimitError, MoebiusError, NonFiniteError
+from moebius.model.scheduler import TRAIN_STEPS
+
+# Mesa 22's llvmpipe silently stops an invocation after 65 535 loop iterations in all.
+MAX_ITERATIONS = 60_000
+PARAMS_PITCH = 256  # the default uniform offset alignment
+
+
+class Tensor:
+    """(B, H, W, C) float32 in a buffer, channels padded to a multiple of four. Tables of T rows are (1, 1, T, C)."""
+
+    __slots__ = ("__weakref__", "buffer", "shape")
+
+    def __init__(self, buffer: Buffer, shape: tuple[int, int, int, int]) -> None:
+        self.buffer, self.shape = buffer, shape
+
+    @property
+    def pitch(self) -> int:
+        """Floats from one position to the next."""
+        return up4(self.shape[3])
+
+    @property
+    def rows(self) -> int:
+        b, h, w, _ = self.shape
+        return b * h * w
+
+    @property
+    def nbytes(self) -> int:
+        return 4 * self.rows * self.pitch
+
+    def __repr__(self) -> str:
+        return f"Tensor{self.shape} in {self.buffer.label}"
+
+
+@dataclass
+class Binding:
+    name: str
+    access: str
+    buffer: Buffer
+    shape: tuple[int, ...]
+    offset: int = 0
+    nbytes: int = 0  # 0: the whole tensor
+
+
+@dataclass
+class Dispatch:
+    op: str
+    path: str
+    shader: str
+    entry: str
+    constants: wgsl.Constants
+    grid: tuple[int, int, int]
+    bindings: list[Binding]
+    params: dict[str, int | float]
+    workgroup: tuple[int, int]
+    workgroup_bytes: int
+    iterations: int
+    flops: int
+
+    @property
+    def nbytes(self) -> int:
+        return sum(b.nbytes for b in self.bindings)
+
+    @property
+    def outputs(self) -> list[Binding]:
+        return [b for b in self.bindings if b.access == "read_write"]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "op": self.op,
+            "path": self.path,
+            "shader": self.shader,
+            "entry": self.entry,
+            "constants": dict(self.constants),
+            "grid": list(self.grid),
+            "workgroup": list(self.workgroup),
+            "params": dict(self.params),
+            "bindings": [
+                {
+                    "name": b.name,
+                    "access": b.access,
+                    "buffer": b.buffer.label,
+                    "shape": list(b.shape),
+                    "offset": b.offset,
+                    "bytes": b.nbytes,
+                }
+                for b in self.bindings
+            ],
+            "flops": self.flops,
+            "bytes": self.nbytes,
+        }
+
+
+@dataclass
+class Recording:
+    """What ops write into. `prologue` runs once per run (time tables), `steps` once per step."""
+
+    gpu: Gpu
+    state: Buffer = field(init=False)
+    prologue: list[Dispatch] = field(default_factory=list)
+    steps: list[Dispatch] = field(default_factory=list)
+    sinusoid: Tensor | None = None  # the table of the timesteps, filled at the start of a run
+    flags: Buffer | None = None  # one word a step, set when the step's result is not finite
+    carry: list[tuple[Buffer, Buffer, int]] = field(default_factory=list)  # copied after a step: what the next one starts from
+
+    def __post_init__(self) -> None:
+        self.state = Buffer(self.gpu, 4, "step", "pinned")
+
+
+class Plan:
+    def __init__(self, recording: Recording, inputs: Sequence[Tensor], outputs: Sequence[Tensor], share: bool = True) -> None:
+        self.gpu, self.recording = recording.gpu, recording
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        kept = {id(t.buffer) for t in (*inputs, *outputs)} | {id(b) for pair in recording.carry for b in pair[:2]}
+        # The prologue's results are read at every step.
+        kept |= {id(b.buffer) for d in recording.steps for b in d.bindings} & {id(b.buffer) for d in recording.prologue for b in d.outputs}
+        self._arena, self._placed = place(self.dispatches if share else [], kept, self.gpu)
+        self._commands: dict[int, tuple[Any, Any]] = {}
+        self._params: Any = None
+        # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.
+        self._numbers = Buffer(self.gpu, 4 * TRAIN_STEPS, "step numbers", "pinned", lambda: np.arange(TRAIN_STEPS, dtype=np.uint32))
+        self.runs = 0  # goes up with every run: a loop that finds another's number has lost its latents
+
+    @property
+    def dispatches(self) -> list[Dispatch]:
+        return self.recording.prologue + self.recording.steps
+
+    # what it is --------------------------------------------------------------------------------------------------
+    def describe(self) -> list[dict[str, Any]]:
+        """Per dispatch of a step: op, shader, constants, grid, bindings with shapes, FLOPs and bytes."""
+        return [d.describe() for d in self.recording.steps]
+
+    def summary(self) -> dict[str, int]:
+        buffers = {id(b.buffer): b.buffer for d in self.dispatches for b in d.bindings}.values()
+        own = sum(b.nbytes for b in buffers if b.kind == "pinned") + sum(
+            b.nbytes for b in buffers if b.kind == "intermediate" and id(b) not in self._placed
+        )
+        return {
+            "dispatches": len(self.recording.steps),
+            "flops": sum(d.flops for d in self.recording.steps),
+            "bytes": sum(d.nbytes for d in self.recording.steps),
+            "peak_bytes": own + sum(b.nbytes for b in self._arena),
+            "weight_bytes": sum(b.nbytes for b in buffers if b.kind == "weight"),
+        }
+
+    # running -----------------------------------------------------------------------------------------------------
+    def prepare(self) -> None:
+        """Uploads weights and makes every pipeline and bind group. Called by the first run."""
+        if self._params is not None:
+            return
+        for buffer, shared in self._placed.values():
+            buffer.place(shared)
+        _ = self._numbers.handle
+        gpu, data = self.gpu, bytearray(PARAMS_PITCH * max(1, len(self.dispatches)))
+        for i, d in enumerate(self.dispatches):
+            words = [np.asarray(d.params[k], np.float32 if t == "f32" else np.uint32).tobytes() for k, t in wgsl.interface(d.shader).params]
+            packed = b"".join(words)
+            data[i * PARAMS_PITCH : i * PARAMS_PITCH + len(packed)] = packed
+        usage = gpu.module.BufferUsage
+        with guard(gpu.name, "preparing a plan"):
+            params = gpu.device.create_buffer_with_data(label="params", data=data, usage=usage.UNIFORM)
+            for i, d in enumerate(self.dispatches):
+                self._commands[i] = self._command(d, params, i * PARAMS_PITCH)
+        self._params = params
+
+    def _command(self, d: Dispatch, params: Any, offset: int) -> tuple[Any, Any]:
+        pipeline, layout = self.gpu.pipeline(d.shader, d.entry, d.constants)
+        by_name = {b.name: b for b in d.bindings}
+        entries = []
+        for slot in wgsl.interface(d.shader).slots:
+            if slot.access == "uniform":
+                resource = {"buffer": params, "offset": offset, "size": PARAMS_PITCH}
+            else:
+                b = by_name[slot.name]
+                resource = {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes}
+            entries.append({"binding": slot.index, "resource": resource})
+        return pipeline, self.gpu.device.create_bind_group(label=f"{d.op} {d.path}", layout=layout, entries=entries)
+
+    def upload(self, arrays: Sequence[np.ndarray]) -> None:
+        """Channels-last arrays into the inputs."""
+        for tensor, array in zip(self.inputs, arrays, strict=True):
+            write(tensor, array)
+
+    def start(self, timesteps: np.ndarray | None = None) -> None:
+        """Begins a run: the table of timesteps, (T, width) sinusoids, and all that is computed from it alone."""
+        self.prepare()
+        self.runs += 1
+        rec = self.recording
+        if timesteps is not None and rec.sinusoid is not None:
+            write(rec.sinusoid, timesteps[None, None])
+        if rec.flags is not None:
+            self.gpu.write(rec.flags, np.zeros(rec.flags.nbytes // 4, np.uint32))
+        if rec.prologue:
+            self._submit(range(len(rec.prologue)))
+
+    def replay(self, step: int = 0) -> None:
+        """One step: one compute pass over recorded objects."""
+        self._submit(range(len(self.recording.prologue), len(self.dispatches)), step)
+
+    def _submit(self, indices: range, step: int | None = None) -> None:
+        self.prepare()
+        with guard(self.gpu.name, "running a plan"):
+            encoder = self.gpu.device.create_command_encoder()
+            if step is not None:
+                encoder.copy_buffer_to_buffer(self._numbers.handle, 4 * step, self.recording.state.handle, 0, 4)
+            run = encoder.begin_compute_pass()
+            self.encode(run, indices)
+            run.end()
+            if step is not None:
+                for source, target, nbytes in self.recording.carry:
+                    encoder.copy_buffer_to_buffer(source.handle, 0, target.handle, 0, nbytes)
+            self.gpu.device.queue.submit([encoder.finish()])
+
+    def encode(self, run: Any, indices: Sequence[int]) -> None:
+        """Dispatches of a prepared plan into a compute pass, by number."""
+        current, dispatches = None, self.dispatches
+        for i in indices:
+            pipeline, group = self._commands[i]
+            if pipeline is not current:
+                run.set_pipeline(pipeline)
+                current = pipeline
+            run.set_bind_group(0, group)
+            run.dispatch_workgroups(*dispatches[i].grid)
+
+    # looking into it ---------------------------------------------------------------------------------------------
+    def find_non_finite(self, step: int = 0) -> None:
+        """Replays the prologue and a step with a test behind every dispatch; raises NonFiniteError at the first bad op."""
+        self.prepare()
+        gpu, dispatches = self.gpu, self.dispatches
+        outputs = [(i, b) for i, d in enumerate(dispatches) for b in d.outputs if b.buffer is not self.recording.flags]
+        flags = Buffer(gpu, 4 * len(outputs), "non-finite flags", "pinned")
+        gpu.write(flags, np.zeros(len(outputs), np.uint32))
+        pipeline, layout = gpu.pipeline("finite", "main", ())
+        usage = gpu.module.BufferUsage
+        with guard(gpu.name, "looking for a non-finite value"):
+            encoder = gpu.device.create_command_encoder()
+            encoder.copy_buffer_to_buffer(self._numbers.handle, 4 * step, self.recording.state.handle, 0, 4)
+            run = encoder.begin_compute_pass()
+            for slot, (i, b) in enumerate(outputs):
+                if slot == 0 or outputs[slot - 1][0] != i:
+                    self.encode(run, [i])
+                params = gpu.device.create_buffer_with_data(data=np.array([b.nbytes // 4, slot, 0, 0], np.uint32), usage=usage.UNIFORM)
+                resources = [
+                    {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes},
+                    {"buffer": flags.handle},
+                    {"buffer": params},
+                ]
+                entries = [{"binding": n, "resource": r} for n, r in enumerate(resources)]
+                run.set_pipeline(pipeline)
+                run.set_bind_group(0, gpu.device.create_bind_group(layout=layout, entries=entries))
+                run.dispatch_workgroups(256)
+            run.end()
+            gpu.device.queue.submit([encoder.finish()])
+        for (i, b), flag in zip(outputs, gpu.read(flags, 4 * len(outputs), np.uint32), strict=True):
+            if flag:
+                d = dispatches[i]
+                raise NonFiniteError(
+                    f"A value that is not finite appeared in {d.op} ({d.path}, {d.shader}.wgsl, output {b.name} {b.shape}) "
+                    f"at step {step} on {gpu.name}. "
+                    "Check the weights and the input for NaN; if they are sound, please report this with the output of `moebius validate`."
+                )
+
+    def profile(self, step: int = 0, repeats: int = 3) -> list[dict[str, Any]]:
+        """Milliseconds of every dispatch of a step, the median of `repeats`, by GPU timestamps, a pass each.
+
+        Without timestamp queries the clock is the wall around each dispatch, and each row says which clock it was.
+        """
+        self.replay(step)
+        indices = range(len(self.recording.prologue), len(self.dispatches))
+        clock = "timestamp" if self.gpu.timestamps else "wall"
+        passes = [partial(self.encode, indices=[i]) for i in indices]
+        times = [timed(self.gpu, passes, clock) for _ in range(repeats)]
+        return [
+            self.dispatches[i].describe() | {"ms": float(ms), "clock": clock}
+            for i, ms in zip(indices, np.median(times, axis=0), strict=True)
+        ]
+
+
+def timed(gpu: Gpu, passes: Sequence[Callable[[Any], None]], clock: str) -> np.ndarray:
+    """Milliseconds of compute passes that are encoded by `passes`, by "timestamp" queries or by the "wall" around each."""
+    with guard(gpu.name, "taking times"):
+        return _by_timestamps(gpu, passes) if clock == "timestamp" else _by_the_wall(gpu, passes)
+
+
+def _by_timestamps(gpu: Gpu, passes: Sequence[Callable[[Any], None]]) -> np.ndarray:
+    usage, out = gpu.module.BufferUsage, np.zeros(0, np.uint64)
+    for start in range(0, len(passes), 2048):  # a set holds 4096 queries at most
+        part = passes[start : start + 2048]
+        queries = gpu.device.create_query_set(type="timestamp", count=2 * len(part))
+        resolved = gpu.device.create_buffer(size=16 * len(part), usage=usage.QUERY_RESOLVE | usage.COPY_SRC)
+        encoder = gpu.device.create_command_encoder()
+        for i, encode in enumerate(part):
+            writes = {"query_set": queries, "beginning_of_pass_write_index": 2 * i, "end_of_pass_write_index": 2 * i + 1}
+            run = encoder.begin_compute_pass(timestamp_writes=writes)
+            encode(run)
+            run.end()
+        encoder.resolve_query_set(queries, 0, 2 * len(part), resolved, 0)
+        gpu.device.queue.submit([encoder.finish()])
+        out = np.concatenate([out, np.frombuffer(gpu.device.queue.read_buffer(resolved), np.uint64)])
+    return (out[1::2].astype(np.int64) - out[0::2].astype(np.int64)) * gpu.timestamp_period / 1e6
+
+
+def _by_the_wall(gpu: Gpu, passes: Sequence[Callable[[Any], None]]) -> np.ndarray:
+    """From the submit to the end of a copy behind it."""
+    out, waited_for = [], Buffer(gpu, 16, "waited for", "pinned")
+    gpu.read(waited_for, 4)
+    for encode in passes:
+        encoder = gpu.device.create_command_encoder()
+        run = encoder.begin_compute_pass()
+        encode(run)
+        run.end()
+        commands = [encoder.finish()]
+        start = perf_counter()
+        gpu.device.queue.submit(commands)
+        gpu.read(waited_for, 4)
+        out.append(1e3 * (perf_counter() - start))
+    return np.array(out)
+
+
+def write(tensor: Tensor, array: np.ndarray) -> None:
+    """(B, H, W, C) → the padded layout."""
+    if tuple(array.shape) != tensor.shape:
+        raise MoebiusError(f"{tensor.buffer.label} holds {tensor.shape}, not {tuple(array.shape)}.")
+    padded = np.zeros((*tensor.shape[:3], tensor.pitch), np.float32)
+    padded[..., : tensor.shape[3]] = array
+    tensor.buffer.gpu.write(tensor.buffer, padded)
+
+
+def read(tensor: Tensor) -> np.ndarray:
+    """(B, H, W, C) float32."""
+    flat = tensor.buffer.gpu.read(tensor.buffer, tensor.nbytes)
+    return np.ascontiguousarray(flat.reshape(*tensor.shape[:3], tensor.pitch)[..., : tensor.shape[3]])
+
+
+def place(dispatches: Sequence[Dispatch], kept: set[int], gpu: Gpu) -> tuple[list[Buffer], dict[int, tuple[Buffer, Buffer]]]:
+    """Memory for intermediate tensors: the largest first, each in the smallest shared buffer that is free while it lives."""
+    buffers: dict[int, Buffer] = {}
+    lives: dict[int, list[int]] = {}
+    for i, d in enumerate(dispatches):
+        for b in d.bindings:
+            if b.buffer.kind == "intermediate" and id(b.buffer) not in kept:
+                buffers[id(b.buffer)] = b.buffer
+                lives.setdefault(id(b.buffer), [i, i])[1] = i
+    arena: list[tuple[Buffer, list[list[int]]]] = []
+    placed: dict[int, tuple[Buffer, Buffer]] = {}
+    for key in sorted(buffers, key=lambda k: (-buffers[k].nbytes, lives[k][0])):
+        buffer, (first, last) = buffers[key], lives[key]
+        free = [a for a in arena if all(last < begin or end < first for begin, end in a[1])]
+        if free:
+            shared, taken = min(free, key=lambda a: a[0].nbytes)
+        else:
+            shared, taken = Buffer(gpu, buffer.nbytes, f"arena {len(arena)}", "pinned"), []
+            arena.append((shared, taken))
+        taken.append([first, last])
+        placed[key] = (buffer, shared)
+    return [shared for shared, _ in arena], placed
+
+
+def check(d: Dispatch, gpu: Gpu) -> None:
+    """Refuses what the adapter would refuse, or silently get wrong. A validation error at submit would end the process."""
+    limits, what = gpu.limits, f"{d.op} ({d.path}, {d.shader}.wgsl)"
+
+    def within(name: str, value: int, limit: int, advice: str) -> None:
+        if value > limit:
+            raise LimitError(f"{what}: {name} is {value:,}, above {limit:,} on {gpu.name}. {advice}")
+
+    smaller = "Use a smaller image or batch, or another adapter."
+    for b in d.bindings:
+        within(f"the binding {b.name} {b.shape} in bytes", b.nbytes, limits["max-storage-buffer-binding-size"], smaller)
+        within(f"the buffer of {b.name} {b.shape} in bytes", b.buffer.nbytes, limits["max-buffer-size"], smaller)
+        if b.offset % limits["min-storage-buffer-offset-alignment"] or b.nbytes <= 0 or b.offset + b.nbytes > b.buffer.nbytes:
+            raise LimitError(f"{what}: the binding {b.name} of {b.nbytes} bytes at {b.offset} is not within its buffer and its alignment.")
+    within("the number of storage buffers", len(d.bindings), limits["max-storage-buffers-per-shader-stage"], "Use another adapter.")
+    for axis, n in zip("xyz", d.grid, strict=True):
+        within(f"the grid's {axis}", n, limits["max-compute-workgroups-per-dimension"], smaller)
+    within("the workgroup's size", d.workgroup[0] * d.workgroup[1], limits["max-compute-invocations-per-workgroup"], "Use another adapter.")
+    within("the workgroup's memory in bytes", d.workgroup_bytes, limits["max-compute-workgroup-storage-size"], "Use another adapter.")
+    within("the loop iterations of one invocation", d.iterations, MAX_ITERATIONS, smaller)
+    written = {id(b.buffer) for b in d.outputs}
+    if len(written) < len(d.outputs) or any(id(b.buffer) in written for b in d.bindings if b.access == "read"):
+        raise LimitError(f"{what}: a buffer is bound for reading and for writing in one dispatch, which WebGPU forbids.")

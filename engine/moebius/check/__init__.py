@@ -1,0 +1,1 @@
+"""Is it right? Bounds, lock-step validation, comparison of adapters."""

@@ -1,0 +1,165 @@
+"""What is done for one column: every case on one backend, timed, and held against the oracle."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+import moebius
+from moebius.backends.reference import Reference
+from moebius.backends.webgpu.plan import Plan, read
+from moebius.check.compare.cases import Case, fixed_set, listed
+from moebius.check.compare.endtoend import RUNS
+from moebius.check.compare.fingerprint import Json, digest, error_map, errors
+from moebius.errors import DeviceLostError, LimitError, MoebiusError
+from moebius.model.arrays import time_sinusoid
+
+REPEATS = 3
+ENOUGH = 1.0  # seconds: a case that took longer is run once more and no further
+
+
+def work(full: bool) -> list[Case | str]:
+    """The set in its order: cases of ops, then runs by name."""
+    return [*fixed_set(), *([name for name in RUNS if full or name != "full step"])]
+
+
+def described(item: Case | str) -> Json:
+    return {"name": item} if isinstance(item, str) else {"op": item.op, "case": item.name, "kind": item.kind}
+
+
+def done(item: Case | str, ops: Any, say: Callable[[], None]) -> Iterator[Json]:
+    """The finished rows of one item of work, or one row that says why there is none. A lost device is the end of the process."""
+    try:
+        if isinstance(item, str):
+            yield described(item) | RUNS[item](ops, say)
+        else:
+            yield from measured(item, ops)
+    except DeviceLostError:
+        raise  # nothing more can be done with it in this process
+    except LimitError as error:
+        yield unfinished(item, "refused", str(error))
+    except (MoebiusError, MemoryError) as error:
+        yield unfinished(item, "failed", str(error) or type(error).__name__)
+
+
+def unfinished(item: Case | str, status: str, reason: str) -> Json:
+    row = described(item) | {"status": status, "reason": one_line(reason)}
+    return row | ({"model": "", "inputs": ""} if isinstance(item, str) else {"inputs": ""})
+
+
+def one_line(text: str) -> str:
+    """Drivers' messages have lines, carets and colours."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:600]
+
+
+def measured(case: Case, ops: Any) -> Iterator[Json]:
+    expected = case.expected()
+    runs, milliseconds = repeated(case, ops)
+    inputs = case.digest()
+    for i, ((want, limit), *got) in enumerate(zip(expected, *runs, strict=True)):
+        name = {"case": f"{case.name}, output {i}"} if i else {}
+        yield (
+            described(case)
+            | name
+            | {"inputs": inputs, "status": "done", "ms": round(float(np.median(milliseconds)), 4)}
+            | {"repeatable": len({digest(g) for g in got}) == 1}
+            | errors(got[0], want, limit)
+            | {"map": error_map(got[0], want)}
+        )
+    case.forget()
+
+
+def repeated(case: Case, ops: Any) -> tuple[list[list[np.ndarray]], list[float]]:
+    """The outputs of every run, and the milliseconds of all but the first, which compiles."""
+    once = gpu_runner(case, ops) if hasattr(ops, "gpu") else numpy_runner(case, ops)
+    runs, milliseconds = [], []
+    for _ in range(1 + REPEATS):
+        out, ms = once()
+        runs.append(out)
+        milliseconds.append(ms)
+        if len(runs) > 1 and sum(milliseconds) > 1e3 * ENOUGH:
+            break
+    return runs, milliseconds[1:]
+
+
+def numpy_runner(case: Case, ops: Any) -> Callable[[], tuple[list[np.ndarray], float]]:
+    tensors, p = case.numpy_tensors(ops), case.params
+
+    def once() -> tuple[list[np.ndarray], float]:
+        begun = time.perf_counter()
+        out = case.call(ops, p, *tensors)
+        ms = 1e3 * (time.perf_counter() - begun)
+        return [np.array(o) for o in listed(out)], ms
+
+    return once
+
+
+def gpu_runner(case: Case, ops: Any) -> Callable[[], tuple[list[np.ndarray], float]]:
+    """As a plan: recorded once, replayed."""
+    p, nhwc = case.params, [np.moveaxis(a, 1, -1) for a in case.inputs]
+    plan: Plan = ops.record(lambda *tensors: case.call(ops, p, *tensors), [a.shape for a in nhwc])
+    table = plan.recording.sinusoid
+    times = None if case.timesteps is None or table is None else time_sinusoid(case.timesteps, table.shape[3])
+
+    def once() -> tuple[list[np.ndarray], float]:
+        plan.upload(nhwc)
+        begun = time.perf_counter()
+        plan.start(times)
+        plan.replay()
+        ops.gpu.read(plan.recording.state, 4)  # there when all before it is done
+        ms = 1e3 * (time.perf_counter() - begun)
+        return [read(t) for t in plan.outputs], ms
+
+    return once
+
+
+# who it is -----------------------------------------------------------------------------------------------------------
+def identity(ops: Any) -> Json:
+    """A COLUMN's head."""
+    gpu = getattr(ops, "gpu", None)
+    if gpu is None:
+        return {
+            "name": f"NumPy {ops.dtype} (the oracle)" if type(ops) is Reference else f"CPU device, NumPy {ops.dtype}",
+            "implementation": "numpy",
+            "adapter": {"device": platform.processor() or platform.machine(), "type": "CPU", "backend": "NumPy"},
+            "versions": {"numpy": np.__version__},
+            "shaders": None,
+        }
+    keys = {"device": "device", "vendor": "vendor", "backend": "backend_type", "type": "adapter_type", "driver": "description"}
+    return {
+        "name": one_line(gpu.name),
+        "implementation": gpu.implementation,
+        "adapter": {name: one_line(str(gpu.info.get(key) or "")) for name, key in keys.items()},
+        "limits": gpu.limits,
+        "features": sorted(map(str, gpu.device.features)),
+        "versions": {gpu.implementation: gpu.module.__version__},
+        "shaders": shaders_digest(),
+    }
+
+
+def shaders_digest() -> str:
+    hashed = hashlib.sha256()
+    for file in sorted(files("moebius.shaders").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".wgsl"):
+            hashed.update(file.name.encode() + b"\0" + file.read_bytes())
+    return hashed.hexdigest()
+
+
+def machine() -> dict[str, str]:
+    """Without names of hosts and people."""
+    import os
+
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "moebius": moebius.__version__,
+    }

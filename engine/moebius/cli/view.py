@@ -1,0 +1,76 @@
+"""`moebius view`: the command of the window. What the window needs is imported when it opens."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from moebius.cli import inpaint as cli_run
+from moebius.errors import AdapterError
+
+SETTINGS = ("steps", "guidance", "seed", "grow", "feather")
+
+
+def add_parser(commands: Any) -> None:
+    p = commands.add_parser(
+        "view",
+        help="a window: paint what should go, press Enter, watch it fill",
+        formatter_class=cli_run.Narrow,
+        usage="%(prog)s [PHOTO] [MASK]",
+    )
+    p.add_argument("photo", metavar="PHOTO", type=Path, nargs="?", help="the picture to open (default: the packaged sample)")
+    p.add_argument("mask", metavar="MASK", type=Path, nargs="?", help="white = fill in, to begin with")
+    p.add_argument("--steps", metavar="N", type=int, help="sampling steps (20)")
+    p.add_argument("--guidance", metavar="G", type=float, help="how strongly to follow the condition (2.5); 1 costs half")
+    p.add_argument("--seed", metavar="N", type=int, help="of the first run (0); R takes the next one")
+    p.add_argument("--grow", metavar="PX", type=float, help="grow what was painted (0)")
+    p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (nano: 0, else the published 3 of the model's pixels)")
+    cli_run.weights_options(p)
+    p.add_argument("--quiet", action="store_true", help="errors only")
+    p.set_defaults(command=view)
+
+
+def view(args: argparse.Namespace) -> int:
+    from moebius import sample
+    from moebius.inpaint.inpainter import Settings
+
+    settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    Settings(**settings)  # what is wrong with them is said before a window opens
+    check_device(args.device)
+    try:
+        from moebius.view.window import Window
+    except ImportError as error:
+        raise AdapterError(f"The window needs the package glfw, which cannot be imported ({error}); pip install glfw.") from error
+
+    say = (lambda *_: None) if args.quiet else partial(print, file=sys.stderr, flush=True)
+    window = Window(partial(load, args, say), settings)
+    if args.photo is None:
+        window.app.open(sample.photo(), sample.mask(), folder=Path.cwd())
+    else:
+        window.app.open(args.photo, args.mask)
+    window.run()
+    return 0
+
+
+def load(args: argparse.Namespace, say: Callable[..., None], go_on: Callable[[], None]) -> Any:
+    transfer = None if args.quiet else cli_run.Transfer()
+
+    def progress(doing: str, done: int, total: int | None) -> None:
+        go_on()
+        if transfer is not None:
+            transfer(doing, done, total)
+
+    return cli_run.load_model(args, say, progress)
+
+
+def check_device(name: str) -> None:
+    """A name that no adapter has is said at once; the device itself is opened with the model, behind the window."""
+    if name not in ("auto", "cpu"):
+        from moebius.backends.webgpu.device import choose
+
+        implementation, _, adapter = name.rpartition(":")
+        choose(adapter, implementation or "wgpu")

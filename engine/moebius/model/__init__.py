@@ -1,0 +1,1 @@
+"""The networks and the maths: knows no backend, no file, no picture."""

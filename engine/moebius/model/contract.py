@@ -1,0 +1,125 @@
+"""The contract: what every backend computes, one documented signature an op.
+
+The model (`unet.py`, `vae.py`) is written once against these ops. `reference.Reference` keeps the contract by definition
+in NumPy; `webgpu.WebGPU` keeps it with WGSL kernels. Nothing else may differ between the two.
+
+Tensors are the backend's own. Their logical layout is channels-last, (B, H, W, C); the tokens of a transformer are the
+pixels in row-major order. `p` is a `Params` view: the checkpoint's own parameters below one path, by their own names.
+Weights keep the checkpoint's layout: a convolution is (out, in, kh, kw), a linear layer (out, in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from moebius.model.params import Params
+
+Tensor = Any  # np.ndarray for the reference, webgpu.Tensor on the GPU
+Tap = Callable[[str, np.ndarray], None]
+Step = Callable[..., tuple[Tensor, Tensor]]
+
+
+class Timesteps(tuple[int, ...]):
+    """The timesteps of a run. A GPU plan is recorded for their number and reads their values from a table."""
+
+
+BATCH_NORM_EPS = 1e-5
+TEMB_MAX_PERIOD = 10000.0
+POSITION_WINDOW = 15  # the receptive field r of the self lambda's positional part
+
+
+@dataclass(frozen=True)
+class StepState:
+    """After one step. The arrays, NCHW, are fetched when asked for, and only until the next step begins."""
+
+    index: int
+    t: int
+    latents: Callable[[], np.ndarray]
+    estimate: Callable[[], np.ndarray]  # x0, the clean latents as predicted now
+
+
+class Ops(Protocol):
+    """One backend. σ(x) = 1/(1+e⁻ˣ), SiLU(x) = x·σ(x), BN uses running statistics, eps 1e-5."""
+
+    largest_batch: int  # windows and seeds worth sampling at once, where limits allow
+
+    def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:
+        """forward(*tensors, *args) on NCHW arrays, back to an NCHW array. `tap` receives module outputs."""
+
+    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
+        """y, x0 = step(y, *fixed, rows) once for every timestep, from NCHW `arrays` = (y, *fixed).
+
+        `rows` are the rows of the schedule a call stands for: one where steps are taken one by one, all of them where the
+        step is recorded once and picks its row while it is replayed. Going on is up to the caller: a loop that is not
+        iterated further has stopped.
+        """
+
+    def rehearse(self, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Raises LimitError where `loop` would, for NCHW arrays of these shapes, and takes no memory."""
+
+    def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
+        """Hands x to the tap of the running call: "image" as (B, C, H, W), "tokens" as (B, H·W, C)."""
+
+    # time and condition ------------------------------------------------------------------------------------------
+    def time_embedding(self, t: Timesteps, p: Params) -> Tensor:
+        """(T, 4·C0) = SiLU(linear_2(SiLU(linear_1([cos(t·f), sin(t·f)])))), f_i = exp(-ln(10000)·i/half).
+
+        The last SiLU is the one every resnet begins with; nothing else reads the embedding."""
+
+    def time_shift(self, temb: Tensor, p: Params) -> Tensor:
+        """(T, Cout) = Linear(temb): what a resnet adds to each channel at each of the T timesteps."""
+
+    def condition(self, ids: np.ndarray, p: Params) -> Tensor:
+        """(B, m, D) = encoder_hid_proj(embedding_layer[ids]); `p` is the root of the checkpoint."""
+
+    # convolutions ------------------------------------------------------------------------------------------------
+    def linear(self, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
+        """x·Wᵀ + b + residual, per position: a Linear or a 1×1 convolution."""
+
+    def conv3x3(self, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None) -> Tensor:
+        """Dense 3×3 with bias. `pad` zeros at the top and left, as many at the bottom and right as H/stride outputs need."""
+
+    def upsample_conv3x3(self, x: Tensor, p: Params) -> Tensor:
+        """conv3x3 of x enlarged twice by nearest neighbour."""
+
+    def dwconv(self, x: Tensor, p: Params, shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """DWConv: BN2(pw(ReLU(BN1(dw(x))))) (+ x when Cin = Cout) (+ shift per channel) (+ residual)."""
+
+    def feed_forward(self, x: Tensor, p: Params, residual: Tensor) -> Tensor:
+        """[a, g] = depthwise 3×3 with bias of SiLU(inverted_conv x); point_conv(a·SiLU(g)) + residual."""
+
+    # norms -------------------------------------------------------------------------------------------------------
+    def group_norm(self, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:
+        """(x - mean)/sqrt(var + eps)·w + b over (H, W, C/groups); then SiLU when asked."""
+
+    def layer_norm(self, x: Tensor, p: Params, eps: float = 1e-5) -> Tensor:
+        """The same over C, at every position."""
+
+    # attention ---------------------------------------------------------------------------------------------------
+    def self_lambda(self, x: Tensor, p: Params, heads: int, residual: Tensor) -> Tensor:
+        """Q = BN(to_q x), V = BN(to_v x), K = softmax of to_k x over positions;
+        λc[k,v] = Σ_m K[m,k]·V[m,v], λp[n,k,v] = b[k] + Σ_d W[k,d]·V[n+d,v] over a zero-padded 15×15 window;
+        y[n,h,v] = Σ_k Q[n,h,k]·(λc[k,v] + λp[n,k,v]); + residual."""
+
+    def cross_lambda(self, x: Tensor, cond: Tensor, p: Params, heads: int, residual: Tensor) -> Tensor:
+        """Q = BN(to_q x), V = BN(to_v cond), K = softmax of to_k cond over the m tokens;
+        λ[n,k,v] = Σ_m (K[m,k] + rel_pos_emb[n,m,k])·V[m,v]; y[n,h,v] = Σ_k Q[n,h,k]·λ[n,k,v]; + residual."""
+
+    def attention(self, x: Tensor, p: Params, residual: Tensor) -> Tensor:
+        """to_out(softmax(q·kᵀ/√C)·v) + residual over all positions, one head; q, k, v linear with bias."""
+
+    # assembling --------------------------------------------------------------------------------------------------
+    def concat(self, a: Tensor, b: Tensor) -> Tensor:
+        """[a, b] on channels."""
+
+    def unet_input(self, y: Tensor, mask: Tensor, masked: Tensor, copies: int) -> Tensor:
+        """[y, mask, masked] on channels, `copies` times on the batch axis (2: unconditional, then conditional)."""
+
+    def guided_ddim(self, eps: Tensor, y: Tensor, coefficients: np.ndarray, guidance: float) -> tuple[Tensor, Tensor]:
+        """ε = u + guidance·(c - u) where eps = [u, c] on the batch axis (ε = eps when it has y's own batch);
+        with this step's row (√ā_t, √(1-ā_t), √ā_p, √(1-ā_p)) of `coefficients`: x0 = (y - √(1-ā_t)·ε)/√ā_t and
+        y' = √ā_p·x0 + √(1-ā_p)·ε. Returns y', x0."""

@@ -1,0 +1,1 @@
+"""A user's pixels: photo, mask, windows, seam, and the published arithmetic. NumPy and Pillow alone."""

@@ -1,0 +1,153 @@
+"""Continues what is known around a hole smoothly through the hole: how a soap film would hang in it.
+
+The film v solves Laplace's equation in the hole, Δv = 0: every pixel is the mean of its four neighbours, at the picture's border of those
+there are. `matched` hangs one in the picture and one in what a model made of it, and puts what the model adds to its own film onto the
+picture's: so the fill has no seam (Pérez, Gangnet and Blake, "Poisson image editing", 2003). It adds as much of it as the model's detail
+is worth around the hole.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moebius.pictures.mask import grown
+
+CYCLES, SWEEPS = 3, 2
+RIM, AROUND, OFF, SPREAD = 2, 4, 16, 3  # pixels, pixels, grey levels of 255, a factor: see `remains`
+NEAR, NOTHING = 8, 0.2  # pixels, grey levels: see `fidelity`
+
+
+def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The picture's pixels (h, w, 3), and in the hole (h, w): film of the picture + fidelity·(result - film of the result).
+
+    Both pictures are of one integer type. With a fidelity of one this is the result plus the film between the two.
+    """
+    if hole.all():
+        return result  # there is no rim to match
+    white = np.iinfo(result.dtype).max
+    unknown = hole | remains(picture.astype(np.float64) - result, hole, OFF * white / 255)
+    if unknown.all():
+        unknown = hole
+    films = harmonic(np.concatenate([picture, result], axis=2).astype(np.float64), unknown)
+    filled = films[..., :3] + fidelity(result, picture, hole, unknown) * (result - films[..., 3:])
+    return np.where(hole[..., None], np.rint(np.clip(filled, 0, white)).astype(result.dtype), picture)
+
+
+def fidelity(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown: np.ndarray) -> float:
+    """How much of the result's detail is the picture's where both are known, from 0 to 1: Σ∇p·∇r / Σ∇r², the factor that fits best.
+
+    Over neighbouring pixels near the hole. In plain surroundings a decoder's ripple is nobody's detail, and would stand out in the hole.
+    Each pair counts as if both had a slope of NOTHING more, so that where neither has detail the factor is one, and a rounding moves it
+    little.
+    """
+    near = grown(hole, NEAR) & ~unknown
+    p, r = picture.astype(np.int64), result.astype(np.int64)  # exact sums, in any order
+    product = square = count = 0
+    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        pairs = near[here] & near[there]
+        slope = (r[here] - r[there])[pairs]
+        product += int(((p[here] - p[there])[pairs] * slope).sum())
+        square += int((slope * slope).sum())
+        count += slope.size
+    nothing = count * (NOTHING * np.iinfo(result.dtype).max / 255) ** 2
+    return min(1.0, max(0.0, (product + nothing) / (square + nothing))) if count else 1.0
+
+
+def remains(difference: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:
+    """Pixels at the rim that show what was to be filled in, not what is around it: masks are often a pixel too tight, and edges soft.
+
+    They are at most RIM pixels from the hole; and among the known differences within AROUND pixels of them, with the median m and the
+    median distance from it s, theirs is off by more than `off` + SPREAD·s. The film would carry their colour through the whole hole.
+    """
+    rim = np.argwhere(grown(hole, RIM) & ~hole)
+    steps = np.argwhere(np.hypot(*np.mgrid[-AROUND : AROUND + 1, -AROUND : AROUND + 1]) <= AROUND)
+    known = np.pad(np.where(hole[..., None], np.nan, difference), [(AROUND, AROUND)] * 2 + [(0, 0)], constant_values=np.nan)
+    found = np.zeros_like(hole)
+    for first in range(0, len(rim), 2**14):  # a dotted mask is nearly all rim
+        y, x = rim[first : first + 2**14].T
+        around = known[y + steps[:, :1], x + steps[:, 1:]]  # (places, pixels, c)
+        middle = _median(around)
+        found[y, x] = (np.abs(difference[y, x] - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
+    return found
+
+
+def _median(x: np.ndarray) -> np.ndarray:
+    """Along the first axis, of what is not NaN; something must be."""
+    count = (~np.isnan(x)).sum(axis=0)[None]
+    ordered = np.sort(x, axis=0)  # NaN last
+    low, high = (np.take_along_axis(ordered, k, axis=0)[0] for k in ((count - 1) // 2, count // 2))
+    middle: np.ndarray = (low + high) / 2
+    return middle
+
+
+def harmonic(known: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """`known` (h, w, c) with the film in the hole (h, w). Some pixel must be known.
+
+    Full multigrid: begun with the film of the picture at half the side, then CYCLES times relaxed, corrected by a half-sided solution of
+    what is still wrong, and relaxed again, which leaves about a hundredth of what the known pixels differ by. Elementwise float64 alone:
+    the same bytes everywhere.
+    """
+    v = np.ascontiguousarray(np.where(hole[..., None], 0.0, known))
+    if hole.any():
+        _Grid(hole).fill(v)
+    return v
+
+
+def quads(array: np.ndarray) -> np.ndarray:
+    """(h, w, …) → (4, ⌈h/2⌉, ⌈w/2⌉, …): the corners of every 2×2 pixels; zeros beyond the border."""
+    even = np.pad(array, [(0, n % 2) for n in array.shape[:2]] + [(0, 0)] * (array.ndim - 2))
+    return np.stack([even[i::2, j::2] for i in (0, 1) for j in (0, 1)])
+
+
+class _Grid:
+    """The unknown pixels of a picture, their neighbours, and the pixels of half the side that lie all in the hole."""
+
+    def __init__(self, hole: np.ndarray) -> None:
+        self.hole = hole
+        self.y, self.x = y, x = np.nonzero(hole)
+        tall, wide = hole.shape
+        # Beyond the border a pixel is its own neighbour: it does not pull.
+        rows = np.maximum(y - 1, 0), np.minimum(y + 1, tall - 1), y, y
+        columns = x, x, np.maximum(x - 1, 0), np.minimum(x + 1, wide - 1)
+        self.here, self.around = y * wide + x, np.stack(rows) * wide + np.stack(columns)
+        self.outside = (self.around == self.here).sum(axis=0)[:, None].astype(np.float64)
+        self.turns = [np.flatnonzero((x + y) % 2 == colour) for colour in (0, 1)]  # of a chessboard
+        self.known = quads(~hole).sum(axis=0)  # how many of the pixels in one of half the side
+        self.coarse = _Grid(self.known == 0) if (self.known == 0).any() else None
+
+    def fill(self, v: np.ndarray) -> None:
+        """Puts the film into v (h, w, c), which is zero in the hole."""
+        half = quads(v).sum(axis=0) / np.maximum(self.known, 1)[..., None]
+        if self.coarse is not None:
+            self.coarse.fill(half)
+        v[self.hole] = half[self.y // 2, self.x // 2]
+        for _ in range(CYCLES):
+            self.cycle(v, np.zeros(v.shape))
+
+    def cycle(self, v: np.ndarray, force: np.ndarray) -> None:
+        """Nearer to 4·v - (sum of the neighbours) = force at every unknown pixel; both (h, w, c)."""
+        self._relax(v, force)
+        if self.coarse is not None:
+            flat, wrong = v.reshape(-1, v.shape[2]), np.zeros_like(v)
+            up, down, left, right = (flat[n] for n in self.around)
+            wrong.reshape(flat.shape)[self.here] = force.reshape(flat.shape)[self.here] - (4 * flat[self.here] - up - down - left - right)
+            total = quads(wrong).sum(axis=0)
+            missing = np.zeros(total.shape)
+            self.coarse.cycle(missing, total)
+            flat[self.here] += self._between(missing)
+        self._relax(v, force)
+
+    def _relax(self, v: np.ndarray, force: np.ndarray) -> None:
+        flat, force = v.reshape(-1, v.shape[2]), force.reshape(-1, v.shape[2])
+        for _ in range(SWEEPS):
+            for turn in self.turns:
+                here, outside = self.here[turn], self.outside[turn]
+                up, down, left, right = (flat[n] for n in self.around[:, turn])
+                flat[here] = (up + down + left + right - outside * flat[here] + force[here]) / (4 - outside)
+
+    def _between(self, half: np.ndarray) -> np.ndarray:
+        """Bilinear, at the unknown pixels."""
+        y, x = self.y // 2, self.x // 2
+        below, beside = (np.clip(c + 2 * (p % 2) - 1, 0, n - 1) for c, p, n in zip((y, x), (self.y, self.x), half.shape, strict=False))
+        mix: np.ndarray = (9 * half[y, x] + 3 * half[below, x] + 3 * half[y, beside] + half[below, beside]) / 16
+        return mix

@@ -1,0 +1,176 @@
+"""Runs of the Inpainter on a thread of their own.
+
+Why a thread, and not steps between frames: a step of the full model takes from tens of milliseconds to seconds, encoding and
+decoding are no steps at all, and no frame could be drawn in between. NumPy and wgpu let go of the GIL while they compute, so
+the window's thread goes on. The Inpainter has a device of its own: what is recorded on it, and its loss, are not the window's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moebius.errors import DeviceLostError, MoebiusError, OutOfMemoryError
+from moebius.pictures.photo import Photo
+from moebius.view.picture import Picture
+
+if TYPE_CHECKING:
+    from moebius.inpaint.inpainter import Inpainter, Result
+
+Place = tuple[int, int, int, int]  # x, y, width, height in the picture
+
+
+@dataclass(frozen=True)
+class Request:
+    number: int
+    photo: Photo
+    fill: np.ndarray  # (H, W) bool, which nobody writes to any more
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    device: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`phase` says what is going on now; `done` of `total` steps are taken."""
+
+    number: int
+    phase: str
+    done: int = 0
+    total: int = 0
+    ms_per_step: float | None = None
+    patches: dict[Place, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finished:
+    number: int
+    result: Result
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Failed:
+    number: int
+    text: str
+
+
+Event = Loaded | Progress | Finished | Failed
+Load = Callable[[Callable[[], None]], "Inpainter"]
+LOADING = 0  # the number of no run
+LOST = "The GPU was lost during the run. Enter opens it again and starts over; if it is lost again, mark less of the picture."
+NICE = 5  # on the CPU device, and on a software driver, a step takes every core: the window comes first
+
+
+class Worker:
+    """`load` gives the Inpainter, here on the thread, and again after a device was lost; what it is given, it calls as it goes on.
+
+    `notify` wakes the window.
+    """
+
+    def __init__(self, load: Load, notify: Callable[[], None], largest_side: int) -> None:
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self._load, self._notify, self._largest_side = load, notify, largest_side
+        self._requests: SimpleQueue[Request | None] = SimpleQueue()
+        self._number = self._wanted = LOADING
+        self._closed = False
+        self._model: Inpainter | None = None
+        self._thread = threading.Thread(target=self._work, name="moebius-view-run")
+
+    def begin(self) -> None:
+        self._thread.start()
+
+    def start(self, photo: Photo, fill: np.ndarray, settings: dict[str, Any]) -> int:
+        """What ran before ends with its step, and nothing more is heard of it."""
+        self._number += 1
+        self._wanted = self._number
+        self._requests.put(Request(self._number, photo, fill, settings))
+        return self._number
+
+    def cancel(self) -> None:
+        self._wanted = LOADING
+
+    def close(self) -> None:
+        """Returns when the thread has: a device must not be pulled away from under a step."""
+        self._closed = True
+        self.cancel()
+        self._requests.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+        self._model = None
+
+    # the thread --------------------------------------------------------------------------------------------------
+    def _work(self) -> None:
+        if sys.platform == "linux":  # where a thread has a niceness of its own, and hands it on to those that compute for it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        self._try(LOADING, self._ready)
+        while not self._closed:
+            request = self._requests.get()
+            if request is not None and request.number == self._wanted:
+                self._try(request.number, partial(self._run, request))
+
+    def _try(self, number: int, work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except DeviceLostError as error:
+            self._model = None  # its buffers are gone; the next run loads it again, on a new device
+            self._say(Failed(number, str(error) if isinstance(error, OutOfMemoryError) else LOST))
+        except MoebiusError as error:
+            self._say(Failed(number, str(error)))
+        except MemoryError:
+            self._say(Failed(number, "There is not enough memory for this picture. Mark less of it, or close other programs."))
+        except Exception as error:  # a mistake of ours: the trace is for the terminal, the window goes on
+            traceback.print_exc()
+            self._say(Failed(number, f"This is a bug: {type(error).__name__}: {error}. The terminal has the details."))
+
+    def _ready(self) -> Inpainter:
+        if self._model is None:
+            self._model = self._load(self._go_on)
+            self._say(Loaded(self._model.device))
+        return self._model
+
+    def _go_on(self) -> None:
+        """A download of minutes must not outlive the window."""
+        if self._closed:
+            raise MoebiusError("The window was closed.")
+
+    def _run(self, request: Request) -> None:
+        number = request.number
+        if self._model is None:
+            self._say(Progress(number, "Loading the model"))
+        model = self._ready()
+        self._say(Progress(number, "Encoding"))
+        run = model.steps(request.photo, request.fill, **request.settings)
+        patches: dict[Place, np.ndarray] = {}
+        began: float | None = None
+        for step in run:
+            if self._wanted != number:
+                return
+            # The estimate is fetched, which waits for the GPU: a bar of what was merely asked of it would lie.
+            patches |= {(w.x, w.y, w.width, w.height): rgb for w, rgb in step.patches}
+            now = time.perf_counter()
+            done, began = step.index + 1, began or now  # the first step also warms up; it would spoil the mean
+            each = 1000 * (now - began) / (done - 1) if done > 1 else None
+            phase = "Denoising" if done < step.total else "Decoding"
+            self._say(Progress(number, phase, done, step.total, each, dict(patches)))
+        if self._wanted == number:
+            shown = Picture.of_image(run.result.image, self._largest_side)
+            self._say(Finished(number, run.result, shown))
+
+    def _say(self, event: Event) -> None:
+        self.events.put(event)
+        if not self._closed:
+            self._notify()

@@ -1,0 +1,220 @@
+"""Recorded plans as two files: plan.json says what to run, weights.bin holds every byte that it reads.
+
+plan.json::
+
+    {"format": 1, "binary": {"file", "size", "sha256"},
+     "modules": [WGSL text, …],
+     "pipelines": [{"module", "entry", "access": ["read" | "read_write" | "uniform", …]}, …],
+     "buffers": [{"size", "at"?}, …]      `at`: where its content lies in weights.bin; without it, it begins as zeros
+     "uniforms": {"at", "size"},          one buffer of parameters, 256 bytes a dispatch
+     "plans": {name: {"inputs": [TENSOR], "outputs": [TENSOR], "prologue": [DISPATCH], "steps": [DISPATCH], "taps": [TAP], …}},
+     "arrays": {name: {"at", "type": "float32" | "uint8", "shape"}}, …}
+
+    TENSOR    {"buffer", "shape": [B, H, W, C]}, float32, channels padded to a multiple of four
+    DISPATCH  {"pipeline", "grid": [x, y, z], "uniform": offset, "bind": [buffer, offset, size, …]}, in the order of the bindings
+    TAP       {"path", "dispatch", "buffer", "size", "at": [offset, …]}: right after that dispatch, samples of the module's output
+
+A sampling plan also has "state" (the buffer of the step's number), "sinusoid" (TENSOR), "coefficients" (a buffer), "guidance"
+(where in the uniforms), "carry": [from, to, bytes] after a step, and "rows", the most steps a run may have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu.device import DEFAULT_LIMITS, Buffer
+from moebius.backends.webgpu.ops import WebGPU
+from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch, Plan, Tensor, place
+
+FORMAT = 1
+ALIGN = DEFAULT_LIMITS["min-storage-buffer-offset-alignment"]
+SEGMENT = DEFAULT_LIMITS["max-storage-buffer-binding-size"]  # weights lie together in buffers of at most this size
+BLOCKS, BLOCK = 16, 128  # samples of a module's output: blocks of neighbouring values
+COEFFICIENTS = "coefficients"  # the binding that the player fills for every run
+
+
+def samples(size: int) -> tuple[list[int], int]:
+    """Where in that many values samples are taken, and how many values each: few enough to copy a big model's tensors of all modules."""
+    if size <= BLOCKS * BLOCK:
+        return [0], size
+    return [i * (size - BLOCK) // (BLOCKS - 1) // 4 * 4 for i in range(BLOCKS)], BLOCK
+
+
+class ForBrowsers(WebGPU):
+    """Records, and never runs: with WebGPU's default limits, and with the tiles of a GPU or of a software driver, whatever
+    the adapter here. Taps become places in the plan."""
+
+    def __init__(self, adapter: str | int | None = None, *, software: bool = False) -> None:
+        super().__init__(adapter, limits="webgpu")
+        self.gpu.info["adapter_type"] = "CPU" if software else "DiscreteGPU"  # this is what tiles are chosen by
+        self.taps: list[tuple[str, Tensor]] = []
+
+    def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
+        self.taps.append((path, x))
+
+    def recorded(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> tuple[Plan, list[tuple[str, Tensor]]]:
+        """The plan of forward for channels-last inputs, and what its modules put out."""
+        self.taps = []
+        return self.record(forward, shapes, *args), self.taps
+
+
+class Bundle:
+    """Collects plans and arrays, then writes both files."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, Any] = {}
+        self.modules: dict[str, int] = {}
+        self.pipelines: dict[tuple[int, str, tuple[str, ...]], int] = {}
+        self.buffers: list[dict[str, int]] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self._weights: dict[int, tuple[Buffer, int, int]] = {}  # by id: buffer, segment, offset in it
+        self._segments: list[int] = []  # sizes, in the order of `_weights`
+        self._segment_ids: list[int] = []
+        self._arena: list[int] = []  # buffers that plans share, the largest first
+        self._own: dict[int, int] = {}
+        self._alive: list[Any] = []  # ids are only good while their objects live
+        self._uniforms = bytearray()
+
+    # collecting --------------------------------------------------------------------------------------------------
+    def add(self, name: str, plan: Plan, taps: Sequence[tuple[str, Tensor]] = ()) -> None:
+        """One plan after another runs, so their intermediate tensors lie over one another."""
+        rec = plan.recording
+        kept = {id(t.buffer) for t in (*plan.inputs, *plan.outputs)} | {id(b) for pair in rec.carry for b in pair[:2]}
+        kept |= {id(b.buffer) for d in rec.prologue for b in d.outputs}  # read at every step
+        arena, placed = place(rec.steps, kept, plan.gpu)
+        self._alive.append((plan, list(taps), arena))
+        for rank, shared in enumerate(sorted(arena, key=lambda b: -b.nbytes)):
+            if rank == len(self._arena):
+                self._arena.append(self._buffer(0))
+            buffer = self._arena[rank]
+            self.buffers[buffer]["size"] = max(self.buffers[buffer]["size"], shared.nbytes)
+            self._own[id(shared)] = buffer
+        self._own |= {key: self._own[id(shared)] for key, (_, shared) in placed.items()}
+
+        made: dict[str, Any] = {
+            "inputs": [self._tensor(t) for t in plan.inputs],
+            "outputs": [self._tensor(t) for t in plan.outputs],
+            "prologue": [self._dispatch(d) for d in rec.prologue],
+            "steps": [self._dispatch(d) for d in rec.steps],
+            "taps": self._taps(plan, taps),
+        }
+        if rec.sinusoid is not None:
+            (last,) = (d for d in rec.steps if d.op == "guided_ddim")
+            (table,) = (b.buffer for b in last.bindings if b.name == COEFFICIENTS)
+            fields = [field for field, _ in wgsl.interface(last.shader).params]
+            made |= {
+                "state": self._place(rec.state)[0],
+                "sinusoid": self._tensor(rec.sinusoid),
+                "coefficients": self._place(table)[0],
+                "guidance": made["steps"][rec.steps.index(last)]["uniform"] + 4 * fields.index("guidance"),
+                "carry": [[self._place(a)[0], self._place(b)[0], n] for a, b, n in rec.carry],
+                "rows": rec.sinusoid.shape[2],
+            }
+        self.plans[name] = made
+
+    def _tensor(self, t: Tensor) -> dict[str, Any]:
+        return {"buffer": self._place(t.buffer)[0], "shape": list(t.shape)}
+
+    def _taps(self, plan: Plan, taps: Sequence[tuple[str, Tensor]]) -> list[dict[str, Any]]:
+        writer = {id(b.buffer): i for i, d in enumerate(plan.recording.steps) for b in d.outputs}
+        made = []
+        for path, t in taps:
+            starts, count = samples(t.rows * t.pitch)
+            at = [4 * start for start in starts]
+            made.append({"path": path, "dispatch": writer[id(t.buffer)], "buffer": self._place(t.buffer)[0], "size": 4 * count, "at": at})
+        return made
+
+    def _dispatch(self, d: Dispatch) -> dict[str, Any]:
+        slots = wgsl.interface(d.shader).slots
+        module = self.modules.setdefault(wgsl.specialise(d.shader, d.constants), len(self.modules))
+        pipeline = self.pipelines.setdefault((module, d.entry, tuple(s.access for s in slots)), len(self.pipelines))
+        by_name = {b.name: b for b in d.bindings}
+        bind: list[int] = []
+        for slot in slots:
+            if slot.access != "uniform":
+                bound = by_name[slot.name]
+                buffer, offset = self._place(bound.buffer)
+                bind += [buffer, offset + bound.offset, bound.nbytes]
+        uniform = len(self._uniforms)
+        for field, kind in wgsl.interface(d.shader).params:
+            self._uniforms += np.asarray(d.params[field], "<f4" if kind == "f32" else "<u4").tobytes()
+        self._uniforms += bytes(uniform + PARAMS_PITCH - len(self._uniforms))
+        return {"pipeline": pipeline, "grid": list(d.grid), "uniform": uniform, "bind": bind}
+
+    def _place(self, buffer: Buffer) -> tuple[int, int]:
+        """(buffer of the bundle, offset in it)."""
+        if buffer.kind == "weight" and buffer.label != COEFFICIENTS:
+            return self._weight(buffer)
+        if id(buffer) not in self._own:
+            self._own[id(buffer)] = self._buffer(buffer.nbytes)
+        return self._own[id(buffer)], 0
+
+    def _weight(self, buffer: Buffer) -> tuple[int, int]:
+        if id(buffer) not in self._weights:
+            size = -(-buffer.nbytes // ALIGN) * ALIGN
+            if not self._segments or self._segments[-1] + size > SEGMENT:
+                self._segments.append(0)
+                self._segment_ids.append(self._buffer(0))
+            segment = len(self._segments) - 1
+            self._weights[id(buffer)] = buffer, segment, self._segments[segment]
+            self._segments[segment] += size
+            self.buffers[self._segment_ids[segment]]["size"] = self._segments[segment]
+        _, segment, offset = self._weights[id(buffer)]
+        return self._segment_ids[segment], offset
+
+    def _buffer(self, size: int) -> int:
+        self.buffers.append({"size": size})
+        return len(self.buffers) - 1
+
+    # writing -----------------------------------------------------------------------------------------------------
+    def write(self, folder: Path, about: dict[str, Any], progress: Callable[[str, int, int | None], None] | None = None) -> int:
+        """plan.json and weights.bin; how many bytes they have."""
+        digest, at, total = hashlib.sha256(), 0, self._size()
+        with (folder / "weights.bin").open("wb") as file:
+
+            def put(data: bytes | bytearray) -> int:
+                nonlocal at
+                begin = at
+                for part in (data, bytes(-len(data) % ALIGN)):
+                    file.write(part)
+                    digest.update(part)
+                    at += len(part)
+                if progress is not None:
+                    progress("Writing weights.bin", at, total)
+                return begin
+
+            uniforms = {"at": put(self._uniforms), "size": len(self._uniforms)}
+            arrays = {}
+            for name, array in self.arrays.items():
+                little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+                arrays[name] = {"at": put(little.tobytes()), "type": array.dtype.name, "shape": list(array.shape)}
+            for buffer, segment, _ in self._weights.values():  # the first of a segment at its beginning
+                assert buffer.fill is not None
+                data = np.ascontiguousarray(buffer.fill()).reshape(-1).view(np.uint8)
+                begin = put(data.tobytes() + bytes(buffer.nbytes - data.nbytes))
+                self.buffers[self._segment_ids[segment]].setdefault("at", begin)
+        plan = {
+            "format": FORMAT,
+            **about,
+            "binary": {"file": "weights.bin", "size": at, "sha256": digest.hexdigest()},
+            "modules": list(self.modules),
+            "pipelines": [{"module": m, "entry": e, "access": list(a)} for m, e, a in self.pipelines],
+            "buffers": self.buffers,
+            "uniforms": uniforms,
+            "plans": self.plans,
+            "arrays": arrays,
+        }
+        text = json.dumps(plan, ensure_ascii=False, separators=(",", ":"))
+        (folder / "plan.json").write_text(text, encoding="utf-8")
+        return at + len(text.encode())
+
+    def _size(self) -> int:
+        arrays = sum(-(-a.nbytes // ALIGN) * ALIGN for a in self.arrays.values())
+        return len(self._uniforms) + arrays + sum(self._segments)

@@ -1,0 +1,151 @@
+"""`moebius export-web`: records what an Inpainter runs and writes it as a static page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import moebius
+from moebius.errors import MoebiusError, UsageError
+from moebius.inpaint.inpainter import Inpainter, Settings
+from moebius.model.denoise import Denoiser
+from moebius.model.unet import UNet, condition_ids
+from moebius.model.vae import VAE
+from moebius.web.bundle import Bundle, ForBrowsers
+from moebius.web.witness import witness
+
+ROWS = 100  # sampling steps that a page can take: the rows of its time tables
+
+SYNTHETIC = "Its weights were made from a seed, not trained: the hole is filled with noise."
+TILES = ("gpu", "cpu")
+SUFFIXES = (".html", ".css", ".js", ".json", ".bin")
+PLAYED = ("steps", "guidance", "strength", "noise_offset", "seed")  # the settings that the page has
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def export(
+    inpainter: Inpainter,
+    folder: str | os.PathLike[str],
+    *,
+    tile: str = "gpu",
+    adapter: str | int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Writes the page of this model into `folder`; returns its bytes. `tile` "cpu" is for browsers on a software driver.
+
+    Plans are recorded with WebGPU's default limits, so that every browser grants them; `adapter` only lends its driver.
+    """
+    target = Path(folder)
+    if tile not in TILES:
+        raise UsageError(f"tile is {tile!r}; choose one of {', '.join(TILES)}.")
+    check_target(target, force)
+    recorder = ForBrowsers(adapter, software=tile == "cpu")
+    bundle = record(inpainter, recorder)
+    check = witness(inpainter)
+    keep_taps(bundle, check.arrays)
+    bundle.arrays = check.arrays
+    unet, vae = inpainter.unet.config, inpainter.vae.config
+    about: dict[str, Any] = {
+        "moebius": moebius.__version__,
+        "model": inpainter.model,
+        "revision": inpainter.revision,
+        "note": SYNTHETIC if inpainter.model.startswith("synthetic") else "",
+        "tile": tile,
+        "config": {
+            "size": inpainter.size,
+            "factor": vae.factor,
+            "latent": unet.sample_size,
+            "channels": vae.latent_channels,
+            "scaling": vae.scaling_factor,
+        },
+        "defaults": {name: getattr(Settings(), name) for name in PLAYED} | {"blend": inpainter.blend},
+        "check": check.about,
+    }
+    return publish(target, lambda folder: write_site(folder) + bundle.write(folder, about, progress), force)
+
+
+def record(inpainter: Inpainter, recorder: ForBrowsers) -> Bundle:
+    """The three plans of a run: encoder, guided sampling step, decoder. Nothing runs."""
+    unet = UNet(inpainter.unet.config, inpainter.unet.root.root, recorder)
+    vae = VAE(inpainter.vae.config, inpainter.vae.root.root, recorder)
+    side, latent, channels = inpainter.size, unet.config.sample_size, vae.config.latent_channels
+    # The values of the schedule and of the guidance are the player's to fill in.
+    steps = Denoiser(unet, condition_ids(unet.config), [0] * ROWS, np.ones((ROWS, 4)), Settings().guidance)
+    bundle = Bundle()
+    for name, forward, shapes, args in (
+        ("encoder", vae.encoder, [(1, side, side, 3)], ()),
+        ("step", steps.step, [(1, latent, latent, c) for c in (channels, 1, channels)], (slice(None),)),
+        ("decoder", vae.decoder, [(1, latent, latent, channels)], ()),
+    ):
+        bundle.add(name, *recorder.recorded(forward, shapes, *args))
+    return bundle
+
+
+def keep_taps(bundle: Bundle, arrays: dict[str, np.ndarray]) -> None:
+    """Modules are compared where both the plan and the native run have them."""
+    for name, plan in bundle.plans.items():
+        plan["taps"] = [tap for tap in plan["taps"] if f"{name}/{tap['path']}" in arrays]
+    paths = {f"{name}/{tap['path']}" for name, plan in bundle.plans.items() for tap in plan["taps"]}
+    for name in [n for n in arrays if n.split("/")[0] in bundle.plans and "/" in n and n not in paths]:
+        del arrays[name]
+
+
+def write_site(folder: Path) -> int:
+    """The page itself."""
+    total = 0
+    for item in files("moebius.web").joinpath("site").iterdir():
+        total += (folder / item.name).write_bytes(item.read_bytes())
+    return total
+
+
+# the folder ----------------------------------------------------------------------------------------------------------
+
+
+def check_target(folder: Path, force: bool) -> None:
+    """Refuses what is no folder, or one with something in it, before any work is done."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder to write the page into.")
+    if folder.is_dir() and any(folder.iterdir()):
+        strange = [f.name for f in folder.iterdir() if f.suffix not in SUFFIXES or not f.is_file()]
+        if strange or not (folder / "plan.json").is_file():
+            raise UsageError(
+                f"{folder} holds what no export wrote ({', '.join(sorted(strange)[:3]) or 'no plan.json'}); name another folder."
+            )
+        if not force:
+            raise UsageError(f"{folder} holds an exported page; give --force to replace it, or name another folder.")
+    if not folder.absolute().parent.is_dir():
+        raise UsageError(f"{folder} cannot be made: there is no folder {folder.absolute().parent}.")
+
+
+def publish(folder: Path, write: Callable[[Path], int], force: bool) -> int:
+    """Writes beside, then takes the name: nobody sees half a page, and a failure leaves the page that was there."""
+    folder = folder.absolute()
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            new, old = beside / "new", beside / "old"
+            new.mkdir()
+            size = write(new)
+            check_target(folder, force)  # minutes may have passed
+            if folder.is_dir():
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except BaseException:  # Ctrl-C too
+                if old.is_dir():
+                    old.rename(folder)
+                raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise MoebiusError(f"{folder} cannot be written ({error.strerror or error}); free some space, or choose another place.") from error
+    return size

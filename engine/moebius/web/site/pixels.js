@@ -1,0 +1,195 @@
+// Pictures as arrays, as engine/moebius/pictures/windows.py, published.py and mask.py have them (membrane.js: seam.py). A picture is
+// {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
+
+import { grown, matched } from "./membrane.js";
+
+const BLUR_RADIUS = 3; // of the seam, in the model's pixels
+const LANCZOS = 3;
+const ONE = 2 ** 22;
+
+// The square to work on: around all that is marked (one window, where Python gives islands windows of their own), at the
+// picture's own resolution where it leaves size/16 of context on every side; else scaled. Null where nothing is marked.
+export function windowOf(mask, size) {
+  const box = bounds(mask);
+  if (!box) return null;
+  const [x0, y0, x1, y1] = box;
+  const reach = support(BLUR_RADIUS);
+  const longest = Math.max(x1 - x0, y1 - y0);
+  let side = size;
+  if (longest + 2 * Math.max(Math.floor(size / 16), reach) > size) {
+    side = Math.min(Math.max(Math.ceil((longest * 4) / 3), longest + 2 * reach, size), Math.max(mask.width, mask.height, size));
+  }
+  const placed = (first, last, length) =>
+    side >= length ? -Math.floor((side - length) / 2) : Math.min(Math.max(0, Math.floor((first + last - side) / 2)), length - side);
+  return { x: placed(x0, x1, mask.width), y: placed(y0, y1, mask.height), side, size };
+}
+
+export function bounds({ data, width, height }) {
+  let [x0, y0, x1, y1] = [width, height, 0, 0];
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      if (data[y * width + x]) [x0, y0, x1, y1] = [Math.min(x0, x), Math.min(y0, y), Math.max(x1, x + 1), y + 1];
+    }
+  }
+  return x1 > x0 ? [x0, y0, x1, y1] : null;
+}
+
+// The window as the model sees it: x, the pixels from -1 to 1, and m, 1 where any pixel under it is marked. Outside the
+// picture lies its reflection.
+export function cut(picture, mask, { x, y, side, size }) {
+  const [columns, rows] = [reflected(x, side, picture.width), reflected(y, side, picture.height)];
+  let rgb = { data: new Uint8Array(3 * side * side), width: side, height: side };
+  const m = new Uint8Array(size * size);
+  for (let j = 0; j < side; j++) {
+    for (let i = 0; i < side; i++) {
+      const from = rows[j] * picture.width + columns[i];
+      for (let c = 0; c < 3; c++) rgb.data[3 * (j * side + i) + c] = picture.data[3 * from + c];
+    }
+  }
+  for (let j = 0; j < size; j++) {
+    for (let i = 0; i < size; i++) m[j * size + i] = anyOf(mask, columns, rows, i, j, side / size);
+  }
+  if (side !== size) rgb = resized(rgb, size, side > picture.width);
+  return { rgb, x: Float32Array.from(rgb.data, (v) => (v / 255) * 2 - 1), m };
+}
+
+function anyOf(mask, columns, rows, i, j, scale) {
+  for (let y = Math.floor(j * scale); y < Math.ceil((j + 1) * scale); y++) {
+    for (let x = Math.floor(i * scale); x < Math.ceil((i + 1) * scale); x++) {
+      if (mask.data[rows[y] * mask.width + columns[x]]) return 1;
+    }
+  }
+  return 0;
+}
+
+export function reflected(start, length, n) {
+  return Array.from({ length }, (_, k) => {
+    if (n === 1) return 0;
+    const period = 2 * n - 2;
+    const i = (((start + k) % period) + period) % period;
+    return Math.min(i, period - i);
+  });
+}
+
+// The model's pixels as bytes: ⌊255·clip((x+1)/2, 0, 1)⌋ in float32, as published.
+export function toBytes(x) {
+  const round = Math.fround;
+  return Uint8Array.from(x, (v) => round(Math.min(1, Math.max(0, round(round(v + 1) / 2))) * 255));
+}
+
+// The picture with the window's result blended in through the blurred mask: ⌊(result·w + picture·(255-w)) / 255⌋. "match" joins the
+// colours at the seam first, and blurs nothing.
+export function pasted(picture, mask, result, window, blend = "paste") {
+  const { x, y, side } = window;
+  const match = blend === "match";
+  if (match) {
+    const { rgb, m } = cut(picture, mask, window);
+    const size = result.width; // in a scaled window the film hangs where resizing left no trace of what was in the hole, if anywhere
+    const clear = side === size ? m : grown(m, size, size, LANCZOS * Math.max(1, size / side) + 1);
+    const hole = clear.every(Boolean) ? m : clear;
+    result = { ...result, data: matched(result.data, rgb.data, hole, size, size) };
+  }
+  const back = result.width === side ? result : resized(result, side);
+  const [left, top] = [Math.max(0, x), Math.max(0, y)];
+  const [width, height] = [Math.min(picture.width, x + side) - left, Math.min(picture.height, y + side) - top];
+  const inside = new Uint8Array(width * height);
+  for (let j = 0; j < height; j++) {
+    for (let i = 0; i < width; i++) inside[j * width + i] = 255 * mask.data[(top + j) * mask.width + left + i];
+  }
+  const weights = match ? inside : blurred(inside, width, height, (BLUR_RADIUS * side) / result.width);
+  const data = picture.data.slice();
+  for (let j = 0; j < height; j++) {
+    for (let i = 0; i < width; i++) {
+      const w = weights[j * width + i];
+      const to = 3 * ((top + j) * picture.width + left + i);
+      const from = 3 * ((top + j - y) * side + left + i - x);
+      for (let c = 0; c < 3; c++) data[to + c] = Math.floor((back.data[from + c] * w + data[to + c] * (255 - w)) / 255);
+    }
+  }
+  return { data, width: picture.width, height: picture.height };
+}
+
+// Square pictures by Lanczos: Pillow's arithmetic, columns first (or rows), in whole numbers of 2^-22, rounded in between.
+export function resized({ data, width }, size, rowsFirst = false) {
+  const taps = lanczos(width, size);
+  const pass = (from, wide, high) => {
+    const out = new Uint8Array(3 * size * high); // transposed, so that twice is once each way
+    for (let y = 0; y < high; y++) {
+      for (let i = 0; i < size; i++) {
+        const { first, weights } = taps[i];
+        for (let c = 0; c < 3; c++) {
+          let sum = ONE / 2;
+          for (let k = 0; k < weights.length; k++) sum += weights[k] * from[3 * (y * wide + first + k) + c];
+          out[3 * (i * high + y) + c] = Math.min(255, Math.max(0, Math.floor(sum / ONE)));
+        }
+      }
+    }
+    return out;
+  };
+  const both = (from) => pass(pass(from, width, width), width, size);
+  return { data: rowsFirst ? flipped(both(flipped(data, width, width, 3)), size, size, 3) : both(data), width: size, height: size };
+}
+
+function flipped(from, wide, high, channels) {
+  const out = new Uint8Array(from.length);
+  for (let y = 0; y < high; y++) {
+    for (let x = 0; x < wide; x++) for (let c = 0; c < channels; c++) out[channels * (x * high + y) + c] = from[channels * (y * wide + x) + c];
+  }
+  return out;
+}
+
+function lanczos(from, to) {
+  const scale = from / to;
+  const stretch = Math.max(1, scale);
+  const reach = LANCZOS * stretch;
+  const sinc = (v) => (v === 0 ? 1 : Math.sin(Math.PI * v) / (Math.PI * v));
+  return Array.from({ length: to }, (_, i) => {
+    const centre = (i + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - reach + 0.5));
+    const last = Math.min(from, Math.trunc(centre + reach + 0.5));
+    const weights = [];
+    for (let k = first; k < last; k++) {
+      const v = (k - centre + 0.5) / stretch;
+      weights.push(Math.abs(v) < LANCZOS ? sinc(v) * sinc(v / LANCZOS) : 0);
+    }
+    const sum = weights.reduce((a, b) => a + b, 0);
+    return { first, weights: weights.map((w) => Math.sign(w) * Math.floor(Math.abs(w / sum) * ONE + 0.5)) };
+  });
+}
+
+// Pillow's, whose floats are 32 bits wide.
+function boxRadius(radius) {
+  const f = Math.fround;
+  const variance = f(f(f(radius) * f(radius)) / 3);
+  const whole = Math.floor(f((f(Math.sqrt(12 * variance + 1)) - 1) / 2));
+  const fraction = f(f((2 * whole + 1) * f(whole * (whole + 1) - f(3 * variance))) / f(6 * f(variance - (whole + 1) ** 2)));
+  return f(whole + fraction);
+}
+
+const support = (radius) => 3 * (Math.floor((Math.sqrt(4 * radius * radius + 1) - 1) / 2) + 1);
+
+// Pillow's GaussianBlur: three box blurs a direction, with a fraction at their ends, rounded after each.
+export function blurred(bytes, width, height, radius) {
+  const box = boxRadius(radius);
+  const whole = Math.floor(box);
+  const middle = Math.floor(2 ** 24 / Math.fround(box * 2 + 1));
+  const end = Math.floor((2 ** 24 - (2 * whole + 1) * middle) / 2);
+  const pass = (from, wide, high) => {
+    const out = new Uint8Array(from.length);
+    for (let y = 0; y < high; y++) {
+      const at = (x) => from[y * wide + Math.min(wide - 1, Math.max(0, x))];
+      let sum = 0;
+      for (let x = -whole; x <= whole; x++) sum += at(x);
+      for (let x = 0; x < wide; x++) {
+        out[y * wide + x] = Math.floor((sum * middle + (at(x - whole - 1) + at(x + whole + 1)) * end + 2 ** 23) / 2 ** 24);
+        sum += at(x + whole + 1) - at(x - whole);
+      }
+    }
+    return out;
+  };
+  let out = bytes;
+  for (let n = 0; n < 3; n++) out = pass(out, width, height);
+  out = flipped(out, width, height, 1);
+  for (let n = 0; n < 3; n++) out = pass(out, height, width);
+  return flipped(out, height, width, 1);
+}

@@ -1,0 +1,205 @@
+"""A checkpoint file → a network's config and its tensors, checked. And the bundle, one file of ours that holds both networks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from moebius.errors import UsageError, WeightError
+from moebius.model import unet as unet_module
+from moebius.model import vae as vae_module
+from moebius.model.params import check
+from moebius.model.unet import UNetConfig
+from moebius.model.vae import VAEConfig
+from moebius.weights import infer
+from moebius.weights.formats import safetensors as safetensors_file
+from moebius.weights.formats import zip as torch_zip
+from moebius.weights.formats.mapped import NUMPY, MappedTensors, Tensor, is_finite
+
+Net = Literal["unet", "vae"]
+NET_NAMES = {"unet": "UNet", "vae": "VAE"}
+TORCH_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
+BUNDLE_KEY = "moebius"  # of the metadata: {"unet": {config}, "vae": {config}}
+
+# What training scripts save beside the weights. No parameter of either network has such a name.
+EXTRAS = re.compile(
+    r"(ema|ema_model|model_ema|ema_\w+|optimizers?|optimizer_states?|lr_schedulers?|schedulers?|grad_scaler|scaler|loss\w*"
+    r"|global_step|step|epoch|iteration|random_states?|rng_states?)(\..*)?"
+)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network's weights: float32, finite, of exactly the config's names and shapes. `ignored` names what else the file held."""
+
+    config: UNetConfig | VAEConfig
+    tensors: Mapping[str, np.ndarray]
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All that a pipeline needs. `name` is that of the model or of its file, `commit` the Hub's, where it came from there."""
+
+    name: str
+    unet_config: UNetConfig
+    unet: Mapping[str, np.ndarray]
+    vae_config: VAEConfig
+    vae: Mapping[str, np.ndarray]
+    commit: str | None = None
+    ignored: tuple[str, ...] = ()
+
+
+def open_tensors(path: Path, name: str | None = None) -> MappedTensors:
+    """Maps a file by its ending, which `name` has where the path does not."""
+    ending = Path(name or path).suffix.lower()
+    if ending == ".safetensors":
+        return safetensors_file.read(path)
+    if ending in TORCH_ENDINGS:
+        return torch_zip.read(path)
+    raise UsageError(f"{path} ends in {ending or 'nothing'!r}; weights are read from .safetensors, {', '.join(TORCH_ENDINGS)}.")
+
+
+def recognise(net: Net, tensors: MappedTensors, given: Mapping[str, Any] | None = None) -> tuple[UNetConfig | VAEConfig, MappedTensors]:
+    """The config, and the same file seen through it: its parameters alone, under their modern names. The data is not touched.
+
+    `given` is what a config beside the file says.
+    """
+    ignored = [name for name, t in tensors.info.items() if EXTRAS.fullmatch(name) or not t.size]
+    unused = {*ignored, *(name for name in tensors.info if name.endswith("num_batches_tracked"))}
+    info = {name: t for name, t in tensors.info.items() if name not in unused}
+    config: UNetConfig | VAEConfig
+    if net == "unet":
+        config = infer.unet_config({name: t.shape for name, t in info.items()}, given)
+        shapes = unet_module.shapes(config)
+    else:
+        info = modern_info(info)
+        config = infer.vae_config({name: t.shape for name, t in info.items()}, given)
+        shapes = vae_module.shapes(config)
+    check(stand_ins(info), shapes, NET_NAMES[net])
+    return config, MappedTensors(tensors.file, info, tensors.metadata, (*tensors.ignored, *ignored), tensors.verify)
+
+
+def stand_ins(info: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Arrays of the right types and shapes that take no memory."""
+    return {name: np.broadcast_to(np.zeros((), stand_in_type(t)), t.shape) for name, t in info.items()}
+
+
+def stand_in_type(t: Tensor) -> np.dtype:
+    return np.dtype(np.float32 if t.dtype == "BF16" else NUMPY[t.dtype])
+
+
+def modern_info(info: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`vae.modern_names` for tensors that are not read yet. It keeps the order, and takes only trailing ones off a shape."""
+    renamed = vae_module.modern_names(stand_ins(info))
+    if len(renamed) != len(info):
+        raise WeightError("The VAE has an attention under its old names and under its new ones. Check that the file is the right one.")
+    return {
+        name: replace(t, shape=array.shape, strides=t.strides and t.strides[: array.ndim])
+        for (name, array), t in zip(renamed.items(), info.values(), strict=True)
+    }
+
+
+def is_ready(tensors: MappedTensors) -> bool:
+    """Views of this file are what a backend wants: there is nothing to convert."""
+    return all(t.dtype == "F32" and t.strides is None and t.offset % 4 == 0 for t in tensors.info.values())
+
+
+class Float32(Mapping[str, np.ndarray]):
+    """Tensors as float32 arrays, made and found finite one at a time."""
+
+    def __init__(self, tensors: MappedTensors) -> None:
+        self.tensors = tensors
+        self.shapes = {name: t.shape for name, t in tensors.info.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, and is reported as that
+            array = np.asarray(self.tensors[name], np.float32, order="C")
+        if not is_finite(array):
+            raise WeightError(
+                f"{self.tensors.path}: {name} holds a NaN or an infinity, so no picture could come of it. Copy or download the file again; "
+                "if it was trained like this, use an earlier checkpoint."
+            )
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def in_memory(tensors: MappedTensors) -> Mapping[str, np.ndarray]:
+    """Views where the file holds what is wanted, else copies. Every value is looked at."""
+    arrays = Float32(tensors)
+    if not is_ready(tensors):
+        return dict(arrays)
+    for name in arrays:
+        arrays[name]
+    return tensors
+
+
+# Bundles -------------------------------------------------------------------------------------------------------------
+
+
+def is_bundle(tensors: MappedTensors) -> bool:
+    return BUNDLE_KEY in tensors.metadata
+
+
+def write_bundle(
+    path: str | Path,
+    unet_config: UNetConfig,
+    unet: Mapping[str, np.ndarray],
+    vae_config: VAEConfig,
+    vae: Mapping[str, np.ndarray],
+    *,
+    half: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Both networks in one .safetensors, tensors named unet.… and vae.…, with their configs. `half` stores matrices as float16; vectors
+    (norms, statistics) stay float32, being small and wide in range."""
+    arrays: dict[str, np.ndarray] = {}
+    configs: dict[str, Any] = {}
+    for net, config, weights, shapes in (
+        ("unet", unet_config, unet, unet_module.shapes(unet_config)),
+        ("vae", vae_config, vae_module.modern_names(vae), vae_module.shapes(vae_config)),
+    ):
+        check(weights, shapes, NET_NAMES[net])
+        configs[net] = infer.to_json(config)
+        for name in shapes:
+            with np.errstate(over="ignore"):
+                array = np.asarray(weights[name], np.float16 if half and weights[name].ndim > 1 else np.float32)
+            if not is_finite(array):
+                raise WeightError(f"{net}.{name} holds a value that {array.dtype} cannot. Write the bundle with half=False.")
+            arrays[f"{net}.{name}"] = array
+    safetensors_file.write(path, arrays, {**(metadata or {}), BUNDLE_KEY: json.dumps(configs)})
+
+
+def read_bundle(path: str | Path) -> Weights:
+    """What `write_bundle` wrote. Meant for small models: 16-bit tensors are decoded into memory, at each start."""
+    path = Path(path)
+    tensors = safetensors_file.read(path)
+    if not is_bundle(tensors):
+        raise WeightError(f"{path} is no bundle: its metadata has no {BUNDLE_KEY!r}. Give a file that holds a UNet and a VAE of Moebius.")
+    configs = infer.parse(tensors.metadata[BUNDLE_KEY], f"The config in {path}")
+    nets: dict[str, MappedTensors] = {}
+    for net in NET_NAMES:
+        if not isinstance(configs.get(net), dict):
+            raise WeightError(f"The config in {path} has no {net}. Get the file again from where it came.")
+        info = {name.removeprefix(f"{net}."): t for name, t in tensors.info.items() if name.startswith(f"{net}.")}
+        nets[net] = MappedTensors(tensors.file, info)
+    if len(nets["unet"]) + len(nets["vae"]) != len(tensors):
+        raise WeightError(f"{path} has tensors that are neither unet.… nor vae.…. Get the file again from where it came.")
+    try:
+        unet_config, vae_config = infer.build(UNetConfig, configs["unet"]), infer.build(VAEConfig, configs["vae"])
+        check(stand_ins(nets["unet"].info), unet_module.shapes(unet_config), NET_NAMES["unet"])
+        check(stand_ins(nets["vae"].info), vae_module.shapes(vae_config), NET_NAMES["vae"])
+    except WeightError as error:
+        raise WeightError(f"{path}: {error}") from error
+    return Weights(path.stem, unet_config, in_memory(nets["unet"]), vae_config, in_memory(nets["vae"]))

@@ -1,0 +1,142 @@
+"""Which member of the family a checkpoint is: read off its shapes, and from a config beside it what shapes do not tell."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
+
+from moebius.errors import UsageError, WeightError
+from moebius.model.unet import PREFIX, UNetConfig
+from moebius.model.vae import VAEConfig
+
+Sizes = Mapping[str, tuple[int, ...]]
+Config = TypeVar("Config", UNetConfig, VAEConfig)
+MAX_SIZE, MAX_DEPTH = 1 << 16, 8  # of one number and of one list in a config
+
+OTHER_NAMES = {"attention_head_dim": "heads"}  # the published yaml's name for the number of heads
+
+
+def unet_config(shapes: Sizes, given: Mapping[str, Any] | None = None) -> UNetConfig:
+    """`given` wins over what the shapes say (the strict check then names the tensors that disagree); groups and eps come from it alone."""
+
+    def size(name: str, axis: int) -> int:
+        return dimension(shapes, name, axis, "UNet")
+
+    down = f"{PREFIX}.down_blocks"
+    blocks = count(shapes, f"{down}.{{}}.resnets.0.norm1.weight")
+    channels = tuple(size(f"{down}.{i}.attentions.0.proj_in.weight", 0) for i in range(blocks))
+    block = f"{down}.0.attentions.0.transformer_blocks.0"
+    grid = size(f"{block}.attn2.rel_pos_emb", 0)
+    heads, left = divmod(channels[0] if channels else 0, size(f"{block}.attn1.to_k.weight", 0))
+    feed_forward = "attentions.0.transformer_blocks.0.ff.inverted_conv.conv.weight"
+    ratio = mlp_ratio([(n, size(f"{down}.{i}.{feed_forward}", 0)) for i, n in enumerate(channels)])
+    if math.isqrt(grid) ** 2 != grid or left or not heads or not ratio:
+        raise WeightError(f"These weights are no UNet of this family: the shapes below {block} do not go together. {CHECK}")
+    return build(
+        UNetConfig,
+        {
+            "sample_size": math.isqrt(grid),
+            "in_channels": size(f"{PREFIX}.conv_in.conv_dw.weight", 0),
+            "out_channels": size(f"{PREFIX}.conv_out.conv_pw.weight", 0),
+            "block_out_channels": channels,
+            "layers_per_block": count(shapes, f"{down}.0.resnets.{{}}.norm1.weight"),
+            "heads": heads,
+            "cross_attention_dim": size(f"{block}.attn2.to_k.weight", 1),
+            "encoder_hid_dim": size("embedding_layer.weight", 1),
+            "num_embeddings": size("embedding_layer.weight", 0),
+            "mix_mlp_ratio": ratio,
+        },
+        given,
+    )
+
+
+def vae_config(shapes: Sizes, given: Mapping[str, Any] | None = None) -> VAEConfig:
+    """As `unet_config`; a diffusers config.json is what one expects beside a VAE. Its scaling factor is in no shape."""
+
+    def size(name: str, axis: int) -> int:
+        return dimension(shapes, name, axis, "VAE")
+
+    if given and (given.get("shift_factor") or given.get("latents_mean") or given.get("latents_std")):
+        raise WeightError("The VAE's config shifts its latents (shift_factor, latents_mean or latents_std), which this model does not use.")
+    down = "encoder.down_blocks"
+    blocks = count(shapes, f"{down}.{{}}.resnets.0.conv1.weight")
+    return build(
+        VAEConfig,
+        {
+            "block_out_channels": tuple(size(f"{down}.{i}.resnets.0.conv1.weight", 0) for i in range(blocks)),
+            "layers_per_block": count(shapes, f"{down}.0.resnets.{{}}.conv1.weight"),
+            "latent_channels": size("decoder.conv_in.weight", 1),
+            "in_channels": size("encoder.conv_in.weight", 1),
+        },
+        given,
+    )
+
+
+def build(kind: type[Config], inferred: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Config:
+    """A config from what was inferred and, over that, the fields of `given` that are the config's. Each is checked before it is used."""
+    what = "UNet" if kind is UNetConfig else "VAE"
+    values: dict[str, Any] = {}
+    defaults = asdict(kind())
+    for name, value in (*inferred.items(), *(given or {}).items()):
+        field = OTHER_NAMES.get(name, name) if kind is UNetConfig else name
+        if field in defaults and value is not None:
+            values[field] = tuple(value) if isinstance(value, list) else value
+    for name, value in values.items():
+        default = defaults[name]
+        if isinstance(default, tuple):
+            sound = isinstance(value, tuple) and 0 < len(value) <= MAX_DEPTH and all(type(n) is int and 0 < n <= MAX_SIZE for n in value)
+        elif isinstance(default, float):
+            sound = type(value) in (int, float) and 0 < value <= MAX_SIZE
+        else:
+            sound = type(value) is int and 0 < value <= MAX_SIZE
+        if not sound:
+            raise WeightError(f"The {what}'s config has {name} = {str(value)[:80]!r}, which cannot be. {CHECK}")
+    try:
+        return kind(**values)
+    except UsageError as error:
+        told = given and "norm_num_groups" in given
+        hint = "" if told else " No shape tells norm_num_groups; give it in a config.json beside the weights."
+        raise WeightError(f"The {what}'s config does not go together: {error}{hint}") from error
+
+
+CHECK = "Check that the file is the right one, or put a config.json beside it."
+
+
+def mlp_ratio(widths: list[tuple[int, int]]) -> float | None:
+    """The roundest r with 2·int(n·r) rows for every width n."""
+    low, high = max(rows / 2 / n for n, rows in widths), min((rows / 2 + 1) / n for n, rows in widths)
+    tries = (UNetConfig().mix_mlp_ratio, *(round((low + high) / 2, digits) for digits in (0, 1, 2, 3, 6)))
+    return next((r for r in tries if all(2 * int(n * r) == rows for n, rows in widths)), None)
+
+
+def dimension(shapes: Sizes, name: str, axis: int, what: str) -> int:
+    shape = shapes.get(name, ())
+    if len(shape) <= axis or not shape[axis]:
+        there = f"is {shape}" if name in shapes else "is missing"
+        raise WeightError(f"These weights are no {what} of this family: {name} {there}. {CHECK}")
+    return shape[axis]
+
+
+def count(shapes: Sizes, pattern: str) -> int:
+    n = 0
+    while n < MAX_DEPTH + 1 and pattern.format(n) in shapes:
+        n += 1
+    return n
+
+
+def to_json(config: UNetConfig | VAEConfig) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in fields(config)}
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """The JSON object of a config."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightError(f"{where} is not JSON ({error}). Repair it, or remove it if the defaults will do.") from error
+    if not isinstance(config, dict):
+        raise WeightError(f"{where} is not a JSON object. Repair it, or remove it if the defaults will do.")
+    return config
