@@ -11,7 +11,7 @@ import numpy as np
 from cases import Case, Size
 
 from moebius.model import unet, vae
-from moebius.model.contract import Timesteps
+from moebius.model.contract import Condition, Timesteps
 from moebius.model.denoise import Denoiser
 from moebius.model.params import Params, ShapeOnly
 from moebius.model.scheduler import DDIM
@@ -66,8 +66,8 @@ class Collector:
         self._note("time_case", temb, **self._time, n=n)
         return *temb[:3], n
 
-    def condition(self, ids: np.ndarray, p: Params) -> np.ndarray:
-        return ids
+    def condition(self, ids: np.ndarray, p: Params) -> Condition:
+        return Condition(ids, lambda: ids)
 
     def linear(self, x: Shape, p: Params, residual: Shape | None = None) -> Shape:
         n, k = p["weight"].shape[:2]
@@ -106,8 +106,8 @@ class Collector:
         self._note("self_lambda", x, heads=heads, k=x[3] // heads)
         return x
 
-    def cross_lambda(self, x: Shape, cond: np.ndarray, p: Params, heads: int, residual: Shape) -> Shape:
-        self._note("cross_lambda", x, heads=heads, k=x[3] // heads, tokens=cond.shape[1], cond=p["to_k.weight"].shape[1])
+    def cross_lambda(self, x: Shape, cond: Condition, p: Params, heads: int, residual: Shape) -> Shape:
+        self._note("cross_lambda", x, heads=heads, k=x[3] // heads, tokens=cond.ids.shape[1], cond=p["to_k.weight"].shape[1])
         return x
 
     def attention(self, x: Shape, p: Params, residual: Shape) -> Shape:

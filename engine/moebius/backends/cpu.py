@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from moebius.backends.reference import Array, Reference, softmax
-from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW
+from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW, Condition
 from moebius.model.params import Params
 
 BLOCK = 1 << 16  # elements a ufunc works on at a time: with one temporary, half of a 1 MB second-level cache
@@ -391,14 +391,14 @@ class CPU(Reference):
                 logits = (q[b, y0 : y0 + step].reshape(-1, k) @ filters).reshape(-1, width, heads, r, r)
                 self._spread(row, [(b, y0, i, logits) for i in range(len(logits))])
 
-    def cross_lambda(self, x: Array, cond: Array, p: Params, heads: int, residual: Array) -> Array:
+    def cross_lambda(self, x: Array, cond: Condition, p: Params, heads: int, residual: Array) -> Array:
         """y = Σ_m (Σ_k Q[n,h,k]·(K[m,k] + E[n,m,k]))·V[m,v]: m logits a head and position, instead of k·v entries of λ."""
         if self._tap is not None:
             return super().cross_lambda(x, cond, p, heads, residual)
         b, height, width, c = x.shape
         n, k = height * width, c // heads
         q = self._queries(x, p).reshape(b, n, heads, k)
-        keys, val = self.condition_keys_values(cond, p)  # (B, m, k), (B, m, v)
+        keys, val = self.condition_keys_values(cond.tokens, p)  # (B, m, k), (B, m, v)
         table = self._p(p, "rel_pos_emb")[..., 0]  # (n, m, k)
         rest, y = residual.reshape(b, n, c), np.empty((b, n, c), self.dtype)
         step = max(1, ALONE // (keys.shape[1] * c))

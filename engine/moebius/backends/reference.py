@@ -14,7 +14,7 @@ import numpy as np
 
 from moebius.errors import UsageError
 from moebius.model.arrays import time_sinusoid, to_nchw
-from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW, Step, StepState, Tap, Timesteps
+from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW, Condition, Step, StepState, Tap, Timesteps
 from moebius.model.params import Params
 
 Array = np.ndarray
@@ -136,12 +136,12 @@ class Reference:
         self.tap(p.path, y, "raw")
         return y
 
-    def condition(self, ids: Array, p: Params) -> Array:
+    def condition(self, ids: Array, p: Params) -> Condition:
         e = self._p(p, "embedding_layer.weight")[ids]  # (B, m, encoder_hid_dim)
         self.tap("embedding_layer", e, "raw")
         e = self._matrix(e, p.at("diff_model.encoder_hid_proj"))
         self.tap("diff_model.encoder_hid_proj", e, "raw")
-        return e
+        return Condition(ids, lambda: e)
 
     # convolutions ------------------------------------------------------------------------------------------------
     def linear(self, x: Array, p: Params, residual: Array | None = None) -> Array:
@@ -248,7 +248,7 @@ class Reference:
                 out[i, y * width : (y + 1) * width] = w @ row.transpose(0, 2, 1)
         return out + self._p(p, "bias")[:, None]
 
-    def cross_lambda(self, x: Array, cond: Array, p: Params, heads: int, residual: Array) -> Array:
+    def cross_lambda(self, x: Array, cond: Condition, p: Params, heads: int, residual: Array) -> Array:
         b, height, width, c = x.shape
         n, k = height * width, c // heads
         q = self._matrix(x, p.at("to_q"))
@@ -256,7 +256,7 @@ class Reference:
         q = self._batch_norm(q, p.at("norm_q"))
         self.tap(f"{p.path}.norm_q", q)
         q = q.reshape(b, n, heads, k)
-        weights, val = self.condition_keys_values(cond, p)  # (B, m, k), (B, m, v)
+        weights, val = self.condition_keys_values(cond.tokens, p)  # (B, m, k), (B, m, v)
         content = weights.transpose(0, 2, 1) @ val  # λc (B, k, v)
         table = self._p(p, "rel_pos_emb")[..., 0].transpose(0, 2, 1)  # (n, k, m)
         y = np.empty((b, n, heads, val.shape[-1]), self.dtype)
@@ -266,9 +266,9 @@ class Reference:
         self.tap(p.path, y, "tokens")
         return y + residual
 
-    def condition_keys_values(self, cond: Array, p: Params) -> tuple[Array, Array]:
-        """K = softmax over the tokens of to_k·cond, V = BN(to_v·cond): (B, m, k), (B, m, v)."""
-        key, val = self._matrix(cond, p.at("to_k")), self._matrix(cond, p.at("to_v"))
+    def condition_keys_values(self, tokens: Array, p: Params) -> tuple[Array, Array]:
+        """K = softmax over the tokens of to_k·tokens, V = BN(to_v·tokens): (B, m, k), (B, m, v)."""
+        key, val = self._matrix(tokens, p.at("to_k")), self._matrix(tokens, p.at("to_v"))
         self.tap(f"{p.path}.to_k", key, "raw")
         self.tap(f"{p.path}.to_v", val, "raw")
         val = self._batch_norm(val, p.at("norm_v"))

@@ -17,7 +17,7 @@ from moebius.backends.webgpu.ops import WebGPU
 from moebius.backends.webgpu.plan import Tensor
 from moebius.errors import UsageError
 from moebius.model import unet, vae
-from moebius.model.contract import POSITION_WINDOW, Ops, Step, StepState, Tap, Timesteps
+from moebius.model.contract import POSITION_WINDOW, Condition, Ops, Step, StepState, Tap, Timesteps
 from moebius.model.params import Params
 from moebius.model.synthetic import rng, synthetic
 from moebius.model.unet import UNet, UNetConfig
@@ -139,8 +139,8 @@ class LockStep:
 
     def tap(self, path: str, x: Any, layout: str = "image") -> None: ...
 
-    def condition(self, ids: np.ndarray, p: Params) -> Any:
-        return self.gpu.condition(ids, p)  # constants, made by the oracle itself
+    def condition(self, ids: np.ndarray, p: Params) -> Condition:
+        return self.oracle.condition(ids, p)
 
     def __getattr__(self, op: str) -> Callable[..., Any]:
         if op not in OPS:
@@ -150,7 +150,7 @@ class LockStep:
     def _both(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         got = getattr(self.gpu, op)(*args, **kwargs)
         args64, kwargs64 = tuple(map(self._host, args)), {k: self._host(v) for k, v in kwargs.items()}
-        limit = bound(op, tuple(a if hasattr(a, "ids") else h for a, h in zip(args, args64, strict=True)), kwargs64)
+        limit = bound(op, args64, kwargs64)
         want = getattr(self.oracle, op)(*args64, **kwargs64)
         path = next((a.path for a in args if isinstance(a, Params)), op)
         pairs = zip(got, want, strict=True) if isinstance(got, tuple) else [(got, want)]
@@ -163,9 +163,7 @@ class LockStep:
         return got
 
     def _host(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return self.gpu.read(value).astype(np.float64)
-        return value.value() if hasattr(value, "ids") else value
+        return self.gpu.read(value).astype(np.float64) if isinstance(value, Tensor) else value
 
 
 def validate(gpu: WebGPU, config: str, image_size: int | None, report: Callable[[Row], None]) -> None:

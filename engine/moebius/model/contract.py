@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +41,23 @@ class StepState:
     t: int
     latents: Callable[[], np.ndarray]
     estimate: Callable[[], np.ndarray]  # x0, the clean latents as predicted now
+
+
+class Condition:
+    """The condition tokens, (B, m, D) = encoder_hid_proj(embedding_layer[ids]). They are on the host on every backend, for what depends
+    on them alone is made once and becomes constants."""
+
+    def __init__(self, ids: np.ndarray, tokens: Callable[[], np.ndarray]) -> None:
+        self.ids, self._make = ids, tokens
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        return self._make()
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], bytes]:
+        """The same for equal ids."""
+        return self.ids.shape, self.ids.astype(np.int64).tobytes()
 
 
 class Ops(Protocol):
@@ -73,8 +91,8 @@ class Ops(Protocol):
     def time_shift(self, temb: Tensor, p: Params) -> Tensor:
         """(T, Cout) = Linear(temb): what a resnet adds to each channel at each of the T timesteps."""
 
-    def condition(self, ids: np.ndarray, p: Params) -> Tensor:
-        """(B, m, D) = encoder_hid_proj(embedding_layer[ids]); `p` is the root of the checkpoint."""
+    def condition(self, ids: np.ndarray, p: Params) -> Condition:
+        """The tokens of these ids; `p` is the root of the checkpoint."""
 
     # convolutions ------------------------------------------------------------------------------------------------
     def linear(self, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
@@ -105,7 +123,7 @@ class Ops(Protocol):
         λc[k,v] = Σ_m K[m,k]·V[m,v], λp[n,k,v] = b[k] + Σ_d W[k,d]·V[n+d,v] over a zero-padded 15×15 window;
         y[n,h,v] = Σ_k Q[n,h,k]·(λc[k,v] + λp[n,k,v]); + residual."""
 
-    def cross_lambda(self, x: Tensor, cond: Tensor, p: Params, heads: int, residual: Tensor) -> Tensor:
+    def cross_lambda(self, x: Tensor, cond: Condition, p: Params, heads: int, residual: Tensor) -> Tensor:
         """Q = BN(to_q x), V = BN(to_v cond), K = softmax of to_k cond over the m tokens;
         λ[n,k,v] = Σ_m (K[m,k] + rel_pos_emb[n,m,k])·V[m,v]; y[n,h,v] = Σ_k Q[n,h,k]·λ[n,k,v]; + residual."""
 

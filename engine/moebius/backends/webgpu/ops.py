@@ -5,11 +5,8 @@ Formulas are in `moebius.model.contract`, layouts in the shaders, packing in `pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from moebius.backends.reference import Reference
 from moebius.backends.webgpu import pack
 from moebius.backends.webgpu.device import Buffer
 from moebius.backends.webgpu.gemm import Gemm
@@ -17,30 +14,12 @@ from moebius.backends.webgpu.pack import WINDOW_PITCH, up4
 from moebius.backends.webgpu.plan import Binding, Tensor, write
 from moebius.backends.webgpu.recorder import SIZE, ceil
 from moebius.model.arrays import time_sinusoid
-from moebius.model.contract import POSITION_WINDOW, Timesteps
+from moebius.model.contract import POSITION_WINDOW, Condition, Timesteps
 from moebius.model.params import Params
 
 GROUP_NORM_CHUNK = 4096  # elements a workgroup of group_stats reduces, at least
 GROUP_NORM_CHUNKS = 256  # chunks of a group, at most
 LAMBDA_CHUNKS = 64
-
-
-@dataclass
-class Condition:
-    """The condition tokens, on the host: what depends on them alone is made once, in float64, and becomes constants."""
-
-    ids: np.ndarray
-    root: Params
-    _value: np.ndarray | None = None
-
-    def value(self) -> np.ndarray:
-        if self._value is None:
-            self._value = Reference(np.float64).condition(self.ids, self.root)
-        return self._value
-
-    @property
-    def key(self) -> tuple[tuple[int, ...], bytes]:
-        return self.ids.shape, self.ids.astype(np.int64).tobytes()
 
 
 class WebGPU(Gemm):
@@ -68,7 +47,7 @@ class WebGPU(Gemm):
         return out
 
     def condition(self, ids: np.ndarray, p: Params) -> Condition:
-        return Condition(ids, p)
+        return Condition(ids, lambda: pack.condition_tokens(ids, p))
 
     # convolutions ------------------------------------------------------------------------------------------------
     def linear(self, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
@@ -293,7 +272,7 @@ class WebGPU(Gemm):
         self._gemm("cross_lambda", f"{p.path}.q", x, weight, q, k=c, n=heads * k4, bias=bias)
 
         def constants(which: int) -> np.ndarray:
-            return pack.vector(Reference(np.float64).condition_keys_values(cond.value(), p)[which])
+            return pack.vector(pack.condition_keys_values(cond.tokens, p)[which])
 
         table = self._constant(p, "rel_pos_emb", (n, tokens, k4), lambda: pack.position_table(p))
         out = self._new(x.shape, p.path)

@@ -122,6 +122,21 @@ def position_table(p: Params) -> Array:
     return vector(p["rel_pos_emb"][..., 0])
 
 
+def condition_tokens(ids: Array, root: Params) -> Array:
+    """encoder_hid_proj(embedding_layer[ids]) in float64: (B, m, D)."""
+    table, p = np.asarray(root["embedding_layer.weight"], np.float64), root.at("diff_model.encoder_hid_proj")
+    tokens: Array = table[ids] @ np.asarray(p["weight"], np.float64).T + p["bias"]
+    return tokens
+
+
+def condition_keys_values(tokens: Array, p: Params) -> tuple[Array, Array]:
+    """The cross lambda's K = softmax of to_k·tokens over the tokens, (B, m, k), and V = BN(to_v·tokens), (B, m, v), in float64."""
+    key, value = (tokens @ matrix(p.at(name)).astype(np.float64).T for name in ("to_k", "to_v"))
+    e = np.exp(key - key.max(axis=1, keepdims=True))
+    scale, offset = batch_norm(p.at("norm_v"))
+    return e / e.sum(axis=1, keepdims=True), value * scale + offset
+
+
 def halves(x: Array) -> Array:
     """[a, g] on the first axis, each half padded by itself."""
     a, g = np.split(x, 2)

@@ -15,10 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from moebius.backends.reference import Reference
-from moebius.backends.webgpu.ops import Condition
 from moebius.check import lockstep as validate
 from moebius.check.compare.fingerprint import digest
-from moebius.model.contract import Timesteps
+from moebius.model.contract import Condition, Timesteps
 from moebius.model.noise import Portable
 from moebius.model.params import Checkpoint, Params, Shapes
 from moebius.model.scheduler import DDIM
@@ -110,14 +109,14 @@ class Bounded:
         self.tensor = self.oracle.tensor
 
     def condition(self, ids: np.ndarray, p: Params) -> Condition:
-        return Condition(ids, p)
+        return self.oracle.condition(ids, p)
 
     def __getattr__(self, op: str) -> Callable[..., Any]:
         if op not in validate.OPS:
             raise AttributeError(op)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            out = getattr(self.oracle, op)(*(a.value() if isinstance(a, Condition) else a for a in args), **kwargs)
+            out = getattr(self.oracle, op)(*args, **kwargs)
             self.limits = limits(op, args, kwargs, out)
             return out
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from moebius import sample
 from moebius.backends.reference import Reference
-from moebius.backends.webgpu.ops import Condition
 from moebius.check import lockstep as validate
 from moebius.check.compare.cases import limits, listed, normal, portable_weights
 from moebius.check.compare.fingerprint import Json, digest, error_map, errors
@@ -20,7 +19,7 @@ from moebius.errors import UsageError
 from moebius.inpaint.inpainter import Inpainter, packaged_nano
 from moebius.model import unet, vae
 from moebius.model.arrays import to_nchw
-from moebius.model.contract import Step, StepState, Tap, Timesteps
+from moebius.model.contract import Condition, Step, StepState, Tap, Timesteps
 from moebius.model.denoise import Denoiser
 from moebius.model.params import Params
 from moebius.model.scheduler import DDIM
@@ -60,7 +59,7 @@ class Pair:
 class Conditions:
     """The condition of the backend, and what the oracle and the bounds need of it."""
 
-    got: Any
+    got: Condition
     host: Condition
 
 
@@ -106,7 +105,7 @@ class Traced:
         """Every op is seen anyway."""
 
     def condition(self, ids: np.ndarray, p: Params) -> Conditions:
-        return Conditions(self.ops.condition(ids, p), Condition(ids, p))
+        return Conditions(self.ops.condition(ids, p), self.oracle.condition(ids, p))
 
     def __getattr__(self, op: str) -> Callable[..., Any]:
         if op not in validate.OPS:
@@ -122,8 +121,8 @@ class Traced:
             made = [Pair(g, None) for g in got]
         else:
             own_inputs = {id(a): self._host(a.got) for a in (*args, *kwargs.values()) if isinstance(a, Pair)}
-            own = call(self.oracle, lambda a: a.host.value() if isinstance(a, Conditions) else own_inputs.get(id(a), a))
-            want = call(self.oracle, lambda a: a.host.value() if isinstance(a, Conditions) else a.want if isinstance(a, Pair) else a)
+            own = call(self.oracle, lambda a: a.host if isinstance(a, Conditions) else own_inputs.get(id(a), a))
+            want = call(self.oracle, lambda a: a.host if isinstance(a, Conditions) else a.want if isinstance(a, Pair) else a)
             path = next((a.path for a in args if isinstance(a, Params)), op)
             made = [Pair(g, w) for g, w in zip(got, want, strict=True)]
             bounded = tuple(own_inputs.get(id(a), a.host if isinstance(a, Conditions) else a) for a in args)
