@@ -19,7 +19,7 @@ import pytest
 from hub_server import COMMIT, HubServer
 from huggingface_hub import constants
 from test_weights_store import CODER, UNET, UNET_WEIGHTS, VAE_WEIGHTS, bfloat16, same
-from test_weights_torch_zip import torch_file
+from test_weights_zip import torch_file
 
 from moebius.errors import UsageError, WeightError
 from moebius.weights import hub, store

@@ -141,7 +141,7 @@ def test_a_failed_write_leaves_what_was_there(fail_at: str, tmp_path: Path, monk
     if fail_at == "fsync":
         monkeypatch.setattr(os, "fsync", full)
     if fail_at == "replace":
-        monkeypatch.setattr(Path, "replace", full)
+        monkeypatch.setattr(os, "replace", full)
     new = {"x": np.zeros(3, np.float32)}
     like = {"x": (np.dtype(np.float32), (3,))}
     with pytest.raises(OSError, match="No space"):

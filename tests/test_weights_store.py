@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from goldens import CONFIGS
-from test_weights_torch_zip import torch_file
+from test_weights_zip import torch_file
 
 from moebius.backends.cpu import CPU
 from moebius.errors import UsageError, WeightError

@@ -1,6 +1,6 @@
 """The reader of `torch.save` files: right on what PyTorch writes, and on all else an error, no code run and no memory taken.
 
-The files in data/ were written by PyTorch 2.13 with `python tests/test_weights_torch_zip.py`, so that no test needs PyTorch.
+The files in data/ were written by PyTorch 2.13 with `python tests/test_weights_zip.py`, so that no test needs PyTorch.
 """
 
 from __future__ import annotations
