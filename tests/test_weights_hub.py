@@ -19,11 +19,11 @@ import pytest
 from hub_server import COMMIT, HubServer
 from huggingface_hub import constants
 from test_weights_store import CODER, UNET, UNET_WEIGHTS, VAE_WEIGHTS, bfloat16, same
-from test_weights_zip import torch_file
+from torch_files import torch_file
 
 from moebius.errors import UsageError, WeightError
 from moebius.weights import hub, store
-from moebius.weights.formats import safetensors as safetensors_file
+from moebius.weights.formats import safetensors
 from moebius.weights.hub import HubError, OfflineError
 
 UNET_FILE = ("hustvl/Moebius", "ft_places2/diffusion_pytorch_model.bin")
@@ -339,7 +339,7 @@ def test_a_disk_that_is_full_when_converting(server: HubServer, here: Path, monk
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(safetensors_file, "write", full)
+    monkeypatch.setattr(safetensors, "write", full)
     assert "no room for the converted hustvl/Moebius" in failure(WeightError)
     assert len(list((here / "cache/parts").glob("*.part"))) == 1  # not to be fetched again
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors
-import safetensors.numpy
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from moebius.errors import WeightError
-from moebius.weights.formats import safetensors as safetensors_file
+from moebius.weights.formats import safetensors
 from moebius.weights.formats.mapped import RESIDENT, is_finite
 
 ARRAYS = {
@@ -44,17 +44,17 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def test_what_we_write_the_library_reads(tmp_path: Path) -> None:
-    safetensors_file.write(tmp_path / "a.safetensors", ARRAYS, {"config": '{"heads": 8}'})
-    theirs = safetensors.numpy.load_file(tmp_path / "a.safetensors")
+    safetensors.write(tmp_path / "a.safetensors", ARRAYS, {"config": '{"heads": 8}'})
+    theirs = load_file(tmp_path / "a.safetensors")
     assert theirs.keys() == ARRAYS.keys()
     assert all(same(theirs[k], ARRAYS[k]) for k in ARRAYS)
-    with safetensors.safe_open(tmp_path / "a.safetensors", "np") as file:
+    with safe_open(tmp_path / "a.safetensors", "np") as file:
         assert file.metadata() == {"config": '{"heads": 8}'}
 
 
 def test_what_the_library_writes_we_read(tmp_path: Path) -> None:
-    safetensors.numpy.save_file(ARRAYS, tmp_path / "a.safetensors", {"a": "b"})
-    ours = safetensors_file.read(tmp_path / "a.safetensors")
+    save_file(ARRAYS, tmp_path / "a.safetensors", {"a": "b"})
+    ours = safetensors.read(tmp_path / "a.safetensors")
     assert ours.keys() == ARRAYS.keys()
     assert all(same(ours[k], ARRAYS[k]) for k in ARRAYS)
     assert ours.metadata == {"a": "b"}
@@ -62,18 +62,18 @@ def test_what_the_library_writes_we_read(tmp_path: Path) -> None:
 
 def test_bfloat16_is_decoded(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file as save_torch_file
 
     x = torch.tensor([[1.5, -0.0, 3e38], [float("nan"), float("inf"), 1e-40]]).bfloat16()
-    save_file({"x": x}, tmp_path / "a.safetensors")
-    ours = safetensors_file.read(tmp_path / "a.safetensors")
+    save_torch_file({"x": x}, tmp_path / "a.safetensors")
+    ours = safetensors.read(tmp_path / "a.safetensors")
     assert ours.info["x"].dtype == "BF16"
     assert np.array_equal(ours["x"].view(np.uint32), x.float().numpy().view(np.uint32))
 
 
 def test_tensors_are_aligned_read_only_views(tmp_path: Path) -> None:
-    safetensors_file.write(tmp_path / "a.safetensors", ARRAYS)
-    ours = safetensors_file.read(tmp_path / "a.safetensors")
+    safetensors.write(tmp_path / "a.safetensors", ARRAYS)
+    ours = safetensors.read(tmp_path / "a.safetensors")
     for array in ours.values():
         assert array.flags.aligned
         assert not array.size or not (array.flags.owndata or array.flags.writeable)
@@ -82,7 +82,7 @@ def test_tensors_are_aligned_read_only_views(tmp_path: Path) -> None:
 def test_an_odd_offset_is_read_too(tmp_path: Path) -> None:
     header = {"a": entry("U8", [1], 0, 1), "x": entry("F32", [2], 1, 9)}
     path = written(tmp_path, header, b"\x07" + np.array([1.5, -2], np.float32).tobytes())
-    assert np.array_equal(safetensors_file.read(path)["x"], [1.5, -2])
+    assert np.array_equal(safetensors.read(path)["x"], [1.5, -2])
 
 
 def test_arrays_are_asked_for_one_at_a_time(tmp_path: Path) -> None:
@@ -99,11 +99,11 @@ def test_arrays_are_asked_for_one_at_a_time(tmp_path: Path) -> None:
     like = {name: (np.dtype(np.float32), (1 << 18,)) for name in Many()}
     tracemalloc.start()
     try:
-        safetensors_file.write(tmp_path / "a.safetensors", Many(), like=like)
+        safetensors.write(tmp_path / "a.safetensors", Many(), like=like)
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
-    ours = safetensors_file.read(tmp_path / "a.safetensors")
+    ours = safetensors.read(tmp_path / "a.safetensors")
     assert [float(array[-1]) for array in map(ours.__getitem__, like)] == list(range(100))
 
 
@@ -114,8 +114,8 @@ def test_a_pass_over_a_file_does_not_hold_all_of_it(tmp_path: Path) -> None:
 
     piece = 8 << 20
     arrays = {str(i): np.full(piece // 4, i, np.float32) for i in range(4 * RESIDENT // piece)}
-    safetensors_file.write(tmp_path / "a.safetensors", arrays)
-    ours, before, most = safetensors_file.read(tmp_path / "a.safetensors"), mapped(), 0
+    safetensors.write(tmp_path / "a.safetensors", arrays)
+    ours, before, most = safetensors.read(tmp_path / "a.safetensors"), mapped(), 0
     first = ours["0"]
     for name in arrays:
         assert float(ours[name].sum(dtype=np.float64)) == int(name) * piece / 4
@@ -128,7 +128,7 @@ def test_a_pass_over_a_file_does_not_hold_all_of_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fail_at", ["write", "fsync", "replace"])
 def test_a_failed_write_leaves_what_was_there(fail_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
-    safetensors_file.write(path, {"x": np.ones(3, np.float32)})
+    safetensors.write(path, {"x": np.ones(3, np.float32)})
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -145,19 +145,19 @@ def test_a_failed_write_leaves_what_was_there(fail_at: str, tmp_path: Path, monk
     new = {"x": np.zeros(3, np.float32)}
     like = {"x": (np.dtype(np.float32), (3,))}
     with pytest.raises(OSError, match="No space"):
-        safetensors_file.write(path, Breaks(new) if fail_at == "write" else new, like=like)
+        safetensors.write(path, Breaks(new) if fail_at == "write" else new, like=like)
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
-    assert np.array_equal(safetensors_file.read(path)["x"], np.ones(3))
+    assert np.array_equal(safetensors.read(path)["x"], np.ones(3))
 
 
 def test_the_old_file_can_be_read_while_a_new_one_takes_its_place(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    safetensors_file.write(path, {"x": np.ones(3, np.float32)})
-    old = safetensors_file.read(path)
-    safetensors_file.write(path, {"x": np.zeros(3, np.float32)})
+    safetensors.write(path, {"x": np.ones(3, np.float32)})
+    old = safetensors.read(path)
+    safetensors.write(path, {"x": np.zeros(3, np.float32)})
     assert np.array_equal(old["x"], np.ones(3))
-    assert np.array_equal(safetensors_file.read(path)["x"], np.zeros(3))
+    assert np.array_equal(safetensors.read(path)["x"], np.zeros(3))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -242,7 +242,7 @@ def test_hostile_files_are_refused(name: str, tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(WeightError, match=r"model\.safetensors is not a sound") as caught:
-            safetensors_file.read(path)
+            safetensors.read(path)
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
         tracemalloc.stop()
@@ -251,26 +251,26 @@ def test_hostile_files_are_refused(name: str, tmp_path: Path) -> None:
 
 def test_odd_names_are_only_names(tmp_path: Path) -> None:
     path = written(tmp_path, {"../../x": F4})
-    assert list(safetensors_file.read(path)) == ["../../x"]
+    assert list(safetensors.read(path)) == ["../../x"]
 
 
 def test_empty_missing_and_folder(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").touch()
     with pytest.raises(WeightError, match="is empty"):
-        safetensors_file.read(tmp_path / "a.safetensors")
+        safetensors.read(tmp_path / "a.safetensors")
     for path in (tmp_path, tmp_path / "b.safetensors"):
         with pytest.raises(WeightError, match="cannot be read"):
-            safetensors_file.read(path)
+            safetensors.read(path)
 
 
 def test_cut_short_and_mutated(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    safetensors_file.write(path, ARRAYS, {"a": "b"})
+    safetensors.write(path, ARRAYS, {"a": "b"})
     whole = path.read_bytes()
     for length in range(0, len(whole), 64):
         path.write_bytes(whole[:length])
         with pytest.raises(WeightError):
-            safetensors_file.read(path)
+            safetensors.read(path)
     for seed in range(500):
         choice, data = random.Random(seed), bytearray(whole)
         for _ in range(choice.randint(1, 4)):
@@ -278,7 +278,7 @@ def test_cut_short_and_mutated(tmp_path: Path) -> None:
             data[at : at + n] = choice.choice([choice.randbytes(n), b"", b"9" * n, data[at : at + n] * 2])
         path.write_bytes(data)
         try:
-            for array in safetensors_file.read(path).values():
+            for array in safetensors.read(path).values():
                 np.array(array)
         except WeightError:
             pass

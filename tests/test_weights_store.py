@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from goldens import CONFIGS
-from test_weights_zip import torch_file
+from torch_files import torch_file
 
 from moebius.backends.cpu import CPU
 from moebius.errors import UsageError, WeightError
@@ -24,8 +24,7 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 from moebius.weights import infer, store
 from moebius.weights.checkpoint import read_bundle, write_bundle
-from moebius.weights.formats import safetensors as safetensors_file
-from moebius.weights.formats import zip as torch_zip
+from moebius.weights.formats import safetensors, torch_save
 from moebius.weights.formats.mapped import MappedTensors
 
 UNET = UNetConfig(8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16, encoder_hid_dim=24)
@@ -70,7 +69,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(path: Path) -> MappedTensors:
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr(torch_zip, "read", read)
+    monkeypatch.setattr(torch_save, "read", read)
     monkeypatch.setattr(store.hub, "sha256", read)
 
 
@@ -187,7 +186,7 @@ def test_diffusers_layout(folder: Path) -> None:
 
 
 def test_safetensors_is_preferred(folder: Path) -> None:
-    safetensors_file.write(folder / "diffusion_pytorch_model.safetensors", UNET_WEIGHTS)
+    safetensors.write(folder / "diffusion_pytorch_model.safetensors", UNET_WEIGHTS)
     (folder / UNET_FILE).write_bytes(b"not looked at")
     assert same(store.load(folder).unet, UNET_WEIGHTS)
 
@@ -282,7 +281,7 @@ def test_values_that_are_not_finite(bad: float, kind: str, use_cache: bool, fold
     weights = {**UNET_WEIGHTS, name: UNET_WEIGHTS[name].copy()}
     weights[name][3, 4] = bad
     if kind == "safetensors":
-        safetensors_file.write(folder / "diffusion_pytorch_model.safetensors", weights)
+        safetensors.write(folder / "diffusion_pytorch_model.safetensors", weights)
     else:
         with_unet(folder, weights, kind)
     with pytest.raises(WeightError, match=rf"diffusion_pytorch_model\.\w+: {name} holds a NaN or an infinity"):
@@ -298,7 +297,7 @@ def test_float64_beyond_float32(folder: Path) -> None:
 
 def test_damage_that_only_a_checksum_shows(folder: Path) -> None:
     data = bytearray((folder / UNET_FILE).read_bytes())
-    at = torch_zip.read(folder / UNET_FILE).info["diff_model.conv_norm_out.bias"].offset
+    at = torch_save.read(folder / UNET_FILE).info["diff_model.conv_norm_out.bias"].offset
     data[at] ^= 1
     (folder / UNET_FILE).write_bytes(data)
     with pytest.raises(WeightError, match="checksum"):
@@ -315,7 +314,7 @@ def test_old_names_of_the_vae_attention(folder: Path) -> None:
     (folder / VAE_FILE).write_bytes(torch_file(weights))
     for use_cache in (True, False):
         assert same(store.load(folder, cache=use_cache).vae, VAE_WEIGHTS)
-    safetensors_file.write(folder / "vae/diffusion_pytorch_model.safetensors", weights)
+    safetensors.write(folder / "vae/diffusion_pytorch_model.safetensors", weights)
     found = store.load(folder)
     assert same(found.vae, VAE_WEIGHTS)
     (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
@@ -352,7 +351,7 @@ def test_every_float_type_is_converted(kind: str, folder: Path, monkeypatch: pyt
 
 def test_float32_safetensors_are_used_where_they_lie(folder: Path, cache: Path) -> None:
     path = folder / "diffusion_pytorch_model.safetensors"
-    safetensors_file.write(path, {**UNET_WEIGHTS, "global_step": np.array(5)})
+    safetensors.write(path, {**UNET_WEIGHTS, "global_step": np.array(5)})
     found = store.load(folder)
     assert isinstance(found.unet, MappedTensors)
     assert found.unet.path == path
@@ -363,7 +362,7 @@ def test_float32_safetensors_are_used_where_they_lie(folder: Path, cache: Path) 
 
 def test_other_safetensors_are_converted(folder: Path, cache: Path) -> None:
     half = {k: a.astype(np.float16) for k, a in UNET_WEIGHTS.items()}
-    safetensors_file.write(folder / "diffusion_pytorch_model.safetensors", half)
+    safetensors.write(folder / "diffusion_pytorch_model.safetensors", half)
     assert same(store.load(folder).unet, {k: a.astype(np.float32) for k, a in half.items()})
     assert len(list(cache.rglob("unet-*"))) == 1
 
@@ -384,7 +383,7 @@ def test_the_same_content_elsewhere_is_not_converted_again(
 ) -> None:
     store.load(folder)
     shutil.copytree(folder, tmp_path / "copy")
-    monkeypatch.setattr(safetensors_file, "write", lambda *_: pytest.fail("was written again"))
+    monkeypatch.setattr(safetensors, "write", lambda *_: pytest.fail("was written again"))
     assert same(store.load(tmp_path / "copy").unet, bfloat16(UNET_WEIGHTS))
     assert len(list(cache.rglob("unet-*"))) == 1
 
@@ -407,7 +406,7 @@ def test_a_damaged_copy_is_made_again(damage: str, folder: Path, cache: Path) ->
         case "gone":
             copy.unlink()
         case "other":
-            safetensors_file.write(copy, {"x": np.ones(1)}, {"config": '{"heads": -1}'})
+            safetensors.write(copy, {"x": np.ones(1)}, {"config": '{"heads": -1}'})
         case "ref":
             for ref in cache.glob("refs/*"):
                 ref.write_text('{"net": "unet", "copy": "../../etc/passwd", "source": {}}')
@@ -517,7 +516,7 @@ def test_bundle(half: bool, tmp_path: Path, cache: Path) -> None:
             rounded = {k: a.astype(np.float16).astype(np.float32) if half and a.ndim > 1 else a for k, a in want.items()}
             assert same(dict(got), rounded)
     assert not cache.exists()
-    stored = safetensors_file.read(path)
+    stored = safetensors.read(path)
     assert json.loads(stored.metadata["moebius"])["unet"]["block_out_channels"] == [32, 64]
     assert stored.metadata["license"] == "Apache-2.0"
     size = sum(a.size for a in (*UNET_WEIGHTS.values(), *VAE_WEIGHTS.values()))
@@ -527,13 +526,13 @@ def test_bundle(half: bool, tmp_path: Path, cache: Path) -> None:
 def test_bundles_that_are_wrong(tmp_path: Path) -> None:
     path = tmp_path / "nano.safetensors"
     write_bundle(path, UNET, UNET_WEIGHTS, CODER, VAE_WEIGHTS)
-    good = safetensors_file.read(path)
+    good = safetensors.read(path)
     arrays, configs = {k: np.array(a) for k, a in good.items()}, json.loads(good.metadata["moebius"])
 
     def refused(match: str, change: Arrays | None = None, drop: str = "", **config: Any) -> None:
         kept = {k: a for k, a in {**arrays, **(change or {})}.items() if k != drop}
         metadata = config.pop("metadata", {"moebius": json.dumps({**configs, **config})})
-        safetensors_file.write(path, kept, metadata)
+        safetensors.write(path, kept, metadata)
         with pytest.raises(WeightError, match=match):
             read_bundle(path)
 

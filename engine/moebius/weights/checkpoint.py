@@ -18,8 +18,7 @@ from moebius.model.params import check
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import infer
-from moebius.weights.formats import safetensors as safetensors_file
-from moebius.weights.formats import zip as torch_zip
+from moebius.weights.formats import safetensors, torch_save
 from moebius.weights.formats.mapped import NUMPY, MappedTensors, Tensor, is_finite
 
 Net = Literal["unet", "vae"]
@@ -60,9 +59,9 @@ def open_tensors(path: Path, name: str | None = None) -> MappedTensors:
     """Maps a file by its ending, which `name` has where the path does not."""
     ending = Path(name or path).suffix.lower()
     if ending == ".safetensors":
-        return safetensors_file.read(path)
+        return safetensors.read(path)
     if ending in TORCH_ENDINGS:
-        return torch_zip.read(path)
+        return torch_save.read(path)
     raise UsageError(f"{path} ends in {ending or 'nothing'!r}; weights are read from .safetensors, {', '.join(TORCH_ENDINGS)}.")
 
 
@@ -178,13 +177,13 @@ def write_bundle(
             if not is_finite(array):
                 raise WeightError(f"{net}.{name} holds a value that {array.dtype} cannot. Write the bundle with half=False.")
             arrays[f"{net}.{name}"] = array
-    safetensors_file.write(path, arrays, {**(metadata or {}), BUNDLE_KEY: json.dumps(configs)})
+    safetensors.write(path, arrays, {**(metadata or {}), BUNDLE_KEY: json.dumps(configs)})
 
 
 def read_bundle(path: str | Path) -> Weights:
     """What `write_bundle` wrote. Meant for small models: 16-bit tensors are decoded into memory, at each start."""
     path = Path(path)
-    tensors = safetensors_file.read(path)
+    tensors = safetensors.read(path)
     if not is_bundle(tensors):
         raise WeightError(f"{path} is no bundle: its metadata has no {BUNDLE_KEY!r}. Give a file that holds a UNet and a VAE of Moebius.")
     configs = infer.parse(tensors.metadata[BUNDLE_KEY], f"The config in {path}")

@@ -33,7 +33,7 @@ from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import hub, infer
 from moebius.weights.checkpoint import Float32, Net, Network, Weights, in_memory, is_bundle, is_ready, open_tensors, read_bundle, recognise
-from moebius.weights.formats import safetensors as safetensors_file
+from moebius.weights.formats import safetensors
 from moebius.weights.formats.mapped import MappedTensors
 from moebius.weights.hub import HubError, HubFile, OfflineError, Progress
 
@@ -71,7 +71,7 @@ def load(
         if revision is not None:
             raise UsageError(f"revision={revision!r} goes with a published model ({', '.join(FOLDERS)}), not with a path.")
         path = Path(model).expanduser()
-        if path.suffix.lower() == ".safetensors" and path.is_file() and vae is None and is_bundle(safetensors_file.read(path)):
+        if path.suffix.lower() == ".safetensors" and path.is_file() and vae is None and is_bundle(safetensors.read(path)):
             return read_bundle(path)
         found = find(path, model)
         beside = [c for folder in (found.parent, found.parent.parent) for c in candidates(folder / "vae") if c.is_file()]
@@ -232,7 +232,7 @@ def convert(
         like = {name: (np.dtype(np.float32), shape) for name, shape in arrays.shapes.items()}
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            safetensors_file.write(target, arrays, metadata, like)
+            safetensors.write(target, arrays, metadata, like)
         except WeightError as error:
             raise WeightError(str(error).replace(str(path), label)) from error
         except OSError as error:
@@ -302,7 +302,7 @@ def copy_file(net: Net, digest: str, text: str) -> Path:
 
 def read_copy(net: Net, path: Path) -> Network:
     """Its values were found finite when it was written."""
-    tensors = safetensors_file.read(path)
+    tensors = safetensors.read(path)
     given = infer.parse(tensors.metadata.get("config", ""), f"The config in {path}")
     config = infer.build(UNetConfig, given) if net == "unet" else infer.build(VAEConfig, given)
     return Network(config, tensors, tuple(json.loads(tensors.metadata.get("ignored", "[]"))))
