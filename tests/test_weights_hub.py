@@ -23,6 +23,7 @@ from torch_files import torch_file
 
 from moebius.errors import UsageError, WeightError
 from moebius.weights import hub, store
+from moebius.weights.cache import cache_entries, cache_folder, clear_cache
 from moebius.weights.formats import safetensors
 from moebius.weights.hub import HubError, OfflineError
 
@@ -56,7 +57,7 @@ def failure(kind: type[WeightError] = HubError, **options: Any) -> str:
     """The sentence. Nothing that could be taken for weights is left behind."""
     with pytest.raises(kind) as caught:
         store.load("places2", **options)
-    assert not list(store.cache_folder().glob("weights/*"))
+    assert not list(cache_folder().glob("weights/*"))
     message = str(caught.value)
     assert "\n" not in message
     assert message.endswith(".")
@@ -150,7 +151,7 @@ def test_dry_run_and_download(server: HubServer, here: Path) -> None:
     assert not list(here.glob("cache/*/*.safetensors"))
     assert [i.state for i in store.download("places2")] == ["ready", "ready"]
     assert [i.state for i in store.download("places2", dry_run=True)] == ["ready", "ready"]
-    (listed, _) = sorted(store.cache_entries(), key=lambda e: e.path.name)
+    (listed, _) = sorted(cache_entries(), key=lambda e: e.path.name)
     assert listed.sources == ("hustvl/Moebius/ft_places2/diffusion_pytorch_model.bin at main",)
     with pytest.raises(UsageError, match="no published model"):
         store.download("plces2")
@@ -227,7 +228,7 @@ def test_a_part_that_is_too_long_or_of_other_bytes(server: HubServer, here: Path
     part.parent.mkdir(parents=True)
     part.write_bytes(UNET_BYTES + b"more")
     assert same(store.load("places2").unet, bfloat16(UNET_WEIGHTS))
-    store.clear_cache()
+    clear_cache()
     part.write_bytes(b"\0" * 5000)
     message = failure()
     assert "the Hub announced" in message
@@ -329,7 +330,7 @@ def test_a_disk_that_fills_up(server: HubServer, here: Path, monkeypatch: pytest
 
 
 def test_a_disk_that_is_full_is_seen_before(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000))
     message = failure()
     assert "is full: hustvl/Moebius/ft_places2/diffusion_pytorch_model.bin at main takes" in message
     assert not server.transfers

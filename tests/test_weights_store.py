@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from moebius.model import unet, vae
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
-from moebius.weights import infer, store
+from moebius.weights import hub, infer, store
+from moebius.weights.cache import cache_entries, cache_folder, clear_cache, read_copy
 from moebius.weights.checkpoint import read_bundle, write_bundle
 from moebius.weights.formats import safetensors, torch_save
 from moebius.weights.formats.mapped import MappedTensors
@@ -70,7 +72,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"{path} was read again")
 
     monkeypatch.setattr(torch_save, "read", read)
-    monkeypatch.setattr(store.hub, "sha256", read)
+    monkeypatch.setattr(hub, "sha256", read)
 
 
 # What a checkpoint is ------------------------------------------------------------------------------------------------
@@ -429,7 +431,7 @@ def test_a_full_disk(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch)
     assert not [p for p in cache.rglob("*") if p.is_file()]
     monkeypatch.undo()
     monkeypatch.setenv("MOEBIUS_CACHE", str(cache))
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000))
     with pytest.raises(WeightError, match=r"full: .*diffusion_pytorch_model\.bin takes .* MB and 0\.0 MB are free"):
         store.load(folder)
 
@@ -442,7 +444,7 @@ def test_a_cache_that_cannot_be_written(folder: Path, cache: Path) -> None:
 
 
 def test_many_names_for_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MAX_GROWTH", 1)
+    monkeypatch.setattr("moebius.weights.convert.MAX_GROWTH", 1)
     with pytest.raises(WeightError, match="the same bytes"):
         store.load(folder)
 
@@ -450,33 +452,33 @@ def test_many_names_for_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyP
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("MOEBIUS_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(store.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert store.cache_folder() == tmp_path / ".cache/moebius"
+    assert cache_folder() == tmp_path / ".cache/moebius"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert store.cache_folder() == tmp_path / "xdg/moebius"
+    assert cache_folder() == tmp_path / "xdg/moebius"
     monkeypatch.setenv("HF_HOME", "~/hf")
-    assert store.cache_folder() == tmp_path / "hf/moebius"
+    assert cache_folder() == tmp_path / "hf/moebius"
     monkeypatch.setenv("MOEBIUS_CACHE", str(tmp_path / "ours"))
-    assert store.cache_folder() == tmp_path / "ours"
+    assert cache_folder() == tmp_path / "ours"
 
 
 def test_listing_and_clearing(folder: Path, cache: Path) -> None:
-    assert store.cache_entries() == []
-    assert store.clear_cache() == []
+    assert cache_entries() == []
+    assert clear_cache() == []
     store.load(folder)
     (cache / "parts").mkdir()
     (cache / "parts/abc.part").write_bytes(bytes(10))
     (cache / "weights/.unet-x.safetensors.1234.part").write_bytes(bytes(5))  # left by a process that was killed
-    listed = store.cache_entries()
+    listed = cache_entries()
     assert [e.size for e in listed] == sorted((e.size for e in listed), reverse=True)
     assert {source for e in listed for source in e.sources} == {str(folder / UNET_FILE), str(folder / VAE_FILE)}
     assert len(listed) == 4
-    removed = store.clear_cache("vae/")
+    removed = clear_cache("vae/")
     assert [e.path.name[:4] for e in removed] == ["vae-"]
     assert len(list(cache.glob("refs/*"))) == 1
     mapped = store.load(folder).unet
-    assert len(store.clear_cache()) == 4
+    assert len(clear_cache()) == 4
     assert not [p for p in cache.rglob("*") if p.is_file()]
     assert same(mapped, bfloat16(UNET_WEIGHTS))  # what is in use stays usable
 
@@ -497,7 +499,7 @@ def test_start_is_quick(tmp_path: Path) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + at)  # a hole in the file: nothing is stored
     start = time.perf_counter()
-    copy = store.read_copy("unet", path)
+    copy = read_copy("unet", path)
     UNet(config, copy.tensors, CPU())
     assert time.perf_counter() - start < 1
     assert copy.config == config

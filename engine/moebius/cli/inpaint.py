@@ -378,11 +378,11 @@ def download(args: argparse.Namespace) -> int:
 
 
 def cache(args: argparse.Namespace) -> int:
-    from moebius.weights import store
+    from moebius.weights.cache import cache_entries, cache_folder, clear_cache
 
-    entries = store.cache_entries() if args.clear is None else store.clear_cache(args.clear)
+    entries = cache_entries() if args.clear is None else clear_cache(args.clear)
     for entry in entries:
         print(f"{entry.size / 1e6:9.1f} MB  {entry.path.name}  {', '.join(entry.sources)}")
     total = f"{len(entries)} files, {sum(e.size for e in entries) / 1e6:.1f} MB"
-    print(f"{'Removed ' if args.clear is not None else ''}{total} in {store.cache_folder()}")
+    print(f"{'Removed ' if args.clear is not None else ''}{total} in {cache_folder()}")
     return 0

@@ -41,7 +41,7 @@ KNOWN = {
 }
 
 
-# What a pickle is interpreted into, beside dict, list, tuple, str, numbers and None. Error messages name these classes. -------------
+# What a pickle is interpreted into, beside dict, list, tuple, str, numbers and None. Error messages name these classes.
 
 
 @dataclass(frozen=True, slots=True)
