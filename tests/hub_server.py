@@ -94,20 +94,20 @@ class Answer(BaseHTTPRequestHandler):
         hub.requests.append(Request(self.command, path, self.headers.get("range"), token))
         if hub.status:
             return self.error(hub.status)
-        if found := re.fullmatch(r"/cdn/([0-9a-f]{64})", path):
+        if match := re.fullmatch(r"/cdn/([0-9a-f]{64})", path):
             if token:
                 hub.problems.append(f"{path} was sent a token")
-            data = next(d for d in hub.files.values() if hashlib.sha256(d).hexdigest() == found[1])
-            return self.content(data, {"ETag": f'"{found[1][:32]}"'})
+            data = next(d for d in hub.files.values() if hashlib.sha256(d).hexdigest() == match[1])
+            return self.content(data, {"ETag": f'"{match[1][:32]}"'})
         if hub.token and token != f"Bearer {hub.token}":
-            said = "Invalid credentials in Authorization header" if token else "Invalid username or password."
-            return self.error(401, None if token else "RepoNotFound", said)
+            message = "Invalid credentials in Authorization header" if token else "Invalid username or password."
+            return self.error(401, None if token else "RepoNotFound", message)
         if hub.gated:
             return self.error(403, "GatedRepo", "Access to this model is restricted.")
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            return self.resolve(*found.groups())
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
-            return self.api(found[1], found[2] or "revision", found[3] or "main")
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            return self.resolve(*match.groups())
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
+            return self.api(match[1], match[2] or "revision", match[3] or "main")
         return self.error(404)
 
     def knows(self, repo: str, revision: str) -> bool:
@@ -161,9 +161,9 @@ class Answer(BaseHTTPRequestHandler):
         hub, start, total = self.server_state, 0, len(data)
         if hub.lie:
             data = bytes(total)
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range") or "")
-        if asked and not hub.no_range:
-            start = int(asked[1])
+        wanted_range = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range") or "")
+        if wanted_range and not hub.no_range:
+            start = int(wanted_range[1])
             self.send_response(206)
             headers = {**headers, "Content-Range": f"bytes {start}-{total - 1}/{total}"}
         else:

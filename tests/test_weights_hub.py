@@ -69,22 +69,22 @@ def failure(kind: type[WeightError] = HubError, **options: Any) -> str:
 
 
 def test_first_run_downloads_and_later_ones_ask_nobody(server: HubServer, here: Path) -> None:
-    said: list[tuple[str, int, int]] = []
-    first = store.load("places2", progress=lambda *event: said.append(event))
+    events: list[tuple[str, int, int]] = []
+    first = store.load("places2", progress=lambda *event: events.append(event))
     assert (first.name, first.unet_config, first.commit, first.vae_config.scaling_factor) == ("places2", UNET, COMMIT, 0.25)
     assert same(first.unet, bfloat16(UNET_WEIGHTS))
     assert same(first.vae, bfloat16(VAE_WEIGHTS))
-    downloads = [e for e in said if e[0] == f"downloading {'/'.join(UNET_FILE)}"]
+    downloads = [e for e in events if e[0] == f"downloading {'/'.join(UNET_FILE)}"]
     assert len(downloads) > 1
     assert [done for _, done, _ in downloads] == sorted(done for _, done, _ in downloads)
     assert downloads[-1][1:] == (len(UNET_BYTES), len(UNET_BYTES))
-    assert {what.split()[0] for what, _, _ in said} == {"downloading", "converting"}
+    assert {what.split()[0] for what, _, _ in events} == {"downloading", "converting"}
     assert not list((here / "cache/parts").glob("*.part"))  # what was converted is not kept twice
     assert not (here / "hub").exists()
 
-    asked = len(server.requests)
+    requests = len(server.requests)
     second = store.load("places2", progress=lambda *_: pytest.fail("there was something to do"))
-    assert len(server.requests) == asked
+    assert len(server.requests) == requests
     assert same(second.unet, dict(first.unet))
     assert second.commit == COMMIT
 
@@ -133,10 +133,10 @@ def test_what_the_hub_s_own_cache_has_is_used(server: HubServer, here: Path, mon
     assert [(i.state, i.size) for i in store.download("places2", dry_run=True)] == [("cached", len(UNET_BYTES)), ("cached", len(VAE_BYTES))]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert [(i.state, i.commit) for i in store.download("places2", dry_run=True)] == [("cached", COMMIT)] * 2
-    found = store.load("places2")
-    assert same(found.unet, bfloat16(UNET_WEIGHTS))
-    assert found.commit == COMMIT
-    assert found.vae_config.scaling_factor == 0.25
+    loaded = store.load("places2")
+    assert same(loaded.unet, bfloat16(UNET_WEIGHTS))
+    assert loaded.commit == COMMIT
+    assert loaded.vae_config.scaling_factor == 0.25
     assert len(server.transfers) == transfers
     assert all(Path(path).exists() for path in (here / "hub").rglob("*.bin"))  # it is not ours to remove
 
@@ -181,9 +181,9 @@ def test_without_a_cache_the_download_is_kept(server: HubServer, here: Path) -> 
 
 def test_a_cut_connection_is_taken_up_again(server: HubServer) -> None:
     server.cuts = [10_000, 1, 5_000]
-    said: list[int] = []
-    found = store.load("places2", progress=lambda what, done, _: said.append(done) if what.endswith(UNET_FILE[1]) else None)
-    assert same(found.unet, bfloat16(UNET_WEIGHTS))
+    sizes: list[int] = []
+    loaded = store.load("places2", progress=lambda what, done, _: sizes.append(done) if what.endswith(UNET_FILE[1]) else None)
+    assert same(loaded.unet, bfloat16(UNET_WEIGHTS))
     ranges = [r.range for r in server.transfers if "/cdn/" in r.path][:4]
     assert ranges == ["bytes=0-", "bytes=10000-", "bytes=10001-", "bytes=15001-"]
 
@@ -358,9 +358,9 @@ RUN = """
 import json, sys
 from moebius.weights import store
 events = []
-found = store.load("places2", progress=lambda *event: events.append(event))
-total = {name: float(abs(a).sum(dtype="float64")) for name, a in found.unet.items()}
-print(json.dumps({"events": len(events), "commit": found.commit, "sum": sum(total.values()), "hub": "huggingface_hub" in sys.modules}))
+loaded = store.load("places2", progress=lambda *event: events.append(event))
+total = {name: float(abs(a).sum(dtype="float64")) for name, a in loaded.unet.items()}
+print(json.dumps({"events": len(events), "commit": loaded.commit, "sum": sum(total.values()), "hub": "huggingface_hub" in sys.modules}))
 """
 
 
@@ -384,9 +384,9 @@ def test_by_environment_alone(server: HubServer, here: Path) -> None:
     assert first["events"] > 1
     assert first["commit"] == COMMIT
     assert len(list((here / "home/moebius/weights").iterdir())) == 2
-    asked = len(server.requests)
+    requests = len(server.requests)
     second = run(HF_HUB_OFFLINE="1")
-    assert len(server.requests) == asked
+    assert len(server.requests) == requests
     assert second == {**first, "events": 0, "hub": False}  # the library is not even imported
 
 

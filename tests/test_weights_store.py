@@ -147,27 +147,27 @@ def test_configs_that_cannot_be(given: dict[str, Any]) -> None:
 
 
 def test_folder(folder: Path) -> None:
-    found = store.load(folder)
-    assert found.unet_config == UNET
-    assert found.vae_config == replace(CODER, scaling_factor=0.25)
-    assert same(found.unet, bfloat16(UNET_WEIGHTS))
-    assert same(found.vae, bfloat16(VAE_WEIGHTS))
-    assert (found.name, found.commit, found.ignored) == ("model", None, ())
+    loaded = store.load(folder)
+    assert loaded.unet_config == UNET
+    assert loaded.vae_config == replace(CODER, scaling_factor=0.25)
+    assert same(loaded.unet, bfloat16(UNET_WEIGHTS))
+    assert same(loaded.vae, bfloat16(VAE_WEIGHTS))
+    assert (loaded.name, loaded.commit, loaded.ignored) == ("model", None, ())
 
 
 def test_weights_go_into_the_model(folder: Path) -> None:
-    found, ops = store.load(folder), CPU()
-    net = UNet(found.unet_config, found.unet, ops)
+    loaded, ops = store.load(folder), CPU()
+    net = UNet(loaded.unet_config, loaded.unet, ops)
     assert np.isfinite(net(np.zeros((1, 9, 8, 8), np.float32), 500, np.arange(10)[None])).all()
-    assert np.isfinite(VAE(found.vae_config, found.vae, ops).encode(np.zeros((1, 3, 8, 8), np.float32))).all()
+    assert np.isfinite(VAE(loaded.vae_config, loaded.vae, ops).encode(np.zeros((1, 3, 8, 8), np.float32))).all()
 
 
 def test_file_and_its_vae(folder: Path, tmp_path: Path) -> None:
     moved = Path(shutil.move(folder / UNET_FILE, tmp_path / "my model.bin"))
     for vae_path in (folder / "vae", folder / VAE_FILE, folder):
-        found = store.load(str(moved), vae=vae_path)
-        assert found.name == "my model"
-        assert found.vae_config.scaling_factor == 0.25
+        loaded = store.load(str(moved), vae=vae_path)
+        assert loaded.name == "my model"
+        assert loaded.vae_config.scaling_factor == 0.25
     beside = Path(shutil.move(folder / "vae", tmp_path / "vae"))
     assert store.load(moved).vae_config.scaling_factor == 0.25
     shutil.rmtree(beside)
@@ -241,10 +241,10 @@ def test_extras_are_ignored_by_name_and_reported(folder: Path) -> None:
         "ema_decay": np.ones(1),
     }
     tracked = {k.replace("running_mean", "num_batches_tracked"): np.array(9) for k in UNET_WEIGHTS if k.endswith("running_mean")}
-    found = store.load(with_unet(folder, {**UNET_WEIGHTS, **extras, **tracked}, wrap="state_dict"))
-    assert set(found.ignored) == {"global_step", *extras}
-    assert same(found.unet, UNET_WEIGHTS)
-    assert store.load(folder).ignored == found.ignored  # the copy remembers
+    loaded = store.load(with_unet(folder, {**UNET_WEIGHTS, **extras, **tracked}, wrap="state_dict"))
+    assert set(loaded.ignored) == {"global_step", *extras}
+    assert same(loaded.unet, UNET_WEIGHTS)
+    assert store.load(folder).ignored == loaded.ignored  # the copy remembers
 
 
 def test_missing_unexpected_and_misshapen(folder: Path) -> None:
@@ -317,8 +317,8 @@ def test_old_names_of_the_vae_attention(folder: Path) -> None:
     for use_cache in (True, False):
         assert same(store.load(folder, cache=use_cache).vae, VAE_WEIGHTS)
     safetensors.write(folder / "vae/diffusion_pytorch_model.safetensors", weights)
-    found = store.load(folder)
-    assert same(found.vae, VAE_WEIGHTS)
+    loaded = store.load(folder)
+    assert same(loaded.vae, VAE_WEIGHTS)
     (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
     (folder / VAE_FILE).write_bytes(torch_file({**weights, **VAE_WEIGHTS}))
     with pytest.raises(WeightError, match="under its old names and under its new ones"):
@@ -329,10 +329,10 @@ def test_old_names_of_the_vae_attention(folder: Path) -> None:
 
 
 def test_second_start_maps_the_copy(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[tuple[str, int, int]] = []
-    first = store.load(folder, progress=lambda *event: said.append(event))
-    assert {what for what, _, _ in said} == {f"converting {folder / UNET_FILE}", f"converting {folder / VAE_FILE}"}
-    assert any(done == total == 4 * sum(a.size for a in UNET_WEIGHTS.values()) for _, done, total in said)
+    events: list[tuple[str, int, int]] = []
+    first = store.load(folder, progress=lambda *event: events.append(event))
+    assert {what for what, _, _ in events} == {f"converting {folder / UNET_FILE}", f"converting {folder / VAE_FILE}"}
+    assert any(done == total == 4 * sum(a.size for a in UNET_WEIGHTS.values()) for _, done, total in events)
     no_reading(monkeypatch)
     second = store.load(folder, progress=lambda *_: pytest.fail("there was something to do"))
     assert isinstance(second.unet, MappedTensors)
@@ -344,21 +344,21 @@ def test_second_start_maps_the_copy(folder: Path, cache: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", ["F32", "BF16", "F16", "F64"])
 def test_every_float_type_is_converted(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = store.load(with_unet(folder, UNET_WEIGHTS, kind))
+    loaded = store.load(with_unet(folder, UNET_WEIGHTS, kind))
     exact = {"F32": UNET_WEIGHTS, "F64": UNET_WEIGHTS, "BF16": bfloat16(UNET_WEIGHTS)}
     want = exact.get(kind) or {k: a.astype(np.float16).astype(np.float32) for k, a in UNET_WEIGHTS.items()}
-    assert same(found.unet, want)
+    assert same(loaded.unet, want)
     assert same(store.load(folder, cache=False).unet, want)
 
 
 def test_float32_safetensors_are_used_where_they_lie(folder: Path, cache: Path) -> None:
     path = folder / "diffusion_pytorch_model.safetensors"
     safetensors.write(path, {**UNET_WEIGHTS, "global_step": np.array(5)})
-    found = store.load(folder)
-    assert isinstance(found.unet, MappedTensors)
-    assert found.unet.path == path
-    assert found.ignored == ("global_step",)
-    assert same(found.unet, UNET_WEIGHTS)
+    loaded = store.load(folder)
+    assert isinstance(loaded.unet, MappedTensors)
+    assert loaded.unet.path == path
+    assert loaded.ignored == ("global_step",)
+    assert same(loaded.unet, UNET_WEIGHTS)
     assert not list(cache.rglob("unet-*"))
 
 
@@ -512,9 +512,9 @@ def test_start_is_quick(tmp_path: Path) -> None:
 def test_bundle(half: bool, tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "nano.safetensors"
     write_bundle(path, UNET, UNET_WEIGHTS, CODER, VAE_WEIGHTS, half=half, metadata={"license": "Apache-2.0"})
-    for found in (read_bundle(path), store.load(path)):
-        assert (found.unet_config, found.vae_config, found.name, found.commit) == (UNET, CODER, "nano", None)
-        for got, want in ((found.unet, UNET_WEIGHTS), (found.vae, VAE_WEIGHTS)):
+    for loaded in (read_bundle(path), store.load(path)):
+        assert (loaded.unet_config, loaded.vae_config, loaded.name, loaded.commit) == (UNET, CODER, "nano", None)
+        for got, want in ((loaded.unet, UNET_WEIGHTS), (loaded.vae, VAE_WEIGHTS)):
             rounded = {k: a.astype(np.float16).astype(np.float32) if half and a.ndim > 1 else a for k, a in want.items()}
             assert same(dict(got), rounded)
     assert not cache.exists()

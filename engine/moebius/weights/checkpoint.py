@@ -65,21 +65,21 @@ def open_tensors(path: Path, name: str | None = None) -> MappedTensors:
     raise UsageError(f"{path} ends in {ending or 'nothing'!r}; weights are read from .safetensors, {', '.join(TORCH_ENDINGS)}.")
 
 
-def recognise(net: Net, tensors: MappedTensors, given: Mapping[str, Any] | None = None) -> tuple[UNetConfig | VAEConfig, MappedTensors]:
+def recognise(net: Net, tensors: MappedTensors, declared: Mapping[str, Any] | None = None) -> tuple[UNetConfig | VAEConfig, MappedTensors]:
     """The config, and the same file seen through it: its parameters alone, under their modern names. The data is not touched.
 
-    `given` is what a config beside the file says.
+    `declared` are the fields of a config beside the file.
     """
     ignored = [name for name, t in tensors.info.items() if EXTRAS.fullmatch(name) or not t.size]
     unused = {*ignored, *(name for name in tensors.info if name.endswith("num_batches_tracked"))}
     info = {name: t for name, t in tensors.info.items() if name not in unused}
     config: UNetConfig | VAEConfig
     if net == "unet":
-        config = infer.unet_config({name: t.shape for name, t in info.items()}, given)
+        config = infer.unet_config({name: t.shape for name, t in info.items()}, declared)
         shapes = unet_module.shapes(config)
     else:
         info = modern_info(info)
-        config = infer.vae_config({name: t.shape for name, t in info.items()}, given)
+        config = infer.vae_config({name: t.shape for name, t in info.items()}, declared)
         shapes = vae_module.shapes(config)
     check(stand_ins(info), shapes, NET_NAMES[net])
     return config, MappedTensors(tensors.file, info, tensors.metadata, (*tensors.ignored, *ignored), tensors.verify)
@@ -91,6 +91,7 @@ def stand_ins(info: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def stand_in_type(t: Tensor) -> np.dtype:
+    """The type of the array that a tensor is read as."""
     return np.dtype(np.float32 if t.dtype == "BF16" else NUMPY[t.dtype])
 
 
@@ -106,12 +107,12 @@ def modern_info(info: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_ready(tensors: MappedTensors) -> bool:
-    """Views of this file are what a backend wants: there is nothing to convert."""
+    """Whether views of this file are what a backend wants, aligned float32 in order: there is nothing to convert."""
     return all(t.dtype == "F32" and t.strides is None and t.offset % 4 == 0 for t in tensors.info.values())
 
 
 class Float32(Mapping[str, np.ndarray]):
-    """Tensors as float32 arrays, made and found finite one at a time."""
+    """Tensors as float32 arrays, each converted and checked for NaN and infinity when it is asked for."""
 
     def __init__(self, tensors: MappedTensors) -> None:
         self.tensors = tensors
@@ -135,7 +136,7 @@ class Float32(Mapping[str, np.ndarray]):
 
 
 def in_memory(tensors: MappedTensors) -> Mapping[str, np.ndarray]:
-    """Views where the file holds what is wanted, else copies. Every value is looked at."""
+    """Views where the file holds aligned float32 in order, else copies. Every value is checked."""
     arrays = Float32(tensors)
     if not is_ready(tensors):
         return dict(arrays)

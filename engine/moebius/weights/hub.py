@@ -55,6 +55,7 @@ class Remote:
 
 
 def is_offline() -> bool:
+    """Whether the user forbids to ask the Hub."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -79,28 +80,28 @@ def ask(wanted: HubFile) -> Remote:
     try:
         if is_offline():
             raise OfflineError(offline_sentence(wanted))
-        found = get_hf_file_metadata(url(wanted, wanted.revision), timeout=TIMEOUT_SECONDS)
+        answer = get_hf_file_metadata(url(wanted, wanted.revision), timeout=TIMEOUT_SECONDS)
     except Exception as error:
         if sentence := explained(error, wanted):
             raise sentence from error
         raise
-    if found.commit_hash is None or found.etag is None or found.size is None:
+    if answer.commit_hash is None or answer.etag is None or answer.size is None:
         raise HubError(f"{endpoint()} does not answer as the Hub does. Check HF_ENDPOINT, or a proxy that answers in its place.")
-    return Remote(found.commit_hash, found.etag, found.size)
+    return Remote(answer.commit_hash, answer.etag, answer.size)
 
 
 def in_hub_cache(wanted: HubFile) -> Path | None:
     """Where the Hub's own cache has the file: another program, or `hf download`, may have put it there."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
-    return Path(found) if isinstance(found, str) else None
+    path = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+    return Path(path) if isinstance(path, str) else None  # else a token for "not there", or None for "not known"
 
 
 def commit_of(path: Path) -> str | None:
     """The commit, from a path in the Hub's cache: …/snapshots/COMMIT/FILE."""
-    found = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
-    return found[1] if found else None
+    match = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
+    return match[1] if match else None
 
 
 def part_file(remote: Remote, folder: Path) -> Path:
@@ -116,10 +117,10 @@ def download(wanted: HubFile, remote: Remote, folder: Path, progress: Progress |
         folder.mkdir(parents=True, exist_ok=True)
         with open(part, "ab") as file:
             transfer(wanted, remote, file, progress)
-        if is_sha256(remote.etag) and (found := sha256(part)) != remote.etag:
+        if is_sha256(remote.etag) and (digest := sha256(part)) != remote.etag:
             part.unlink()
             raise HubError(
-                f"{wanted} came with the SHA-256 {found[:12]}… and the Hub announced {remote.etag[:12]}…, so it was thrown away. "
+                f"{wanted} came with the SHA-256 {digest[:12]}… and the Hub announced {remote.etag[:12]}…, so it was thrown away. "
                 "Run the same command again; if this happens again, look for a proxy that changes files."
             )
     except Exception as error:
@@ -130,7 +131,7 @@ def download(wanted: HubFile, remote: Remote, folder: Path, progress: Progress |
 
 
 def transfer(wanted: HubFile, remote: Remote, file: BinaryIO, progress: Progress | None) -> None:
-    """Appends what is missing. A connection that brings something earns the next ones their tries again."""
+    """Appends what is missing. After a connection that brought something, RETRIES are counted from the start."""
     from huggingface_hub import get_session, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 

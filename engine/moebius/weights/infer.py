@@ -17,10 +17,12 @@ Config = TypeVar("Config", UNetConfig, VAEConfig)
 MAX_SIZE, MAX_DEPTH = 1 << 16, 8  # of one number and of one list in a config
 
 OTHER_NAMES = {"attention_head_dim": "heads"}  # the published yaml's name for the number of heads
+CHECK = "Check that the file is the right one, or put a config.json beside it."
 
 
-def unet_config(shapes: Sizes, given: Mapping[str, Any] | None = None) -> UNetConfig:
-    """`given` wins over what the shapes say (the strict check then names the tensors that disagree); groups and eps come from it alone."""
+def unet_config(shapes: Sizes, declared: Mapping[str, Any] | None = None) -> UNetConfig:
+    """The config of a UNet with these shapes. `declared`, the fields of a config beside the weights, wins over what the shapes say (the
+    strict check then names the tensors that disagree); groups and eps come from it alone."""
 
     def size(name: str, axis: int) -> int:
         return dimension(shapes, name, axis, "UNet")
@@ -49,17 +51,17 @@ def unet_config(shapes: Sizes, given: Mapping[str, Any] | None = None) -> UNetCo
             "num_embeddings": size("embedding_layer.weight", 0),
             "mix_mlp_ratio": ratio,
         },
-        given,
+        declared,
     )
 
 
-def vae_config(shapes: Sizes, given: Mapping[str, Any] | None = None) -> VAEConfig:
+def vae_config(shapes: Sizes, declared: Mapping[str, Any] | None = None) -> VAEConfig:
     """As `unet_config`; a diffusers config.json is what one expects beside a VAE. Its scaling factor is in no shape."""
 
     def size(name: str, axis: int) -> int:
         return dimension(shapes, name, axis, "VAE")
 
-    if given and (given.get("shift_factor") or given.get("latents_mean") or given.get("latents_std")):
+    if declared and (declared.get("shift_factor") or declared.get("latents_mean") or declared.get("latents_std")):
         raise WeightError("The VAE's config shifts its latents (shift_factor, latents_mean or latents_std), which this model does not use.")
     down = "encoder.down_blocks"
     blocks = count(shapes, f"{down}.{{}}.resnets.0.conv1.weight")
@@ -71,16 +73,16 @@ def vae_config(shapes: Sizes, given: Mapping[str, Any] | None = None) -> VAEConf
             "latent_channels": size("decoder.conv_in.weight", 1),
             "in_channels": size("encoder.conv_in.weight", 1),
         },
-        given,
+        declared,
     )
 
 
-def build(kind: type[Config], inferred: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Config:
-    """A config from what was inferred and, over that, the fields of `given` that are the config's. Each is checked before it is used."""
+def build(kind: type[Config], inferred: Mapping[str, Any], declared: Mapping[str, Any] | None = None) -> Config:
+    """A config from what was inferred and, over that, the fields of `declared` that are the config's. Each is checked before it is used."""
     what = "UNet" if kind is UNetConfig else "VAE"
     values: dict[str, Any] = {}
     defaults = asdict(kind())
-    for name, value in (*inferred.items(), *(given or {}).items()):
+    for name, value in (*inferred.items(), *(declared or {}).items()):
         field = OTHER_NAMES.get(name, name) if kind is UNetConfig else name
         if field in defaults and value is not None:
             values[field] = tuple(value) if isinstance(value, list) else value
@@ -97,12 +99,9 @@ def build(kind: type[Config], inferred: Mapping[str, Any], given: Mapping[str, A
     try:
         return kind(**values)
     except UsageError as error:
-        told = given and "norm_num_groups" in given
-        hint = "" if told else " No shape tells norm_num_groups; give it in a config.json beside the weights."
+        has_groups = declared and "norm_num_groups" in declared
+        hint = "" if has_groups else " No shape tells norm_num_groups; give it in a config.json beside the weights."
         raise WeightError(f"The {what}'s config does not go together: {error}{hint}") from error
-
-
-CHECK = "Check that the file is the right one, or put a config.json beside it."
 
 
 def mlp_ratio(widths: list[tuple[int, int]]) -> float | None:
@@ -113,6 +112,7 @@ def mlp_ratio(widths: list[tuple[int, int]]) -> float | None:
 
 
 def dimension(shapes: Sizes, name: str, axis: int, what: str) -> int:
+    """One size of a tensor that must be there; `what` is the network's name in the error."""
     shape = shapes.get(name, ())
     if len(shape) <= axis or not shape[axis]:
         there = f"is {shape}" if name in shapes else "is missing"
@@ -121,6 +121,7 @@ def dimension(shapes: Sizes, name: str, axis: int, what: str) -> int:
 
 
 def count(shapes: Sizes, pattern: str) -> int:
+    """How many names in a row there are: pattern with 0, 1, 2, …"""
     n = 0
     while n < MAX_DEPTH + 1 and pattern.format(n) in shapes:
         n += 1
