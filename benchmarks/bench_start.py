@@ -97,7 +97,7 @@ def main() -> int:
 
     from moebius.model import unet, vae
     from moebius.model.synthetic import synthetic
-    from moebius.weights.checkpoint import write_bundle
+    from moebius.weights.bundle import write_bundle
 
     full = args.config == "full"
     configs = (unet.UNetConfig.full(), vae.VAEConfig.full()) if full else (unet.UNetConfig.tiny(), vae.VAEConfig.tiny())

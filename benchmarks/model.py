@@ -26,7 +26,7 @@ from moebius.model import unet, vae
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
-from moebius.weights.checkpoint import write_bundle
+from moebius.weights.bundle import write_bundle
 
 TRIES = 3  # before someone is too slow: what else the machine does may be
 PARTS = ("encode", "step", "decode", "image")

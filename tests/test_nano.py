@@ -19,7 +19,7 @@ from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.pictures.published import prepare
-from moebius.weights import checkpoint
+from moebius.weights import bundle, checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import nano_data
@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).parent / "goldens" / "nano_sample.png"  # what the float
 
 @pytest.fixture(scope="module")
 def weights() -> checkpoint.Weights:
-    return checkpoint.read_bundle(packaged_nano())
+    return bundle.read_bundle(packaged_nano())
 
 
 def on(ops, weights: checkpoint.Weights) -> Inpainter:

@@ -12,7 +12,7 @@ import pytest
 from moebius.backends.cpu import CPU
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
-from moebius.weights import checkpoint
+from moebius.weights import bundle
 
 torch = pytest.importorskip("torch", reason="training needs torch (the `train` extra; CI has it by `bench`)")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
@@ -142,7 +142,7 @@ def test_what_is_exported_is_what_the_engine_computes(tmp_path: Path) -> None:
         for p in net.parameters():
             p.copy_((p + 0.02 * torch.randn_like(p)).half().float())
     train_nano.export(tmp_path / "nano.safetensors", unet, vae, 0.5)
-    weights = checkpoint.read_bundle(tmp_path / "nano.safetensors")
+    weights = bundle.read_bundle(tmp_path / "nano.safetensors")
     assert weights.vae_config.scaling_factor == 0.5
     ops, g = CPU(), torch.Generator().manual_seed(2)
     x, ids = torch.randn(2, train_nano.UNET_CONFIG.in_channels, 16, 16, generator=g), np.array([range(10, 20), range(10)])

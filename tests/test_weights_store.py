@@ -24,8 +24,8 @@ from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 from moebius.weights import hub, infer, store
+from moebius.weights.bundle import read_bundle, write_bundle
 from moebius.weights.cache import cache_entries, cache_folder, clear_cache, read_copy
-from moebius.weights.checkpoint import read_bundle, write_bundle
 from moebius.weights.formats import safetensors, torch_save
 from moebius.weights.formats.mapped import MappedTensors
 

@@ -9,13 +9,13 @@ from moebius.backends.reference import Reference
 from moebius.inpaint.inpainter import packaged_nano
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
-from moebius.weights import checkpoint
+from moebius.weights import bundle
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests/goldens/nano_sample.png"
 
 
 def main() -> None:
-    weights, ops = checkpoint.read_bundle(packaged_nano()), Reference()
+    weights, ops = bundle.read_bundle(packaged_nano()), Reference()
     nano = Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano")
     nano(sample.photo(), sample.mask()).image.save(GOLDEN)
 

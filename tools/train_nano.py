@@ -33,7 +33,7 @@ from peers.torch_moebius import WINDOW, DiffModel, SelfLambda, TorchUNet, TorchV
 from moebius.model.scheduler import DDIM  # noqa: E402
 from moebius.model.unet import UNetConfig  # noqa: E402
 from moebius.model.vae import VAEConfig  # noqa: E402
-from moebius.weights.checkpoint import write_bundle  # noqa: E402
+from moebius.weights.bundle import write_bundle  # noqa: E402
 
 VAE_CONFIG = VAEConfig((24, 48, 64, 96), layers_per_block=1, latent_channels=8, norm_num_groups=2)
 UNET_CONFIG = UNetConfig(

@@ -1,8 +1,7 @@
-"""A checkpoint file → a network's config and its tensors, checked. And the bundle, one file of ours that holds both networks."""
+"""A checkpoint file → a network's config and its tensors, checked."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from moebius.weights.formats.mapped import NUMPY, MappedTensors, Tensor, is_fini
 Net = Literal["unet", "vae"]
 NET_NAMES = {"unet": "UNet", "vae": "VAE"}
 TORCH_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
-BUNDLE_KEY = "moebius"  # of the metadata: {"unet": {config}, "vae": {config}}
 
 # What training scripts save beside the weights. No parameter of either network has such a name.
 EXTRAS = re.compile(
@@ -143,63 +141,3 @@ def in_memory(tensors: MappedTensors) -> Mapping[str, np.ndarray]:
     for name in arrays:
         arrays[name]
     return tensors
-
-
-# Bundles -------------------------------------------------------------------------------------------------------------
-
-
-def is_bundle(tensors: MappedTensors) -> bool:
-    return BUNDLE_KEY in tensors.metadata
-
-
-def write_bundle(
-    path: str | Path,
-    unet_config: UNetConfig,
-    unet: Mapping[str, np.ndarray],
-    vae_config: VAEConfig,
-    vae: Mapping[str, np.ndarray],
-    *,
-    half: bool = False,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Both networks in one .safetensors, tensors named unet.… and vae.…, with their configs. `half` stores matrices as float16; vectors
-    (norms, statistics) stay float32, being small and wide in range."""
-    arrays: dict[str, np.ndarray] = {}
-    configs: dict[str, Any] = {}
-    for net, config, weights, shapes in (
-        ("unet", unet_config, unet, unet_module.shapes(unet_config)),
-        ("vae", vae_config, vae_module.modern_names(vae), vae_module.shapes(vae_config)),
-    ):
-        check(weights, shapes, NET_NAMES[net])
-        configs[net] = infer.to_json(config)
-        for name in shapes:
-            with np.errstate(over="ignore"):
-                array = np.asarray(weights[name], np.float16 if half and weights[name].ndim > 1 else np.float32)
-            if not is_finite(array):
-                raise WeightError(f"{net}.{name} holds a value that {array.dtype} cannot. Write the bundle with half=False.")
-            arrays[f"{net}.{name}"] = array
-    safetensors.write(path, arrays, {**(metadata or {}), BUNDLE_KEY: json.dumps(configs)})
-
-
-def read_bundle(path: str | Path) -> Weights:
-    """What `write_bundle` wrote. Meant for small models: 16-bit tensors are decoded into memory, at each start."""
-    path = Path(path)
-    tensors = safetensors.read(path)
-    if not is_bundle(tensors):
-        raise WeightError(f"{path} is no bundle: its metadata has no {BUNDLE_KEY!r}. Give a file that holds a UNet and a VAE of Moebius.")
-    configs = infer.parse(tensors.metadata[BUNDLE_KEY], f"The config in {path}")
-    nets: dict[str, MappedTensors] = {}
-    for net in NET_NAMES:
-        if not isinstance(configs.get(net), dict):
-            raise WeightError(f"The config in {path} has no {net}. Get the file again from where it came.")
-        info = {name.removeprefix(f"{net}."): t for name, t in tensors.info.items() if name.startswith(f"{net}.")}
-        nets[net] = MappedTensors(tensors.file, info)
-    if len(nets["unet"]) + len(nets["vae"]) != len(tensors):
-        raise WeightError(f"{path} has tensors that are neither unet.… nor vae.…. Get the file again from where it came.")
-    try:
-        unet_config, vae_config = infer.build(UNetConfig, configs["unet"]), infer.build(VAEConfig, configs["vae"])
-        check(stand_ins(nets["unet"].info), unet_module.shapes(unet_config), NET_NAMES["unet"])
-        check(stand_ins(nets["vae"].info), vae_module.shapes(vae_config), NET_NAMES["vae"])
-    except WeightError as error:
-        raise WeightError(f"{path}: {error}") from error
-    return Weights(path.stem, unet_config, in_memory(nets["unet"]), vae_config, in_memory(nets["vae"]))

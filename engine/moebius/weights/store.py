@@ -16,8 +16,9 @@ from moebius.errors import UsageError, WeightError
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import hub
+from moebius.weights.bundle import is_bundle, read_bundle
 from moebius.weights.cache import cannot_write, copy_file, look_up, need_room, open_copy, parts_folder, remember
-from moebius.weights.checkpoint import Net, Network, Weights, is_bundle, read_bundle
+from moebius.weights.checkpoint import Net, Network, Weights
 from moebius.weights.convert import Source, convert
 from moebius.weights.formats import safetensors
 from moebius.weights.hub import HubFile, OfflineError, Progress

@@ -226,7 +226,7 @@ def set_items(m: Machine) -> None:
 
 
 def fill(target: dict[Any, Any], items: list[Any]) -> None:
-    """Sets keys and values, given in turns."""
+    """Sets the items, a key and its value in turns."""
     if len(items) % 2:
         damaged("its pickle has a key without a value")
     for key, value in zip(items[::2], items[1::2], strict=True):
@@ -254,7 +254,7 @@ def reduce(m: Machine) -> None:
 
 
 def build(m: Machine) -> None:
-    """The attributes that an object is given are let fall."""
+    """Drops the attributes that an OrderedDict is given."""
     state = m.pop()
     m.top(Ordered)
     if not isinstance(state, dict):
@@ -310,7 +310,7 @@ def storage(identity: Any) -> Storage:
 
 
 def result_of(function: Any, arguments: Any) -> Any:
-    """What one of the four calls that occur in a state dict gives, with the arguments that occur there. Nothing is called for it."""
+    """The result of one of the four calls that occur in a state dict, with the arguments that occur there. Nothing is called."""
     if not isinstance(function, Name):
         raise RefusedError(f"its pickle calls a {type(function).__name__}, which is no function. {SAVE_AGAIN}")
     if isinstance(arguments, tuple):

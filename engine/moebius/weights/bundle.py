@@ -1,0 +1,80 @@
+"""The bundle: one .safetensors of ours that holds both networks and their configs, as the packaged nano does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moebius.errors import WeightError
+from moebius.model import unet as unet_module
+from moebius.model import vae as vae_module
+from moebius.model.params import check
+from moebius.model.unet import UNetConfig
+from moebius.model.vae import VAEConfig
+from moebius.weights import infer
+from moebius.weights.checkpoint import NET_NAMES, Weights, in_memory, stand_ins
+from moebius.weights.formats import safetensors
+from moebius.weights.formats.mapped import MappedTensors, is_finite
+
+BUNDLE_KEY = "moebius"  # of the metadata: {"unet": {config}, "vae": {config}}
+
+
+def is_bundle(tensors: MappedTensors) -> bool:
+    return BUNDLE_KEY in tensors.metadata
+
+
+def write_bundle(
+    path: str | Path,
+    unet_config: UNetConfig,
+    unet: Mapping[str, np.ndarray],
+    vae_config: VAEConfig,
+    vae: Mapping[str, np.ndarray],
+    *,
+    half: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Both networks in one .safetensors, tensors named unet.… and vae.…, with their configs. `half` stores matrices as float16; vectors
+    (norms, statistics) stay float32, being small and wide in range."""
+    arrays: dict[str, np.ndarray] = {}
+    configs: dict[str, Any] = {}
+    for net, config, weights, shapes in (
+        ("unet", unet_config, unet, unet_module.shapes(unet_config)),
+        ("vae", vae_config, vae_module.modern_names(vae), vae_module.shapes(vae_config)),
+    ):
+        check(weights, shapes, NET_NAMES[net])
+        configs[net] = infer.to_json(config)
+        for name in shapes:
+            with np.errstate(over="ignore"):
+                array = np.asarray(weights[name], np.float16 if half and weights[name].ndim > 1 else np.float32)
+            if not is_finite(array):
+                raise WeightError(f"{net}.{name} holds a value that {array.dtype} cannot. Write the bundle with half=False.")
+            arrays[f"{net}.{name}"] = array
+    safetensors.write(path, arrays, {**(metadata or {}), BUNDLE_KEY: json.dumps(configs)})
+
+
+def read_bundle(path: str | Path) -> Weights:
+    """What `write_bundle` wrote. Meant for small models: 16-bit tensors are decoded into memory, at each start."""
+    path = Path(path)
+    tensors = safetensors.read(path)
+    if not is_bundle(tensors):
+        raise WeightError(f"{path} is no bundle: its metadata has no {BUNDLE_KEY!r}. Give a file that holds a UNet and a VAE of Moebius.")
+    configs = infer.parse(tensors.metadata[BUNDLE_KEY], f"The config in {path}")
+    nets: dict[str, MappedTensors] = {}
+    for net in NET_NAMES:
+        if not isinstance(configs.get(net), dict):
+            raise WeightError(f"The config in {path} has no {net}. Get the file again from where it came.")
+        info = {name.removeprefix(f"{net}."): t for name, t in tensors.info.items() if name.startswith(f"{net}.")}
+        nets[net] = MappedTensors(tensors.file, info)
+    if len(nets["unet"]) + len(nets["vae"]) != len(tensors):
+        raise WeightError(f"{path} has tensors that are neither unet.… nor vae.…. Get the file again from where it came.")
+    try:
+        unet_config, vae_config = infer.build(UNetConfig, configs["unet"]), infer.build(VAEConfig, configs["vae"])
+        check(stand_ins(nets["unet"].info), unet_module.shapes(unet_config), NET_NAMES["unet"])
+        check(stand_ins(nets["vae"].info), vae_module.shapes(vae_config), NET_NAMES["vae"])
+    except WeightError as error:
+        raise WeightError(f"{path}: {error}") from error
+    return Weights(path.stem, unet_config, in_memory(nets["unet"]), vae_config, in_memory(nets["vae"]))
