@@ -13,6 +13,7 @@ from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
 from moebius.backends import cpu
 from moebius.backends.cpu import CPU
 from moebius.backends.reference import Reference
+from moebius.model.contract import Condition
 from moebius.model.params import Checkpoint, Params
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet
@@ -81,7 +82,12 @@ def make(name: str, size: tuple[int, int, int]) -> Op:
             C + h * w + 225 + K, attention(size, (C, 1, 1)), lambda o, p, x, r: o.self_lambda(x, p, HEADS, residual=r), x=x, r=rest
         ),
         "cross_lambda": lambda: Op(
-            C + COND + K + TOKENS, attention(size, (COND,)), lambda o, p, x, c, r: o.cross_lambda(x, c, p, HEADS, r), x=x, c=cond, r=rest
+            C + COND + K + TOKENS,
+            attention(size, (COND,)),
+            lambda o, p, x, c, r: o.cross_lambda(x, Condition(IDS, lambda: c), p, HEADS, r),
+            x=x,
+            c=cond,
+            r=rest,
         ),
     }
     return cases[name]()

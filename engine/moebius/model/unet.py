@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Generic
 
 import numpy as np
 
 from moebius.errors import LimitError, UsageError
 from moebius.model.checks import check_floats, check_timestep
-from moebius.model.contract import POSITION_WINDOW, Timesteps
+from moebius.model.contract import POSITION_WINDOW, Condition, Ops, T, Tap, Timesteps
 from moebius.model.params import Params, Shapes, check
-
-if TYPE_CHECKING:
-    from moebius.model.contract import Ops, Tap, Tensor
 
 PREFIX = "diff_model"
 TRANSFORMER_GROUP_NORM_EPS = 1e-6
@@ -77,10 +74,10 @@ class UNetConfig:
         return widths
 
 
-class UNet:
+class UNet(Generic[T]):
     """unet(latents, t, ids) → the predicted noise. `ops` is any backend of the contract."""
 
-    def __init__(self, config: UNetConfig, weights: Mapping[str, np.ndarray], ops: Ops) -> None:
+    def __init__(self, config: UNetConfig, weights: Mapping[str, np.ndarray], ops: Ops[T]) -> None:
         self.config, self.ops = config, ops
         self.root = Params(check(weights, shapes(config), "UNet"))
         self.net = self.root.at(PREFIX)
@@ -113,7 +110,7 @@ class UNet:
             raise UsageError(f"ids have {ids.shape[1]} tokens a row; the position tables of this model hold {CONDITION_TOKENS}.")
         return ids
 
-    def forward(self, x: Tensor, t: Timesteps, ids: np.ndarray) -> Tensor:
+    def forward(self, x: T, t: Timesteps, ids: np.ndarray) -> T:
         """The network on backend tensors; x is (B, h, w, in)."""
         ops, net, cfg = self.ops, self.net, self.config
         temb = ops.time_embedding(t, net)  # (T, 4·C0)
@@ -149,7 +146,7 @@ class UNet:
         ops.tap(PREFIX, h)
         return h
 
-    def _resnet(self, x: Tensor, temb: Tensor, p: Params) -> Tensor:
+    def _resnet(self, x: T, temb: T, p: Params) -> T:
         ops, cfg = self.ops, self.config
         h = ops.group_norm(x, p.at("norm1"), cfg.norm_num_groups, cfg.norm_eps, silu=True)  # (B, h, w, Cin)
         h = ops.dwconv(h, p.at("conv1"), shift=ops.time_shift(temb, p.at("time_emb_proj")))  # (B, h, w, Cout)
@@ -161,7 +158,7 @@ class UNet:
         ops.tap(p.path, h)
         return h
 
-    def _transformer(self, x: Tensor, cond: Tensor, p: Params) -> Tensor:
+    def _transformer(self, x: T, cond: Condition, p: Params) -> T:
         ops, cfg, block = self.ops, self.config, p.at("transformer_blocks.0")
         h = ops.group_norm(x, p.at("norm"), cfg.norm_num_groups, TRANSFORMER_GROUP_NORM_EPS)  # (B, h, w, C)
         h = ops.linear(h, p.at("proj_in"))
