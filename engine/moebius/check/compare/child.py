@@ -12,9 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError
+
+if TYPE_CHECKING:
+    from moebius.check.compare.measure import Backend
 
 BREATH = 1.0  # seconds between signs of life
 
@@ -76,15 +79,16 @@ def run(target: str, first: int, full: bool, say: Callable[[Any], None]) -> None
     say({"end": True})
 
 
-def opened(target: str) -> Any:
+def opened(target: str) -> Backend:
     import numpy as np
 
     from moebius.backends.cpu import CPU
     from moebius.backends.reference import Reference
     from moebius.backends.webgpu import WebGPU
 
-    numpy = {"oracle": lambda: Reference(np.float64), "cpu": CPU}
-    return numpy[target]() if target in numpy else WebGPU(target)
+    if target == "oracle":
+        return Reference(np.float64)
+    return CPU() if target == "cpu" else WebGPU(target)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from moebius.check.bounds import WORST
 from moebius.check.compare.fingerprint import is_own_rounding
 from moebius.check.compare.pictures import Strip, strips
 from moebius.check.compare.report import Cell, Column, Parting, Report, RunView, numbers
-from moebius.check.lockstep import WORST
 
 MARKS = {
     "done": "",

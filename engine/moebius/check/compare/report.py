@@ -11,8 +11,8 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
+from moebius.check.bounds import WORST
 from moebius.check.compare.fingerprint import Json, is_own_rounding, is_rounding, worst
-from moebius.check.lockstep import WORST
 
 FAULTS = ("failed", "hung", "crashed")
 PICTURE = "picture"  # the output whose values are bytes
