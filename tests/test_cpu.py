@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
 
-from moebius.backends import cpu
-from moebius.backends.cpu import CPU
+from moebius.backends.cpu import CPU, sizes
+from moebius.backends.cpu.convolutions import spans
+from moebius.backends.cpu.ops import silu_
 from moebius.backends.reference import Reference
 from moebius.model.contract import Condition
 from moebius.model.params import Checkpoint, Params
@@ -116,7 +117,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Small tensors fit in one block; with tiny blocks every loop over blocks is walked, its ragged end included."""
     if request.param == "in blocks":
         for name, size in {"BLOCK": 40, "COLUMNS": 300, "ROWS": 1, "ALONE": 400}.items():
-            monkeypatch.setattr(cpu, name, size)
+            monkeypatch.setattr(sizes, name, size)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -134,7 +135,7 @@ def test_every_op_agrees_with_the_oracle(name: str, size: tuple[int, int, int]) 
 
 @pytest.mark.parametrize("name", OPS)
 def test_the_number_of_threads_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "BLOCK", 40)
+    monkeypatch.setattr(sizes, "BLOCK", 40)
     op = make(name, (2, 9, 18))
     np.testing.assert_array_equal(op(CPU(threads=1)), op(CPU(threads=4)))
 
@@ -157,7 +158,7 @@ def test_silu_neither_overflows_nor_loses_its_tail() -> None:
     x = np.concatenate([np.linspace(-20, 20, 401), [-1e30, -200.0, -88.8, 0.0, 200.0, 1e30]]).astype(np.float32)
     got, xd = x.copy(), x.astype(np.float64)
     with np.errstate(all="raise", under="ignore"):
-        cpu.silu_(got)
+        silu_(got)
     want = xd / (1 + np.exp(np.minimum(-xd, 700)))
     assert np.all(np.abs(got - want) <= 2 * EPS * np.abs(xd))
 
@@ -165,7 +166,7 @@ def test_silu_neither_overflows_nor_loses_its_tail() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_spans_name_the_taps_that_fall_inside(size: int) -> None:
     for position in range(size):
-        (span,) = [(a, b) for start, end, a, b in cpu.spans(size) if start <= position < end]
+        (span,) = [(a, b) for start, end, a, b in spans(size) if start <= position < end]
         assert [t for t in range(3) if 0 <= position + t - 1 < size] == list(range(*span))
 
 
