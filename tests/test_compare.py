@@ -55,7 +55,7 @@ def test_inputs_are_the_same_bytes_everywhere() -> None:
 def test_the_cpu_device_is_inside_every_bound(op: str) -> None:
     ops = CPU()
     for case in (c for c in cases.fixed_set() if c.op == op and c.kind == "edge"):
-        for row in measure.measured(case, ops):
+        for row in measure.op_rows(case, ops):
             assert is_rounding(row), row
             assert row["repeatable"], row
 
@@ -63,7 +63,7 @@ def test_the_cpu_device_is_inside_every_bound(op: str) -> None:
 def test_every_op_on_the_gpu_is_inside_its_bound(llvmpipe: WebGPU) -> None:
     """Edge shapes as plans; the whole set is run by `moebius compare` itself."""
     for case in (c for c in cases.fixed_set() if c.kind == "edge"):
-        for row in measure.measured(case, llvmpipe):
+        for row in measure.op_rows(case, llvmpipe):
             assert is_rounding(row), row
             assert row["repeatable"], row
 
@@ -71,7 +71,7 @@ def test_every_op_on_the_gpu_is_inside_its_bound(llvmpipe: WebGPU) -> None:
 def test_a_limit_is_a_row_with_its_reason(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(llvmpipe.gpu.limits, "max-storage-buffers-per-shader-stage", 2)
     case = next(c for c in cases.fixed_set() if c.op == "linear")
-    (row,) = measure.done(case, llvmpipe, lambda: None)
+    (row,) = measure.rows(case, llvmpipe, lambda: None)
     assert row["status"] == "refused"
     assert "storage buffers" in row["reason"]
     assert (row["op"], row["case"]) == ("linear", case.name)
@@ -220,7 +220,7 @@ def test_every_driver_is_asked_alone_and_nothing_is_listed_twice(monkeypatch: py
     monkeypatch.setattr(adapters, "drivers", lambda: [Path("/d/one.json"), Path("/d/two.json")])
     card, soft, gl = ({"summary": s, "backend": b} for s, b in (("Card", "Vulkan"), ("Soft", "Vulkan"), ("Card GL", "OpenGL")))
     said: list[str] = []
-    targets = adapters.found(
+    targets = adapters.targets(
         asked(
             {
                 ("wgpu", "one.json"): {"adapters": [card, card, gl]},
@@ -241,11 +241,11 @@ def test_every_driver_is_asked_alone_and_nothing_is_listed_twice(monkeypatch: py
     assert "SIGSEGV" in targets[4].fault
     # Two manifests of one driver, as of two browsers: names stay unique within a file.
     empty = {("dawn", name): {"adapters": []} for name in ("one.json", "two.json", "")}
-    same = adapters.found(asked(empty | {("wgpu", name): {"adapters": [card]} for name in ("one.json", "two.json", "")}), said.append)
+    same = adapters.targets(asked(empty | {("wgpu", name): {"adapters": [card]} for name in ("one.json", "two.json", "")}), said.append)
     assert [(t.name, t.twin) for t in same[2:]] == [("Card, wgpu", 1), ("Card, wgpu #2", 2)]
     monkeypatch.setenv("WGPU_BACKEND_TYPE", "OpenGL")
     answers = {("wgpu", name): {"adapters": [card, gl]} for name in ("one.json", "two.json", "")}
-    only = adapters.found(asked(answers | {("dawn", name): {"adapters": []} for name in ("one.json", "two.json", "")}), said.append)
+    only = adapters.targets(asked(answers | {("dawn", name): {"adapters": []} for name in ("one.json", "two.json", "")}), said.append)
     assert [t.name for t in only[2:]] == ["Card GL, wgpu"]
     assert "wgpudawn cannot be imported" in said[0]
 

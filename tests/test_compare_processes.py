@@ -222,7 +222,7 @@ def test_a_crash_behind_the_last_case_is_no_cases_fault(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("silence", ["time.sleep(60)", "os.close(1); time.sleep(60)"], ids=["silent", "said all, never ends"])
 def test_a_silent_process_is_given_up_and_ended(tmp_path: Path, silence: str) -> None:
-    (tmp_path / "moebius/compare").mkdir(parents=True)
+    (tmp_path / "moebius/check/compare").mkdir(parents=True)
     (tmp_path / "moebius/check/compare/child.py").write_text(f"import os, time; {silence}")
     begun = time.monotonic()
     with pytest.raises(EndedError) as caught:

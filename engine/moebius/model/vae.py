@@ -75,7 +75,7 @@ class VAE(Generic[T]):
     def _run(self, forward: Callable[[T], T], array: np.ndarray, tap: Tap | None) -> np.ndarray:
         try:
             return self.ops.run(forward, [array], tap=tap)
-        except LimitError:  # found when the plan is made; the images of a batch are independent, to the bit
+        except LimitError:  # when the plan is recorded; the images of a batch are independent, to the bit
             if len(array) == 1 or tap is not None:
                 raise
             half = len(array) // 2

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     say = channel()
     try:
         if argv[0] == "list":
-            say({"adapters": listed(argv[1])})
+            say({"adapters": adapters_of(argv[1])})
         else:
             run(argv[1], int(argv[2]), "--full" in argv, say)
     except DeviceLostError as error:
@@ -51,7 +51,7 @@ def channel() -> Callable[[Any], None]:
     return say
 
 
-def listed(implementation: str) -> list[dict[str, str]]:
+def adapters_of(implementation: str) -> list[dict[str, str]]:
     from moebius.backends.webgpu.device import adapters
     from moebius.check.compare.measure import one_line
 
@@ -74,7 +74,7 @@ def run(target: str, first: int, full: bool, say: Callable[[Any], None]) -> None
     for i, item in enumerate(measure.work(full)):
         if i >= first:
             say({"item": i})
-            for row in measure.done(item, ops, breathe):
+            for row in measure.rows(item, ops, breathe):
                 say({"run" if isinstance(item, str) else "op": row})
     say({"end": True})
 

@@ -35,13 +35,13 @@ def described(item: Case | str) -> Json:
     return {"name": item} if isinstance(item, str) else {"op": item.op, "case": item.name, "kind": item.kind}
 
 
-def done(item: Case | str, ops: Backend, say: Callable[[], None]) -> Iterator[Json]:
+def rows(item: Case | str, ops: Backend, say: Callable[[], None]) -> Iterator[Json]:
     """The finished rows of one item of work, or one row that says why there is none. A lost device is the end of the process."""
     try:
         if isinstance(item, str):
             yield described(item) | RUNS[item](ops, say)
         else:
-            yield from measured(item, ops)
+            yield from op_rows(item, ops)
     except DeviceLostError:
         raise  # nothing more can be done with it in this process
     except LimitError as error:
@@ -60,7 +60,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:600]
 
 
-def measured(case: Case, ops: Backend) -> Iterator[Json]:
+def op_rows(case: Case, ops: Backend) -> Iterator[Json]:
     expected = case.expected()
     runs, milliseconds = repeated(case, ops)
     inputs = case.digest()
@@ -91,7 +91,7 @@ def repeated(case: Case, ops: Backend) -> tuple[list[list[np.ndarray]], list[flo
 
 
 def numpy_runner(case: Case, ops: Reference) -> Callable[[], tuple[list[np.ndarray], float]]:
-    tensors = case.numpy_tensors(ops)
+    tensors = case.numpy_tensors(ops.dtype)
 
     def once() -> tuple[list[np.ndarray], float]:
         begun = time.perf_counter()

@@ -24,7 +24,12 @@ class Input:
     # What the noise is multiplied by where cases are compared by their last digits: a rounding of what a residual is added to is a
     # rounding of the sum, and a large residual would hide the op.
     scale: float = 1.0
-    table: bool = False  # a table of T rows: (1, C, 1, T) here, (T, C) in NumPy
+    table: bool = False  # of a schedule: T rows of C channels are (1, C, 1, T)
+
+    def in_numpy(self, nchw: np.ndarray) -> np.ndarray:
+        """As ops of NumPy take it: channels last, a table (T, C)."""
+        nhwc = np.ascontiguousarray(np.moveaxis(nchw, 1, -1))
+        return nhwc.reshape(nhwc.shape[2:]) if self.table else nhwc
 
 
 RESIDUAL = 0.25  # the scale of a residual
