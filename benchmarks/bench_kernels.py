@@ -55,12 +55,12 @@ def configs(name: str) -> tuple[UNetConfig, VAEConfig]:
 
 
 def chosen(calls: Mapping[Call, dict[str, int]], words: str) -> dict[Call, dict[str, int]]:
-    found = {
+    matching = {
         call: counts for call, counts in calls.items() if all(w in str(call) or w in str(call).replace("×", "x") for w in words.split())
     }
-    if not found:
+    if not matching:
         raise UsageError(f"No row holds {words!r}. A row reads like {str(next(iter(calls)))!r}.")
-    return found
+    return matching
 
 
 def bench(gpu: WebGPU, config: str, calls: Mapping[Call, Mapping[str, int]], seconds: float) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""One call of one op, with its shapes and inputs: what the kernel tests check, and what the kernel benchmark times."""
+"""The ops' cases (`moebius.check.specs`) as the kernel tests check them and the kernel benchmark times them: with noise and synthetic
+weights, sizes of their own, on guarded buffers, within the limit of a tight sum."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,15 @@ from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.gemm import Tile
 from moebius.backends.webgpu.plan import Plan
+from moebius.check.specs import assembling, convolutions, listed, norms, tables
+from moebius.check.specs import attention as lambdas
+from moebius.check.specs.case import OpCase, Size
 from moebius.model.contract import Timesteps
-from moebius.model.params import Checkpoint, Params
-from moebius.model.scheduler import DDIM
+from moebius.model.params import Checkpoint, Params, Shapes
 from moebius.model.synthetic import synthetic
 
 EPS = float(np.finfo(np.float32).eps)
 ORACLE = Reference(np.float64)
-Size = tuple[int, int, int]  # (B, H, W)
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass
@@ -65,8 +66,8 @@ class Case:
         floats = [np.moveaxis(a, 1, -1).shape for a in self.inputs if a.dtype.kind == "f"]
 
         def call(*tensors: Any) -> Any:
-            given = iter(tensors)
-            return self.call(gpu, p, *(a if a.dtype.kind == "i" else next(given) for a in self.inputs))
+            rest = iter(tensors)
+            return self.call(gpu, p, *(a if a.dtype.kind == "i" else next(rest) for a in self.inputs))
 
         return gpu.record(call, floats)
 
@@ -91,10 +92,6 @@ class Case:
         return f"{self.name} on {[a.shape for a in self.inputs]} with {self.shapes}"
 
 
-def listed(x: Any) -> list[Any]:
-    return list(x) if isinstance(x, tuple) else [x]
-
-
 def distance(got: np.ndarray, want: np.ndarray) -> tuple[float, float]:
     """‖got - want‖ / ‖want‖, and the largest difference in units of want's root mean square; absolute where want is 0."""
     scale = float(np.sqrt(np.mean(want * want))) or 1.0
@@ -107,131 +104,76 @@ def normal(name: str, *shape: int) -> np.ndarray:
 
 
 # the ops -------------------------------------------------------------------------------------------------------------
-def batch_norm(name: str, n: int) -> Shapes:
-    return {f"{name}.{leaf}": (n,) for leaf in ("weight", "bias", "running_mean", "running_var")}
+def case_of(spec: OpCase, terms: float, name: str | None = None) -> Case:
+    """The spec's case with noise of this module's."""
+    inputs = [normal(x.name, *x.shape) for x in spec.inputs]
+    return Case(name or spec.op, terms, spec.shapes, [*inputs, *spec.on_host], spec.call, root=spec.root)
 
 
 def linear(size: Size, k: int = 13, n: int = 10, bias: bool = True, residual: bool = True) -> Case:
-    b, h, w = size
-    shapes = {"weight": (n, k, 1, 1), **({"bias": (n,)} if bias else {})}
-    inputs = [normal("x", b, k, h, w), *([normal("r", b, n, h, w)] if residual else [])]
-    return Case("linear", k + 2, shapes, inputs, lambda o, p, x, r=None: o.linear(x, p, r))
+    return case_of(convolutions.linear(size, k, n, bias, residual), k + 2)
 
 
 def conv3x3(size: Size, k: int = 5, n: int = 6, stride: int = 1, pad: int = 1, residual: bool = True) -> Case:
-    b, h, w = size
-    inputs = [normal("x", b, k, h, w), *([normal("r", b, n, -(-h // stride), -(-w // stride))] if residual else [])]
-    shapes = {"weight": (n, k, 3, 3), "bias": (n,)}
-    return Case(f"conv3x3 stride {stride} pad {pad}", 9 * k + 2, shapes, inputs, lambda o, p, x, r=None: o.conv3x3(x, p, stride, pad, r))
+    return case_of(convolutions.conv3x3(size, k, n, stride, pad, residual), 9 * k + 2, f"conv3x3 stride {stride} pad {pad}")
 
 
 def upsample_conv3x3(size: Size, k: int = 5, n: int = 6) -> Case:
-    b, h, w = size
-    return Case(
-        "upsample_conv3x3",
-        9 * k + 1,
-        {"weight": (n, k, 3, 3), "bias": (n,)},
-        [normal("x", b, k, h, w)],
-        lambda o, p, x: o.upsample_conv3x3(x, p),
-    )
+    return case_of(convolutions.upsample_conv3x3(size, k, n), 9 * k + 1)
 
 
 def dwconv(size: Size, k: int = 13, n: int = 10, shift: bool = True, residual: bool = True) -> Case:
-    b, h, w = size
-    shapes = {"conv_dw.weight": (k, 1, 3, 3), "conv_pw.weight": (n, k, 1, 1), **batch_norm("bn1", k), **batch_norm("bn2", n)}
-    inputs = [normal("x", b, k, h, w)]
-    inputs += [normal("s", 1, n, 1, 1)] if shift else []
-    inputs += [normal("r", b, n, h, w)] if residual else []
-
-    def call(o: Any, p: Params, x: Any, *rest: Any) -> Any:
-        given = iter(rest)
-        return o.dwconv(x, p, next(given) if shift else None, next(given) if residual else None)
-
-    return Case("dwconv", 9 + k + 4, shapes, inputs, call)
+    return case_of(convolutions.dwconv(size, k, n, shift, residual), 9 + k + 4)
 
 
 def feed_forward(size: Size, c: int = 6, hid: int = 15) -> Case:
-    b, h, w = size
-    shapes: Shapes = {"inverted_conv.conv.weight": (2 * hid, c, 1, 1), "inverted_conv.conv.bias": (2 * hid,)}
-    shapes |= {"depth_conv.conv.weight": (2 * hid, 1, 3, 3), "depth_conv.conv.bias": (2 * hid,), "point_conv.conv.weight": (c, hid, 1, 1)}
-    inputs = [normal("x", b, c, h, w), normal("r", b, c, h, w)]
-    return Case("feed_forward", c + 9 + hid + 3, shapes, inputs, lambda o, p, x, r: o.feed_forward(x, p, r))
+    return case_of(convolutions.feed_forward(size, c, hid), c + 9 + hid + 3)
 
 
 def group_norm(size: Size, groups: int = 3, width: int = 3, eps: float = 1e-5, silu: bool = False) -> Case:
-    b, h, w = size
-    c = groups * width
-    shapes = {"weight": (c,), "bias": (c,)}
-    return Case("group_norm", 4, shapes, [normal("x", b, c, h, w)], lambda o, p, x: o.group_norm(x, p, groups, eps, silu))
+    return case_of(norms.group_norm(size, groups, width, eps, silu), 4)
 
 
 def layer_norm(size: Size, c: int = 13) -> Case:
-    b, h, w = size
-    return Case("layer_norm", 4, {"weight": (c,), "bias": (c,)}, [normal("x", b, c, h, w)], lambda o, p, x: o.layer_norm(x, p))
-
-
-def lambda_shapes(c: int, k: int, source: tuple[int, ...]) -> Shapes:
-    shapes: Shapes = {"to_q.weight": (c, c, 1, 1), "to_k.weight": (k, *source), "to_v.weight": (k, *source)}
-    return shapes | batch_norm("norm_q", c) | batch_norm("norm_v", k)
+    return case_of(norms.layer_norm(size, c), 4)
 
 
 def self_lambda(size: Size, heads: int = 2, k: int = 3) -> Case:
-    b, h, w = size
-    c = heads * k
-    shapes = lambda_shapes(c, k, (c, 1, 1)) | {"pos_conv.weight": (k, 1, 1, 15, 15), "pos_conv.bias": (k,)}
-    inputs = [normal("x", b, c, h, w), normal("r", b, c, h, w)]
-    return Case("self_lambda", c + h * w + 225 + k, shapes, inputs, lambda o, p, x, r: o.self_lambda(x, p, heads, r))
+    return case_of(lambdas.self_lambda(size, heads, k), heads * k + size[1] * size[2] + 225 + k)
 
 
 def cross_lambda(size: Size, heads: int = 2, k: int = 3, tokens: int = 10, cond: int = 7) -> Case:
-    b, h, w = size
-    c = heads * k
-    shapes = lambda_shapes(c, k, (cond,)) | {"rel_pos_emb": (h * w, tokens, k, 1)}
-    root = {"embedding_layer.weight": (20, 9), "diff_model.encoder_hid_proj.weight": (cond, 9), "diff_model.encoder_hid_proj.bias": (cond,)}
-
-    def call(o: Any, p: Params, x: Any, r: Any, ids: np.ndarray) -> Any:
-        return o.cross_lambda(x, o.condition(ids, Params(p.root)), p, heads, r)
-
-    inputs = [normal("x", b, c, h, w), normal("r", b, c, h, w), np.random.default_rng(0).integers(0, 20, (b, tokens))]
-    return Case("cross_lambda", c + cond + k + tokens, shapes, inputs, call, root=root)
+    ids = np.random.default_rng(0).integers(0, lambdas.EMBEDDINGS, (size[0], tokens))
+    return case_of(lambdas.cross_lambda(size, heads, k, tokens, cond, hidden=9, ids=ids), heads * k + cond + k + tokens)
 
 
 def attention(size: Size, c: int = 12) -> Case:
-    b, h, w = size
-    shapes: Shapes = {f"{name}.{leaf}": (c, c)[: 1 + (leaf == "weight")] for name in QKVO for leaf in ("weight", "bias")}
-    inputs = [normal("x", b, c, h, w), normal("r", b, c, h, w)]
-    return Case("attention", 3 * c + h * w, shapes, inputs, lambda o, p, x, r: o.attention(x, p, r))
-
-
-QKVO = ("to_q", "to_k", "to_v", "to_out.0")
+    return case_of(lambdas.attention(size, c), 3 * c + size[1] * size[2])
 
 
 def concat(size: Size, a: int = 5, c: int = 6) -> Case:
-    b, h, w = size
-    return Case("concat", 0, {}, [normal("a", b, a, h, w), normal("c", b, c, h, w)], lambda o, p, x, y: o.concat(x, y))
+    return case_of(assembling.concat(size, a, c), 0)
 
 
 def unet_input(size: Size, copies: int = 2, channels: tuple[int, int, int] = (4, 1, 4)) -> Case:
-    b, h, w = size
-    inputs = [normal(name, b, n, h, w) for name, n in zip("ymz", channels, strict=True)]
-    return Case("unet_input", 0, {}, inputs, lambda o, p, y, m, z: o.unet_input(y, m, z, copies))
+    return case_of(assembling.unet_input(size, copies, channels), 0)
 
 
 def guided_ddim(size: Size, c: int = 4, guided: bool = True, guidance: float = 2.5) -> Case:
-    b, h, w = size
-    inputs = [normal("eps", b * (2 if guided else 1), c, h, w), normal("y", b, c, h, w)]
-    rows = DDIM().coefficients(np.array([450]), 20)
-    return Case("guided_ddim", 10, {}, inputs, lambda o, p, e, y: o.guided_ddim(e, y, rows, guidance))
+    """ε is the first input here, as in the contract: it is the one whose values the tests vary."""
+    spec = assembling.guided_ddim(size, c, guided, guidance)
+    y, eps = spec.inputs
+    return case_of(replace(spec, inputs=(eps, y), call=lambda o, p, e, y: spec.call(o, p, y, e)), 10)
 
 
 def time_case(timesteps: Timesteps, width: int = 6, hidden: int = 10, n: int = 7) -> Case:
-    layers = {"linear_1": (hidden, width), "linear_2": (hidden, hidden)}
-    shapes = {f"time_embedding.{name}.weight": shape for name, shape in layers.items()} | {"time_emb_proj.weight": (n, hidden)}
-    shapes |= {f"time_embedding.{name}.bias": (hidden,) for name in layers} | {"time_emb_proj.bias": (n,)}
+    """Both tables, the second one made from the first."""
+    embedding, shift = tables.time_embedding(timesteps, width, hidden), tables.time_shift(len(timesteps), hidden, n)
+    shapes = embedding.shapes | {f"time_emb_proj.{name}": shape for name, shape in shift.shapes.items()}
 
     def call(o: Any, p: Params) -> Any:
-        temb = o.time_embedding(timesteps, p)
-        return temb, o.time_shift(temb, p.at("time_emb_proj"))
+        temb = embedding.call(o, p)
+        return temb, shift.call(o, p.at("time_emb_proj"), temb)
 
     return Case("time_embedding, time_shift", width + 2 * hidden + 3, shapes, [], call)
 

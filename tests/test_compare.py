@@ -15,23 +15,30 @@ import pytest
 from moebius.backends.cpu import CPU
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
-from moebius.check import lockstep as validate
+from moebius.check.bounds import cancellation
 from moebius.check.compare import adapters, cases, endtoend, measure
 from moebius.check.compare.fingerprint import decoded_map, digest, error_map, errors, is_own_rounding, is_rounding, ulp
+from moebius.check.specs import SPECS, bound, limits
 from moebius.errors import AdapterError, LimitError, UsageError
+from moebius.model.contract import Ops
 from moebius.model.params import Params
 
 U = 2.0**-24
 
 
 # the set -------------------------------------------------------------------------------------------------------------
+def test_every_op_of_the_contract_has_a_spec() -> None:
+    ops = {name for name, value in vars(Ops).items() if callable(value) and not name.startswith("_")}
+    assert ops - {"condition"} == SPECS.keys()
+
+
 def test_the_set_has_every_op_at_edge_and_model_shapes() -> None:
     made = cases.fixed_set()
-    assert {c.op for c in made} == validate.OPS
-    for op in validate.OPS:
+    assert {c.op for c in made} == SPECS.keys()
+    for op in SPECS:
         assert {c.kind for c in made if c.op == op} == {"edge", "model"}
     assert len({(c.op, c.name) for c in made}) == len(made)
-    edge = [size for c in made if c.kind == "edge" for size in c.sizes]
+    edge = [x.shape for c in made if c.kind == "edge" for x in c.of.inputs]
     assert {size[0] for size in edge} >= {1, 2}
     assert any(size[2:] == (1, 1) for size in edge)
     assert any(size[1] % 4 and size[2] % 8 and size[3] % 2 for size in edge)
@@ -44,11 +51,11 @@ def test_inputs_are_the_same_bytes_everywhere() -> None:
     assert hashlib.sha256(edge.encode()).hexdigest()[:16] == "72bdbc5495f130f9"
 
 
-@pytest.mark.parametrize("op", sorted(validate.OPS))
+@pytest.mark.parametrize("op", sorted(SPECS))
 def test_the_cpu_device_is_inside_every_bound(op: str) -> None:
     ops = CPU()
     for case in (c for c in cases.fixed_set() if c.op == op and c.kind == "edge"):
-        for row in measure.measured(case, ops):
+        for row in measure.op_rows(case, ops):
             assert is_rounding(row), row
             assert row["repeatable"], row
 
@@ -56,7 +63,7 @@ def test_the_cpu_device_is_inside_every_bound(op: str) -> None:
 def test_every_op_on_the_gpu_is_inside_its_bound(llvmpipe: WebGPU) -> None:
     """Edge shapes as plans; the whole set is run by `moebius compare` itself."""
     for case in (c for c in cases.fixed_set() if c.kind == "edge"):
-        for row in measure.measured(case, llvmpipe):
+        for row in measure.op_rows(case, llvmpipe):
             assert is_rounding(row), row
             assert row["repeatable"], row
 
@@ -64,7 +71,7 @@ def test_every_op_on_the_gpu_is_inside_its_bound(llvmpipe: WebGPU) -> None:
 def test_a_limit_is_a_row_with_its_reason(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(llvmpipe.gpu.limits, "max-storage-buffers-per-shader-stage", 2)
     case = next(c for c in cases.fixed_set() if c.op == "linear")
-    (row,) = measure.done(case, llvmpipe, lambda: None)
+    (row,) = measure.rows(case, llvmpipe, lambda: None)
     assert row["status"] == "refused"
     assert "storage buffers" in row["reason"]
     assert (row["op"], row["case"]) == ("linear", case.name)
@@ -74,9 +81,9 @@ def test_cancellation_widens_the_bound_of_a_sampling_step_and_of_nothing_else() 
     y, eps = (np.full((1, 1, 1, 1), v) for v in (1.0, 0.5))
     rows = np.array([[0.6, 0.8, 0.8, 0.6]])
     out = Reference(np.float64).guided_ddim(eps, y, rows, 1.0)
-    plain, wide = 8 * U, cases.limits("guided_ddim", (eps, y, rows, 1.0), {}, out)
+    plain, wide = 8 * U, limits("guided_ddim", (eps, y, rows, 1.0), {}, out)
     assert wide[0] == pytest.approx(plain * max(1, (0.8 * (1 + 0.4) / 0.6 + 0.3) / (0.8 * (1 - 0.4) / 0.6 + 0.3) / 2))
-    assert cases.limits("concat", (y, y), {}, y) == [0.0]
+    assert limits("concat", (y, y), {}, y) == [0.0]
 
 
 # runs ----------------------------------------------------------------------------------------------------------------
@@ -100,7 +107,7 @@ def test_a_run_is_traced_op_by_op_and_inside_its_bounds(tiny: Any) -> None:
     run = tiny["sound"]
     assert run["trace"][0]["stage"] == "encoder 1"
     assert {t["stage"] for t in run["trace"]} == {"encoder 1", "encoder 2", "step 1", "decoder 1"}
-    assert {t["op"] for t in run["trace"]} == validate.OPS
+    assert {t["op"] for t in run["trace"]} == SPECS.keys()
     assert all(is_own_rounding(t) for t in run["trace"])
     assert run["repeatable"]
     assert [o["name"] for o in run["outputs"]] == ["latents", "picture"]
@@ -129,12 +136,12 @@ def test_what_cancels_is_in_the_bound() -> None:
     x, w = rng.standard_normal((1, 8, 8, 96)), rng.standard_normal((96, 96)).astype(np.float32)
     p = Params({"l.weight": w, "l.bias": np.zeros(96, np.float32)}, "l")
     y = x @ w.T.astype(np.float64)
-    assert validate.cancellation(x, p) == pytest.approx(1, abs=0.05)
+    assert cancellation(x, p) == pytest.approx(1, abs=0.05)
     residual = 0.1 * rng.standard_normal(y.shape) - y
-    assert validate.cancellation(x, p, residual) == pytest.approx(10 * np.sqrt(2 * np.mean(y**2)), rel=0.05)
-    assert validate.cancellation(x, p, -y) == pytest.approx(1000)
-    assert validate.cancellation(0 * x, p) == 1
-    assert validate.bound("linear", (x, p), {"residual": residual}) > 100 * validate.bound("linear", (x, p), {})
+    assert cancellation(x, p, residual) == pytest.approx(10 * np.sqrt(2 * np.mean(y**2)), rel=0.05)
+    assert cancellation(x, p, -y) == pytest.approx(1000)
+    assert cancellation(0 * x, p) == 1
+    assert bound("linear", (x, p), {"residual": residual}) > 100 * bound("linear", (x, p), {})
 
 
 def test_a_step_of_the_full_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +220,7 @@ def test_every_driver_is_asked_alone_and_nothing_is_listed_twice(monkeypatch: py
     monkeypatch.setattr(adapters, "drivers", lambda: [Path("/d/one.json"), Path("/d/two.json")])
     card, soft, gl = ({"summary": s, "backend": b} for s, b in (("Card", "Vulkan"), ("Soft", "Vulkan"), ("Card GL", "OpenGL")))
     said: list[str] = []
-    targets = adapters.found(
+    targets = adapters.targets(
         asked(
             {
                 ("wgpu", "one.json"): {"adapters": [card, card, gl]},
@@ -234,11 +241,11 @@ def test_every_driver_is_asked_alone_and_nothing_is_listed_twice(monkeypatch: py
     assert "SIGSEGV" in targets[4].fault
     # Two manifests of one driver, as of two browsers: names stay unique within a file.
     empty = {("dawn", name): {"adapters": []} for name in ("one.json", "two.json", "")}
-    same = adapters.found(asked(empty | {("wgpu", name): {"adapters": [card]} for name in ("one.json", "two.json", "")}), said.append)
+    same = adapters.targets(asked(empty | {("wgpu", name): {"adapters": [card]} for name in ("one.json", "two.json", "")}), said.append)
     assert [(t.name, t.twin) for t in same[2:]] == [("Card, wgpu", 1), ("Card, wgpu #2", 2)]
     monkeypatch.setenv("WGPU_BACKEND_TYPE", "OpenGL")
     answers = {("wgpu", name): {"adapters": [card, gl]} for name in ("one.json", "two.json", "")}
-    only = adapters.found(asked(answers | {("dawn", name): {"adapters": []} for name in ("one.json", "two.json", "")}), said.append)
+    only = adapters.targets(asked(answers | {("dawn", name): {"adapters": []} for name in ("one.json", "two.json", "")}), said.append)
     assert [t.name for t in only[2:]] == ["Card GL, wgpu"]
     assert "wgpudawn cannot be imported" in said[0]
 

@@ -117,6 +117,9 @@ def test_every_kernel_wrong_in_the_fifth_digit_is_flagged_and_named(tmp_path: Pa
 def test_a_crash_and_a_hang_are_rows_and_not_the_end(tmp_path: Path) -> None:
     dying = """
 
+import os
+
+
 def _dies(self, a, b):
     os.abort()
 
@@ -129,7 +132,7 @@ def _sleeps(self, y, mask, masked, copies):
 
 CPU.concat, CPU.unet_input = _dies, _sleeps
 """
-    environment = package(tmp_path, ("backends/cpu.py", dying), ("check/compare/endtoend.py", NO_RUNS))
+    environment = package(tmp_path, ("backends/cpu/__init__.py", dying), ("check/compare/endtoend.py", NO_RUNS))
     code, made, report = compare(tmp_path, environment, "--adapter", "cpu", "--timeout", "5")
     (column,) = made["columns"]
     status = {(row["op"], row["case"]): row["status"] for row in column["ops"]}
@@ -219,7 +222,7 @@ def test_a_crash_behind_the_last_case_is_no_cases_fault(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("silence", ["time.sleep(60)", "os.close(1); time.sleep(60)"], ids=["silent", "said all, never ends"])
 def test_a_silent_process_is_given_up_and_ended(tmp_path: Path, silence: str) -> None:
-    (tmp_path / "moebius/compare").mkdir(parents=True)
+    (tmp_path / "moebius/check/compare").mkdir(parents=True)
     (tmp_path / "moebius/check/compare/child.py").write_text(f"import os, time; {silence}")
     begun = time.monotonic()
     with pytest.raises(EndedError) as caught:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
 
-from moebius.backends import cpu
-from moebius.backends.cpu import CPU
+from moebius.backends.cpu import CPU, sizes
+from moebius.backends.cpu.convolutions import spans
+from moebius.backends.cpu.ops import silu_
 from moebius.backends.reference import Reference
+from moebius.check.specs.attention import cross_lambda, self_lambda
+from moebius.check.specs.case import OpCase
+from moebius.check.specs.convolutions import conv3x3, dwconv, feed_forward, linear, upsample_conv3x3
+from moebius.check.specs.norms import group_norm, layer_norm
 from moebius.model.params import Checkpoint, Params
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet
@@ -24,67 +28,38 @@ C, COUT, HEADS, TOKENS, COND = 12, 10, 2, 5, 7
 K = C // HEADS
 
 
-def batch_norm(name: str, n: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.{leaf}": (n,) for leaf in ("weight", "bias", "running_mean", "running_var")}
-
-
-def depthwise(cout: int) -> dict[str, tuple[int, ...]]:
-    return {"conv_dw.weight": (C, 1, 3, 3), "conv_pw.weight": (cout, C, 1, 1), **batch_norm("bn1", C), **batch_norm("bn2", cout)}
-
-
-def attention(grid: tuple[int, ...], source: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    shapes = {"to_q.weight": (C, C, 1, 1), "to_k.weight": (K, *source), "to_v.weight": (K, *source)}
-    position = {"pos_conv.weight": (K, 1, 1, 15, 15), "pos_conv.bias": (K,), "rel_pos_emb": (grid[1] * grid[2], TOKENS, K, 1)}
-    return {**shapes, **position, **batch_norm("norm_q", C), **batch_norm("norm_v", K)}
-
-
-def normal(name: str, *shape: int) -> np.ndarray:
-    return noise(f"test_cpu.{name}", shape)
-
-
 class Op:
-    """One op with its parameters and its arguments; `terms` is how many products the longest sum in it has."""
+    """A spec's case with its parameters and its inputs by name; `terms` is how many products the longest sum in it has."""
 
-    def __init__(self, terms: int, shapes: dict[str, tuple[int, ...]], call: Callable, **inputs: np.ndarray) -> None:
-        self.terms, self.call, self.inputs = terms, call, inputs
-        self.p = Params(Checkpoint(synthetic({f"layer.{name}": shape for name, shape in shapes.items()}, 0)), "layer")
+    def __init__(self, terms: int, case: OpCase) -> None:
+        self.terms, self.case = terms, case
+        self.inputs = {x.name: x.in_numpy(noise(f"test_cpu.{x.name}", x.shape)) for x in case.inputs}
+        shapes = {f"layer.{name}": shape for name, shape in case.shapes.items()} | case.root
+        self.p = Params(Checkpoint(synthetic(shapes, 0)), "layer")
 
     def __call__(self, ops: Reference) -> np.ndarray:
-        return self.call(ops, self.p, *(np.asarray(v, ops.dtype) for v in self.inputs.values()))
+        return self.case.call(ops, self.p, *(np.asarray(v, ops.dtype) for v in self.inputs.values()), *self.case.on_host)
 
 
 def make(name: str, size: tuple[int, int, int]) -> Op:
-    b, h, w = size
-    x, rest, out = normal("x", b, h, w, C), normal("residual", b, h, w, C), normal("out", b, h, w, COUT)
-    conv = {"weight": (COUT, C, 3, 3), "bias": (COUT,)}
-    norm = {"weight": (C,), "bias": (C,)}
-    ff = {"inverted_conv.conv.weight": (4 * C, C, 1, 1), "inverted_conv.conv.bias": (4 * C,), "depth_conv.conv.weight": (4 * C, 1, 3, 3)}
-    ff |= {"depth_conv.conv.bias": (4 * C,), "point_conv.conv.weight": (C, 2 * C, 1, 1)}
-    half = normal("half", b, -(-h // 2), -(-w // 2), COUT)
-    cond = normal("cond", b, TOKENS, COND)
-    cases: dict[str, Callable[[], Op]] = {
-        "linear": lambda: Op(C, {"weight": (COUT, C), "bias": (COUT,)}, lambda o, p, x, r: o.linear(x, p, r), x=x, r=out),
-        "linear without bias": lambda: Op(C, {"weight": (COUT, C, 1, 1)}, lambda o, p, x: o.linear(x, p), x=x),
-        "conv3x3": lambda: Op(9 * C, conv, lambda o, p, x, r: o.conv3x3(x, p, residual=r), x=x, r=out),
-        "conv3x3 stride 2": lambda: Op(9 * C, conv, lambda o, p, x, r: o.conv3x3(x, p, stride=2, residual=r), x=x, r=half),
-        "conv3x3 stride 2, pad 0": lambda: Op(9 * C, conv, lambda o, p, x: o.conv3x3(x, p, stride=2, pad=0), x=x),
-        "upsample_conv3x3": lambda: Op(9 * C, conv, lambda o, p, x: o.upsample_conv3x3(x, p), x=x),
-        "dwconv": lambda: Op(9 + C, depthwise(COUT), lambda o, p, x, r: o.dwconv(x, p, residual=r), x=x, r=out),
-        "dwconv with its skip and a shift": lambda: Op(
-            9 + C, depthwise(C), lambda o, p, x, s, r: o.dwconv(x, p, s, r), x=x, s=normal("shift", 1, C), r=rest
-        ),
-        "feed_forward": lambda: Op(9 + 3 * C, ff, lambda o, p, x, r: o.feed_forward(x, p, r), x=x, r=rest),
-        "group_norm": lambda: Op(h * w * C, norm, lambda o, p, x: o.group_norm(x, p, 3, 1e-5), x=x),
-        "group_norm with SiLU": lambda: Op(h * w * C, norm, lambda o, p, x: o.group_norm(x, p, 3, 1e-5, silu=True), x=x),
-        "layer_norm": lambda: Op(C, norm, lambda o, p, x: o.layer_norm(x, p), x=x),
-        "self_lambda": lambda: Op(
-            C + h * w + 225 + K, attention(size, (C, 1, 1)), lambda o, p, x, r: o.self_lambda(x, p, HEADS, residual=r), x=x, r=rest
-        ),
-        "cross_lambda": lambda: Op(
-            C + COND + K + TOKENS, attention(size, (COND,)), lambda o, p, x, c, r: o.cross_lambda(x, c, p, HEADS, r), x=x, c=cond, r=rest
-        ),
+    positions = size[1] * size[2]
+    cases: dict[str, tuple[int, OpCase]] = {
+        "linear": (C, linear(size, C, COUT)),
+        "linear without bias": (C, linear(size, C, COUT, bias=False, residual=False)),
+        "conv3x3": (9 * C, conv3x3(size, C, COUT, residual=True)),
+        "conv3x3 stride 2": (9 * C, conv3x3(size, C, COUT, stride=2, residual=True)),
+        "conv3x3 stride 2, pad 0": (9 * C, conv3x3(size, C, COUT, stride=2, pad=0)),
+        "upsample_conv3x3": (9 * C, upsample_conv3x3(size, C, COUT)),
+        "dwconv": (9 + C, dwconv(size, C, COUT, shift=False)),
+        "dwconv with its skip and a shift": (9 + C, dwconv(size, C, C)),
+        "feed_forward": (9 + 3 * C, feed_forward(size, C, 2 * C)),
+        "group_norm": (positions * C, group_norm(size, 3, C // 3)),
+        "group_norm with SiLU": (positions * C, group_norm(size, 3, C // 3, silu=True)),
+        "layer_norm": (C, layer_norm(size, C)),
+        "self_lambda": (C + positions + 225 + K, self_lambda(size, HEADS, K)),
+        "cross_lambda": (C + COND + K + TOKENS, cross_lambda(size, HEADS, K, TOKENS, COND)),
     }
-    return cases[name]()
+    return Op(*cases[name])
 
 
 OPS = [
@@ -110,7 +85,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Small tensors fit in one block; with tiny blocks every loop over blocks is walked, its ragged end included."""
     if request.param == "in blocks":
         for name, size in {"BLOCK": 40, "COLUMNS": 300, "ROWS": 1, "ALONE": 400}.items():
-            monkeypatch.setattr(cpu, name, size)
+            monkeypatch.setattr(sizes, name, size)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -128,7 +103,7 @@ def test_every_op_agrees_with_the_oracle(name: str, size: tuple[int, int, int]) 
 
 @pytest.mark.parametrize("name", OPS)
 def test_the_number_of_threads_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "BLOCK", 40)
+    monkeypatch.setattr(sizes, "BLOCK", 40)
     op = make(name, (2, 9, 18))
     np.testing.assert_array_equal(op(CPU(threads=1)), op(CPU(threads=4)))
 
@@ -151,7 +126,7 @@ def test_silu_neither_overflows_nor_loses_its_tail() -> None:
     x = np.concatenate([np.linspace(-20, 20, 401), [-1e30, -200.0, -88.8, 0.0, 200.0, 1e30]]).astype(np.float32)
     got, xd = x.copy(), x.astype(np.float64)
     with np.errstate(all="raise", under="ignore"):
-        cpu.silu_(got)
+        silu_(got)
     want = xd / (1 + np.exp(np.minimum(-xd, 700)))
     assert np.all(np.abs(got - want) <= 2 * EPS * np.abs(xd))
 
@@ -159,7 +134,7 @@ def test_silu_neither_overflows_nor_loses_its_tail() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_spans_name_the_taps_that_fall_inside(size: int) -> None:
     for position in range(size):
-        (span,) = [(a, b) for start, end, a, b in cpu.spans(size) if start <= position < end]
+        (span,) = [(a, b) for start, end, a, b in spans(size) if start <= position < end]
         assert [t for t in range(3) if 0 <= position + t - 1 < size] == list(range(*span))
 
 

@@ -21,7 +21,7 @@ from moebius.backends.webgpu.device import DEFAULT_LIMITS
 from moebius.check.compare import endtoend
 from moebius.check.compare.files import load
 from moebius.check.compare.fingerprint import errors, is_rounding
-from moebius.check.lockstep import bound
+from moebius.check.specs import bound
 from moebius.inpaint.inpainter import Inpainter
 from moebius.model import unet, vae
 from moebius.model.params import Checkpoint, Params

@@ -29,28 +29,28 @@ class Nets:
 
 
 class PeerOps:
-    """The part of the contract that is round the networks. Between two steps nothing leaves the device that the peer's tensors are on."""
+    """The edges of the contract and the two ops of a sampling step. Between two steps nothing leaves the device of the peer's tensors."""
 
     largest_batch = 1
 
     def __init__(self, nets: Nets, name: str) -> None:
         self.nets, self.name = nets, name
 
-    def __repr__(self) -> str:
-        return self.name
-
     def run(self, forward: Callable[..., Any], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
         return self.nets.to_host(forward(*(self._tensor(a) for a in arrays), *args))
 
-    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
+    def loop(self, step: Step[Any], arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
         y, *fixed = (self._tensor(a) for a in arrays)
         to_host = self.nets.to_host
         for i, t in enumerate(timesteps):
             y, x0 = step(y, *fixed, slice(i, i + 1))
             yield StepState(i, t, lambda y=y: to_host(y), lambda x0=x0: to_host(x0))  # type: ignore[misc]
 
-    def rehearse(self, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
+    def rehearse(self, step: Step[Any], shapes: Sequence[tuple[int, ...]]) -> None:
         """There is no limit to meet."""
+
+    def tap(self, path: str, x: Any, layout: str = "image") -> None:
+        """A peer's modules are not seen."""
 
     def unet_input(self, y: Any, mask: Any, masked: Any, copies: int) -> Any:
         return self.nets.join([self.nets.join([y, mask, masked], 1)] * copies, 0)

@@ -7,6 +7,7 @@ only pass their input on, so that the first one that differs can be found.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -58,8 +59,12 @@ class Reference:
             raise UsageError(f"Reference computes in a floating-point dtype, not {self.dtype}.")
         self._tap: Tap | None = None
 
-    def __repr__(self) -> str:
+    @property
+    def name(self) -> str:
         return f"{type(self).__name__}({self.dtype})"
+
+    def __repr__(self) -> str:
+        return self.name
 
     # edges -------------------------------------------------------------------------------------------------------
     def run(self, forward: Callable[..., Array], arrays: Sequence[Array], *args: Any, tap: Tap | None = None) -> Array:
@@ -69,18 +74,25 @@ class Reference:
         finally:
             self._tap = None
 
-    def loop(self, step: Step, arrays: Sequence[Array], timesteps: Timesteps) -> Iterator[StepState]:
+    def loop(self, step: Step[Array], arrays: Sequence[Array], timesteps: Timesteps) -> Iterator[StepState]:
         y, *fixed = (self.tensor(a) for a in arrays)
         for i, t in enumerate(timesteps):
             y, x0 = step(y, *fixed, slice(i, i + 1))
             yield StepState(i, t, partial(to_nchw, y), partial(to_nchw, x0))
 
-    def rehearse(self, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
+    def rehearse(self, step: Step[Array], shapes: Sequence[tuple[int, ...]]) -> None:
         """NumPy has no limits but memory."""
 
     def tensor(self, array: Array) -> Array:
         """NCHW in any dtype → this backend's tensor."""
         return np.ascontiguousarray(np.moveaxis(np.asarray(array, self.dtype), 1, -1))
+
+    def read(self, tensor: Array) -> Array:
+        return np.asarray(tensor)
+
+    def eager(self) -> AbstractContextManager[None]:
+        """NumPy's ops are always done when they return."""
+        return nullcontext()
 
     def tap(self, path: str, x: Array, layout: str = "image") -> None:
         if self._tap is None:

@@ -70,7 +70,7 @@ def measured(args: argparse.Namespace) -> tuple[Path, Any]:
         raise UsageError(f"{path}: the fingerprint is a .json file; --report says where the report goes.")
     if not args.list:
         files.check_folder(path.parent)  # before minutes of measuring, not after
-    targets = adapters.chosen(adapters.found(collect.ask, _say), args.adapter)
+    targets = adapters.chosen(adapters.targets(collect.ask, _say), args.adapter)
     if args.list:
         for target in targets:
             print(target.name)

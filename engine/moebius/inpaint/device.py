@@ -37,13 +37,6 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
     return _cpu()
 
 
-def describe(ops: Any) -> str:
-    """One line for people: what computes."""
-    return (
-        ops.gpu.name if hasattr(ops, "gpu") else f"CPU (NumPy {ops.dtype}, {ops.threads} threads)" if hasattr(ops, "threads") else repr(ops)
-    )
-
-
 def _cpu() -> Any:
     from moebius.backends.cpu import CPU
 

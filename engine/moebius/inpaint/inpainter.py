@@ -15,7 +15,7 @@ from PIL import Image
 
 import moebius
 from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError, UsageError
-from moebius.inpaint.device import describe, open_device
+from moebius.inpaint.device import open_device
 from moebius.inpaint.preview import Preview
 from moebius.model import noise as noises
 from moebius.model.contract import StepState
@@ -194,7 +194,7 @@ class Inpainter:
 
     @property
     def device(self) -> str:
-        return describe(self.unet.ops)
+        return self.unet.ops.name
 
     def __call__(
         self,
@@ -468,7 +468,7 @@ def to_integers(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _finite(array: np.ndarray, what: str, net: UNet | VAE) -> np.ndarray:
     """The GPU has named the op by now; this is for NumPy."""
     if not np.isfinite(array).all():
-        raise NonFiniteError(f"The {what} of the {type(net).__name__} on {describe(net.ops)} hold a NaN or an infinity; check the weights.")
+        raise NonFiniteError(f"The {what} of the {type(net).__name__} on {net.ops.name} hold a NaN or an infinity; check the weights.")
     return array
 
 

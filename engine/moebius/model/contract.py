@@ -1,9 +1,9 @@
 """The contract: what every backend computes, one documented signature an op.
 
-The model (`unet.py`, `vae.py`) is written once against these ops. `reference.Reference` keeps the contract by definition
-in NumPy; `webgpu.WebGPU` keeps it with WGSL kernels. Nothing else may differ between the two.
+The model (`unet.py`, `vae.py`) is written once against these ops, and `denoise.py` against the edges round them. `Reference` keeps the
+contract by definition in NumPy, `CPU` in NumPy for speed, `WebGPU` with WGSL kernels. Nothing else may differ between them.
 
-Tensors are the backend's own. Their logical layout is channels-last, (B, H, W, C); the tokens of a transformer are the
+Tensors are the backend's own type T. Their logical layout is channels-last, (B, H, W, C); the tokens of a transformer are the
 pixels in row-major order. `p` is a `Params` view: the checkpoint's own parameters below one path, by their own names.
 Weights keep the checkpoint's layout: a convolution is (out, in, kh, kw), a linear layer (out, in).
 """
@@ -11,26 +11,28 @@ Weights keep the checkpoint's layout: a convolution is (out, in, kh, kw), a line
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from moebius.model.params import Params
 
-Tensor = Any  # np.ndarray for the reference, webgpu.Tensor on the GPU
+T = TypeVar("T")  # a backend's tensor: np.ndarray in NumPy, webgpu.Tensor on the GPU
+T_contra = TypeVar("T_contra", contravariant=True)
+
 Tap = Callable[[str, np.ndarray], None]
-Step = Callable[..., tuple[Tensor, Tensor]]
-
-
-class Timesteps(tuple[int, ...]):
-    """The timesteps of a run. A GPU plan is recorded for their number and reads their values from a table."""
-
+Step = Callable[..., tuple[T, T]]  # (y, *fixed, rows) → (next y, x0)
 
 BATCH_NORM_EPS = 1e-5
 TEMB_MAX_PERIOD = 10000.0
 POSITION_WINDOW = 15  # the receptive field r of the self lambda's positional part
+
+
+class Timesteps(tuple[int, ...]):
+    """The timesteps of a run. A GPU plan is recorded for their number and reads their values from a table."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,19 @@ class Condition:
         return self.ids.shape, self.ids.astype(np.int64).tobytes()
 
 
-class Ops(Protocol):
-    """One backend. σ(x) = 1/(1+e⁻ˣ), SiLU(x) = x·σ(x), BN uses running statistics, eps 1e-5."""
+class Edges(Protocol[T_contra]):
+    """What surrounds the ops: who computes, and how arrays of the host become a run of a network and come back."""
 
     largest_batch: int  # windows and seeds worth sampling at once, where limits allow
 
-    def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:
+    @property
+    def name(self) -> str:
+        """What computes, in one line for people."""
+
+    def run(self, forward: Callable[..., T_contra], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:
         """forward(*tensors, *args) on NCHW arrays, back to an NCHW array. `tap` receives module outputs."""
 
-    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
+    def loop(self, step: Step[T_contra], arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
         """y, x0 = step(y, *fixed, rows) once for every timestep, from NCHW `arrays` = (y, *fixed).
 
         `rows` are the rows of the schedule a call stands for: one where steps are taken one by one, all of them where the
@@ -76,68 +82,85 @@ class Ops(Protocol):
         iterated further has stopped.
         """
 
-    def rehearse(self, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
+    def rehearse(self, step: Step[T_contra], shapes: Sequence[tuple[int, ...]]) -> None:
         """Raises LimitError where `loop` would, for NCHW arrays of these shapes, and takes no memory."""
 
-    def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
+    def tap(self, path: str, x: T_contra, layout: str = "image") -> None:
         """Hands x to the tap of the running call: "image" as (B, C, H, W), "tokens" as (B, H·W, C)."""
 
+
+class Ops(Edges[T], Protocol[T]):
+    """One backend. σ(x) = 1/(1+e⁻ˣ), SiLU(x) = x·σ(x), BN uses running statistics, eps 1e-5."""
+
     # time and condition ------------------------------------------------------------------------------------------
-    def time_embedding(self, t: Timesteps, p: Params) -> Tensor:
-        """(T, 4·C0) = SiLU(linear_2(SiLU(linear_1([cos(t·f), sin(t·f)])))), f_i = exp(-ln(10000)·i/half).
+    def time_embedding(self, t: Timesteps, p: Params) -> T:
+        """(timesteps, 4·C0) = SiLU(linear_2(SiLU(linear_1([cos(t·f), sin(t·f)])))), f_i = exp(-ln(10000)·i/half).
 
         The last SiLU is the one every resnet begins with; nothing else reads the embedding."""
 
-    def time_shift(self, temb: Tensor, p: Params) -> Tensor:
-        """(T, Cout) = Linear(temb): what a resnet adds to each channel at each of the T timesteps."""
+    def time_shift(self, temb: T, p: Params) -> T:
+        """(timesteps, Cout) = Linear(temb): what a resnet adds to each channel at each timestep."""
 
     def condition(self, ids: np.ndarray, p: Params) -> Condition:
         """The tokens of these ids; `p` is the root of the checkpoint."""
 
     # convolutions ------------------------------------------------------------------------------------------------
-    def linear(self, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
+    def linear(self, x: T, p: Params, residual: T | None = None) -> T:
         """x·Wᵀ + b + residual, per position: a Linear or a 1×1 convolution."""
 
-    def conv3x3(self, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None) -> Tensor:
+    def conv3x3(self, x: T, p: Params, stride: int = 1, pad: int = 1, residual: T | None = None) -> T:
         """Dense 3×3 with bias. `pad` zeros at the top and left, as many at the bottom and right as H/stride outputs need."""
 
-    def upsample_conv3x3(self, x: Tensor, p: Params) -> Tensor:
+    def upsample_conv3x3(self, x: T, p: Params) -> T:
         """conv3x3 of x enlarged twice by nearest neighbour."""
 
-    def dwconv(self, x: Tensor, p: Params, shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    def dwconv(self, x: T, p: Params, shift: T | None = None, residual: T | None = None) -> T:
         """DWConv: BN2(pw(ReLU(BN1(dw(x))))) (+ x when Cin = Cout) (+ shift per channel) (+ residual)."""
 
-    def feed_forward(self, x: Tensor, p: Params, residual: Tensor) -> Tensor:
+    def feed_forward(self, x: T, p: Params, residual: T) -> T:
         """[a, g] = depthwise 3×3 with bias of SiLU(inverted_conv x); point_conv(a·SiLU(g)) + residual."""
 
     # norms -------------------------------------------------------------------------------------------------------
-    def group_norm(self, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:
+    def group_norm(self, x: T, p: Params, groups: int, eps: float, silu: bool = False) -> T:
         """(x - mean)/sqrt(var + eps)·w + b over (H, W, C/groups); then SiLU when asked."""
 
-    def layer_norm(self, x: Tensor, p: Params, eps: float = 1e-5) -> Tensor:
+    def layer_norm(self, x: T, p: Params, eps: float = 1e-5) -> T:
         """The same over C, at every position."""
 
     # attention ---------------------------------------------------------------------------------------------------
-    def self_lambda(self, x: Tensor, p: Params, heads: int, residual: Tensor) -> Tensor:
+    def self_lambda(self, x: T, p: Params, heads: int, residual: T) -> T:
         """Q = BN(to_q x), V = BN(to_v x), K = softmax of to_k x over positions;
         λc[k,v] = Σ_m K[m,k]·V[m,v], λp[n,k,v] = b[k] + Σ_d W[k,d]·V[n+d,v] over a zero-padded 15×15 window;
         y[n,h,v] = Σ_k Q[n,h,k]·(λc[k,v] + λp[n,k,v]); + residual."""
 
-    def cross_lambda(self, x: Tensor, cond: Condition, p: Params, heads: int, residual: Tensor) -> Tensor:
+    def cross_lambda(self, x: T, cond: Condition, p: Params, heads: int, residual: T) -> T:
         """Q = BN(to_q x), V = BN(to_v cond), K = softmax of to_k cond over the m tokens;
         λ[n,k,v] = Σ_m (K[m,k] + rel_pos_emb[n,m,k])·V[m,v]; y[n,h,v] = Σ_k Q[n,h,k]·λ[n,k,v]; + residual."""
 
-    def attention(self, x: Tensor, p: Params, residual: Tensor) -> Tensor:
+    def attention(self, x: T, p: Params, residual: T) -> T:
         """to_out(softmax(q·kᵀ/√C)·v) + residual over all positions, one head; q, k, v linear with bias."""
 
     # assembling --------------------------------------------------------------------------------------------------
-    def concat(self, a: Tensor, b: Tensor) -> Tensor:
+    def concat(self, a: T, b: T) -> T:
         """[a, b] on channels."""
 
-    def unet_input(self, y: Tensor, mask: Tensor, masked: Tensor, copies: int) -> Tensor:
+    def unet_input(self, y: T, mask: T, masked: T, copies: int) -> T:
         """[y, mask, masked] on channels, `copies` times on the batch axis (2: unconditional, then conditional)."""
 
-    def guided_ddim(self, eps: Tensor, y: Tensor, coefficients: np.ndarray, guidance: float) -> tuple[Tensor, Tensor]:
+    def guided_ddim(self, eps: T, y: T, coefficients: np.ndarray, guidance: float) -> tuple[T, T]:
         """ε = u + guidance·(c - u) where eps = [u, c] on the batch axis (ε = eps when it has y's own batch);
         with this step's row (√ā_t, √(1-ā_t), √ā_p, √(1-ā_p)) of `coefficients`: x0 = (y - √(1-ā_t)·ε)/√ā_t and
         y' = √ā_p·x0 + √(1-ā_p)·ε. Returns y', x0."""
+
+
+class OpByOp(Ops[T], Protocol[T]):
+    """A backend whose ops can also be called by themselves, as checks do."""
+
+    def eager(self) -> AbstractContextManager[Any]:
+        """Within, single ops may be called; a result is there when it is read."""
+
+    def tensor(self, array: np.ndarray) -> T:
+        """An NCHW array as a tensor."""
+
+    def read(self, tensor: T) -> np.ndarray:
+        """A tensor's values, channels last."""

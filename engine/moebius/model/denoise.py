@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Generic
 
 import numpy as np
 
 from moebius.errors import UsageError
 from moebius.model.checks import check_floats, check_timestep
-from moebius.model.contract import StepState, Tensor, Timesteps
+from moebius.model.contract import StepState, T, Timesteps
 from moebius.model.unet import UNet
 
 
-class Denoiser:
+class Denoiser(Generic[T]):
     """Runs a schedule. `ids` are (2·B, m), the unconditional rows first; guidance 1 needs, and runs, the conditional ones only."""
 
-    def __init__(self, unet: UNet, ids: np.ndarray, timesteps: Sequence[int], coefficients: np.ndarray, guidance: float) -> None:
+    def __init__(self, unet: UNet[T], ids: np.ndarray, timesteps: Sequence[int], coefficients: np.ndarray, guidance: float) -> None:
         ids = unet.check_ids(ids)
         if not len(ids) or len(ids) % 2:
             raise UsageError(f"ids have {len(ids)} rows; give the unconditional rows, then as many conditional ones.")
@@ -48,7 +49,7 @@ class Denoiser:
         s, c = self.unet.config.sample_size, self.unet.config.out_channels
         self.unet.ops.rehearse(self.step, [(self.batch, n, s, s) for n in (c, 1, c)])
 
-    def step(self, y: Tensor, mask: Tensor, masked: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    def step(self, y: T, mask: T, masked: T, rows: slice) -> tuple[T, T]:
         """ε = UNet([y, mask, masked], t), guided; DDIM. Returns y', x0.
 
         `rows` of the schedule are handed on: one of them to take that step, all of them where a backend records the step once

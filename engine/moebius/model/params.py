@@ -72,12 +72,10 @@ class ShapeOnly(Mapping[str, np.ndarray]):
 
 def check(weights: Mapping[str, np.ndarray], shapes: Shapes, model: str) -> Checkpoint:
     """Refuses weights that are not exactly `shapes`; entries ending in num_batches_tracked carry nothing and may be absent."""
-    given = {k for k in weights if not k.endswith("num_batches_tracked")}
-    missing, unexpected = sorted(shapes.keys() - given), sorted(given - shapes.keys())
-    wrong = [
-        f"{k} is {tuple(weights[k].shape)}, not {shapes[k]}" for k in sorted(given & shapes.keys()) if tuple(weights[k].shape) != shapes[k]
-    ]
-    types = [f"{k} is {weights[k].dtype}" for k in sorted(given & shapes.keys()) if weights[k].dtype.kind != "f"]
+    present = {k for k in weights if not k.endswith("num_batches_tracked")}
+    missing, unexpected, both = sorted(shapes.keys() - present), sorted(present - shapes.keys()), sorted(present & shapes.keys())
+    wrong = [f"{k} is {tuple(weights[k].shape)}, not {shapes[k]}" for k in both if tuple(weights[k].shape) != shapes[k]]
+    types = [f"{k} is {weights[k].dtype}" for k in both if weights[k].dtype.kind != "f"]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
         for what, names in (

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Generic
 
 import numpy as np
 
 from moebius.errors import LimitError, UsageError
 from moebius.model.checks import check_floats, check_timestep
-from moebius.model.contract import POSITION_WINDOW, Timesteps
+from moebius.model.contract import POSITION_WINDOW, Condition, Ops, T, Tap, Timesteps
 from moebius.model.params import Params, Shapes, check
-
-if TYPE_CHECKING:
-    from moebius.model.contract import Ops, Tap, Tensor
 
 PREFIX = "diff_model"
 TRANSFORMER_GROUP_NORM_EPS = 1e-6
@@ -57,6 +54,11 @@ class UNetConfig:
         """The goldens' nano: the same network at a tenth of the width."""
         return cls(16, block_out_channels=(32, 64, 128), cross_attention_dim=48, encoder_hid_dim=96, norm_num_groups=8)
 
+    @property
+    def time_width(self) -> int:
+        """Width of the time embedding."""
+        return 4 * self.block_out_channels[0]
+
     def hidden(self, channels: int) -> int:
         """Width of the feed-forward of a block of `channels`."""
         return int(channels * self.mix_mlp_ratio)
@@ -77,10 +79,10 @@ class UNetConfig:
         return widths
 
 
-class UNet:
+class UNet(Generic[T]):
     """unet(latents, t, ids) → the predicted noise. `ops` is any backend of the contract."""
 
-    def __init__(self, config: UNetConfig, weights: Mapping[str, np.ndarray], ops: Ops) -> None:
+    def __init__(self, config: UNetConfig, weights: Mapping[str, np.ndarray], ops: Ops[T]) -> None:
         self.config, self.ops = config, ops
         self.root = Params(check(weights, shapes(config), "UNet"))
         self.net = self.root.at(PREFIX)
@@ -97,7 +99,7 @@ class UNet:
             raise UsageError(f"latents have batch {shape[0]} but ids have {ids.shape[0]} rows; give one row of ids per latent.")
         try:
             return self.ops.run(self.forward, [latents], Timesteps((check_timestep(t),)), ids, tap=tap)
-        except LimitError:  # found when the plan is made; the images of a batch are independent, to the bit
+        except LimitError:  # when the plan is recorded; the images of a batch are independent, to the bit
             if shape[0] == 1 or tap is not None:
                 raise
             half = shape[0] // 2
@@ -113,7 +115,7 @@ class UNet:
             raise UsageError(f"ids have {ids.shape[1]} tokens a row; the position tables of this model hold {CONDITION_TOKENS}.")
         return ids
 
-    def forward(self, x: Tensor, t: Timesteps, ids: np.ndarray) -> Tensor:
+    def forward(self, x: T, t: Timesteps, ids: np.ndarray) -> T:
         """The network on backend tensors; x is (B, h, w, in)."""
         ops, net, cfg = self.ops, self.net, self.config
         temb = ops.time_embedding(t, net)  # (T, 4·C0)
@@ -149,7 +151,7 @@ class UNet:
         ops.tap(PREFIX, h)
         return h
 
-    def _resnet(self, x: Tensor, temb: Tensor, p: Params) -> Tensor:
+    def _resnet(self, x: T, temb: T, p: Params) -> T:
         ops, cfg = self.ops, self.config
         h = ops.group_norm(x, p.at("norm1"), cfg.norm_num_groups, cfg.norm_eps, silu=True)  # (B, h, w, Cin)
         h = ops.dwconv(h, p.at("conv1"), shift=ops.time_shift(temb, p.at("time_emb_proj")))  # (B, h, w, Cout)
@@ -161,7 +163,7 @@ class UNet:
         ops.tap(p.path, h)
         return h
 
-    def _transformer(self, x: Tensor, cond: Tensor, p: Params) -> Tensor:
+    def _transformer(self, x: T, cond: Condition, p: Params) -> T:
         ops, cfg, block = self.ops, self.config, p.at("transformer_blocks.0")
         h = ops.group_norm(x, p.at("norm"), cfg.norm_num_groups, TRANSFORMER_GROUP_NORM_EPS)  # (B, h, w, C)
         h = ops.linear(h, p.at("proj_in"))
@@ -180,37 +182,38 @@ def condition_ids(config: UNetConfig) -> np.ndarray:
     return np.stack([np.arange(half, 2 * half), np.arange(half)])
 
 
-def shapes(config: UNetConfig) -> Shapes:
-    """Every parameter of the checkpoint with its shape."""
-    c, out = config.block_out_channels, Shapes()
-    temb = 4 * c[0]
-    out["embedding_layer.weight"] = (config.num_embeddings, config.encoder_hid_dim)
+class _Parameters:
+    """Collects the parameters of the checkpoint, `shapes`, by the modules they belong to; paths are below PREFIX."""
 
-    def add(path: str, *shape: int, bias: bool = True) -> None:
-        out[f"{PREFIX}.{path}.weight"] = shape
+    def __init__(self, config: UNetConfig) -> None:
+        self.config, self.shapes = config, Shapes()
+
+    def add(self, path: str, *shape: int, bias: bool = True) -> None:
+        self.shapes[f"{PREFIX}.{path}.weight"] = shape
         if bias:
-            out[f"{PREFIX}.{path}.bias"] = shape[:1]
+            self.shapes[f"{PREFIX}.{path}.bias"] = shape[:1]
 
-    def batch_norm(path: str, n: int) -> None:
-        add(path, n)
-        out[f"{PREFIX}.{path}.running_mean"] = out[f"{PREFIX}.{path}.running_var"] = (n,)
+    def batch_norm(self, path: str, n: int) -> None:
+        self.add(path, n)
+        self.shapes[f"{PREFIX}.{path}.running_mean"] = self.shapes[f"{PREFIX}.{path}.running_var"] = (n,)
 
-    def dwconv(path: str, cin: int, cout: int) -> None:
-        add(f"{path}.conv_dw", cin, 1, 3, 3, bias=False)
-        batch_norm(f"{path}.bn1", cin)
-        add(f"{path}.conv_pw", cout, cin, 1, 1, bias=False)
-        batch_norm(f"{path}.bn2", cout)
+    def dwconv(self, path: str, cin: int, cout: int) -> None:
+        self.add(f"{path}.conv_dw", cin, 1, 3, 3, bias=False)
+        self.batch_norm(f"{path}.bn1", cin)
+        self.add(f"{path}.conv_pw", cout, cin, 1, 1, bias=False)
+        self.batch_norm(f"{path}.bn2", cout)
 
-    def resnet(path: str, cin: int, cout: int) -> None:
-        add(f"{path}.norm1", cin)
-        dwconv(f"{path}.conv1", cin, cout)
-        add(f"{path}.time_emb_proj", cout, temb)
-        add(f"{path}.norm2", cout)
-        dwconv(f"{path}.conv2", cout, cout)
+    def resnet(self, path: str, cin: int, cout: int) -> None:
+        self.add(f"{path}.norm1", cin)
+        self.dwconv(f"{path}.conv1", cin, cout)
+        self.add(f"{path}.time_emb_proj", cout, self.config.time_width)
+        self.add(f"{path}.norm2", cout)
+        self.dwconv(f"{path}.conv2", cout, cout)
         if cin != cout:
-            add(f"{path}.conv_shortcut", cout, cin, 1, 1)
+            self.add(f"{path}.conv_shortcut", cout, cin, 1, 1)
 
-    def transformer(path: str, n: int, grid: int) -> None:
+    def transformer(self, path: str, n: int, grid: int) -> None:
+        add, config = self.add, self.config
         k, hid, block = n // config.heads, config.hidden(n), f"{path}.transformer_blocks.0"
         add(f"{path}.norm", n)
         add(f"{path}.proj_in", n, n, 1, 1)
@@ -220,34 +223,39 @@ def shapes(config: UNetConfig) -> Shapes:
             add(f"{block}.{attn}.to_q", n, n, 1, 1, bias=False)
             add(f"{block}.{attn}.to_k", k, *source, bias=False)
             add(f"{block}.{attn}.to_v", k, *source, bias=False)
-            batch_norm(f"{block}.{attn}.norm_q", n)
-            batch_norm(f"{block}.{attn}.norm_v", k)
+            self.batch_norm(f"{block}.{attn}.norm_q", n)
+            self.batch_norm(f"{block}.{attn}.norm_v", k)
         add(f"{block}.attn1.pos_conv", k, 1, 1, POSITION_WINDOW, POSITION_WINDOW)
-        out[f"{PREFIX}.{block}.attn2.rel_pos_emb"] = (grid * grid, CONDITION_TOKENS, k, 1)
+        self.shapes[f"{PREFIX}.{block}.attn2.rel_pos_emb"] = (grid * grid, CONDITION_TOKENS, k, 1)
         add(f"{block}.ff.inverted_conv.conv", 2 * hid, n, 1, 1)
         add(f"{block}.ff.depth_conv.conv", 2 * hid, 1, 3, 3)
         add(f"{block}.ff.point_conv.conv", n, hid, 1, 1, bias=False)
         add(f"{path}.proj_out", n, n, 1, 1)
 
-    add("time_embedding.linear_1", temb, 2 * (c[0] // 2))
-    add("time_embedding.linear_2", temb, temb)
-    add("encoder_hid_proj", config.cross_attention_dim, config.encoder_hid_dim)
-    dwconv("conv_in", config.in_channels, c[0])
+
+def shapes(config: UNetConfig) -> Shapes:
+    """Every parameter of the checkpoint with its shape."""
+    c, temb, p = config.block_out_channels, config.time_width, _Parameters(config)
+    p.shapes["embedding_layer.weight"] = (config.num_embeddings, config.encoder_hid_dim)
+    p.add("time_embedding.linear_1", temb, 2 * (c[0] // 2))
+    p.add("time_embedding.linear_2", temb, temb)
+    p.add("encoder_hid_proj", config.cross_attention_dim, config.encoder_hid_dim)
+    p.dwconv("conv_in", config.in_channels, c[0])
     last = len(c) - 1
     for i, width in enumerate(c):
         block, grid = f"down_blocks.{i}", config.sample_size >> i
         for j in range(config.layers_per_block):
-            resnet(f"{block}.resnets.{j}", c[max(i - 1, 0)] if j == 0 else width, width)
-            transformer(f"{block}.attentions.{j}", width, grid)
+            p.resnet(f"{block}.resnets.{j}", c[max(i - 1, 0)] if j == 0 else width, width)
+            p.transformer(f"{block}.attentions.{j}", width, grid)
         if i < last:
-            add(f"{block}.downsamplers.0.conv", width, width, 3, 3)
+            p.add(f"{block}.downsamplers.0.conv", width, width, 3, 3)
     for i, row in enumerate(config.up_widths()):
         block, width, grid = f"up_blocks.{i}", c[last - i], config.sample_size >> (last - i)
         for j, (below, skip) in enumerate(row):
-            resnet(f"{block}.resnets.{j}", below + skip, width)
-            transformer(f"{block}.attentions.{j}", width, grid)
+            p.resnet(f"{block}.resnets.{j}", below + skip, width)
+            p.transformer(f"{block}.attentions.{j}", width, grid)
         if i < last:
-            add(f"{block}.upsamplers.0.conv", width, width, 3, 3)
-    add("conv_norm_out", c[0])
-    dwconv("conv_out", c[0], config.out_channels)
-    return out
+            p.add(f"{block}.upsamplers.0.conv", width, width, 3, 3)
+    p.add("conv_norm_out", c[0])
+    p.dwconv("conv_out", c[0], config.out_channels)
+    return p.shapes

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Generic
 
 import numpy as np
 
 from moebius.errors import LimitError, UsageError
 from moebius.model.checks import check_floats
+from moebius.model.contract import Ops, T, Tap
 from moebius.model.params import Params, Shapes, check
-
-if TYPE_CHECKING:
-    from moebius.model.contract import Ops, Tap, Tensor
 
 EPS = 1e-6
 OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -51,10 +49,10 @@ class VAEConfig:
         return cls((16, 32, 64, 64), norm_num_groups=8)
 
 
-class VAE:
+class VAE(Generic[T]):
     """Image ↔ latent. `ops` is any backend of the contract."""
 
-    def __init__(self, config: VAEConfig, weights: Mapping[str, np.ndarray], ops: Ops) -> None:
+    def __init__(self, config: VAEConfig, weights: Mapping[str, np.ndarray], ops: Ops[T]) -> None:
         self.config, self.ops = config, ops
         self.root = Params(check(modern_names(weights), shapes(config), "VAE"))
 
@@ -74,16 +72,16 @@ class VAE:
         check_floats(latents, "latents")
         return self._run(self.decoder, latents, tap)
 
-    def _run(self, forward: Callable[[Tensor], Tensor], array: np.ndarray, tap: Tap | None) -> np.ndarray:
+    def _run(self, forward: Callable[[T], T], array: np.ndarray, tap: Tap | None) -> np.ndarray:
         try:
             return self.ops.run(forward, [array], tap=tap)
-        except LimitError:  # found when the plan is made; the images of a batch are independent, to the bit
+        except LimitError:  # when the plan is recorded; the images of a batch are independent, to the bit
             if len(array) == 1 or tap is not None:
                 raise
             half = len(array) // 2
             return np.concatenate([self._run(forward, array[:half], tap), self._run(forward, array[half:], tap)])
 
-    def encoder(self, x: Tensor) -> Tensor:
+    def encoder(self, x: T) -> T:
         """x is (B, H, W, 3)."""
         ops, p, n = self.ops, self.root.at("encoder"), len(self.config.block_out_channels)
         h = ops.conv3x3(x, p.at("conv_in"))  # (B, H, W, C0)
@@ -100,7 +98,7 @@ class VAE:
         ops.tap("moments", h)
         return h
 
-    def decoder(self, z: Tensor) -> Tensor:
+    def decoder(self, z: T) -> T:
         """z is (B, h, w, latent)."""
         ops, p, n = self.ops, self.root.at("decoder"), len(self.config.block_out_channels)
         h = ops.linear(z, self.root.at("post_quant_conv"))
@@ -118,7 +116,7 @@ class VAE:
         ops.tap("image", h)
         return h
 
-    def _ends(self, h: Tensor, p: Params) -> Tensor:
+    def _ends(self, h: T, p: Params) -> T:
         ops = self.ops
         h = ops.group_norm(h, p.at("conv_norm_out"), self.config.norm_num_groups, EPS, silu=True)
         ops.tap(f"{p.path}.conv_act", h)
@@ -126,7 +124,7 @@ class VAE:
         ops.tap(p.path, h)
         return h
 
-    def _mid(self, h: Tensor, p: Params) -> Tensor:
+    def _mid(self, h: T, p: Params) -> T:
         ops, attention = self.ops, p.at("attentions.0")
         h = self._resnet(h, p.at("resnets.0"))
         normed = ops.group_norm(h, attention.at("group_norm"), self.config.norm_num_groups, EPS)
@@ -136,7 +134,7 @@ class VAE:
         ops.tap(p.path, h)
         return h
 
-    def _resnet(self, x: Tensor, p: Params) -> Tensor:
+    def _resnet(self, x: T, p: Params) -> T:
         ops, groups = self.ops, self.config.norm_num_groups
         h = ops.conv3x3(ops.group_norm(x, p.at("norm1"), groups, EPS, silu=True), p.at("conv1"))
         h = ops.group_norm(h, p.at("norm2"), groups, EPS, silu=True)

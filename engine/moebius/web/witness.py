@@ -14,7 +14,7 @@ from moebius.backends.webgpu.pack import pad4
 from moebius.check.compare import endtoend
 from moebius.check.compare.measure import shaders_digest
 from moebius.inpaint.inpainter import Inpainter, Settings, draws
-from moebius.model.contract import Step, StepState, Tap, Tensor, Timesteps
+from moebius.model.contract import Step, StepState, Tap, Timesteps
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.pictures.published import to_uint8
@@ -33,7 +33,7 @@ class Witness(CPU):
         self.latents: list[np.ndarray] = []  # after every step
         self._plan = ""
 
-    def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
+    def run(self, forward: Callable[..., np.ndarray], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
         self._plan = forward.__name__
         out = super().run(forward, arrays, *args, tap=tap)
         self.outputs.setdefault(forward.__name__, []).append(out)

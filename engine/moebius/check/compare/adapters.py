@@ -47,10 +47,10 @@ def drivers(environment: Mapping[str, str] = os.environ) -> list[Path]:
     return list({path.resolve(): path for path in added}.values())
 
 
-def found(ask: Callable[[Sequence[str], dict[str, str], float], dict], say: Callable[[str], None]) -> list[Target]:
-    """`ask` puts a question to a process of its own: listing adapters loads drivers. WGPU_BACKEND_TYPE, which wgpu knows too, keeps
-    to one backend: Vulkan, OpenGL, Metal or D3D12."""
-    targets = [Target(name, "numpy", selector) for selector, name in NUMPY.items()]
+def targets(ask: Callable[[Sequence[str], dict[str, str], float], dict], say: Callable[[str], None]) -> list[Target]:
+    """All that can be measured on this machine. `ask` puts a question to a process of its own, for listing adapters loads drivers.
+    WGPU_BACKEND_TYPE, which wgpu knows too, keeps to one backend: Vulkan, OpenGL, Metal or D3D12."""
+    every = [Target(name, "numpy", selector) for selector, name in NUMPY.items()]
     only = os.environ.get("WGPU_BACKEND_TYPE", "").strip()
     for implementation in IMPLEMENTATIONS:
         alone = [{"VK_DRIVER_FILES": str(path), "VK_ICD_FILENAMES": str(path)} for path in drivers()]
@@ -77,8 +77,8 @@ def found(ask: Callable[[Sequence[str], dict[str, str], float], dict], say: Call
                 twin = 1 + sum(t.name.split(" #")[0] == name for t in mine)  # two browsers bring the same SwiftShader
                 target = Target(name, implementation, f"{implementation}:{i}", environment, twin)
                 mine.append(replace(target, name=target.distinct(name)))
-        targets += mine
-    return targets
+        every += mine
+    return every
 
 
 def chosen(targets: Sequence[Target], names: Sequence[str]) -> list[Target]:

@@ -12,9 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError
+
+if TYPE_CHECKING:
+    from moebius.check.compare.measure import Backend
 
 BREATH = 1.0  # seconds between signs of life
 
@@ -23,7 +26,7 @@ def main(argv: list[str]) -> int:
     say = channel()
     try:
         if argv[0] == "list":
-            say({"adapters": listed(argv[1])})
+            say({"adapters": adapters_of(argv[1])})
         else:
             run(argv[1], int(argv[2]), "--full" in argv, say)
     except DeviceLostError as error:
@@ -48,7 +51,7 @@ def channel() -> Callable[[Any], None]:
     return say
 
 
-def listed(implementation: str) -> list[dict[str, str]]:
+def adapters_of(implementation: str) -> list[dict[str, str]]:
     from moebius.backends.webgpu.device import adapters
     from moebius.check.compare.measure import one_line
 
@@ -71,20 +74,21 @@ def run(target: str, first: int, full: bool, say: Callable[[Any], None]) -> None
     for i, item in enumerate(measure.work(full)):
         if i >= first:
             say({"item": i})
-            for row in measure.done(item, ops, breathe):
+            for row in measure.rows(item, ops, breathe):
                 say({"run" if isinstance(item, str) else "op": row})
     say({"end": True})
 
 
-def opened(target: str) -> Any:
+def opened(target: str) -> Backend:
     import numpy as np
 
     from moebius.backends.cpu import CPU
     from moebius.backends.reference import Reference
     from moebius.backends.webgpu import WebGPU
 
-    numpy = {"oracle": lambda: Reference(np.float64), "cpu": CPU}
-    return numpy[target]() if target in numpy else WebGPU(target)
+    if target == "oracle":
+        return Reference(np.float64)
+    return CPU() if target == "cpu" else WebGPU(target)
 
 
 if __name__ == "__main__":

@@ -80,9 +80,9 @@ def how(code: int) -> str:
 
 
 def tail(text: str) -> str:
-    """The last thing it said, before the stack that faulthandler prints."""
-    said = text.split("Fatal Python error")[0] or text
-    return " ".join(said.split())[-300:]
+    """The last thing that it printed, before the stack that faulthandler prints."""
+    before = text.split("Fatal Python error")[0] or text
+    return " ".join(before.split())[-300:]
 
 
 def column(target: Target, full: bool, timeout: float) -> Json:
@@ -91,37 +91,37 @@ def column(target: Target, full: bool, timeout: float) -> Json:
     if target.fault:
         return {"name": target.name, "implementation": target.implementation, "status": "crashed", "reason": target.fault}
     items = work(full)
-    made: Json = {"implementation": target.implementation, "status": "done", "ops": [], "runs": []}
+    measured: Json = {"implementation": target.implementation, "status": "done", "ops": [], "runs": []}
     first, reason = 0, ""
     for _ in range(1 + RESTARTS):
         current: int | None = None
         try:
             for message in messages(["run", target.selector, str(first), *["--full"] * full], target.environment, timeout):
                 if "column" in message:
-                    made |= message["column"]
+                    measured |= message["column"]
                 elif "item" in message:
                     current = message["item"]
                 elif "end" in message:
                     current = None  # what happens from now on is no item's fault
                 elif "op" in message:
-                    made["ops"].append(message["op"])
+                    measured["ops"].append(message["op"])
                 elif "run" in message:
-                    made["runs"].append(message["run"])
+                    measured["runs"].append(message["run"])
                 elif "refused" in message or "failed" in message:
-                    (made["status"], reason) = next((k, one_line(str(message[k]))) for k in ("refused", "failed") if k in message)
+                    (measured["status"], reason) = next((k, one_line(str(message[k]))) for k in ("refused", "failed") if k in message)
             break
         except EndedError as end:
             if current is None:
-                made["status"], reason = end.status, end.reason
+                measured["status"], reason = end.status, end.reason
                 break
             item = items[current]
-            made["runs" if isinstance(item, str) else "ops"].append(unfinished(item, end.status, end.reason))
+            measured["runs" if isinstance(item, str) else "ops"].append(unfinished(item, end.status, end.reason))
             first, reason = current + 1, end.reason
     else:
         reason = f"it was begun {1 + RESTARTS} times and ended every time; {len(items) - first} cases were not reached. {reason}"
-    made["name"] = target.name if "versions" not in made else target.distinct(made["name"])
-    made["status"] = worst([made["status"], *(row["status"] for row in (*made["ops"], *made["runs"]))])
-    return made | {"seconds": round(time.monotonic() - begun, 2)} | ({"reason": reason} if reason else {})
+    measured["name"] = target.name if "versions" not in measured else target.distinct(measured["name"])
+    measured["status"] = worst([measured["status"], *(row["status"] for row in (*measured["ops"], *measured["runs"]))])
+    return measured | {"seconds": round(time.monotonic() - begun, 2)} | ({"reason": reason} if reason else {})
 
 
 def fingerprint(targets: Sequence[Target], full: bool, timeout: float, say: Callable[[str], None]) -> Json:
@@ -141,9 +141,12 @@ def fingerprint(targets: Sequence[Target], full: bool, timeout: float, say: Call
     }
 
 
-def summary(made: Json) -> str:
-    count = f"{len(made.get('ops', []))} outputs of ops and {len(made.get('runs', []))} runs in {made.get('seconds', 0):.0f} s"
-    return f"{made['status']}: {made['reason']}" if made["status"] != "done" and "reason" in made else f"{made['status']}: {count}"
+def summary(row: Json) -> str:
+    """A column in one line."""
+    if row["status"] != "done" and "reason" in row:
+        return f"{row['status']}: {row['reason']}"
+    ops, runs, seconds = len(row.get("ops", [])), len(row.get("runs", [])), row.get("seconds", 0)
+    return f"{row['status']}: {ops} outputs of ops and {runs} runs in {seconds:.0f} s"
 
 
 def ask(arguments: Sequence[str], environment: dict[str, str], timeout: float) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from moebius.check.bounds import WORST
 from moebius.check.compare.fingerprint import is_own_rounding
 from moebius.check.compare.pictures import Strip, strips
 from moebius.check.compare.report import Cell, Column, Parting, Report, RunView, numbers
-from moebius.check.lockstep import WORST
 
 MARKS = {
     "done": "",
@@ -147,14 +147,14 @@ def partings(view: RunView) -> Part:
         t = p.traced[0]
         by_op.setdefault((p.index, t["stage"], t["op"], t["path"]), []).append(p)
     rows = []
-    for (index, stage, op, path), found in sorted(by_op.items()):
-        own = [t for p in found for t in p.traced if is_own_rounding(t) is not None]
+    for (index, stage, op, path), pairs in sorted(by_op.items()):
+        own = [t for p in pairs for t in p.traced if is_own_rounding(t) is not None]
         largest = max((t["own"] for t in own if t["own"] is not None), default=None)
-        verdicts = sorted({p.verdict for p in found})
+        verdicts = sorted({p.verdict for p in pairs})
         rows.append(
             [
                 f"{index + 1}: {op} ({path}, {stage})",
-                "; ".join(f"{p.first.label} | {p.second.label}" for p in found),
+                "; ".join(f"{p.first.label} | {p.second.label}" for p in pairs),
                 "" if largest is None else f"{largest:.1e} of {own[0]['limit']:.1e}",
                 ", ".join(verdicts),
             ]

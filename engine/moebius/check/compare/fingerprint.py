@@ -49,9 +49,9 @@ the mean square of want (1 where that is 0)::
     "relative_l2": ‖got - want‖ / ‖want‖   (the rms of the difference where ‖want‖ is 0),
     "bias": mean(got - want) / rms      a rounding has none,
     "max_abs": max |got - want|, "rms": rms,
-    "limit": the relative_l2 that rounding in float32 explains (`moebius.check.lockstep.bound`), or null where none is known
+    "limit": the relative_l2 that rounding in float32 explains (`moebius.check.specs`), or null where none is known
 
-A difference is **rounding** when relative_l2 ≤ limit and max_abs ≤ 8·limit·rms (`moebius.check.lockstep.Row.ok`); limit 0 means exact.
+A difference is **rounding** when relative_l2 ≤ limit and max_abs ≤ 8·limit·rms (`moebius.check.bounds.is_rounding`); limit 0 means exact.
 Where the tensor is not finite, max_ulp, relative_l2, bias and max_abs are null and the row is not rounding.
 
 A **RUN** is one model from end to end, or a part of it::
@@ -95,7 +95,7 @@ from typing import Any
 
 import numpy as np
 
-from moebius.check.lockstep import Row
+from moebius.check import bounds
 
 FORMAT, VERSION = "moebius-fingerprint", 1
 STATUSES = ("done", "refused", "failed", "hung", "crashed")  # from good to bad
@@ -176,7 +176,7 @@ def _inside(row: Json, relative: str, largest: str) -> bool | None:
         return None
     if row[relative] is None or row[largest] is None:
         return False
-    return Row(row.get("op", ""), "", (), row[largest], row[relative], row["limit"], row["rms"]).ok
+    return bounds.is_rounding(row[relative], row[largest], row["rms"], row["limit"])
 
 
 def worst(statuses: Iterable[str]) -> str:

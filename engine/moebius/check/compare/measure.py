@@ -7,18 +7,20 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 
 import moebius
 from moebius.backends.reference import Reference
-from moebius.backends.webgpu.plan import Plan, read
-from moebius.check.compare.cases import Case, fixed_set, listed
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.plan import read
+from moebius.check.compare.cases import Case, fixed_set
 from moebius.check.compare.endtoend import RUNS
 from moebius.check.compare.fingerprint import Json, digest, error_map, errors
 from moebius.errors import DeviceLostError, LimitError, MoebiusError
 from moebius.model.arrays import time_sinusoid
+
+Backend = Reference | WebGPU  # `CPU` is a Reference
 
 REPEATS = 3
 ENOUGH = 1.0  # seconds: a case that took longer is run once more and no further
@@ -33,13 +35,13 @@ def described(item: Case | str) -> Json:
     return {"name": item} if isinstance(item, str) else {"op": item.op, "case": item.name, "kind": item.kind}
 
 
-def done(item: Case | str, ops: Any, say: Callable[[], None]) -> Iterator[Json]:
+def rows(item: Case | str, ops: Backend, say: Callable[[], None]) -> Iterator[Json]:
     """The finished rows of one item of work, or one row that says why there is none. A lost device is the end of the process."""
     try:
         if isinstance(item, str):
             yield described(item) | RUNS[item](ops, say)
         else:
-            yield from measured(item, ops)
+            yield from op_rows(item, ops)
     except DeviceLostError:
         raise  # nothing more can be done with it in this process
     except LimitError as error:
@@ -58,7 +60,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:600]
 
 
-def measured(case: Case, ops: Any) -> Iterator[Json]:
+def op_rows(case: Case, ops: Backend) -> Iterator[Json]:
     expected = case.expected()
     runs, milliseconds = repeated(case, ops)
     inputs = case.digest()
@@ -75,9 +77,9 @@ def measured(case: Case, ops: Any) -> Iterator[Json]:
     case.forget()
 
 
-def repeated(case: Case, ops: Any) -> tuple[list[list[np.ndarray]], list[float]]:
+def repeated(case: Case, ops: Backend) -> tuple[list[list[np.ndarray]], list[float]]:
     """The outputs of every run, and the milliseconds of all but the first, which compiles."""
-    once = gpu_runner(case, ops) if hasattr(ops, "gpu") else numpy_runner(case, ops)
+    once = gpu_runner(case, ops) if isinstance(ops, WebGPU) else numpy_runner(case, ops)
     runs, milliseconds = [], []
     for _ in range(1 + REPEATS):
         out, ms = once()
@@ -88,24 +90,24 @@ def repeated(case: Case, ops: Any) -> tuple[list[list[np.ndarray]], list[float]]
     return runs, milliseconds[1:]
 
 
-def numpy_runner(case: Case, ops: Any) -> Callable[[], tuple[list[np.ndarray], float]]:
-    tensors, p = case.numpy_tensors(ops), case.params
+def numpy_runner(case: Case, ops: Reference) -> Callable[[], tuple[list[np.ndarray], float]]:
+    tensors = case.numpy_tensors(ops.dtype)
 
     def once() -> tuple[list[np.ndarray], float]:
         begun = time.perf_counter()
-        out = case.call(ops, p, *tensors)
+        out = case.call(ops, *tensors)
         ms = 1e3 * (time.perf_counter() - begun)
-        return [np.array(o) for o in listed(out)], ms
+        return [np.array(o) for o in out], ms
 
     return once
 
 
-def gpu_runner(case: Case, ops: Any) -> Callable[[], tuple[list[np.ndarray], float]]:
+def gpu_runner(case: Case, ops: WebGPU) -> Callable[[], tuple[list[np.ndarray], float]]:
     """As a plan: recorded once, replayed."""
-    p, nhwc = case.params, [np.moveaxis(a, 1, -1) for a in case.inputs]
-    plan: Plan = ops.record(lambda *tensors: case.call(ops, p, *tensors), [a.shape for a in nhwc])
-    table = plan.recording.sinusoid
-    times = None if case.timesteps is None or table is None else time_sinusoid(case.timesteps, table.shape[3])
+    nhwc = [np.moveaxis(a, 1, -1) for a in case.inputs]
+    plan = ops.record(lambda *tensors: tuple(case.call(ops, *tensors)), [a.shape for a in nhwc])
+    table, timesteps = plan.recording.sinusoid, case.of.timesteps
+    times = None if timesteps is None or table is None else time_sinusoid(timesteps, table.shape[3])
 
     def once() -> tuple[list[np.ndarray], float]:
         plan.upload(nhwc)
@@ -120,10 +122,9 @@ def gpu_runner(case: Case, ops: Any) -> Callable[[], tuple[list[np.ndarray], flo
 
 
 # who it is -----------------------------------------------------------------------------------------------------------
-def identity(ops: Any) -> Json:
+def identity(ops: Backend) -> Json:
     """A COLUMN's head."""
-    gpu = getattr(ops, "gpu", None)
-    if gpu is None:
+    if not isinstance(ops, WebGPU):
         return {
             "name": f"NumPy {ops.dtype} (the oracle)" if type(ops) is Reference else f"CPU device, NumPy {ops.dtype}",
             "implementation": "numpy",
@@ -131,9 +132,10 @@ def identity(ops: Any) -> Json:
             "versions": {"numpy": np.__version__},
             "shaders": None,
         }
+    gpu = ops.gpu
     keys = {"device": "device", "vendor": "vendor", "backend": "backend_type", "type": "adapter_type", "driver": "description"}
     return {
-        "name": one_line(gpu.name),
+        "name": one_line(ops.name),
         "implementation": gpu.implementation,
         "adapter": {name: one_line(str(gpu.info.get(key) or "")) for name, key in keys.items()},
         "limits": gpu.limits,

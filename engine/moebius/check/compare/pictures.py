@@ -40,17 +40,17 @@ def heat_maps(report: Report) -> list[Strip]:
     adapters = [c for c in report.columns if not c.is_oracle]
     strips = []
     for op, case in report.worst_cases(WORST_CASES):
-        found = [(c, row) for c in adapters for row in c.ops if (row["op"], row["case"], row["status"]) == (op, case, "done")]
-        strips.append(heat_strip(f"{op} ({case})", found))
+        measured = [(c, row) for c in adapters for row in c.ops if (row["op"], row["case"], row["status"]) == (op, case, "done")]
+        strips.append(heat_strip(f"{op} ({case})", measured))
     return strips
 
 
-def heat_strip(title: str, found: Sequence[tuple[Column, Json]]) -> Strip:
-    maps = [(c, row, decoded_map(row["map"])) for c, row in found if "map" in row]
+def heat_strip(title: str, measured: Sequence[tuple[Column, Json]]) -> Strip:
+    maps = [(c, row, decoded_map(row["map"])) for c, row in measured if "map" in row]
     top = max(float(values.max()) for _, _, values in maps)
     text = f"The largest error at each position in ULPs of the oracle; black is 0, white is {top:.3g}."
-    said = [f"{c.label}: not finite" if row["max_ulp"] is None else f"{c.label}: {row['max_ulp']:.3g} ULP" for c, row, _ in maps]
-    return Strip(title, text, [Picture(caption, heat(values, top)) for caption, (_, _, values) in zip(said, maps, strict=True)])
+    captions = [f"{c.label}: not finite" if row["max_ulp"] is None else f"{c.label}: {row['max_ulp']:.3g} ULP" for c, row, _ in maps]
+    return Strip(title, text, [Picture(caption, heat(values, top)) for caption, (_, _, values) in zip(captions, maps, strict=True)])
 
 
 def heat(values: np.ndarray, top: float) -> bytes:

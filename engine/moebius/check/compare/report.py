@@ -11,8 +11,8 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
+from moebius.check.bounds import WORST
 from moebius.check.compare.fingerprint import Json, is_own_rounding, is_rounding, worst
-from moebius.check.lockstep import WORST
 
 FAULTS = ("failed", "hung", "crashed")
 PICTURE = "picture"  # the output whose values are bytes
@@ -134,16 +134,16 @@ class Report:
         """Fingerprints by the file they were in."""
         stems = [Path(file).stem for file in fingerprints]
         places = {file: stem if stems.count(stem) == 1 else file for file, stem in zip(fingerprints, stems, strict=True)}
-        made: list[Column] = []
+        columns: list[Column] = []
         for file, fingerprint in fingerprints.items():
             for data in fingerprint["columns"]:
                 label = short_name(data)
-                twins = sum(1 for c in made if c.file == places[file] and c.label.split(" #")[0] == label)
+                twins = sum(1 for c in columns if c.file == places[file] and c.label.split(" #")[0] == label)
                 label = label if not twins else f"{label} #{twins + 1}"
-                made.append(Column(len(made) + 1, label, places[file], fingerprint["machine"], data))
+                columns.append(Column(len(columns) + 1, label, places[file], fingerprint["machine"], data))
         if len(fingerprints) > 1:
-            made = [Column(c.number, f"{c.file}: {c.label}", c.file, c.machine, c.data) for c in made]
-        return cls(made)
+            columns = [Column(c.number, f"{c.file}: {c.label}", c.file, c.machine, c.data) for c in columns]
+        return cls(columns)
 
     # ops -------------------------------------------------------------------------------------------------------------
     @cached_property

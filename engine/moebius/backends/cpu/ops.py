@@ -7,25 +7,17 @@ reference's, so that every module is still seen.
 
 from __future__ import annotations
 
-import math
-import os
-from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
+from moebius.backends.cpu import sizes
+from moebius.backends.cpu.convolutions import convolve_dense, convolve_depthwise, padded, phase_taps
+from moebius.backends.cpu.positional import add_positional
+from moebius.backends.cpu.workers import Workers, cores
 from moebius.backends.reference import Array, Reference, softmax
-from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW, Condition
+from moebius.model.contract import BATCH_NORM_EPS, Condition
 from moebius.model.params import Params
-
-BLOCK = 1 << 16  # elements a ufunc works on at a time: with one temporary, half of a 1 MB second-level cache
-COLUMNS = 1 << 21  # elements of gathered convolution columns, or of logits, at a time: 8 MB, in the third-level cache
-ROWS = 4096  # positions at a time in the feed-forward: with five times the channels, what lies between its ops is its largest tensor
-ALONE = 500_000  # multiply-adds: OpenBLAS does a product below 2·2¹⁸ on the thread that asks, so that our own threads can ask for many
-TILE = 4  # columns of the image that share one window in the positional lambda
 
 
 def as_stored(w: Array) -> Array:
@@ -39,54 +31,24 @@ class CPU(Reference):
 
     def __init__(self, dtype: type[np.floating] = np.float32, threads: int | None = None) -> None:
         super().__init__(dtype)
-        self.threads = threads or cores()
-        self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "moebius-cpu")
-        self._scratch: dict[str, Array] = {}
+        self._workers = Workers(threads or cores(), self.dtype)
+
+    @property
+    def name(self) -> str:
+        return f"CPU (NumPy {self.dtype}, {self._workers.threads} threads)"
 
     # pieces ------------------------------------------------------------------------------------------------------
-    def _spread(self, work: Callable[..., None], jobs: Iterable[tuple[Any, ...]]) -> None:
-        """work(*job) for every job, on all cores: ufuncs, einsum and small products let go of the GIL."""
-        todo = deque(jobs)
-
-        def drain() -> None:
-            while True:
-                try:
-                    job = todo.popleft()
-                except IndexError:
-                    return
-                work(*job)
-
-        others = [self._pool.submit(drain) for _ in range(min(self.threads, len(todo)) - 1)]
-        try:
-            drain()
-        finally:
-            todo.clear()
-            for other in others:
-                other.result()
-
-    def _rows(self, work: Callable[[int, int], None], rows: int, width: int) -> None:
-        """work(i, j) on blocks of the rows 0 … rows of a matrix `width` wide."""
-        step = max(1, BLOCK // width)
-        self._spread(work, ((i, min(i + step, rows)) for i in range(0, rows, step)))
-
     def _p(self, p: Params, name: str) -> Array:
         array = p[name]
         return array if array.dtype == self.dtype else self._once(p, name, as_stored)
 
     def _once(self, p: Params, name: str, make: Callable[[Array], Array]) -> Array:
         """make(parameter), kept as long as its checkpoint lives."""
-        made: dict[str, Array] = p.root.made.setdefault(self, {})
+        kept: dict[str, Array] = p.root.made.setdefault(self, {})
         key = f"{p.path}.{name}" + ("" if make is as_stored else " rearranged")  # in one other way at most
-        if key not in made:
-            made[key] = np.ascontiguousarray(make(p[name]), self.dtype)
-        return made[key]
-
-    def _work(self, name: str, *shape: int) -> Array:
-        """A buffer that lives on from call to call: 52 MB of fresh pages cost more than the pass that fills them."""
-        size = math.prod(shape)
-        if name not in self._scratch or self._scratch[name].size < size:
-            self._scratch[name] = np.empty(size, self.dtype)
-        return self._scratch[name][:size].reshape(shape)
+        if key not in kept:
+            kept[key] = np.ascontiguousarray(make(p[name]), self.dtype)
+        return kept[key]
 
     def _scale_shift(self, p: Params) -> tuple[Array, Array]:
         """BN(x) = x·scale + shift, folded in float64. A microsecond a hundred channels, so not worth keeping."""
@@ -115,56 +77,7 @@ class CPU(Reference):
             for other in more:
                 part += other[i:j]
 
-        self._rows(block, *y.shape)
-
-    def _depthwise_rows(self, x: Array, taps: Array, work: Callable[[int, int, int, Array], None]) -> None:
-        """work(b, y, y', h) on bands of rows of h = Σ taps[dy,dx]·x[y+dy-1,x+dx-1], the zeros around x left out of the sum.
-
-        einsum multiplies and adds in one pass over each tap: 21 ms for (2, 64, 64, 1600) on one core, against 27 ms for a
-        multiply and an add in place at the best blocking, and 36 ms when the channels are blocked as well.
-        """
-        batch, height, width, channels = x.shape
-        step = max(1, BLOCK // (width * channels))
-
-        def band(b: int, y0: int, y1: int, tap0: int, tap1: int) -> None:
-            h = np.empty((y1 - y0, width, channels), self.dtype)
-            for x0, x1, left, right in spans(width):
-                first = x[b, y0 + tap0 - 1 :, x0 + left - 1 :]
-                s = first.strides
-                shape = (tap1 - tap0, right - left, y1 - y0, x1 - x0, channels)
-                window = as_strided(first, shape, (s[0], s[1], *s), writeable=False)
-                np.einsum("ijyxc,ijc->yxc", window, taps[tap0:tap1, left:right], out=h[:, x0:x1])
-            work(b, y0, y1, h)
-
-        jobs = [
-            (b, y, min(y + step, y1), tap0, tap1) for b in range(batch) for y0, y1, tap0, tap1 in spans(height) for y in range(y0, y1, step)
-        ]
-        self._spread(band, jobs)
-
-    def _columns(self, xp: Array, taps: Array, stride: int, store: Callable[[int, int, int, Array], None], height: int, width: int) -> None:
-        """store(b, y, y', o) on bands of rows of o = Σ xp[stride·y+dy, stride·x+dx]·taps[dy,dx]; taps are (kh, kw, Cin, Cout)."""
-        kh, kw, cin, cout = taps.shape
-        step = max(1, COLUMNS // (width * kh * kw * cin))
-        columns = np.empty((min(step, height), width, kh, kw * cin), self.dtype)
-        matrix = taps.reshape(-1, cout)
-        for b in range(xp.shape[0]):
-            s = xp[b].strides
-            for y in range(0, height, step):
-                rows = min(step, height - y)
-
-                def gather(i: int, b: int = b, y: int = y, s: tuple[int, ...] = s) -> None:
-                    window = as_strided(xp[b, stride * (y + i) :], (width, kh, kw * cin), (stride * s[1], s[0], s[2]), writeable=False)
-                    columns[i] = window
-
-                self._spread(gather, ((i,) for i in range(rows)))
-                o = np.matmul(columns[:rows].reshape(rows * width, -1), matrix)
-                store(b, y, y + rows, o.reshape(rows, width, cout))
-
-    def _padded(self, x: Array, before: int, after: int) -> Array:
-        b, height, width, c = x.shape
-        xp = np.zeros((b, height + before + after, width + before + after, c), self.dtype)
-        xp[:, before : before + height, before : before + width] = x
-        return xp
+        self._workers.rows(block, *y.shape)
 
     # convolutions ------------------------------------------------------------------------------------------------
     def linear(self, x: Array, p: Params, residual: Array | None = None) -> Array:
@@ -188,9 +101,9 @@ class CPU(Reference):
                 if residual is not None:
                     out[b, y] += residual[b, y]
 
-            self._spread(row, ((y,) for y in range(y0, y1)))
+            self._workers.spread(row, ((y,) for y in range(y0, y1)))
 
-        self._columns(self._padded(x, pad, 2), taps, stride, store, hout, wout)
+        convolve_dense(self._workers, padded(x, pad, 2), taps, stride, store, hout, wout)
         return out
 
     def upsample_conv3x3(self, x: Array, p: Params) -> Array:
@@ -200,14 +113,14 @@ class CPU(Reference):
         phases = self._once(p, "weight", lambda w: phase_taps(w, self.dtype))  # (2, 2, 2, 2, Cin, Cout)
         bias, (b, height, width, _) = self._p(p, "bias"), x.shape
         out = np.empty((b, height, 2, width, 2, phases.shape[-1]), self.dtype)
-        xp = self._padded(x, 1, 1)
+        xp = padded(x, 1, 1)
         for i in range(2):
             for j in range(2):
 
                 def store(b: int, y0: int, y1: int, o: Array, i: int = i, j: int = j) -> None:
-                    self._spread(lambda y: np.add(o[y - y0], bias, out=out[b, y, i, :, j]), ((y,) for y in range(y0, y1)))
+                    self._workers.spread(lambda y: np.add(o[y - y0], bias, out=out[b, y, i, :, j]), ((y,) for y in range(y0, y1)))
 
-                self._columns(xp[:, i:, j:], phases[i, j], 1, store, height, width)
+                convolve_dense(self._workers, xp[:, i:, j:], phases[i, j], 1, store, height, width)
         return out.reshape(b, 2 * height, 2 * width, -1)
 
     def dwconv(self, x: Array, p: Params, shift: Array | None = None, residual: Array | None = None) -> Array:
@@ -222,7 +135,7 @@ class CPU(Reference):
             h += shift1
             np.maximum(h, 0, out=hidden[b, y0:y1])
 
-        self._depthwise_rows(x, np.ascontiguousarray(taps), band)
+        convolve_depthwise(self._workers, x, np.ascontiguousarray(taps), band)
         y = self._product(hidden, p.at("conv_pw"))
         if shift is not None:
             shift2 = shift2 + shift
@@ -238,11 +151,11 @@ class CPU(Reference):
         bias1, bias2 = (self._p(p, f"{name}_conv.conv.bias") for name in ("inverted", "depth"))
         taps = np.ascontiguousarray(self._p(p, "depth_conv.conv.weight")[:, 0].transpose(1, 2, 0))
         n, hidden, out = height * width, w2.shape[1], np.empty(x.shape, self.dtype)
-        some = max(1, ROWS // n)  # images at a time
+        some = max(1, sizes.ROWS // n)  # images at a time
         for i in range(0, b, some):
             xs = x[i : i + some]
-            wide = self._work("wide", xs.shape[0] * n, 2 * hidden)
-            narrow = self._work("narrow", xs.shape[0] * n, hidden)
+            wide = self._workers.scratch("wide", xs.shape[0] * n, 2 * hidden)
+            narrow = self._workers.scratch("narrow", xs.shape[0] * n, hidden)
             np.matmul(xs.reshape(-1, c), w1.T, out=wide)
 
             def activate(j: int, k: int, wide: Array = wide) -> None:
@@ -257,8 +170,8 @@ class CPU(Reference):
                 silu_(part)
                 part *= h[..., :hidden]
 
-            self._rows(activate, *wide.shape)
-            self._depthwise_rows(wide.reshape(-1, height, width, 2 * hidden), taps, gate)
+            self._workers.rows(activate, *wide.shape)
+            convolve_depthwise(self._workers, wide.reshape(-1, height, width, 2 * hidden), taps, gate)
             np.matmul(narrow, w2.T, out=out[i : i + some].reshape(-1, c))
         self._finish(out.reshape(-1, c), None, None, residual)
         return out
@@ -271,7 +184,7 @@ class CPU(Reference):
         n = height * width
         xt, out = x.reshape(b, n, c), np.empty((b, n, c), self.dtype)
         weight, bias = self._p(p, "weight"), self._p(p, "bias")
-        step = max(1, BLOCK // c)
+        step = max(1, sizes.BLOCK // c)
         jobs = [(i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)]
         sums = np.zeros((b, -(-n // step), c), np.float64)  # of blocks; float64 only from here on
 
@@ -296,11 +209,11 @@ class CPU(Reference):
             means = sums.sum(axis=1).reshape(b, groups, -1).mean(axis=2) / n
             return np.repeat(means, c // groups, axis=1)[:, None]
 
-        self._spread(total, jobs)
+        self._workers.spread(total, jobs)
         mean = over_group().astype(self.dtype)
-        self._spread(spread, jobs)
+        self._workers.spread(spread, jobs)
         scale = (weight / np.sqrt(over_group() + eps)).astype(self.dtype)
-        self._spread(apply, jobs)
+        self._workers.spread(apply, jobs)
         return out.reshape(x.shape)
 
     def layer_norm(self, x: Array, p: Params, eps: float = 1e-5) -> Array:
@@ -318,7 +231,7 @@ class CPU(Reference):
             part *= weight
             part += bias
 
-        self._rows(block, *xt.shape)
+        self._workers.rows(block, *xt.shape)
         return out.reshape(x.shape)
 
     # attention ---------------------------------------------------------------------------------------------------
@@ -337,7 +250,7 @@ class CPU(Reference):
         content = weights.transpose(0, 2, 1) @ val + self._p(p, "pos_conv.bias")[:, None]  # λc + b (B, k, v)
         y: Array = np.matmul(q.reshape(b, n * heads, k), content).reshape(b, height, width, c)
         filters = np.ascontiguousarray(self._p(p, "pos_conv.weight").reshape(k, -1))
-        self._add_positional(y, q.reshape(b, height, width, c), val.reshape(b, height, width, k), filters, heads, residual)
+        add_positional(self._workers, y, q.reshape(b, height, width, c), val.reshape(b, height, width, k), filters, heads, residual)
         return y
 
     def _queries(self, x: Array, p: Params) -> Array:
@@ -345,51 +258,6 @@ class CPU(Reference):
         q = self._product(x, p.at("to_q"))
         self._finish(q, *self._scale_shift(p.at("norm_q")))
         return q
-
-    def _add_positional(self, y: Array, q: Array, val: Array, filters: Array, heads: int, residual: Array) -> None:
-        """y[n,h,v] += Σ_d (Q·w)[n,h,d]·V[n+d,v] + residual.
-
-        TILE neighbours in a row look at the same 15 × (TILE+14) patch of V, each through its own 15 × 15 of it. So their logits are
-        laid out on the patch, zero outside their window, and the sum is one product (TILE·heads, patch)·(patch, v). A layer of
-        (2, 64, 64, 320) takes 23, 19 and 24 ms on two cores with tiles of 2, 4 and 8. Products that OpenBLAS threads itself, inside
-        our threads, took up to 7 s for the same layer on cores that were not free: hence the blocks of v below ALONE.
-        """
-        r, (batch, height, width, _) = POSITION_WINDOW, q.shape
-        k, half = filters.shape[0], r // 2
-        tiles, patch = -(-width // TILE), TILE + r - 1
-        wide = tiles * TILE
-        vp = np.zeros((batch, height + 2 * half, wide + 2 * half, k), self.dtype)
-        vp[:, half : half + height, half : half + width] = val
-        columns = max(1, ALONE // (TILE * heads * r * patch))
-        spare: deque[tuple[Array, Array, Array]] = deque()  # (laid-out logits, patches, sums) of a row; the zeros outside stay zero
-
-        def row(b: int, y0: int, i: int, logits: Array) -> None:
-            try:
-                laid, patches, sums = spare.pop()
-            except IndexError:
-                laid = np.zeros((tiles, TILE, heads, r, patch), self.dtype)
-                patches, sums = np.empty((tiles, r, patch, k), self.dtype), np.empty((tiles, TILE * heads, k), self.dtype)
-            s = laid.strides
-            windows = as_strided(laid, (tiles, TILE, heads, r, r), (s[0], s[1] + s[4], *s[2:]))  # tile's x-th window starts at x
-            for j in range(tiles):
-                part = logits[i, j * TILE : (j + 1) * TILE]
-                windows[j, : len(part)] = part
-                patches[j] = vp[b, y0 + i : y0 + i + r, j * TILE : j * TILE + patch]
-            for v in range(0, k, columns):
-                np.matmul(
-                    laid.reshape(tiles, TILE * heads, -1),
-                    patches.reshape(tiles, -1, k)[..., v : v + columns],
-                    out=sums[..., v : v + columns],
-                )
-            y[b, y0 + i] += sums.reshape(wide, heads * k)[:width]
-            y[b, y0 + i] += residual[b, y0 + i]
-            spare.append((laid, patches, sums))
-
-        step = max(1, COLUMNS // (width * heads * r * r))
-        for b in range(batch):
-            for y0 in range(0, height, step):
-                logits = (q[b, y0 : y0 + step].reshape(-1, k) @ filters).reshape(-1, width, heads, r, r)
-                self._spread(row, [(b, y0, i, logits) for i in range(len(logits))])
 
     def cross_lambda(self, x: Array, cond: Condition, p: Params, heads: int, residual: Array) -> Array:
         """y = Σ_m (Σ_k Q[n,h,k]·(K[m,k] + E[n,m,k]))·V[m,v]: m logits a head and position, instead of k·v entries of λ."""
@@ -401,48 +269,20 @@ class CPU(Reference):
         keys, val = self.condition_keys_values(cond.tokens, p)  # (B, m, k), (B, m, v)
         table = self._p(p, "rel_pos_emb")[..., 0]  # (n, m, k)
         rest, y = residual.reshape(b, n, c), np.empty((b, n, c), self.dtype)
-        step = max(1, ALONE // (keys.shape[1] * c))
+        step = max(1, sizes.ALONE // (keys.shape[1] * c))
 
         def block(i: int, j0: int, j1: int) -> None:
             logits = np.matmul(q[i, j0:j1], (table[j0:j1] + keys[i]).transpose(0, 2, 1))  # (positions, heads, m)
             np.matmul(logits.reshape(-1, logits.shape[-1]), val[i], out=y[i, j0:j1].reshape(-1, val.shape[-1]))
             y[i, j0:j1] += rest[i, j0:j1]
 
-        self._spread(block, ((i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)))
+        self._workers.spread(block, ((i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)))
         return y.reshape(x.shape)
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
-
-
 def silu_(x: Array) -> None:
-    """x ← x·σ(x) in place, as h + h·tanh h with h = x/2: no overflow, no division. The error is an ulp of x, not of the result."""
+    """x ← x·σ(x) in place, as h + h·tanh h with h = x/2: no overflow, no sizes. The error is an ulp of x, not of the result."""
     h = x * x.dtype.type(0.5)
     np.tanh(h, out=x)
     x += 1
     x *= h
-
-
-def spans(n: int) -> list[tuple[int, int, int, int]]:
-    """(from, to, first tap, last tap + 1): the positions 0 … n by which of the taps -1, 0, 1 fall inside."""
-    if n == 1:
-        return [(0, 1, 1, 2)]
-    return [(0, 1, 1, 3), *([(1, n - 1, 0, 3)] if n > 2 else []), (n - 1, n, 0, 2)]
-
-
-def phase_taps(weight: Array, dtype: np.dtype) -> Array:
-    """(Cout, Cin, 3, 3) → (2, 2, 2, 2, Cin, Cout): [i, j] is the 2×2 filter of output pixels (2y+i, 2x+j).
-
-    Of the three rows under an even output row the last two are one row of x, under an odd one the first two: their taps are summed.
-    """
-    taps = weight.transpose(2, 3, 1, 0).astype(np.float64, order="C")
-    meet = ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3)))  # [phase][tap of two] → taps of three
-    out = np.empty((2, 2, 2, 2, *taps.shape[2:]), dtype)
-    for i, j, a, b in np.ndindex(2, 2, 2, 2):
-        out[i, j, a, b] = taps[meet[i][a], meet[j][b]].sum(axis=(0, 1))
-    return out
