@@ -43,6 +43,10 @@ class CPU(Reference):
         self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "moebius-cpu")
         self._scratch: dict[str, Array] = {}
 
+    @property
+    def name(self) -> str:
+        return f"CPU (NumPy {self.dtype}, {self.threads} threads)"
+
     # pieces ------------------------------------------------------------------------------------------------------
     def _spread(self, work: Callable[..., None], jobs: Iterable[tuple[Any, ...]]) -> None:
         """work(*job) for every job, on all cores: ufuncs, einsum and small products let go of the GIL."""

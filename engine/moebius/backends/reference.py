@@ -61,6 +61,10 @@ class Reference:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.dtype})"
 
+    @property
+    def name(self) -> str:
+        return repr(self)
+
     # edges -------------------------------------------------------------------------------------------------------
     def run(self, forward: Callable[..., Array], arrays: Sequence[Array], *args: Any, tap: Tap | None = None) -> Array:
         self._tap = tap

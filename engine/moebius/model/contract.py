@@ -63,6 +63,11 @@ class Condition:
 class Ops(Protocol):
     """One backend. σ(x) = 1/(1+e⁻ˣ), SiLU(x) = x·σ(x), BN uses running statistics, eps 1e-5."""
 
+    @property
+    def name(self) -> str:
+        """What computes, for people."""
+        ...
+
     largest_batch: int  # windows and seeds worth sampling at once, where limits allow
 
     def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:

@@ -43,6 +43,10 @@ class Recorder:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.gpu.name})"
 
+    @property
+    def name(self) -> str:
+        return self.gpu.name
+
     # edges -------------------------------------------------------------------------------------------------------
     def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
         nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]

@@ -16,7 +16,7 @@ from moebius.check import lockstep as validate
 from moebius.check.compare.cases import limits, listed, normal, portable_weights
 from moebius.check.compare.fingerprint import Json, digest, error_map, errors
 from moebius.errors import UsageError
-from moebius.inpaint.inpainter import Inpainter, packaged_nano
+from moebius.inpaint.inpainter import Inpainter
 from moebius.model import unet, vae
 from moebius.model.arrays import to_nchw
 from moebius.model.contract import Condition, Step, StepState, Tap, Timesteps
@@ -26,6 +26,7 @@ from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet, UNetConfig, condition_ids
 from moebius.model.vae import VAE, VAEConfig
 from moebius.pictures.published import to_uint8
+from moebius.weights.nano import packaged_nano
 
 # One window over the whole picture: the model's own size, and one encoding and decoding of everything.
 SETTINGS: dict[str, Any] = {"steps": 4, "guidance": 2.5, "strength": 0.99, "seed": 0, "crop": "full", "blend": "paste"}
@@ -73,6 +74,7 @@ class Traced:
 
     def __init__(self, ops: Any, report: Callable[[Json], None], say: Say) -> None:
         self.ops, self.report, self.say, self.oracle = ops, report, say, Reference(np.float64)
+        self.name = ops.name
         self.stage = ""
         self._calls: dict[str, int] = {}
         self._tracing = True
