@@ -46,8 +46,8 @@ def arguments() -> argparse.Namespace:
 
 def configs(name: str) -> tuple[UNetConfig, VAEConfig]:
     if name == "nano":
-        from moebius.inpaint.inpainter import packaged_nano
         from moebius.weights import store
+        from moebius.weights.nano import packaged_nano
 
         weights = store.load(packaged_nano())
         return weights.unet_config, weights.vae_config

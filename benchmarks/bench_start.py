@@ -27,7 +27,8 @@ def start(path: str, adapter: str | None) -> dict[str, float]:
         seconds[name], clock = now - clock, now
 
     from moebius.backends.webgpu import WebGPU
-    from moebius.inpaint.inpainter import Inpainter, Settings
+    from moebius.inpaint.inpainter import Inpainter
+    from moebius.inpaint.settings import Settings
     from moebius.model import unet, vae
     from moebius.weights import store
 

@@ -14,7 +14,7 @@ from moebius import Inpainter
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.device import Gpu
 from moebius.backends.webgpu.plan import Plan
-from moebius.inpaint.inpainter import Settings
+from moebius.inpaint.settings import Settings
 
 REPLAYS, TRIES = 20, 3
 SIZES, BATCHES, STEPS = (0.5, 1, 2, 4), (1, 2, 4), (1, 2, 4)  # times the model's side, pictures at once, times the steps asked for

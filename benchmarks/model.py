@@ -21,12 +21,13 @@ from moebius import Inpainter
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.device import Gpu
 from moebius.errors import AdapterError, MoebiusError, UsageError
-from moebius.inpaint.inpainter import Settings, packaged_nano
+from moebius.inpaint.settings import Settings
 from moebius.model import unet, vae
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights.bundle import write_bundle
+from moebius.weights.nano import packaged_nano
 
 TRIES = 3  # before someone is too slow: what else the machine does may be
 PARTS = ("encode", "step", "decode", "image")

@@ -11,8 +11,9 @@ from PIL import Image
 from moebius.backends.cpu import CPU
 from moebius.backends.reference import Reference
 from moebius.errors import NonFiniteError, OutOfMemoryError, UsageError
-from moebius.inpaint.inpainter import Inpainter, Settings
-from moebius.inpaint.inpainter import draws as draws_of
+from moebius.inpaint.draws import draws as draws_of
+from moebius.inpaint.inpainter import Inpainter
+from moebius.inpaint.settings import Settings
 from moebius.model import noise as noises
 from moebius.model.denoise import Denoiser
 from moebius.model.params import ShapeOnly

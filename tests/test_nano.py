@@ -13,13 +13,13 @@ from test_cli import run
 
 from moebius import Inpainter, sample
 from moebius.backends.cpu import CPU
-from moebius.inpaint import inpainter
-from moebius.inpaint.inpainter import packaged_nano
+from moebius.inpaint import loaded
 from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.pictures.published import prepare
 from moebius.weights import bundle, checkpoint
+from moebius.weights.nano import packaged_nano
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import nano_data
@@ -138,8 +138,8 @@ def wrong_level(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swapped_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = inpainter.condition_ids
-    monkeypatch.setattr(inpainter, "condition_ids", lambda config: right(config)[::-1])
+    right = loaded.condition_ids
+    monkeypatch.setattr(loaded, "condition_ids", lambda config: right(config)[::-1])
 
 
 BROKEN = (wrong_sign, skipped_step, wrong_level, swapped_conditions)

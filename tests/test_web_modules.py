@@ -12,7 +12,8 @@ from chromium import Address, Browser, Page, bytes_of, fetched, floats, picture_
 from PIL import Image
 
 from moebius.check.compare.fingerprint import errors
-from moebius.inpaint.inpainter import Settings, draws
+from moebius.inpaint.draws import draws
+from moebius.inpaint.settings import Settings
 from moebius.model.arrays import time_sinusoid
 from moebius.model.scheduler import DDIM
 from moebius.pictures import published as image

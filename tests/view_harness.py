@@ -350,10 +350,10 @@ class Inspector:
 
 def main() -> int:
     from moebius.__main__ import main as command
-    from moebius.inpaint import inpainter
+    from moebius.inpaint.run import Run
     from moebius.view.window import Window
 
-    begin, work, inspectors = Window.run, inpainter.Run._work, []
+    begin, stages, inspectors = Window.run, Run._stages, []
 
     def inspected(window: Window) -> None:
         inspectors.append(Inspector(window))
@@ -361,12 +361,12 @@ def main() -> int:
 
     def counted(run: Any) -> Any:
         inspectors[0].steps.append(0)
-        for step in work(run):
+        for step in stages(run):
             inspectors[0].steps[-1] += 1
             yield step
 
     Window.run = inspected  # type: ignore[method-assign]
-    inpainter.Run._work = counted  # type: ignore[method-assign]
+    Run._stages = counted  # type: ignore[method-assign]
     return command()
 
 

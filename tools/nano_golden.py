@@ -6,10 +6,10 @@ from pathlib import Path
 
 from moebius import Inpainter, sample
 from moebius.backends.reference import Reference
-from moebius.inpaint.inpainter import packaged_nano
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.weights import bundle
+from moebius.weights.nano import packaged_nano
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests/goldens/nano_sample.png"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
+from moebius.cli.output import say
 from moebius.errors import UsageError
 
 TIMEOUT = 300.0
@@ -52,15 +52,16 @@ def compare(args: argparse.Namespace) -> int:
         if fingerprint is None:
             return 0
         files.save(path, files.dumped(fingerprint))
-        print(f"Wrote {path}", file=sys.stderr)
+        say(f"Wrote {path}")
         fingerprints = {path: fingerprint}
     report = Report.of({str(path): fingerprint for path, fingerprint in fingerprints.items()})
     for written in publish(report, place):
-        print(f"Wrote {written}", file=sys.stderr)
+        say(f"Wrote {written}")
     return 0 if report.ok else 1
 
 
 def measured(args: argparse.Namespace) -> tuple[Path, Any]:
+    """Where the fingerprint goes, and the fingerprint; None with --list."""
     from moebius.check.compare import adapters, collect, files
 
     if not 0 < args.timeout < 1e6:
@@ -70,13 +71,9 @@ def measured(args: argparse.Namespace) -> tuple[Path, Any]:
         raise UsageError(f"{path}: the fingerprint is a .json file; --report says where the report goes.")
     if not args.list:
         files.check_folder(path.parent)  # before minutes of measuring, not after
-    targets = adapters.chosen(adapters.targets(collect.ask, _say), args.adapter)
+    targets = adapters.chosen(adapters.targets(collect.ask, say), args.adapter)
     if args.list:
         for target in targets:
             print(target.name)
         return path, None
-    return path, collect.fingerprint(targets, args.full, args.timeout, _say)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    return path, collect.fingerprint(targets, args.full, args.timeout, say)

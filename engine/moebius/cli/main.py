@@ -1,34 +1,31 @@
 """The command line: arguments in, messages out; no logic of its own. Exit codes: 0 done, 1 failed, 2 misused, 130 stopped.
 
-Here are the commands that look at adapters, plans and numbers; those that make pictures are in `cli_run`, the window's is
-in `cli_view`, the browser's in `cli_web`.
+A file beside this one holds a family of commands: their options, and a function a command.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from typing import Any
 
 import moebius
-from moebius.cli import compare as cli_compare
-from moebius.cli import inpaint as cli_run
-from moebius.cli import view as cli_view
-from moebius.cli import web as cli_web
-from moebius.errors import AdapterError, MoebiusError
+from moebius.cli import batch, compare, gpu, inpaint, view, web, weights
+from moebius.cli.output import say_error, write_plainly
+from moebius.errors import MoebiusError
 
 
 def run(argv: list[str]) -> int:
+    """The exit code of the command; misuse that argparse sees exits by itself."""
+    write_plainly()
     args = parser().parse_args(argv)
     try:
         return int(args.command(args))
     except MoebiusError as error:
-        print(f"moebius: {error}", file=sys.stderr)
+        say_error(error)
         return error.exit_code
     except MemoryError:
-        print("moebius: there is not enough memory; use a smaller picture, or fewer images at once.", file=sys.stderr)
+        say_error("there is not enough memory; use a smaller picture, or fewer images at once.")
         return 1
     except BrokenPipeError:  # the reader of a table went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -39,141 +36,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="moebius", description="Moebius image inpainting on WebGPU.")
     top.add_argument("--version", action="version", version=f"moebius {moebius.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    cli_run.add_parsers(commands)
-    cli_view.add_parser(commands)
-    cli_compare.add_parser(commands)
-    cli_web.add_parser(commands)
-
-    p = commands.add_parser("adapters", help="list adapters and mark the one that would be chosen")
-    p.add_argument("--implementation", choices=["wgpu", "dawn"], default="wgpu")
-    p.add_argument("--json", action="store_true")
-    p.set_defaults(command=adapters)
-
-    p = commands.add_parser("plan", help="what one guided step of the UNet costs, from its recorded plan")
-    p.add_argument("--config", choices=["tiny", "full"], default="full")
-    adapter_option(p)
-    p.add_argument("--json", action="store_true", help="flops, dispatches, peak_bytes, weight_bytes and every dispatch")
-    p.set_defaults(command=plan)
-
-    p = commands.add_parser("validate", help="every op on the GPU against the float64 oracle, from the GPU's own inputs")
-    p.add_argument("--config", choices=["tiny", "full"], default="tiny")
-    adapter_option(p)
-    p.add_argument("--image-size", type=int, help="side of the VAE's image (default: the config's own)")
-    p.add_argument("--json", action="store_true")
-    p.set_defaults(command=validate)
+    inpaint.add_parsers(commands)
+    batch.add_parser(commands)
+    inpaint.add_info_parser(commands)
+    weights.add_parsers(commands)
+    view.add_parser(commands)
+    compare.add_parser(commands)
+    web.add_parser(commands)
+    gpu.add_parsers(commands)
     return top
-
-
-def adapter_option(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--adapter", help="an index, or words of the summary (`moebius adapters`); dawn:NAME goes through Dawn")
-    p.add_argument("--limits", choices=["adapter", "webgpu"], default="adapter", help="webgpu: keep to WebGPU's default limits")
-
-
-def adapters(args: argparse.Namespace) -> int:
-    from moebius.backends.webgpu import device as gpu
-
-    found = gpu.adapters(args.implementation)
-    if not found:
-        raise AdapterError(gpu.NO_ADAPTER)
-    best = gpu.choose(None, args.implementation, found)
-    rows = [
-        {
-            "index": i,
-            "name": a.info["device"],
-            "type": a.info["adapter_type"],
-            "backend": a.info["backend_type"],
-            "vendor": a.info["vendor"],
-            "driver": a.info["description"],
-            "chosen": a is best,
-            "limits": {k: a.limits[k] for k in gpu.DEFAULT_LIMITS if k in a.limits},
-            "features": sorted(a.features),
-        }
-        for i, a in enumerate(found)
-    ]
-    if args.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    for row in rows:
-        limits = row["limits"]
-        mark = "* " if row["chosen"] else "  "
-        print(f"{mark}{row['index']}: {row['name']} ({row['type']}) via {row['backend']}, driver: {row['driver'] or row['vendor']}")
-        print(
-            f"     binding {limits['max-storage-buffer-binding-size'] >> 20} MiB, buffer {limits['max-buffer-size'] >> 20} MiB, "
-            f"workgroup {limits['max-compute-invocations-per-workgroup']} invocations and "
-            f"{limits['max-compute-workgroup-storage-size'] >> 10} KiB, {limits['max-storage-buffers-per-shader-stage']} storage buffers"
-        )
-        print(f"     features: {', '.join(row['features'])}")
-    print("* is what WebGPU() chooses: discrete before integrated before software, OpenGL last. Any name or index here works as --adapter.")
-    return 0
-
-
-def plan(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from moebius.backends.webgpu import WebGPU
-    from moebius.model import unet
-    from moebius.model.denoise import Denoiser
-    from moebius.model.params import ShapeOnly
-    from moebius.model.scheduler import DDIM
-    from moebius.model.unet import condition_ids
-
-    config = unet.UNetConfig.full() if args.config == "full" else unet.UNetConfig.tiny()
-    gpu = WebGPU(args.adapter, limits=args.limits)
-    net = unet.UNet(config, ShapeOnly(unet.shapes(config)), gpu)
-    scheduler = DDIM()
-    timesteps = scheduler.timesteps()
-    denoiser = Denoiser(net, condition_ids(config), timesteps.tolist(), scheduler.coefficients(timesteps, 20), 2.5)
-    s = config.sample_size
-    shapes = [(1, s, s, config.out_channels), (1, s, s, 1), (1, s, s, config.out_channels)]
-    recorded = gpu.record(denoiser.step, shapes, slice(None))
-    summary = recorded.summary()
-    rows = recorded.describe()
-    if args.json:
-        print(json.dumps({"config": args.config, "adapter": gpu.gpu.name, **summary, "plan": rows}))
-        return 0
-    print(f"One guided step, {args.config} config, on {gpu.gpu.name}")
-    print(f"{'op':18} {'shader':15} {'grid':>16} {'MFLOP':>10} {'MB':>8}  path")
-    for row in rows:
-        grid = "×".join(map(str, row["grid"]))
-        print(f"{row['op']:18} {row['shader']:15} {grid:>16} {row['flops'] / 1e6:10.1f} {row['bytes'] / 1e6:8.2f}  {row['path']}")
-    by_op: dict[str, Any] = {}
-    for row in rows:
-        n, flops = by_op.get(row["op"], (0, 0))
-        by_op[row["op"]] = n + 1, flops + row["flops"]
-    print()
-    for op, (n, flops) in sorted(by_op.items(), key=lambda item: -item[1][1]):
-        print(f"{op:18} {n:4} dispatches {flops / 1e9:10.3f} GFLOP {100 * flops / np.maximum(summary['flops'], 1):5.1f} %")
-    print(f"{'flops':14}{summary['flops']:>16,}")
-    print(f"{'dispatches':14}{summary['dispatches']:>16,}")
-    print(f"{'peak_bytes':14}{summary['peak_bytes']:>16,}  beyond the weights")
-    print(f"{'weight_bytes':14}{summary['weight_bytes']:>16,}")
-    return 0
-
-
-def validate(args: argparse.Namespace) -> int:
-    from moebius.backends.webgpu import WebGPU
-    from moebius.check import lockstep
-
-    gpu = WebGPU(args.adapter, limits=args.limits)
-    rows: list[lockstep.Row] = []
-
-    def report(row: lockstep.Row) -> None:
-        rows.append(row)
-        if not args.json:
-            shape = "×".join(map(str, row.shape))
-            verdict = "ok" if row.ok else "OVER"
-            print(f"{row.op:17} {shape:>17} {row.max_abs:9.2e} {row.relative_l2:9.2e} {row.limit:9.2e} {verdict:5} {row.path}", flush=True)
-
-    if not args.json:
-        print(f"Every op of the {args.config} UNet and VAE on {gpu.gpu.name}, against float64")
-        print(f"{'op':17} {'shape':>17} {'max abs':>9} {'rel. L2':>9} {'limit':>9} {'':5} path")
-    lockstep.validate(gpu, args.config, args.image_size, report)
-    over = [row for row in rows if not row.ok]
-    worst = max(rows, key=lambda r: r.relative_l2 / r.limit if r.limit else r.relative_l2 * 1e30)
-    if args.json:
-        print(json.dumps({"adapter": gpu.gpu.name, "config": args.config, "ok": not over, "rows": [lockstep.as_dict(r) for r in rows]}))
-    else:
-        nearest = f"{worst.op} {worst.path} at {worst.relative_l2:.2e} of {worst.limit:.2e}"
-        print(f"{len(rows)} ops, {len(over)} over their limit; nearest to it: {nearest}")
-    return 1 if over else 0

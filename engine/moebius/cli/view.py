@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moebius.cli import inpaint as cli_run
+from moebius.cli import options
+from moebius.cli.load import load_model
+from moebius.cli.output import say, say_nothing
+from moebius.cli.progress import Transfer
 from moebius.errors import AdapterError
+
+if TYPE_CHECKING:
+    from moebius.inpaint.inpainter import Inpainter
 
 SETTINGS = ("steps", "guidance", "seed", "grow", "feather")
 
@@ -19,7 +24,7 @@ def add_parser(commands: Any) -> None:
     p = commands.add_parser(
         "view",
         help="a window: paint what should go, press Enter, watch it fill",
-        formatter_class=cli_run.Narrow,
+        formatter_class=options.Narrow,
         usage="%(prog)s [PHOTO] [MASK]",
     )
     p.add_argument("photo", metavar="PHOTO", type=Path, nargs="?", help="the picture to open (default: the packaged sample)")
@@ -29,14 +34,15 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--seed", metavar="N", type=int, help="of the first run (0); R takes the next one")
     p.add_argument("--grow", metavar="PX", type=float, help="grow what was painted (0)")
     p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (nano: 0, else the published 3 of the model's pixels)")
-    cli_run.weights_options(p)
+    options.add_model(p)
+    options.add_device(p)
     p.add_argument("--quiet", action="store_true", help="errors only")
     p.set_defaults(command=view)
 
 
 def view(args: argparse.Namespace) -> int:
     from moebius import sample
-    from moebius.inpaint.inpainter import Settings
+    from moebius.inpaint.settings import Settings
 
     settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     Settings(**settings)  # what is wrong with them is said before a window opens
@@ -46,8 +52,7 @@ def view(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise AdapterError(f"The window needs the package glfw, which cannot be imported ({error}); pip install glfw.") from error
 
-    say = (lambda *_: None) if args.quiet else partial(print, file=sys.stderr, flush=True)
-    window = Window(partial(load, args, say), settings)
+    window = Window(partial(load, args), settings)
     if args.photo is None:
         window.app.open(sample.photo(), sample.mask(), folder=Path.cwd())
     else:
@@ -56,15 +61,16 @@ def view(args: argparse.Namespace) -> int:
     return 0
 
 
-def load(args: argparse.Namespace, say: Callable[..., None], go_on: Callable[[], None]) -> Any:
-    transfer = None if args.quiet else cli_run.Transfer()
+def load(args: argparse.Namespace, go_on: Callable[[], None]) -> Inpainter:
+    """`go_on` is called now and then; what it raises ends the loading."""
+    transfer = None if args.quiet else Transfer()
 
     def progress(doing: str, done: int, total: int | None) -> None:
         go_on()
         if transfer is not None:
             transfer(doing, done, total)
 
-    return cli_run.load_model(args, say, progress)
+    return load_model(args, say_nothing if args.quiet else say, progress)
 
 
 def check_device(name: str) -> None:

@@ -1,1 +1,1 @@
-"""One run, in the order it happens."""
+"""One run, in the order it happens: settings, draws, the loaded model, the run stage by stage, its result."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moebius.errors import AdapterError, UsageError
+from moebius.model.contract import Ops
 
 
-def open_device(device: str = "auto", *, require_gpu: bool = False, precision: str = "f32") -> Any:
+def open_device(device: str = "auto", *, require_gpu: bool = False, precision: str = "f32") -> Ops:
     """The ops of a device.
 
     "auto" takes the best hardware GPU (discrete before integrated), else the CPU device; a software driver only when it is
@@ -19,33 +18,34 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
         if require_gpu:
             raise UsageError("A GPU is required, and the device asked for is cpu; drop one of the two.")
         return _cpu()
+    if device == "auto":
+        return _best(require_gpu)
+    from moebius.backends.webgpu import WebGPU
+
+    ops = WebGPU(device)
+    if require_gpu and ops.gpu.is_cpu:
+        raise AdapterError(f"A GPU is required, and {ops.name} is a software driver. `moebius adapters` lists what there is.")
+    return ops
+
+
+def _best(require_gpu: bool) -> Ops:
     from moebius.backends.webgpu import WebGPU, adapters
 
-    if device != "auto":
-        ops = WebGPU(device)
-        if require_gpu and ops.gpu.is_cpu:
-            raise AdapterError(f"A GPU is required, and {ops.gpu.name} is a software driver. `moebius adapters` lists what there is.")
-        return ops
-    found = _adapters_or_none(adapters)
-    if any(a.info["adapter_type"] != "CPU" for a in found):
+    try:
+        listed = list(adapters())
+    except AdapterError:  # wgpu cannot even load (no loader library); the CPU device still works
+        listed = []
+    if any(a.info["adapter_type"] != "CPU" for a in listed):
         return WebGPU()
     if require_gpu:
-        there = "; ".join(a.summary for a in found) or "none"
+        summaries = "; ".join(a.summary for a in listed) or "none"
         raise AdapterError(
-            f"A GPU is required, and there is no hardware adapter (found: {there}). Install its Vulkan driver, or drop --require-gpu."
+            f"A GPU is required, and there is no hardware adapter (found: {summaries}). Install its Vulkan driver, or drop --require-gpu."
         )
     return _cpu()
 
 
-def _cpu() -> Any:
+def _cpu() -> Ops:
     from moebius.backends.cpu import CPU
 
     return CPU()
-
-
-def _adapters_or_none(adapters: Any) -> list[Any]:
-    """Where wgpu cannot even load (no loader library), the CPU device still works."""
-    try:
-        return list(adapters())
-    except AdapterError:
-        return []

@@ -90,6 +90,14 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray((unit * 255).astype(np.uint8).transpose(1, 2, 0))
 
 
+def to_integers(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """(1, 3, H, W), about [-1, 1] → (H, W, 3) of an integer type, truncated in the same way; finer than 8 bits in the precision of x."""
+    if dtype == np.uint8:
+        return to_uint8(x)
+    white = np.iinfo(dtype).max
+    return np.ascontiguousarray((np.clip((x[0] + 1.0) / 2, 0, 1) * white).astype(dtype).transpose(1, 2, 0))
+
+
 def paste(out: np.ndarray, prepared: Prepared) -> Image.Image:
     """⌊255·(out·w + image·(1-w))⌋ with w the blurred mask: where w is 0 the image keeps its bytes."""
     image, w = np.asarray(prepared.image) / 255.0, _blurred(prepared.mask)

@@ -22,7 +22,7 @@ from moebius.view.job import Event, Failed, Finished, Loaded, Place, Progress, W
 from moebius.view.picture import Picture
 
 if TYPE_CHECKING:
-    from moebius.inpaint.inpainter import Result
+    from moebius.inpaint.result import Result
 
 RESULT_BYTES = 1 << 30  # what kept results may take; the oldest go first
 WHEEL = 1.12  # brush and zoom, a notch

@@ -25,7 +25,8 @@ from moebius.pictures.photo import Photo
 from moebius.view.picture import Picture
 
 if TYPE_CHECKING:
-    from moebius.inpaint.inpainter import Inpainter, Result
+    from moebius.inpaint.inpainter import Inpainter
+    from moebius.inpaint.result import Result
 
 Place = tuple[int, int, int, int]  # x, y, width, height in the picture
 

@@ -14,7 +14,8 @@ import numpy as np
 
 import moebius
 from moebius.errors import MoebiusError, UsageError
-from moebius.inpaint.inpainter import Inpainter, Settings
+from moebius.inpaint.inpainter import Inpainter
+from moebius.inpaint.settings import Settings
 from moebius.model.denoise import Denoiser
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE

@@ -13,7 +13,9 @@ from moebius.backends.cpu import CPU
 from moebius.backends.webgpu.pack import pad4
 from moebius.check.compare import endtoend
 from moebius.check.compare.measure import shaders_digest
-from moebius.inpaint.inpainter import Inpainter, Settings, draws
+from moebius.inpaint.draws import draws
+from moebius.inpaint.inpainter import Inpainter
+from moebius.inpaint.settings import Settings
 from moebius.model.contract import Step, StepState, Tap, Timesteps
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
@@ -71,8 +73,7 @@ def witness(inpainter: Inpainter) -> Check:
     ops = Witness()
     unet = UNet(inpainter.unet.config, inpainter.unet.root.root, ops)
     vae = VAE(inpainter.vae.config, inpainter.vae.root.root, ops)
-    made = Inpainter(unet, vae, inpainter.scheduler)
-    run = made.steps(sample.photo(), sample.mask(), **endtoend.SETTINGS)
+    run = Inpainter(unet, vae, inpainter.scheduler).steps(sample.photo(), sample.mask(), **endtoend.SETTINGS)
     for _ in run:
         pass
     (window,) = run.windows

@@ -34,8 +34,12 @@ class CPU(Reference):
         self._workers = Workers(threads or cores(), self.dtype)
 
     @property
+    def threads(self) -> int:
+        return self._workers.threads
+
+    @property
     def name(self) -> str:
-        return f"CPU (NumPy {self.dtype}, {self._workers.threads} threads)"
+        return f"CPU (NumPy {self.dtype}, {self.threads} threads)"
 
     # pieces ------------------------------------------------------------------------------------------------------
     def _p(self, p: Params, name: str) -> Array:

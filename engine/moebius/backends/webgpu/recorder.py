@@ -40,12 +40,12 @@ class Recorder:
         self._eager = False
         self._tap: Tap | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
     @property
     def name(self) -> str:
         return self.gpu.name
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name})"
 
     # edges -------------------------------------------------------------------------------------------------------
     def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:

@@ -15,7 +15,7 @@ from moebius.check.compare.fingerprint import Json, digest, error_map, errors
 from moebius.check.compare.portable import normal, portable_weights
 from moebius.check.compare.trace import Traced
 from moebius.errors import UsageError
-from moebius.inpaint.inpainter import Inpainter, packaged_nano
+from moebius.inpaint.inpainter import Inpainter
 from moebius.model import unet, vae
 from moebius.model.contract import OpByOp, Ops
 from moebius.model.denoise import Denoiser
@@ -23,6 +23,7 @@ from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet, UNetConfig, condition_ids
 from moebius.model.vae import VAE, VAEConfig
 from moebius.pictures.published import to_uint8
+from moebius.weights.nano import packaged_nano
 
 # One window over the whole picture: the model's own size, and one encoding and decoding of everything.
 SETTINGS: dict[str, Any] = {"steps": 4, "guidance": 2.5, "strength": 0.99, "seed": 0, "crop": "full", "blend": "paste"}

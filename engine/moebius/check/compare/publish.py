@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
-import sys
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -34,8 +32,6 @@ def publish(report: Report, place: Path | None) -> list[Path]:
     """Writes it, or prints the Markdown where no place is given; returns what was written."""
     parts = document(report)
     if place is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # not every terminal has ✗ and ⁻²⁴
         print(markdown(parts, None), end="")
         return []
     if place.suffix == ".html":

@@ -1,0 +1,76 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+class Narrow(argparse.HelpFormatter):
+    """Help that fits a screen of 100 columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=100)
+
+
+def add_settings(p: argparse.ArgumentParser) -> None:
+    """Their defaults are None: what is not given comes from --like, then from `Settings`."""
+    p.add_argument("--steps", metavar="N", type=int, help="sampling steps (20)")
+    p.add_argument("--guidance", metavar="G", type=float, help="how strongly to follow the condition (2.5); 1 costs half")
+    p.add_argument("--strength", metavar="S", type=float, help="how much of the schedule to run (0.99); 1 starts from pure noise")
+    p.add_argument("--noise-offset", metavar="O", type=float, help="one shift a channel added to the noise (0.0357)")
+    p.add_argument("--seed", metavar="N", type=int, help="of the noise (0)")
+    p.add_argument("--rng", choices=["numpy", "torch"], help="whose noise (numpy); torch draws what PyTorch's CPU generator draws")
+    p.add_argument("-n", "--num-images", metavar="N", type=int, help="results with seeds SEED, SEED+1, … (1)")
+    p.add_argument("--crop", choices=["auto", "full", "upstream"], help="where to work (auto): windows, all, or as published")
+    p.add_argument("--blend", choices=["paste", "match", "compensate", "raw"], help="how to put it back (nano: match, else paste)")
+    p.add_argument("--grow", metavar="PX", type=float, help="grow the mask (0)")
+    p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (match: 0, else the published 3 of the model's pixels)")
+    p.add_argument("--invert", action="store_true", default=None, help="fill in the black part of the mask")
+
+
+def add_model(p: argparse.ArgumentParser) -> None:
+    """Which weights."""
+    p.add_argument("--model", metavar="NAME", help="pretrained, places2, celebahq, ffhq, nano, a folder or a file (nano)")
+    p.add_argument("--vae", metavar="FILE", type=Path, help="the VAE's weights, where they are not beside the model's")
+    p.add_argument("--revision", metavar="REV", help="of a published model")
+    p.add_argument("--synthetic", choices=["tiny", "full"], help="weights made from a seed instead: the filling is noise")
+
+
+def add_device(p: argparse.ArgumentParser) -> None:
+    """What computes a picture."""
+    p.add_argument("--device", metavar="NAME", default="auto", help="auto (best GPU, else cpu), cpu, or an adapter's name or index")
+    p.add_argument("--require-gpu", action="store_true", help="fail rather than compute on a CPU")
+    p.add_argument("--precision", choices=["f32"], default="f32")
+
+
+def add_adapter(p: argparse.ArgumentParser) -> None:
+    """Which GPU a command looks at."""
+    p.add_argument("--adapter", help="an index, or words of the summary (`moebius adapters`); dawn:NAME goes through Dawn")
+    p.add_argument("--limits", choices=["adapter", "webgpu"], default="adapter", help="webgpu: keep to WebGPU's default limits")
+
+
+def add_output(p: argparse.ArgumentParser) -> None:
+    """What is written into a picture, and what is said."""
+    p.add_argument("--no-metadata", action="store_true", help="do not write the settings into the picture")
+    p.add_argument("--quality", metavar="Q", type=quality, help="of a JPEG or WebP: 1 to 100, or keep")
+    p.add_argument("--quiet", action="store_true", help="errors only")
+    p.add_argument("--json", action="store_true", help="one line a picture: settings, timings, device, output")
+
+
+def box(text: str) -> tuple[int, ...]:
+    """X,Y,W,H"""
+    values = tuple(int(v) for v in text.split(","))
+    if len(values) != 4:
+        raise ValueError
+    return values
+
+
+def quality(text: str) -> int | str:
+    """A number from 1 to 100, or "keep"."""
+    if text == "keep":
+        return text
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise ValueError
+    return value

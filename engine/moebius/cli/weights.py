@@ -1,0 +1,40 @@
+"""`moebius download` and `moebius cache`: published weights, fetched ahead, and what they left on the disk."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from moebius.cli.progress import Transfer
+
+
+def add_parsers(commands: Any) -> None:
+    p = commands.add_parser("download", help="fetch and convert a published model ahead")
+    p.add_argument("name", metavar="NAME", help="pretrained, places2, celebahq or ffhq")
+    p.add_argument("--revision", metavar="REV")
+    p.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
+    p.set_defaults(command=download)
+
+    p = commands.add_parser("cache", help="list the converted weights, or remove them")
+    p.add_argument("--clear", metavar="TEXT", nargs="?", const="", help="remove what has TEXT in its source (without TEXT: all)")
+    p.set_defaults(command=cache)
+
+
+def download(args: argparse.Namespace) -> int:
+    from moebius.weights import store
+
+    for item in store.download(args.name, revision=args.revision, dry_run=args.dry_run, progress=Transfer()):
+        size = "of unknown size" if item.size is None else f"{item.size / 1e6:.1f} MB"
+        print(f"{item.state:8} {size:>16}  {item.file}  {item.commit or ''}")
+    return 0
+
+
+def cache(args: argparse.Namespace) -> int:
+    from moebius.weights.cache import cache_entries, cache_folder, clear_cache
+
+    entries = cache_entries() if args.clear is None else clear_cache(args.clear)
+    for entry in entries:
+        print(f"{entry.size / 1e6:9.1f} MB  {entry.path.name}  {', '.join(entry.sources)}")
+    total = f"{len(entries)} files, {sum(e.size for e in entries) / 1e6:.1f} MB"
+    print(f"{'Removed ' if args.clear is not None else ''}{total} in {cache_folder()}")
+    return 0

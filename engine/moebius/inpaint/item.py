@@ -1,0 +1,27 @@
+"""One window for one seed, on its way through a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moebius.inpaint.loaded import Moments
+from moebius.pictures.windows import Cut, Window
+
+
+@dataclass(eq=False)
+class Item:
+    """What every stage of a run adds for one window and one seed. Arrays are NCHW, N = 1, unless it is said."""
+
+    image: int  # which of the run's pictures it is a part of
+    window: Window
+    cut: Cut  # prepare: the window's pixels, the same for every seed
+    noise: dict[str, np.ndarray]  # prepare: its draws, by name
+
+    clean: Moments | None = field(default=None, init=False)  # encode: of the pixels as they are, where the start needs them
+    start: np.ndarray = field(init=False)  # encode: the latents that sampling starts from
+    mask: np.ndarray = field(init=False)  # encode: 1 where a latent pixel is filled in
+    masked: np.ndarray = field(init=False)  # encode: latents of the pixels with the hole in grey
+    latents: np.ndarray = field(init=False)  # denoise
+    decoded: np.ndarray = field(init=False)  # decode: (h, w, 3), of the photo's type

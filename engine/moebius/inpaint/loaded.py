@@ -1,0 +1,79 @@
+"""A loaded model: the networks on their device, the schedule, and the sampling loops that are kept between runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moebius.errors import NonFiniteError, UsageError
+from moebius.inpaint.settings import Settings
+from moebius.model.denoise import Denoiser
+from moebius.model.scheduler import DDIM
+from moebius.model.unet import UNet, condition_ids
+from moebius.model.vae import VAE
+from moebius.pictures.windows import Blend
+
+LOG_VARIANCE = (-30.0, 20.0)
+DENOISERS_KEPT = 2  # each holds a recorded step with its memory
+
+Moments = tuple[np.ndarray, np.ndarray]  # mean and log variance, (1, 4, h, w) each
+
+
+class LoadedModel:
+    """A UNet, a VAE and a schedule that go together. `_denoisers` is all that one run leaves to the next."""
+
+    def __init__(self, unet: UNet, vae: VAE, scheduler: DDIM | None = None, *, model: str = "custom", revision: str | None = None) -> None:
+        latent, channels = vae.config.latent_channels, unet.config.in_channels
+        if unet.config.out_channels != latent or channels != 2 * latent + 1:
+            raise UsageError(
+                f"A UNet of {channels} channels in and {unet.config.out_channels} out does not go with a VAE of {latent} latent ones."
+            )
+        self.unet, self.vae, self.scheduler = unet, vae, scheduler or DDIM()
+        self.model, self.revision = model, revision
+        self.blend: Blend = "match" if model == "nano" else "paste"  # where the settings name none: a small model's colours are off
+        self.notes: tuple[str, ...] = ()  # what the user should know about the weights
+        self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}
+
+    @property
+    def size(self) -> int:
+        """The side of the squares the model works on, in pixels."""
+        return self.unet.config.sample_size * self.vae.config.factor
+
+    @property
+    def device(self) -> str:
+        """What computes, in words."""
+        return self.unet.ops.name
+
+    def denoiser(self, batch: int, timesteps: np.ndarray, settings: Settings) -> Denoiser:
+        """The sampling loop for that many windows at once; the last ones used are kept, a recorded step with each."""
+        key = batch, settings.steps, len(timesteps), settings.guidance
+        if key not in self._denoisers:
+            ids = np.repeat(condition_ids(self.unet.config), batch, axis=0)
+            coefficients = self.scheduler.coefficients(timesteps, settings.steps)
+            denoiser = Denoiser(self.unet, ids, timesteps.tolist(), coefficients, settings.guidance)
+            denoiser.rehearse()
+            while len(self._denoisers) >= DENOISERS_KEPT:
+                self._denoisers.pop(next(iter(self._denoisers)))
+            self._denoisers[key] = denoiser
+        return self._denoisers[key]
+
+    def forget_denoisers(self) -> None:
+        """Gives up the recorded steps and the memory they hold."""
+        self._denoisers.clear()
+
+    def moments(self, x: np.ndarray) -> Moments:
+        """Mean and log variance of the latents of an image (1, 3, H, W)."""
+        mean, logvar = np.split(check_finite(self.vae.encode(x), "moments", self.vae), 2, axis=1)
+        return mean, np.clip(logvar, *LOG_VARIANCE)
+
+    def sample(self, moments: Moments, eps: np.ndarray) -> np.ndarray:
+        """(mean + exp(½·logvar)·ε)·scaling_factor"""
+        mean, logvar = moments
+        z: np.ndarray = mean + np.exp(0.5 * logvar) * eps
+        return z * self.vae.config.scaling_factor
+
+
+def check_finite(array: np.ndarray, what: str, net: UNet | VAE) -> np.ndarray:
+    """`array` itself. A GPU has named the op before its result comes here; this is for NumPy."""
+    if not np.isfinite(array).all():
+        raise NonFiniteError(f"The {what} of the {type(net).__name__} on {net.ops.name} hold a NaN or an infinity; check the weights.")
+    return array

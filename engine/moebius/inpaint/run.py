@@ -1,0 +1,239 @@
+"""One inpainting, a method a stage, in the order they happen: prepare, encode, denoise, decode, blend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+import moebius
+from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError, UsageError
+from moebius.inpaint.draws import draws
+from moebius.inpaint.item import Item
+from moebius.inpaint.loaded import LoadedModel, check_finite
+from moebius.inpaint.preview import Preview
+from moebius.inpaint.result import Result, Step
+from moebius.inpaint.settings import Settings
+from moebius.model.contract import StepState
+from moebius.pictures import mask as masks
+from moebius.pictures import photo as photos
+from moebius.pictures import published, windows
+from moebius.pictures.mask import MaskSource
+from moebius.pictures.photo import Photo, PhotoSource
+from moebius.pictures.windows import Blend
+
+
+class Run:
+    """One inpainting on its way. Iterating does the work; `result` is there afterwards."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        image: PhotoSource | Photo,
+        mask: MaskSource | None,
+        settings: Settings,
+        noise: Mapping[str, np.ndarray] | None,
+    ) -> None:
+        self._clock = Clock()
+        self.blend: Blend = settings.blend or ("paste" if settings.crop == "upstream" else model.blend)
+        self.model, self.settings, self.noise = model, replace(settings, blend=self.blend), noise
+        self.timesteps = model.scheduler.timesteps(settings.steps, settings.strength)
+        self.photo = image if isinstance(image, Photo) else photos.load(image)
+        if mask is None and self.photo.alpha is None:
+            raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or a box.")
+        self.from_alpha = mask is None or (isinstance(mask, str) and mask == masks.ALPHA)
+        self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, invert=settings.invert, grow=settings.grow)
+        self.windows = windows.windows(self.mask.fill, model.size, settings.crop, settings.feather)
+        if self.blend == "match" and settings.feather is None:  # the same windows, pasted with no blur
+            self.windows = [replace(w, feather=0) for w in self.windows]
+        self.items: list[Item] = []  # all windows of the first picture, then of the next
+        self._result: Result | None = None
+        self._started = False
+
+    @property
+    def result(self) -> Result:
+        if self._result is None:
+            raise UsageError("The run has not ended; iterate over it first.")
+        return self._result
+
+    def __iter__(self) -> Iterator[Step]:
+        if self._started:
+            raise UsageError("A run can be iterated once; start another with steps().")
+        self._started = True
+        return self._stages()
+
+    def _stages(self) -> Iterator[Step]:
+        self._prepare()
+        self._clock.book("prepare")
+        self._encode()
+        self._clock.book("encode")
+        yield from self._denoise()
+        self._clock.book("denoise")
+        self._decode()
+        self._clock.book("decode")
+        images = [self._picture(i, self.blend) for i in range(self.settings.num_images)]
+        self._clock.book("blend")
+        self._result = self._finished(images)
+
+    # prepare -----------------------------------------------------------------------------------------------------
+    def _prepare(self) -> None:
+        """Cuts the windows out of the photo, and draws the noise."""
+        model, size = self.model, self.model.size
+        cuts = [w.cut(self.photo.rgb) for w in self.windows]
+        for cut in cuts:
+            if cut.x.shape[2:] != (size, size):
+                raise UsageError(
+                    f"The published resizing makes {cut.x.shape[3]}×{cut.x.shape[2]} of this image, and the model takes "
+                    f"{size}×{size} alone; use crop='auto', or a square image."
+                )
+        count, side = self.settings.num_images * len(cuts), model.unet.config.sample_size
+        noise = draws(self.settings, self.noise, (count, model.vae.config.latent_channels, side, side), len(cuts))
+        for i in range(count):
+            image, w = divmod(i, len(cuts))
+            self.items.append(Item(image, self.windows[w], cuts[w], {name: array[i : i + 1] for name, array in noise.items()}))
+
+    # encode ------------------------------------------------------------------------------------------------------
+    def _encode(self) -> None:
+        """Encodes each window once, as it is and with its hole in grey; from these comes what the sampling loop takes."""
+        model, settings = self.model, self.settings
+        for w in range(len(self.windows)):
+            of_window = self.items[w :: len(self.windows)]
+            cut = of_window[0].cut
+            # From strength 1 on the image itself has no part in the start.
+            clean = model.moments(cut.x) if settings.strength < 1 else None
+            masked = model.moments(published.masked_image(cut.x, cut.m))
+            mask = published.latent_mask(cut.m, model.vae.config.factor)
+            for item in of_window:
+                start = item.noise["start"] + settings.noise_offset * item.noise["offset"]
+                if clean is not None:
+                    start = model.scheduler.add_noise(model.sample(clean, item.noise["image"]), start, int(self.timesteps[0]))
+                item.clean, item.mask = clean, mask
+                item.start = start.astype(np.float64)
+                item.masked = model.sample(masked, item.noise["masked"]).astype(np.float64)
+
+    # denoise -----------------------------------------------------------------------------------------------------
+    def _denoise(self) -> Iterator[Step]:
+        """Runs the sampling loop over as many items at once as the device takes."""
+        preview = Preview(self.model, self.photo.rgb, self.mask.fill)
+        steps, count, batch = len(self.timesteps), len(self.items), self._batch()
+        first = done = 0
+        while first < count:
+            items = self.items[first : first + batch]
+            total = done + -(-(count - first) // batch) * steps
+            try:
+                for state in self._loop(items):
+                    shown = partial(preview, state.estimate, items), partial(preview.patches, state.estimate, items)
+                    yield Step(done, total, state.t, state, *shown)
+                    done += 1
+            except OutOfMemoryError:  # taken when the step first runs, so nothing of these items is done yet
+                if batch == 1:
+                    raise
+                self.model.forget_denoisers()
+                batch = -(-batch // 2)
+                continue
+            first += len(items)
+        check_finite(self._latents(), "latents", self.model.unet)
+
+    def _batch(self) -> int:
+        """As many as fit one batch on this device; a limit says no when the step is recorded, before any memory is taken."""
+        batch = max(1, min(len(self.items), self.model.unet.ops.largest_batch))
+        while True:
+            try:
+                if self.items:
+                    self.model.denoiser(batch, self.timesteps, self.settings)
+                return batch
+            except LimitError:
+                if batch == 1:
+                    raise
+                batch = -(-batch // 2)
+
+    def _loop(self, items: Sequence[Item]) -> Iterator[StepState]:
+        """The steps of one batch; after the last, the items have their latents."""
+        denoiser = self.model.denoiser(len(items), self.timesteps, self.settings)
+        start, mask, masked = (np.concatenate([getattr(i, name) for i in items]) for name in ("start", "mask", "masked"))
+        for state in denoiser.steps(start, mask, masked):
+            if state.index == len(self.timesteps) - 1:
+                for item, latents in zip(items, state.latents(), strict=True):
+                    item.latents = np.array(latents[None], np.float64)
+            yield state
+
+    def _latents(self) -> np.ndarray:
+        side, channels = self.model.unet.config.sample_size, self.model.vae.config.latent_channels
+        return np.concatenate([i.latents for i in self.items]) if self.items else np.empty((0, channels, side, side))
+
+    # decode ------------------------------------------------------------------------------------------------------
+    def _decode(self) -> None:
+        vae = self.model.vae
+        for item in self.items:
+            x = check_finite(vae.decode(item.latents / vae.config.scaling_factor), "decoded picture", vae)
+            item.decoded = published.to_integers(x, item.cut.rgb.dtype)
+            if not item.decoded.any() and item.cut.rgb[item.cut.m[0, 0] == 0].any():
+                raise NonFiniteError(
+                    f"The decoded picture is black (vae.decode on {self.model.device}). Run `moebius validate` on this adapter."
+                )
+
+    # blend -------------------------------------------------------------------------------------------------------
+    def _picture(self, image: int, blend: Blend) -> Image.Image:
+        """The picture of one seed. With crop="upstream" what the published program returns, at the size it works at."""
+        if self.settings.crop == "upstream" and self.windows:
+            item = self.items[image]
+            return item.window.published_picture(published.rescaled(item.decoded, np.dtype(np.uint8)), item.cut, blend)
+        return self.photo.with_rgb(*self._canvas(image, blend), opaque=self.from_alpha)
+
+    def _array(self, image: int) -> np.ndarray:
+        """The same as an array of the photo's own shape and type."""
+        if self.settings.crop == "upstream" and self.windows:
+            return np.asarray(self._picture(image, self.blend))
+        return self.photo.array_with_rgb(*self._canvas(image, self.blend), opaque=self.from_alpha)
+
+    def _canvas(self, image: int, blend: Blend) -> tuple[np.ndarray, np.ndarray]:
+        """The photo's pixels with every window put back, and which of them may have changed."""
+        canvas, changed = np.array(self.photo.rgb), np.zeros(self.mask.fill.shape, bool)
+        for item in self.items[image * len(self.windows) : (image + 1) * len(self.windows)]:
+            item.window.paste(canvas, item.decoded, item.cut, blend)
+            if blend == "raw":
+                changed[item.window.inside()] = True
+            else:
+                rows, columns, weights = item.window.weights()
+                changed[rows, columns] |= weights > 0
+        return canvas, changed
+
+    # result ------------------------------------------------------------------------------------------------------
+    def _finished(self, images: list[Image.Image]) -> Result:
+        model, seconds = self.model, self._clock.seconds
+        record = {
+            "version": moebius.__version__,
+            "model": model.model,
+            "revision": model.revision,
+            "device": model.device,
+            **asdict(self.settings),
+            **({"noise": sorted(self.noise)} if self.noise else {}),  # what the seed did not decide
+            "timings": {stage: round(s, 4) for stage, s in seconds.items()},
+        }
+        return Result(
+            images,
+            self._latents(),
+            seconds,
+            record,
+            (*model.notes, *self.photo.notes, *self.mask.notes),
+            self.photo,
+            self.windows,
+            lambda i: self._picture(i, "raw"),
+            self._array,
+        )
+
+
+class Clock:
+    """book(stage) puts down the seconds since the call before under that stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def book(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now

@@ -1,0 +1,116 @@
+"""What the commands print on terminals that lack letters: nothing crashes, every exit code is the right one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moebius.cli import main as cli
+from moebius.cli.output import write_plainly
+
+COMMANDS = ["inpaint", "batch", "info", "download", "cache", "view", "compare", "export-web", "adapters", "plan", "validate"]
+PICTURE, MISSING = "рис 日本.png", "нет 無.png"
+FAST = ["--device", "cpu", "--steps", "1", "--strength", "1"]
+CALLS: list[tuple[list[str], int]] = [
+    (["--help"], 0),
+    *(([command, "--help"], 0) for command in COMMANDS),
+    (["adapters"], 0),
+    (["plan", "--config", "tiny", "--adapter", "llvmpipe"], 0),
+    (["validate", "--adapter", "llvmpipe", "--image-size", "32"], 0),
+    (["compare", "--list"], 0),
+    (["inpaint", "--sample", *FAST, "-o", PICTURE], 0),
+    (["info", PICTURE], 0),
+    (["info", PICTURE, "--json"], 0),
+    (["cache"], 0),
+    (["inpaint", "--sample", *FAST, "-o", MISSING + "/out.png"], 1),
+    (["info", MISSING], 2),
+    (["inpaint", "--sample", *FAST, "--box", "9000,2,3,4", "-o", "x.png"], 2),  # the message has a ×
+    (["validate", "--config", "日本"], 2),  # argparse's own message
+]
+
+# All calls in one process, whose streams are those of a terminal with that code page.
+PROGRAM = """
+import json, sys
+from moebius.__main__ import main
+codes = []
+for argv in json.loads(sys.argv[1]):
+    print("$", json.dumps(argv), flush=True)
+    sys.argv[1:] = argv
+    try:
+        codes.append(main())
+    except SystemExit as stop:
+        codes.append(stop.code)
+open("codes", "w").write(json.dumps(codes))
+"""
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "cp850", "ascii"])
+def test_no_command_fails_for_want_of_a_letter(encoding: str, tmp_path: Path, llvmpipe) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "MOEBIUS_CACHE": str(tmp_path / "кэш 隠")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps([argv for argv, _ in CALLS])], cwd=tmp_path, env=environment, capture_output=True
+    )
+    out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
+    assert done.returncode == 0, err
+    assert "UnicodeEncodeError" not in err
+    assert "Traceback" not in err
+    assert json.loads((tmp_path / "codes").read_text()) == [code for _, code in CALLS], err
+    assert (tmp_path / PICTURE).is_file()
+    signs = "x" if encoding != "cp850" else "×"
+    assert re.search(rf"8{signs}8", out), "the shapes of validate"
+    assert "SEED+1, ..." in out if encoding != "cp1251" else "SEED+1, …" in out
+    written = PICTURE.encode(encoding, "backslashreplace").decode(encoding)
+    assert f"Wrote {written}" in err
+    assert MISSING.encode(encoding, "backslashreplace").decode(encoding) in err
+
+
+def test_the_command_itself(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "moebius", "compare", "--help"], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"FILE.json..." in done.stdout
+
+
+def test_a_program_without_a_console(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """pythonw has neither stream."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert cli.run(["info", str(tmp_path / "missing.png")]) == 2
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["--help"])
+    assert stop.value.code == 0
+
+
+def test_streams_of_another_kind_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    write_plainly()
+    assert (sys.stdout, sys.stderr) == streams
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "written"),
+    [
+        ("cp1251", "200×200 → …", b"200x200 -> \x85"),
+        ("cp850", "200×200 → …", b"200\x9e200 -> ..."),
+        ("ascii", "200×200 → … ✗ ≤ 日本.png", rb"200x200 -> ... x <= \u65e5\u672c.png"),
+        ("utf-8", "200×200 日本 \udcff", "200×200 日本 ".encode() + rb"\udcff"),  # a file name that is no UTF-8
+    ],
+)
+def test_what_a_code_page_lacks_is_written_plainly(encoding: str, text: str, written: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding))
+    write_plainly()
+    print(text, end="", flush=True)
+    assert buffer.getvalue() == written
+    assert sys.stdout.encoding == encoding
