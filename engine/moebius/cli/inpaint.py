@@ -120,6 +120,7 @@ def quality(text: str) -> int | str:
 def inpaint(args: argparse.Namespace) -> int:
     from moebius.pictures import mask as masks
     from moebius.pictures import photo as photos
+    from moebius.pictures.save import check_fits
 
     say = (lambda *_: None) if args.quiet else _say
     if args.sample:
@@ -135,7 +136,7 @@ def inpaint(args: argparse.Namespace) -> int:
         refuse_to_replace(outputs, [p for p in (args.image, args.mask, args.like) if p is not None])
     photo = photos.load(args.image)
     if settings.get("crop") != "upstream":
-        photos.check_fits(photo, args.output)
+        check_fits(photo, args.output)
     mask: Any = args.box or args.mask
     if args.box and args.mask is not None:  # boxes join a mask
         loaded = masks.load(args.mask, photo)
@@ -171,7 +172,7 @@ def report(args: argparse.Namespace, say: Callable[..., None], result: Any, outp
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     from moebius.inpaint.inpainter import Settings
-    from moebius.pictures.photo import read_metadata
+    from moebius.pictures.metadata import read_metadata
 
     names = [f.name for f in fields(Settings)]
     settings: dict[str, Any] = {}
@@ -206,10 +207,9 @@ def refuse_to_replace(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
 
 
 def check_output(path: Path) -> None:
-    from moebius.pictures.photo import WRITABLE
+    from moebius.pictures.formats import format_of
 
-    if path.suffix.lower() not in WRITABLE:
-        raise UsageError(f"{path} has no ending that says what to write; use {', '.join(WRITABLE)}.")
+    format_of(path)
     if not path.parent.is_dir():
         raise MoebiusError(f"{path} cannot be written: there is no folder {path.parent}.")
 
@@ -355,7 +355,7 @@ def batch(args: argparse.Namespace) -> int:
 
 
 def info(args: argparse.Namespace) -> int:
-    from moebius.pictures.photo import read_metadata
+    from moebius.pictures.metadata import read_metadata
 
     record = read_metadata(args.file)
     if record is None:

@@ -23,13 +23,18 @@ from moebius.model.denoise import Denoiser
 from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
+from moebius.pictures import blend as blending
 from moebius.pictures import mask as masks
 from moebius.pictures import photo as photos
 from moebius.pictures import published as pixels
 from moebius.pictures import windows as crops
+from moebius.pictures.blend import Blend
+from moebius.pictures.cut import Cut, cut_out
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import Photo, PhotoSource
-from moebius.pictures.windows import Blend, Crop, Cut, Window
+from moebius.pictures.pixels import rescaled
+from moebius.pictures.save import save
+from moebius.pictures.windows import Crop, Window
 
 LOG_VARIANCE = (-30.0, 20.0)
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
@@ -115,7 +120,7 @@ class Result:
     def save(self, path: Any, *, index: int = 0, metadata: bool = True, quality: Any = None) -> tuple[str, ...]:
         """Writes one image with what belongs to the photo (profile, EXIF) and what was done; returns notes."""
         record = self.metadata | {"seed": self.metadata["seed"] + index, "num_images": 1} if metadata else None
-        return photos.save(self.images[index], path, like=self.photo, metadata=record, quality=quality)
+        return save(self.images[index], path, like=self.photo, metadata=record, quality=quality)
 
 
 @dataclass(frozen=True)
@@ -294,7 +299,7 @@ class Run:
 
     def _work(self) -> Iterator[Step]:
         made, settings, clock, windows = self.inpainter, self.settings, self._clock, self.windows
-        cuts = [w.cut(self.photo.rgb) for w in windows]
+        cuts = [cut_out(w, self.photo.rgb) for w in windows]
         latent = made.unet.config.sample_size
         for cut in cuts:
             if cut.x.shape[2:] != (made.size, made.size):
@@ -388,7 +393,7 @@ class Run:
         """The picture of one seed. `upstream` is what the published program returns, at the size it works at."""
         mine = decoded[index * len(self.windows) : (index + 1) * len(self.windows)]
         if self.settings.crop == "upstream" and self.windows:
-            return self.windows[0].published_picture(pixels.rescaled(mine[0], np.dtype(np.uint8)), cuts[0], blend)
+            return blending.published_picture(rescaled(mine[0], np.dtype(np.uint8)), cuts[0], blend)
         return self.photo.with_rgb(*self._canvas(mine, cuts, blend), opaque=self.from_alpha)
 
     def _blended_array(self, index: int, decoded: Sequence[np.ndarray], cuts: Sequence[Cut]) -> np.ndarray:
@@ -401,11 +406,11 @@ class Run:
         """The photo's pixels with every window put back, and which of them may have changed."""
         canvas, changed = np.array(self.photo.rgb), np.zeros(self.mask.fill.shape, bool)
         for window, out, cut in zip(self.windows, mine, cuts, strict=True):
-            window.paste(canvas, out, cut, blend)
+            blending.put_back(canvas, out, cut, blend)
             rows, columns = window.inside()
             weights: Any = True
             if blend != "raw":
-                rows, columns, weights = window.weights()
+                rows, columns, weights = blending.seam_weights(window)
             changed[rows, columns] |= np.asarray(weights) > 0
         return canvas, changed
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from moebius.pictures import published as pixels
-from moebius.pictures.windows import Cut, Window
+from moebius.pictures.cut import Cut
+from moebius.pictures.pixels import rescaled
+from moebius.pictures.windows import Window
 
 if TYPE_CHECKING:
     from moebius.inpaint.inpainter import Run
@@ -31,7 +32,7 @@ class Preview:
 
     @cached_property
     def _base(self) -> tuple[Image.Image, Image.Image]:
-        rgb = pixels.rescaled(np.ascontiguousarray(self.run.photo.rgb), np.dtype(np.uint8))
+        rgb = rescaled(np.ascontiguousarray(self.run.photo.rgb), np.dtype(np.uint8))
         holes = Image.fromarray(self.run.mask.fill.astype(np.uint8) * 255)
         return Image.fromarray(rgb).resize(self.size, Image.Resampling.BOX), holes.resize(self.size, Image.Resampling.BOX)
 
