@@ -30,7 +30,7 @@ MAX_PIXELS = 100_000_000
 class Photo:
     rgb: np.ndarray  # (H, W, 3) uint8 or uint16, read-only; may be a view that repeats a grey plane
     alpha: np.ndarray | None  # (H, W), of rgb's type
-    native: Image.Image | np.ndarray  # the pixels as they were given, oriented
+    native: Image.Image | np.ndarray  # the pixels as they came, oriented
     mode: str  # native's, a row of `MODES`
     format: str | None = None
     extras: Extras = field(default_factory=Extras)
@@ -170,29 +170,29 @@ def _from_file(file: Path | io.BytesIO, name: str, max_pixels: int) -> Photo:
         return _from_image(image, name, max_pixels)
 
 
-def _from_image(given: Image.Image, name: str, max_pixels: int) -> Photo:
-    _check_size(*given.size, name, max_pixels)
+def _from_image(source: Image.Image, name: str, max_pixels: int) -> Photo:
+    _check_size(*source.size, name, max_pixels)
     with reading(name):
-        notes = _decoded(given, name)
+        notes = _decoded(source, name)
         try:
-            exif = exif_of(given)
+            exif = exif_of(source)
         except Exception:  # as with pixels; but a photo does not need its EXIF block
             exif = b""
             notes.append(f"{name} has an EXIF block that cannot be read; it is left out.")
         try:
-            image = ImageOps.exif_transpose(given)
+            upright = ImageOps.exif_transpose(source)
         except Exception:
-            image = given.copy()
-        extras = extras_of(given, image, exif)
-        if image.mode in READ_AS:
-            image = image.convert(READ_AS[image.mode])
-        image.info = {key: value for key, value in image.info.items() if key in ("transparency", "icc_profile", "dpi", "gamma")}
+            upright = source.copy()
+        extras = extras_of(source, upright, exif)
+        if upright.mode in READ_AS:
+            upright = upright.convert(READ_AS[upright.mode])
+        upright.info = {key: value for key, value in upright.info.items() if key in ("transparency", "icc_profile", "dpi", "gamma")}
         if exif:
-            image.info["exif"] = exif
-        mode = MODES[image.mode]
-        colours = mode.colours(image, extras.icc)
-        image_format = "JPEG" if given.format == "MPO" else given.format
-        return Photo(*_planes(image, mode, colours), image, mode.name, image_format, extras, tuple(notes), colours)
+            upright.info["exif"] = exif
+        mode = MODES[upright.mode]
+        colours = mode.colours(upright, extras.icc)
+        file_format = "JPEG" if source.format == "MPO" else source.format
+        return Photo(*_planes(upright, mode, colours), upright, mode.name, file_format, extras, tuple(notes), colours)
 
 
 def _decoded(image: Image.Image, name: str) -> list[str]:

@@ -62,13 +62,13 @@ def remains(difference: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:
     rim = np.argwhere(dilated(hole, RIM) & ~hole)
     steps = np.argwhere(np.hypot(*np.mgrid[-AROUND : AROUND + 1, -AROUND : AROUND + 1]) <= AROUND)
     known = np.pad(np.where(hole[..., None], np.nan, difference), [(AROUND, AROUND)] * 2 + [(0, 0)], constant_values=np.nan)
-    found = np.zeros_like(hole)
+    marked = np.zeros_like(hole)
     for first in range(0, len(rim), 2**14):  # a dotted mask is nearly all rim
         y, x = rim[first : first + 2**14].T
         around = known[y + steps[:, :1], x + steps[:, 1:]]  # (places, pixels, c)
         middle = _median(around)
-        found[y, x] = (np.abs(difference[y, x] - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
-    return found
+        marked[y, x] = (np.abs(difference[y, x] - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
+    return marked
 
 
 def _median(x: np.ndarray) -> np.ndarray:

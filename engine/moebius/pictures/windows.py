@@ -26,7 +26,7 @@ class Window:
     y: int
     width: int  # in pixels of the picture
     height: int
-    size: int  # as asked for
+    size: int  # the model's side, as `windows` was called with
     target: tuple[int, int]  # (width, height) that the model works at
     islands: Islands
     index: int
