@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from moebius.errors import UsageError
-from moebius.pictures.mask import boxes, feathered, grown, load, support
+from moebius.pictures.mask import boxes, dilated, feathered, load, support
 from moebius.pictures.photo import Photo
 from moebius.pictures.photo import load as load_photo
 
@@ -102,7 +102,7 @@ def test_another_size_is_resized_as_published_and_said(size: tuple[int, int]) ->
 
 def test_invert_comes_before_grow() -> None:
     np.testing.assert_array_equal(load(WHITE, photo(40, 30), invert=True).fill, ~FILL)
-    np.testing.assert_array_equal(load(WHITE, photo(40, 30), invert=True, grow=2).fill, grown(~FILL, 2))
+    np.testing.assert_array_equal(load(WHITE, photo(40, 30), invert=True, grow=2).fill, dilated(~FILL, 2))
 
 
 def test_empty_and_full_masks_are_legal_and_said() -> None:
@@ -152,32 +152,32 @@ def test_grown_is_every_pixel_within_the_radius() -> None:
         for _ in range(6):
             shape = tuple(g.integers(1, 40, 2))
             fill = g.random(shape) < g.choice([0.002, 0.02, 0.3])
-            np.testing.assert_array_equal(grown(fill, radius), brute(fill, radius), err_msg=f"{shape} {radius}")
+            np.testing.assert_array_equal(dilated(fill, radius), brute(fill, radius), err_msg=f"{shape} {radius}")
 
 
 def test_grown_handles_lines_and_corners() -> None:
     for shape in [(1, 1), (1, 50), (50, 1)]:
         fill = np.zeros(shape, bool)
         fill[0, 0] = True
-        np.testing.assert_array_equal(grown(fill, 4), brute(fill, 4))
+        np.testing.assert_array_equal(dilated(fill, 4), brute(fill, 4))
     fill = np.zeros((20, 20), bool)
     fill[[0, 0, 19, 19], [0, 19, 0, 19]] = True
-    np.testing.assert_array_equal(grown(fill, 5), brute(fill, 5))
+    np.testing.assert_array_equal(dilated(fill, 5), brute(fill, 5))
 
 
 def test_grown_in_wide_pictures_uses_wide_numbers() -> None:
     fill = np.zeros((2, 20000), bool)
     fill[0, [0, 19999]] = True
-    assert grown(fill, 3).sum() == 4 + 3 + 4 + 3  # √8 = 2.8 in the other row
-    assert grown(fill, 1e9).all()
+    assert dilated(fill, 3).sum() == 4 + 3 + 4 + 3  # √8 = 2.8 in the other row
+    assert dilated(fill, 1e9).all()
 
 
 def test_grown_leaves_its_input_alone() -> None:
     fill = FILL.copy()
-    grown(fill, 0)[0, 0] = True
-    grown(fill, 3)
+    dilated(fill, 0)[0, 0] = True
+    dilated(fill, 3)
     np.testing.assert_array_equal(fill, FILL)
-    assert not grown(np.zeros((5, 5), bool), 3).any()
+    assert not dilated(np.zeros((5, 5), bool), 3).any()
 
 
 def test_feathered_is_the_published_blur() -> None:

@@ -14,8 +14,14 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from moebius.errors import MoebiusError, UsageError
 from moebius.pictures import mask as masks
-from moebius.pictures import windows as crop
-from moebius.pictures.photo import WRITABLE, Photo, bounds, load, luma, read_metadata, save
+from moebius.pictures.blend import put_back, seam_weights
+from moebius.pictures.cut import cut_out
+from moebius.pictures.formats import ENDINGS
+from moebius.pictures.metadata import read_metadata
+from moebius.pictures.photo import Photo, load
+from moebius.pictures.pixels import bounds, luma
+from moebius.pictures.save import save
+from moebius.pictures.windows import windows
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -169,7 +175,7 @@ def test_what_a_change_becomes_in_each_mode() -> None:
             assert set(np.unique(got)) <= {0, 255}
         elif mode[0] in "LIF" and mode != "LAB":
             if mode in ("I", "F wide"):  # its black and white may have moved
-                low, high = photo.levels
+                low, high = photo.colours.levels
                 got = (np.asarray(again.native)[4:] - low) / (high - low) * 255
             np.testing.assert_allclose(got, luma(np.array([wanted], np.uint8))[0], atol=1)
         elif mode != "P":  # its 256 entries are all taken
@@ -371,7 +377,7 @@ def test_files_keep_every_byte_outside_the_change(tmp_path: Path, suffix: str, m
     options = {"lossless": True, "exact": True} if suffix == ".webp" else {}
     in_mode(mode, 45, 33).save(path, **options)
     photo, where = load(path), some(33, 45)
-    assert photo.format == WRITABLE[suffix][0]
+    assert photo.format == ENDINGS[suffix]
     filled = photo.with_rgb(changed_photo(photo, where))
     assert save(filled, out, like=photo) == ()
     again = load(out)
@@ -783,10 +789,10 @@ def test_a_fill_changes_nothing_outside_the_feathered_mask(kind: str) -> None:
         mask = masks.load(boxes, photo, grow=float(g.choice([0, 2.5])), invert=bool(g.random() < 0.2))
         into, shown = photo.rgb.copy(), np.zeros((height, width), bool)
         mode, blend = str(g.choice(["auto", "full"])), str(g.choice(["paste", "compensate", "match"]))
-        for window in crop.windows(mask.fill, 64, mode, g.choice([None, 0.0, 5.0])):
-            cut = window.cut(photo.rgb)
-            window.paste(into, (255 - cut.x[0].transpose(1, 2, 0) * 127.5 - 127.5).astype(np.uint8), cut, blend)
-            rows, columns, w = window.weights()
+        for window in windows(mask.fill, 64, mode, g.choice([None, 0.0, 5.0])):
+            seen = cut_out(window, photo.rgb)
+            put_back(into, (255 - seen.x[0].transpose(1, 2, 0) * 127.5 - 127.5).astype(np.uint8), seen, blend)
+            rows, columns, w = seam_weights(window)
             shown[rows, columns] |= w > 0
         image = photo.with_rgb(into, shown)
         assert image.size == (width, height)

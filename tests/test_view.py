@@ -20,7 +20,7 @@ from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig, shapes
 from moebius.model.vae import VAE, VAEConfig
 from moebius.model.vae import shapes as vae_shapes
-from moebius.pictures.photo import read_metadata
+from moebius.pictures.metadata import read_metadata
 from moebius.view.app import FOOT, MARGIN
 
 pytest_plugins = ("view_fixtures",)

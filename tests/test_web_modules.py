@@ -17,7 +17,9 @@ from moebius.inpaint.settings import Settings
 from moebius.model.arrays import time_sinusoid
 from moebius.model.scheduler import DDIM
 from moebius.pictures import published as image
-from moebius.pictures import windows as crop
+from moebius.pictures.blend import put_back
+from moebius.pictures.cut import cut_out
+from moebius.pictures.windows import windows
 from moebius.web.bundle import Bundle
 from moebius.web.export import write_site
 
@@ -172,8 +174,8 @@ def test_windows_and_pasting(bare: Page, place: str) -> None:
     )
     rgb, mask = np.asarray(smooth), np.zeros((tall, wide), bool)
     mask[y : y + h, x : x + w] = True
-    (window,) = crop.windows(mask, size)
-    cut = window.cut(rgb)
+    (window,) = windows(mask, size)
+    cut = cut_out(window, rgb)
     setup = f"""
       const {{ windowOf, cut, pasted }} = await import('./pixels.js');
       const [picture, mask] = [{picture_of(rgb)}, {picture_of(mask)}];
@@ -190,7 +192,7 @@ def test_windows_and_pasting(bare: Page, place: str) -> None:
     result = np.ascontiguousarray(255 - cut.rgb)
     for blend, shown in (("paste", window), ("match", replace(window, feather=0))):
         expected = rgb.copy()
-        shown.paste(expected, result, cut, blend)
+        put_back(expected, result, replace(cut, window=shown), blend)
         got = fetched(bare, setup + f"return pasted(picture, mask, {picture_of(result)}, window, '{blend}').data;").reshape(rgb.shape)
         wrong = got != expected
         if window.native:

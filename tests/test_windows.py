@@ -8,8 +8,11 @@ from PIL import Image
 
 from moebius.errors import UsageError
 from moebius.pictures import published
+from moebius.pictures.blend import published_picture, put_back, seam_weights
+from moebius.pictures.cut import Cut, _any_of, cut_out, reflected
+from moebius.pictures.islands import grouped, islands
 from moebius.pictures.mask import feathered, support
-from moebius.pictures.windows import Cut, Window, _any_of, islands, reflected, shared, windows
+from moebius.pictures.windows import Window, windows
 
 
 def noise(height: int, width: int, seed: int = 0, dtype: type = np.uint8) -> np.ndarray:
@@ -55,7 +58,7 @@ def random_size(g: np.random.Generator, longest: int) -> tuple[int, int]:
 def zone(window: Window) -> np.ndarray:
     """(H, W) uint8: how much of the window's filling shows."""
     w = np.zeros(window.islands.fill.shape, np.uint8)
-    rows, columns, part = window.weights()
+    rows, columns, part = seam_weights(window)
     w[rows, columns] = part
     return w
 
@@ -77,13 +80,13 @@ def check(fill: np.ndarray, size: int, crop: str, feather: float | None, dtype: 
             assert (columns.stop - columns.start) == window.width, "the window could lie inside"
         if height >= window.height:
             assert (rows.stop - rows.start) == window.height
-        cut = window.cut(rgb)
+        cut = cut_out(window, rgb)
         check_cut(window, cut, rgb)
         w = zone(window)
         shows = np.maximum(shows, w)
         result = np.iinfo(dtype).max - cut.rgb
-        window.paste(into, result, cut)
-        window.paste(same, cut.rgb, cut)
+        put_back(into, result, cut)
+        put_back(same, cut.rgb, cut)
         if window.native:
             inside = w[rows, columns] == 255
             here = slice(rows.start - window.y, rows.stop - window.y), slice(columns.start - window.x, columns.stop - window.x)
@@ -215,12 +218,12 @@ def test_the_seams_of_native_windows_never_meet(feather: float | None) -> None:
         for a, b in itertools.combinations([zone(w) > 0 for w in native], 2):
             assert not (a & b).any()
         rgb = noise(500, 700)
-        cuts = [(w, w.cut(rgb)) for w in native]
+        cuts = [cut_out(w, rgb) for w in native]
         forwards, backwards = rgb.copy(), rgb.copy()
-        for w, cut in cuts:
-            w.paste(forwards, 255 - cut.rgb, cut)
-        for w, cut in reversed(cuts):
-            w.paste(backwards, 255 - cut.rgb, cut)
+        for cut in cuts:
+            put_back(forwards, 255 - cut.rgb, cut)
+        for cut in reversed(cuts):
+            put_back(backwards, 255 - cut.rgb, cut)
         np.testing.assert_array_equal(forwards, backwards)
 
 
@@ -295,9 +298,9 @@ def test_islands_of_a_spiral_are_one() -> None:
 
 def test_islands_join_the_group_that_stays_smallest() -> None:
     boxes = np.array([(0, 0, 10, 10), (100, 0, 110, 10), (60, 0, 70, 10), (0, 500, 300, 510)])
-    assert shared(boxes, 64) == [([0], [0, 0, 10, 10]), ([1, 2], [60, 0, 110, 10]), ([3], [0, 500, 300, 510])]
-    assert shared(boxes[:3], 200) == [([0, 1, 2], [0, 0, 110, 10])]
-    assert shared(boxes[:2], -5) == [([0], [0, 0, 10, 10]), ([1], [100, 0, 110, 10])]
+    assert grouped(boxes, 64) == [([0], [0, 0, 10, 10]), ([1, 2], [60, 0, 110, 10]), ([3], [0, 500, 300, 510])]
+    assert grouped(boxes[:3], 200) == [([0, 1, 2], [0, 0, 110, 10])]
+    assert grouped(boxes[:2], -5) == [([0], [0, 0, 10, 10]), ([1], [100, 0, 110, 10])]
 
 
 # What a model sees
@@ -320,7 +323,7 @@ def test_reflection_repeats_and_never_leaves_the_picture(n: int) -> None:
 def test_what_is_outside_the_picture_is_its_reflection_mask_and_all() -> None:
     rgb, fill = noise(40, 50), blobs(40, 50, (5, 0, 15, 10))
     (window,) = windows(fill, 64)
-    cut = window.cut(rgb)
+    cut = cut_out(window, rgb)
     np.testing.assert_array_equal(cut.rgb, np.pad(rgb, ((12, 12), (7, 7), (0, 0)), mode="reflect"))
     np.testing.assert_array_equal(cut.m[0, 0], np.pad(fill, ((12, 12), (7, 7)), mode="reflect"))
     np.testing.assert_array_equal(cut.own, np.pad(fill, ((12, 12), (7, 7))))
@@ -328,7 +331,7 @@ def test_what_is_outside_the_picture_is_its_reflection_mask_and_all() -> None:
 
 def test_other_windows_holes_are_holes_here_too() -> None:
     fill = blobs(600, 600, (100, 100, 300, 300), (330, 100, 345, 110))
-    own = [(w, w.cut(noise(600, 600))) for w in windows(fill, 320)]
+    own = [(w, cut_out(w, noise(600, 600))) for w in windows(fill, 320)]
     assert len(own) == 2
     for w, cut in own:
         inside = w.inside()
@@ -340,7 +343,7 @@ def test_a_scaled_window_loses_no_thin_line() -> None:
     fill = np.zeros((2000, 2000), bool)
     fill[np.arange(2000), np.arange(2000)] = True
     (window,) = windows(fill, 128)
-    cut = window.cut(noise(2000, 2000))
+    cut = cut_out(window, noise(2000, 2000))
     assert cut.m[0, 0].diagonal().all()
     assert cut.m.sum() < 3 * 128
 
@@ -371,13 +374,13 @@ def test_a_scaled_window_is_the_reflected_square_scaled() -> None:
             window = windows(fill, 64, crop)[0]
             rows, columns = reflected(window.y, window.height, shape[0]), reflected(window.x, window.width, shape[1])
             square = Image.fromarray(rgb[np.ix_(rows, columns)]).resize((64, 64), Image.Resampling.LANCZOS)
-            cut = window.cut(rgb)
+            cut = cut_out(window, rgb)
             assert np.abs(cut.rgb.astype(int) - np.asarray(square)).max() <= 1  # the order of the axes rounds differently
             mask = _any_of(_any_of(fill[np.ix_(rows, columns)], 64).T, 64).T
             np.testing.assert_array_equal(cut.m[0, 0], mask)
             placed = np.zeros((window.height, window.width), bool)
             inside = window.inside()
-            placed[window._here(inside)] = window.islands.of(window.index, *inside)
+            placed[window.relative(*inside)] = window.own(*inside)
             np.testing.assert_array_equal(cut.own, _any_of(_any_of(placed, 64).T, 64).T)
 
 
@@ -389,11 +392,11 @@ def test_strips_take_no_more_memory_than_they_have_pixels(shape: tuple[int, int]
     rgb = np.broadcast_to(np.array([10, 20, 30], np.uint8), (*shape, 3))
     for crop in ("auto", "full"):
         for window in windows(fill, 512, crop):
-            cut = window.cut(rgb)
+            cut = cut_out(window, rgb)
             np.testing.assert_array_equal(cut.rgb, np.broadcast_to([10, 20, 30], (512, 512, 3)))
             assert 0 < cut.own.sum() <= 4
             into = rgb.copy()
-            window.paste(into, cut.rgb, cut)
+            put_back(into, cut.rgb, cut)
             np.testing.assert_array_equal(into, rgb)
 
 
@@ -402,7 +405,7 @@ def test_full_shows_the_whole_picture() -> None:
     rgb[:, 100:] = 200
     (window,) = windows(blobs(100, 200, (0, 0, 3, 3)), 64, "full")
     assert (window.x, window.y, window.width, window.height) == (0, -50, 200, 200)
-    cut = window.cut(rgb)
+    cut = cut_out(window, rgb)
     assert (cut.rgb[:, :28] == 0).all()
     assert (cut.rgb[:, 36:] == 200).all()
     (window,) = windows(blobs(200, 100, (0, 0, 3, 3)), 64, "full")
@@ -414,7 +417,7 @@ def test_grey_planes_that_are_views_are_cut_alike() -> None:
     view, copy = np.broadcast_to(plane, (90, 70, 3)), np.repeat(plane, 3, axis=2)
     for crop in ("auto", "full", "upstream"):
         (window,) = windows(blobs(90, 70, (20, 20, 40, 40)), 64, crop)
-        np.testing.assert_array_equal(window.cut(view).x, window.cut(copy).x)
+        np.testing.assert_array_equal(cut_out(window, view).x, cut_out(window, copy).x)
 
 
 # Pasting
@@ -429,7 +432,7 @@ def whole(size: int, box: tuple[int, int, int, int]) -> tuple[Window, published.
 
 def test_a_native_window_shows_the_networks_what_is_published() -> None:
     window, p, rgb = whole(128, (30, 40, 80, 90))
-    cut = window.cut(rgb)
+    cut = cut_out(window, rgb)
     np.testing.assert_array_equal(cut.x, p.x)
     np.testing.assert_array_equal(cut.m, p.m)
 
@@ -439,7 +442,7 @@ def test_pasting_is_as_published_but_for_the_rounding_of_floats(blend: str) -> N
     """⌊255·(a/255·w + …)⌋ in floats falls below a whole number where the exact value is one: then it is one less."""
     window, p, rgb = whole(128, (30, 40, 80, 90))
     out, into = noise(128, 128, 5) // 2, rgb.copy()
-    window.paste(into, out, window.cut(rgb), blend)
+    put_back(into, out, cut_out(window, rgb), blend)
     expected = np.asarray({"paste": published.paste, "compensate": published.compensate}[blend](out, p))
     difference = into.astype(int) - expected
     assert set(np.unique(difference)) <= {0, 1}
@@ -449,7 +452,7 @@ def test_pasting_is_as_published_but_for_the_rounding_of_floats(blend: str) -> N
 def test_pasting_truncates_the_exact_blend() -> None:
     window, _, rgb = whole(64, (20, 20, 40, 40))
     out, into, w = noise(64, 64, 5), rgb.copy(), zone(window).astype(int)[..., None]
-    window.paste(into, out, window.cut(rgb))
+    put_back(into, out, cut_out(window, rgb))
     np.testing.assert_array_equal(into, (out * w + rgb * (255 - w)) // 255)
 
 
@@ -460,7 +463,7 @@ def test_large_seams_are_blended_strip_by_strip() -> None:
     rgb, level = noise(1500, 1500), np.full((64, 64, 3), 60, np.uint8)
     into, w = rgb.copy(), zone(window).astype(int)[..., None]
     assert w.size > 2 * 2**20
-    window.paste(into, level, window.cut(rgb))
+    put_back(into, level, cut_out(window, rgb))
     np.testing.assert_array_equal(into, (60 * w + rgb * (255 - w)) // 255)
 
 
@@ -469,7 +472,7 @@ def test_compensation_clips() -> None:
     (window,) = windows(blobs(64, 64, (20, 20, 44, 44)), 64)
     out, into = np.full((64, 64, 3), (200, 50, 255), np.uint8), rgb.copy()
     out[20:44, 20:44] = (250, 10, 255)
-    window.paste(into, out, window.cut(rgb), "compensate")
+    put_back(into, out, cut_out(window, rgb), "compensate")
     assert into[32, 32].tolist() == [255, 0, 255]
 
 
@@ -477,7 +480,7 @@ def test_compensation_of_a_full_mask_is_the_result() -> None:
     (window,) = windows(np.ones((64, 64), bool), 64)
     rgb, out = noise(64, 64), noise(64, 64, 1)
     into = rgb.copy()
-    window.paste(into, out, window.cut(rgb), "compensate")
+    put_back(into, out, cut_out(window, rgb), "compensate")
     np.testing.assert_array_equal(into, out)
 
 
@@ -490,7 +493,7 @@ def test_matching_takes_away_what_a_film_can_take_away(dtype) -> None:
     (window,) = windows(blobs(64, 64, (20, 16, 44, 50)), 64, "auto", 0)
     into, wrong = rgb.copy(), (rgb.astype(int) + slope).astype(dtype)
     assert np.abs(wrong.astype(int) - rgb).max() > np.iinfo(dtype).max / 20
-    window.paste(into, wrong, window.cut(rgb), "match")
+    put_back(into, wrong, cut_out(window, rgb), "match")
     assert np.abs(into.astype(int) - rgb).max() <= np.iinfo(dtype).max / 100
     np.testing.assert_array_equal(into[~window.islands.fill], rgb[~window.islands.fill])
 
@@ -503,8 +506,8 @@ def test_matching_two_windows_asks_neither_for_the_other_s_hole() -> None:
     assert len(pair) == 2
     into = rgb.copy()
     for window in pair:
-        cut = window.cut(rgb)
-        window.paste(into, np.full_like(cut.rgb, 30), cut, "match")
+        cut = cut_out(window, rgb)
+        put_back(into, np.full_like(cut.rgb, 30), cut, "match")
     np.testing.assert_array_equal(into, np.full_like(rgb, 100))
 
 
@@ -516,7 +519,7 @@ def test_matching_takes_the_rim_there_is(shape: tuple[int, int], rim: int, crop:
     assert not window.native
     rgb = np.full((*shape, 3), 200, np.uint8)
     into = rgb.copy()
-    window.paste(into, np.full((64, 64, 3), 100, np.uint8), window.cut(rgb), "match")
+    put_back(into, np.full((64, 64, 3), 100, np.uint8), cut_out(window, rgb), "match")
     np.testing.assert_array_equal(into, rgb)
 
 
@@ -524,7 +527,7 @@ def test_raw_replaces_the_window() -> None:
     (window,) = windows(blobs(200, 200, (90, 90, 110, 110)), 64)
     rgb = noise(200, 200)
     into = rgb.copy()
-    window.paste(into, noise(64, 64, 1), window.cut(rgb), "raw")
+    put_back(into, noise(64, 64, 1), cut_out(window, rgb), "raw")
     np.testing.assert_array_equal(into[window.inside()], noise(64, 64, 1))
     into[window.inside()] = rgb[window.inside()]
     np.testing.assert_array_equal(into, rgb)
@@ -534,7 +537,7 @@ def test_eight_bit_results_go_into_sixteen_bit_pictures() -> None:
     (window,) = windows(blobs(64, 64, (10, 10, 50, 50)), 64)
     rgb = noise(64, 64, 0, np.uint16)
     into, out = rgb.copy(), noise(64, 64, 1)
-    window.paste(into, out, window.cut(rgb))
+    put_back(into, out, cut_out(window, rgb))
     assert into[30, 30].tolist() == (out[30, 30].astype(int) * 257).tolist()
 
 
@@ -545,13 +548,13 @@ def test_a_scaled_filling_comes_back_in_its_place() -> None:
     (window,) = windows(blobs(700, 900, (200, 100, 600, 500)), 128)
     assert not window.native
     into = rgb.copy()
-    cut = window.cut(rgb)
-    window.paste(into, cut.rgb, cut)
+    cut = cut_out(window, rgb)
+    put_back(into, cut.rgb, cut)
     assert np.abs(into.astype(int) - rgb).max() <= 2
     sixteen = rgb.astype(np.uint16) * 257
-    cut = window.cut(sixteen)
+    cut = cut_out(window, sixteen)
     into = sixteen.copy()
-    window.paste(into, cut.rgb, cut)
+    put_back(into, cut.rgb, cut)
     assert np.abs(into.astype(int) - sixteen).max() <= 600
 
 
@@ -568,15 +571,15 @@ def test_upstream_is_the_published_program() -> None:
     rgb, fill = noise(150, 150), blobs(150, 150, (40, 30, 90, 77))
     (window,) = windows(fill, 64, "upstream")
     p = published.prepare(Image.fromarray(rgb), Image.fromarray(fill.astype(np.uint8) * 255), 64)
-    cut, out = window.cut(rgb), noise(64, 64, 3)
+    cut, out = cut_out(window, rgb), noise(64, 64, 3)
     np.testing.assert_array_equal(cut.x, p.x)
     np.testing.assert_array_equal(cut.m, p.m)
-    assert window.published_picture(out, cut).tobytes() == published.paste(out, p).tobytes()
-    assert window.published_picture(out, cut, "compensate").tobytes() == published.compensate(out, p).tobytes()
-    assert window.published_picture(out, cut, "raw").tobytes() == out.tobytes()
+    assert published_picture(out, cut).tobytes() == published.paste(out, p).tobytes()
+    assert published_picture(out, cut, "compensate").tobytes() == published.compensate(out, p).tobytes()
+    assert published_picture(out, cut, "raw").tobytes() == out.tobytes()
     for photo in (rgb, rgb.astype(np.uint16) * 257):
-        cut = window.cut(photo)
-        joined, outside = np.asarray(window.published_picture(out, cut, "match")), cut.m[0, 0] == 0
+        cut = cut_out(window, photo)
+        joined, outside = np.asarray(published_picture(out, cut, "match")), cut.m[0, 0] == 0
         np.testing.assert_array_equal(joined[outside], np.asarray(p.image)[outside])
         assert joined.dtype == np.uint8
 
@@ -590,15 +593,15 @@ def test_upstream_is_the_published_program() -> None:
         (lambda w, c: windows(np.ones((5, 5), bool), 64, "auto", -1), "feather is -1"),
         (lambda w, c: windows(np.ones((5, 5), bool), 63, "upstream"), "size is 63"),
         (lambda w, c: windows(np.ones((1, 3000), bool), 512, "upstream"), "1536000×512"),
-        (lambda w, c: w.cut(noise(65, 64)), r"\(65, 64, 3\)"),
-        (lambda w, c: w.paste(noise(64, 64), noise(64, 65), c), r"result is \(64, 65, 3\)"),
-        (lambda w, c: w.paste(noise(64, 65), noise(64, 64), c), r"\(64, 65, 3\) uint8"),
-        (lambda w, c: w.paste(noise(64, 64, 0, np.uint16), noise(64, 64), c), "uint16"),
-        (lambda w, c: w.paste(noise(64, 64), noise(64, 64), c, "past"), "blend is 'past'"),
-        (lambda w, c: w.published_picture(noise(64, 64), c), "upstream"),
+        (lambda w, c: cut_out(w, noise(65, 64)), r"\(65, 64, 3\)"),
+        (lambda w, c: put_back(noise(64, 64), noise(64, 65), c), r"result is \(64, 65, 3\)"),
+        (lambda w, c: put_back(noise(64, 65), noise(64, 64), c), r"\(64, 65, 3\) uint8"),
+        (lambda w, c: put_back(noise(64, 64, 0, np.uint16), noise(64, 64), c), "uint16"),
+        (lambda w, c: put_back(noise(64, 64), noise(64, 64), c, "past"), "blend is 'past'"),
+        (lambda w, c: published_picture(noise(64, 64), c), "upstream"),
     ],
 )
 def test_mistakes_are_named(call, says: str) -> None:
     (window,) = windows(blobs(64, 64, (10, 10, 20, 20)), 64)
     with pytest.raises(UsageError, match=says):
-        call(window, window.cut(noise(64, 64)))
+        call(window, cut_out(window, noise(64, 64)))

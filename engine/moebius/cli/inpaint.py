@@ -49,6 +49,7 @@ def add_info_parser(commands: Any) -> None:
 
 def inpaint(args: argparse.Namespace) -> int:
     from moebius.pictures import photo as photos
+    from moebius.pictures.save import check_fits
 
     tell = say_nothing if args.quiet else say
     if args.sample:
@@ -64,7 +65,7 @@ def inpaint(args: argparse.Namespace) -> int:
         refuse_to_replace(outputs, [p for p in (args.image, args.mask, args.like) if p is not None])
     photo = photos.load(args.image)
     if settings.get("crop") != "upstream":
-        photos.check_fits(photo, args.output)
+        check_fits(photo, args.output)
     mask = chosen_mask(args, photo, tell)
     model = load_model(args, tell)
     result = run_with_progress(model, photo, mask, settings, args)
@@ -98,7 +99,7 @@ def chosen_mask(args: argparse.Namespace, photo: Any, tell: Callable[..., None])
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Those of --like, then those of the options. What is wrong with them is said here, before anything is loaded."""
     from moebius.inpaint.settings import Settings
-    from moebius.pictures.photo import read_metadata
+    from moebius.pictures.metadata import read_metadata
 
     names = [f.name for f in fields(Settings)]
     settings: dict[str, Any] = {}
@@ -126,10 +127,9 @@ def take_same_model(args: argparse.Namespace, record: dict[str, Any]) -> None:
 
 
 def check_output(path: Path) -> None:
-    from moebius.pictures.photo import WRITABLE
+    from moebius.pictures.formats import format_of
 
-    if path.suffix.lower() not in WRITABLE:
-        raise UsageError(f"{path} has no ending that says what to write; use {', '.join(WRITABLE)}.")
+    format_of(path)
     if not path.parent.is_dir():
         raise MoebiusError(f"{path} cannot be written: there is no folder {path.parent}.")
 
@@ -172,7 +172,7 @@ def report(args: argparse.Namespace, tell: Callable[..., None], result: Result, 
 
 
 def info(args: argparse.Namespace) -> int:
-    from moebius.pictures.photo import read_metadata
+    from moebius.pictures.metadata import read_metadata
 
     record = read_metadata(args.file)
     if record is None:

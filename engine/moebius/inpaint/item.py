@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moebius.inpaint.loaded import Moments
-from moebius.pictures.windows import Cut, Window
+from moebius.pictures.cut import Cut
+from moebius.pictures.windows import Window
 
 
 @dataclass(eq=False)
@@ -15,7 +16,6 @@ class Item:
     """What every stage of a run adds for one window and one seed. Arrays are NCHW, N = 1, unless it is said."""
 
     image: int  # which of the run's pictures it is a part of
-    window: Window
     cut: Cut  # prepare: the window's pixels, the same for every seed
     noise: dict[str, np.ndarray]  # prepare: its draws, by name
 
@@ -25,3 +25,7 @@ class Item:
     masked: np.ndarray = field(init=False)  # encode: latents of the pixels with the hole in grey
     latents: np.ndarray = field(init=False)  # denoise
     decoded: np.ndarray = field(init=False)  # decode: (h, w, 3), of the photo's type
+
+    @property
+    def window(self) -> Window:
+        return self.cut.window

@@ -10,7 +10,7 @@ from moebius.model.denoise import Denoiser
 from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
-from moebius.pictures.windows import Blend
+from moebius.pictures.blend import Blend
 
 LOG_VARIANCE = (-30.0, 20.0)
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory

@@ -10,7 +10,7 @@ from PIL import Image
 
 from moebius.inpaint.item import Item
 from moebius.inpaint.loaded import LoadedModel
-from moebius.pictures import published
+from moebius.pictures.pixels import rescaled
 from moebius.pictures.windows import Window
 
 PREVIEW_SIDE = 256
@@ -31,7 +31,7 @@ class Preview:
     @cached_property
     def _base(self) -> tuple[Image.Image, Image.Image]:
         """Photo and mask, small."""
-        rgb = published.rescaled(np.ascontiguousarray(self.rgb), np.dtype(np.uint8))
+        rgb = rescaled(np.ascontiguousarray(self.rgb), np.dtype(np.uint8))
         holes = Image.fromarray(self.fill.astype(np.uint8) * 255)
         return Image.fromarray(rgb).resize(self.size, Image.Resampling.BOX), holes.resize(self.size, Image.Resampling.BOX)
 

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from moebius.model.contract import StepState
-from moebius.pictures import photo as photos
 from moebius.pictures.photo import Photo
+from moebius.pictures.save import save
 from moebius.pictures.windows import Window
 
 
@@ -54,7 +54,7 @@ class Result:
     def save(self, path: Any, *, index: int = 0, metadata: bool = True, quality: Any = None) -> tuple[str, ...]:
         """Writes one image with what belongs to the photo (profile, EXIF) and what was done; returns notes."""
         record = self.metadata | {"seed": self.metadata["seed"] + index, "num_images": 1} if metadata else None
-        return photos.save(self.images[index], path, like=self.photo, metadata=record, quality=quality)
+        return save(self.images[index], path, like=self.photo, metadata=record, quality=quality)
 
 
 @dataclass(frozen=True)

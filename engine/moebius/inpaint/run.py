@@ -22,9 +22,11 @@ from moebius.model.contract import StepState
 from moebius.pictures import mask as masks
 from moebius.pictures import photo as photos
 from moebius.pictures import published, windows
+from moebius.pictures.blend import Blend, published_picture, put_back, seam_weights
+from moebius.pictures.cut import cut_out
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import Photo, PhotoSource
-from moebius.pictures.windows import Blend
+from moebius.pictures.pixels import rescaled
 
 
 class Run:
@@ -83,7 +85,7 @@ class Run:
     def _prepare(self) -> None:
         """Cuts the windows out of the photo, and draws the noise."""
         model, size = self.model, self.model.size
-        cuts = [w.cut(self.photo.rgb) for w in self.windows]
+        cuts = [cut_out(w, self.photo.rgb) for w in self.windows]
         for cut in cuts:
             if cut.x.shape[2:] != (size, size):
                 raise UsageError(
@@ -94,7 +96,7 @@ class Run:
         noise = draws(self.settings, self.noise, (count, model.vae.config.latent_channels, side, side), len(cuts))
         for i in range(count):
             image, w = divmod(i, len(cuts))
-            self.items.append(Item(image, self.windows[w], cuts[w], {name: array[i : i + 1] for name, array in noise.items()}))
+            self.items.append(Item(image, cuts[w], {name: array[i : i + 1] for name, array in noise.items()}))
 
     # encode ------------------------------------------------------------------------------------------------------
     def _encode(self) -> None:
@@ -181,7 +183,7 @@ class Run:
         """The picture of one seed. With crop="upstream" what the published program returns, at the size it works at."""
         if self.settings.crop == "upstream" and self.windows:
             item = self.items[image]
-            return item.window.published_picture(published.rescaled(item.decoded, np.dtype(np.uint8)), item.cut, blend)
+            return published_picture(rescaled(item.decoded, np.dtype(np.uint8)), item.cut, blend)
         return self.photo.with_rgb(*self._canvas(image, blend), opaque=self.from_alpha)
 
     def _array(self, image: int) -> np.ndarray:
@@ -194,11 +196,11 @@ class Run:
         """The photo's pixels with every window put back, and which of them may have changed."""
         canvas, changed = np.array(self.photo.rgb), np.zeros(self.mask.fill.shape, bool)
         for item in self.items[image * len(self.windows) : (image + 1) * len(self.windows)]:
-            item.window.paste(canvas, item.decoded, item.cut, blend)
+            put_back(canvas, item.decoded, item.cut, blend)
             if blend == "raw":
                 changed[item.window.inside()] = True
             else:
-                rows, columns, weights = item.window.weights()
+                rows, columns, weights = seam_weights(item.window)
                 changed[rows, columns] |= weights > 0
         return canvas, changed
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from moebius.errors import UsageError
 from moebius.model.noise import Rng
-from moebius.pictures.windows import Blend, Crop
+from moebius.pictures.blend import Blend
+from moebius.pictures.windows import Crop
 
 LARGEST_RADIUS = 10_000  # pixels, of grow and feather
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 from moebius.errors import UsageError
 from moebius.pictures import photo as photos
 from moebius.pictures.photo import Photo, PhotoSource
+from moebius.pictures.pixels import bounds, luma
 
 Box = Sequence[int]  # x, y, width, height
 MaskSource = PhotoSource | Sequence[Box]
@@ -43,7 +44,7 @@ def load(source: MaskSource, photo: Photo, *, invert: bool = False, grow: float 
     if invert:
         fill = ~fill
     if grow:
-        fill = grown(fill, grow)
+        fill = dilated(fill, grow)
     if not fill.any():
         notes.append("The mask marks nothing: there is nothing to fill in.")
     elif fill.all():
@@ -51,10 +52,10 @@ def load(source: MaskSource, photo: Photo, *, invert: bool = False, grow: float 
     return Mask(fill, tuple(notes))
 
 
-def boxes(given: Sequence[Box], width: int, height: int) -> np.ndarray:
+def boxes(wanted: Sequence[Box], width: int, height: int) -> np.ndarray:
     """The boxes' union; what of them lies outside the picture is cut off."""
     fill = np.zeros((height, width), bool)
-    for box in given:
+    for box in wanted:
         whole = isinstance(box, Sequence) and len(box) == 4 and all(isinstance(n, int | np.integer) for n in box)
         if not whole:
             raise UsageError(f"{box!r} is not a box; give four whole numbers: x, y, width, height.")
@@ -65,7 +66,7 @@ def boxes(given: Sequence[Box], width: int, height: int) -> np.ndarray:
     return fill
 
 
-def grown(fill: np.ndarray, radius: float) -> np.ndarray:
+def dilated(fill: np.ndarray, radius: float) -> np.ndarray:
     """All pixels within `radius` of a marked one: dx² + dy² ≤ radius², exactly.
 
     Down the columns: g = the distance to the nearest marked pixel of the same column. Along the rows: a pixel is reached from
@@ -74,7 +75,7 @@ def grown(fill: np.ndarray, radius: float) -> np.ndarray:
     """
     if not (np.isfinite(radius) and radius >= 0):
         raise UsageError(f"grow is {radius}; it must be a number of pixels from 0 up.")
-    rows, columns = photos.bounds(fill)
+    rows, columns = bounds(fill)
     height, width = fill.shape
     reach = min(int(radius), height + width)
     rows = slice(max(0, rows.start - reach), min(height, rows.stop + reach))
@@ -139,7 +140,7 @@ def _white(source: object, max_pixels: int) -> tuple[np.ndarray, list[str]]:
     if mask.rgb.dtype == np.uint8 and mask.rgb.strides[2]:
         grey = np.asarray(Image.fromarray(mask.rgb).convert("L"))
     else:
-        grey = photos.luma(mask.rgb) if mask.rgb.strides[2] else mask.rgb[..., 0]
+        grey = luma(mask.rgb) if mask.rgb.strides[2] else mask.rgb[..., 0]
     fill = grey > half
     if mask.alpha is not None:
         fill &= mask.alpha > half

@@ -62,17 +62,6 @@ def normalized(rgb: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
 
 
-def rescaled(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Between uint8, uint16 and floats from 0 to 1, to the nearest; an array of that type is returned as it is."""
-    if array.dtype == dtype:
-        return array
-    if array.dtype.kind == "f":
-        return np.rint(array.astype(np.float64) * np.iinfo(dtype).max).astype(dtype)
-    if dtype.itemsize == 2:
-        return array.astype(dtype) * dtype.type(257)
-    return ((array.astype(np.uint32) + 128) // 257).astype(dtype)
-
-
 def masked_image(x: np.ndarray, m: np.ndarray) -> np.ndarray:
     """x·(1-m): the hole is 0, mid-grey."""
     masked: np.ndarray = x * (1 - m)
@@ -119,13 +108,14 @@ def neighbourhood(mask: np.ndarray) -> np.ndarray:
     """The mask's bounding box, grown, minus the mask. On each axis: centre c = (min+max)//2, half = (size+10)//2, c-half … c+half."""
     box = np.zeros_like(mask)
     if mask.any():
-        rows, columns = (_grown(np.flatnonzero(mask.any(axis=axis))) for axis in (1, 0))
+        rows, columns = (_widened(np.flatnonzero(mask.any(axis=axis))) for axis in (1, 0))
         box[rows, columns] = True
     box[mask] = False
     return box
 
 
-def _grown(indices: np.ndarray) -> slice:
+def _widened(indices: np.ndarray) -> slice:
+    """The range of these indices, BOX_GROWTH wider, about its centre, cut off at 0."""
     first, last = int(indices[0]), int(indices[-1])
     centre, half = (first + last) // 2, (last - first + 1 + BOX_GROWTH) // 2
     return slice(max(0, centre - half), centre + half + 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moebius.pictures.mask import grown
+from moebius.pictures.mask import dilated
 
 CYCLES, SWEEPS = 3, 2
 RIM, AROUND, OFF, SPREAD = 2, 4, 16, 3  # pixels, pixels, grey levels of 255, a factor: see `remains`
@@ -40,7 +40,7 @@ def fidelity(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown:
     Each pair counts as if both had a slope of NOTHING more, so that where neither has detail the factor is one, and a rounding moves it
     little.
     """
-    near = grown(hole, NEAR) & ~unknown
+    near = dilated(hole, NEAR) & ~unknown
     p, r = picture.astype(np.int64), result.astype(np.int64)  # exact sums, in any order
     product = square = count = 0
     for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
@@ -59,16 +59,16 @@ def remains(difference: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:
     They are at most RIM pixels from the hole; and among the known differences within AROUND pixels of them, with the median m and the
     median distance from it s, theirs is off by more than `off` + SPREAD·s. The film would carry their colour through the whole hole.
     """
-    rim = np.argwhere(grown(hole, RIM) & ~hole)
+    rim = np.argwhere(dilated(hole, RIM) & ~hole)
     steps = np.argwhere(np.hypot(*np.mgrid[-AROUND : AROUND + 1, -AROUND : AROUND + 1]) <= AROUND)
     known = np.pad(np.where(hole[..., None], np.nan, difference), [(AROUND, AROUND)] * 2 + [(0, 0)], constant_values=np.nan)
-    found = np.zeros_like(hole)
+    marked = np.zeros_like(hole)
     for first in range(0, len(rim), 2**14):  # a dotted mask is nearly all rim
         y, x = rim[first : first + 2**14].T
         around = known[y + steps[:, :1], x + steps[:, 1:]]  # (places, pixels, c)
         middle = _median(around)
-        found[y, x] = (np.abs(difference[y, x] - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
-    return found
+        marked[y, x] = (np.abs(difference[y, x] - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
+    return marked
 
 
 def _median(x: np.ndarray) -> np.ndarray:

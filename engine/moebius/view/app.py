@@ -16,7 +16,9 @@ import numpy as np
 from moebius.errors import MoebiusError
 from moebius.pictures import mask as masks
 from moebius.pictures import photo as photos
+from moebius.pictures.formats import ENDINGS
 from moebius.pictures.photo import Photo
+from moebius.pictures.save import check_fits
 from moebius.view.canvas import Camera, MaskCanvas, Point
 from moebius.view.job import Event, Failed, Finished, Loaded, Place, Progress, Worker
 from moebius.view.picture import Picture
@@ -333,9 +335,9 @@ class Told:
 
 def save(result: Result, photo: Photo, path: Path, folder: Path | None) -> Path:
     """NAME-filled.EXT beside the photo (-filled-2, -filled-3, …), as PNG where the photo's own ending cannot be written."""
-    ending = path.suffix.lower() if path.suffix.lower() in photos.WRITABLE else ".png"
+    ending = path.suffix.lower() if path.suffix.lower() in ENDINGS else ".png"
     try:
-        photos.check_fits(photo, path.with_suffix(ending))
+        check_fits(photo, path.with_suffix(ending))
     except MoebiusError:
         ending = ".png"
     target = reserved((folder or path.parent) / f"{path.stem}-filled{ending}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moebius.pictures.photo import bounds
+from moebius.pictures.pixels import bounds
 
 Point = tuple[float, float]
 UNDO_BYTES = 256 << 20  # what the packed edits may take; the oldest go first

@@ -9,7 +9,7 @@ from PIL import Image
 
 from moebius.pictures import photo as photos
 from moebius.pictures.photo import Photo
-from moebius.pictures.published import rescaled
+from moebius.pictures.pixels import rescaled
 
 
 @dataclass(frozen=True, eq=False)

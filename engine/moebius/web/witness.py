@@ -19,6 +19,7 @@ from moebius.inpaint.settings import Settings
 from moebius.model.contract import Step, StepState, Tap, Timesteps
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
+from moebius.pictures.cut import cut_out
 from moebius.pictures.published import to_uint8
 from moebius.web.bundle import samples
 
@@ -77,7 +78,7 @@ def witness(inpainter: Inpainter) -> Check:
     for _ in run:
         pass
     (window,) = run.windows
-    cut = window.cut(run.photo.rgb)
+    cut = cut_out(window, run.photo.rgb)
     latent = unet.config.sample_size
     noise = draws(settings, None, (1, vae.config.latent_channels, latent, latent), 1)
     moments = ops.outputs["encoder"]

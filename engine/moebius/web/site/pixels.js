@@ -1,5 +1,5 @@
-// Pictures as arrays, as engine/moebius/pictures/windows.py, published.py and mask.py have them (membrane.js: seam.py). A picture is
-// {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
+// Pictures as arrays, as engine/moebius/pictures has them: windows.py, cut.py, blend.py, pixels.py, published.py and mask.py (membrane.js:
+// seam.py). A picture is {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
 
 import { grown, matched } from "./membrane.js";
 
