@@ -23,6 +23,8 @@ Blend = Literal["paste", "match", "compensate", "raw"]
 
 CELL = 8
 LANCZOS = 3  # how many pixels it reaches, of the larger ones
+CONTEXT, SHARED_CONTEXT = 16, 8  # what part of a native window's side stays free around its island; around each of several islands
+SCALED = 4, 3  # a scaled window's side by its island's longer one
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +130,7 @@ class Window:
         """Puts the model's `result` (h, w, 3) into the picture's pixels, of the same or the other integer type.
 
         ⌊(result·w + into·(255-w)) / 255⌋ with w from `weights`, in exact arithmetic: where w is 0, or where `result` is what
-        was cut from a native window, nothing changes. `match` first joins the result's colours to the picture's, `membrane.matched`;
+        was cut from a native window, nothing changes. `match` first joins the result's colours to the picture's, `seam.matched`;
         `compensate` 1.1 times how much brighter the picture is than the result around the mask. `raw` replaces the whole window.
         """
         if blend not in get_args(Blend):
@@ -174,7 +176,7 @@ class Window:
         return (published.paste if blend == "paste" else published.compensate)(result, cut.prepared)
 
     def _matched(self, result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
-        """`membrane.matched`; in a scaled window the film hangs where resizing left no trace of what was in the hole, if anywhere."""
+        """`seam.matched`; in a scaled window the film hangs where resizing left no trace of what was in the hole, if anywhere."""
         clear = hole if self.native else grown(hole, LANCZOS * max(1, 1 / self.scale) + 1)
         return matched(result, picture, hole if clear.all() else clear)
 
@@ -236,13 +238,13 @@ def windows(fill: np.ndarray, size: int, crop: Crop = "auto", feather: float | N
 
     reach = support(published.BLUR_RADIUS if feather is None else feather)
     labels, found = islands(fill, 2 * reach)
-    groups = shared(found, size - 2 * max(size // 8, reach))
+    groups = shared(found, size - 2 * max(size // SHARED_CONTEXT, reach))
     squares = []
     for label, box in groups:
         longest = max(box[2] - box[0], box[3] - box[1])
         side = size
-        if longest + 2 * max(size // 16, reach) > size:
-            side = min(max(-(-longest * 4 // 3), longest + 2 * reach, size), max(tall, wide, size))
+        if longest + 2 * max(size // CONTEXT, reach) > size:
+            side = min(max(-(-longest * SCALED[0] // SCALED[1]), longest + 2 * reach, size), max(tall, wide, size))
         squares.append((side, _placed(box[1], box[3], side, tall), _placed(box[0], box[2], side, wide), label))
     order = sorted(range(len(squares)), key=lambda i: (-squares[i][0], *squares[i][1:3], i))
     where = np.full(len(found) + 1, -1, np.int32)
