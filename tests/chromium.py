@@ -24,8 +24,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -100,28 +98,6 @@ class Page:
         self.send("Emulation.setDeviceMetricsOverride", size)
         time.sleep(0.3)  # the layout follows the size
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", {"format": "png"})["data"]))
-
-
-# arrays to and from a page
-def floats(array: np.ndarray) -> str:
-    """A JavaScript expression that makes the Float32Array."""
-    return (
-        f"new Float32Array(Uint8Array.from(atob('{base64.b64encode(np.float32(array).tobytes()).decode()}'), c => c.charCodeAt(0)).buffer)"
-    )
-
-
-def bytes_of(array: np.ndarray) -> str:
-    return f"Uint8Array.from(atob('{base64.b64encode(np.uint8(array).tobytes()).decode()}'), c => c.charCodeAt(0))"
-
-
-def picture_of(array: np.ndarray) -> str:
-    return f"{{data: {bytes_of(array)}, width: {array.shape[1]}, height: {array.shape[0]}}}"
-
-
-def fetched(page: Page, script: str) -> np.ndarray:
-    """The bytes of what the script returns, a typed array."""
-    back = "let s = ''; for (const b of new Uint8Array(a.buffer, a.byteOffset, a.byteLength)) s += String.fromCharCode(b); return btoa(s);"
-    return np.frombuffer(base64.b64decode(page.run(f"const a = await (async () => {{ {script} }})(); {back}")), np.uint8)
 
 
 def pipe() -> tuple[int, int]:

@@ -21,10 +21,13 @@ from moebius.model.unet import shapes as unet_shapes
 from moebius.model.vae import VAE, VAEConfig
 from moebius.model.vae import shapes as vae_shapes
 from moebius.pictures import photo as photos
-from moebius.view import app, labels, scene
-from moebius.view.canvas import UNDO_BYTES, Camera, MaskCanvas, Rect
+from moebius.view import labels, scene
+from moebius.view.camera import Camera
+from moebius.view.canvas import UNDO_BYTES, MaskCanvas
+from moebius.view.geometry import Rect
 from moebius.view.job import Worker
 from moebius.view.picture import Picture, reduction
+from moebius.view.save import reserve
 
 
 # canvas --------------------------------------------------------------------------------------------------------------
@@ -217,10 +220,10 @@ def test_closing_ends_a_download() -> None:
 
 # files ---------------------------------------------------------------------------------------------------------------
 def test_names_are_taken_once(tmp_path: Path) -> None:
-    names = [app.reserved(tmp_path / "a.filled.png").name for _ in range(3)]
+    names = [reserve(tmp_path / "a.filled.png").name for _ in range(3)]
     assert names == ["a.filled.png", "a.filled-2.png", "a.filled-3.png"]
     with pytest.raises(MoebiusError, match="cannot be written"):
-        app.reserved(tmp_path / "missing" / "a.png")
+        reserve(tmp_path / "missing" / "a.png")
 
 
 # the estimate --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromium import Address, Browser, Page, fetched, floats, served
+from chromium import Address, Browser, Page, served
+from javascript import fetched, floats
 from PIL import Image
 
 from moebius import sample
@@ -152,6 +153,8 @@ def test_damaged_plans_are_refused(chromium: Browser, gemm: Address) -> None:
         "plan.buffers[0].size = 4.5",
         "plan.buffers.find(b => b.at !== undefined).at = plan.binary.size",
         "plan.uniforms.at = -1",
+        "plan.uniforms.pitch = 0",
+        "plan.uniforms.pitch = 2 ** 30",
         "plan.arrays.half.shape = [1e6]",
         "plan.arrays.half.type = 'float16'",
         "plan.pipelines[0].module = 99",

@@ -26,7 +26,7 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 from moebius.web import bundle
 from moebius.web.bundle import Bundle, ForBrowsers
-from moebius.web.export import check_target, export, publish, record, write_site
+from moebius.web.export import check_target, constants, export, publish, record, write_site
 from moebius.web.witness import sampled
 
 
@@ -68,6 +68,11 @@ def test_every_size_is_within_webgpus_default_limits(folder: Path, plan: dict[st
             read = [b for (b, _, _), a in zip(triples, access, strict=False) if a == "read"]
             assert not set(written) & set(read)
     assert {tuple(sorted(p)) for p in plan["pipelines"]} == {("access", "entry", "module")}
+
+
+def test_the_engines_constants_travel(plan: dict[str, Any]) -> None:
+    """As they are in Python, to the last bit."""
+    assert {name: np.array(value).tolist() for name, value in constants().items()} == plan["constants"]
 
 
 def test_plans_are_those_that_run_natively(plan: dict[str, Any], minimum: WebGPU) -> None:

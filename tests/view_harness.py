@@ -295,7 +295,7 @@ class Inspector:
             "shown": app.shown,
             "message": app.message,
             "error": app.is_error,
-            "brush": app.brush,
+            "brush": app.brush.radius,
             "help": app.help,
             "title": app.title,
             "device": app.device,

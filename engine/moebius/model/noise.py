@@ -18,6 +18,9 @@ from moebius.errors import UsageError
 
 Rng = Literal["numpy", "torch"]
 
+LN2 = 0.693147180369123816490, 1.90821492927058770002e-10  # in two parts: a whole number times the first is exact
+LOG_DEGREE, TURN_DEGREE = 21, 18  # where the series of `_log` and `_turn` end
+
 
 class Noise(Protocol):
     def draw(self, shape: Sequence[int]) -> np.ndarray:
@@ -57,11 +60,10 @@ def _log(x: np.ndarray) -> np.ndarray:
     low = m < 0.5**0.5
     m, e = np.where(low, 2 * m, m), e - low
     s = (m - 1) / (m + 1)
-    square, series = s * s, np.full_like(s, 1 / 21)
-    for k in range(19, 0, -2):
+    square, series = s * s, np.full_like(s, 1 / LOG_DEGREE)
+    for k in range(LOG_DEGREE - 2, 0, -2):
         series = series * square + 1 / k
-    # ln 2 in two parts: e times the first is exact.
-    return e * 0.693147180369123816490 + (2 * s * series + e * 1.90821492927058770002e-10)
+    return e * LN2[0] + (2 * s * series + e * LN2[1])
 
 
 def _turn(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +72,7 @@ def _turn(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = (4 * v - quarter) * (np.pi / 2)
     square = x * x
     cosine, sine = np.ones_like(x), np.ones_like(x)
-    for k in range(18, 0, -2):
+    for k in range(TURN_DEGREE, 0, -2):
         cosine = 1 - cosine * square / (k * (k - 1))
         sine = 1 - sine * square / (k * (k + 1))
     sine = sine * x

@@ -19,6 +19,9 @@ from moebius.pictures.photo import MAX_PIXELS
 
 Crop = Literal["auto", "full", "upstream"]
 
+CONTEXT, SHARED_CONTEXT = 16, 8  # what part of a native window's side stays free around its island; around each of several islands
+SCALED = 4, 3  # a scaled window's side by its island's longer one
+
 
 @dataclass(frozen=True, eq=False)
 class Window:
@@ -102,11 +105,11 @@ def _around_islands(fill: np.ndarray, size: int, feather: float | None) -> list[
     reach = support(published.BLUR_RADIUS if feather is None else feather)
     labels, boxes = islands(fill, 2 * reach)
     squares = []
-    for members, (left, top, right, bottom) in grouped(boxes, size - 2 * max(size // 8, reach)):
+    for members, (left, top, right, bottom) in grouped(boxes, size - 2 * max(size // SHARED_CONTEXT, reach)):
         longest = max(right - left, bottom - top)
         side = size
-        if longest + 2 * max(size // 16, reach) > size:
-            side = min(max(-(-longest * 4 // 3), longest + 2 * reach, size), max(tall, wide, size))
+        if longest + 2 * max(size // CONTEXT, reach) > size:
+            side = min(max(-(-longest * SCALED[0] // SCALED[1]), longest + 2 * reach, size), max(tall, wide, size))
         squares.append((side, _placed(top, bottom, side, tall), _placed(left, right, side, wide), members))
     order = sorted(range(len(squares)), key=lambda i: (-squares[i][0], *squares[i][1:3], i))
     window_of = np.full(len(boxes) + 1, -1, np.int32)  # by label; 0 are empty cells

@@ -1,12 +1,12 @@
-"""What the window does: pointer, keys and news of a run in, state for `scene.build` out. It knows neither glfw nor the GPU.
+"""What the window does: pointer, keys and events of a run in, state for `scene.build` out. It knows neither glfw nor the GPU.
 
 Positions are framebuffer pixels; keys are named as they are printed ("a", "[", "?"), others by words ("enter", "left", "space").
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,29 +16,27 @@ import numpy as np
 from moebius.errors import MoebiusError
 from moebius.pictures import mask as masks
 from moebius.pictures import photo as photos
-from moebius.pictures.formats import ENDINGS
 from moebius.pictures.photo import Photo
-from moebius.pictures.save import check_fits
-from moebius.view.canvas import Camera, MaskCanvas, Point
+from moebius.view import brush
+from moebius.view.camera import NOTCH, Camera
+from moebius.view.canvas import MaskCanvas
+from moebius.view.geometry import Point
 from moebius.view.job import Event, Failed, Finished, Loaded, Place, Progress, Worker
 from moebius.view.picture import Picture
+from moebius.view.save import save
 
 if TYPE_CHECKING:
     from moebius.inpaint.result import Result
 
 RESULT_BYTES = 1 << 30  # what kept results may take; the oldest go first
-WHEEL = 1.12  # brush and zoom, a notch
-KEYS = 1.25
-BRUSH = 0.045  # of the shorter side: the radius to begin with
-SMALLEST_BRUSH, LARGEST_BRUSH = 1.0, 0.5  # pixels of the picture; of its longer side
 MARGIN, FOOT = 16, 88  # logical pixels around the fitted picture and below it
 
 Drag = Literal["paint", "erase", "box", "unbox", "pan"]
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A result to browse."""
+class KeptResult:
+    """A result that can be browsed and saved."""
 
     result: Result
     picture: Picture
@@ -48,6 +46,8 @@ class Kept:
 
 @dataclass
 class Running:
+    """The run under way, and the mask it fills."""
+
     number: int
     seed: int
     hole: np.ndarray
@@ -64,13 +64,13 @@ class App:
         self.folder: Path | None = None  # where results go; None: beside the photo
         self.picture: Picture | None = None
         self.canvas: MaskCanvas | None = None
-        self.results: list[Kept] = []
+        self.results: list[KeptResult] = []
         self.shown = 0  # 0 is the photo, n the nth result
         self.running: Running | None = None
         self.device = ""
         self.message, self.is_error = "", False
         self.help = self.comparing = self.space = False
-        self.brush = 20.0
+        self.brush = brush.Brush()
         self.pointer: Point | None = None
         self.drag: Drag | None = None
         self.grabbed: Point = (0.0, 0.0)  # where a box began, in the picture
@@ -79,7 +79,7 @@ class App:
     # pictures ----------------------------------------------------------------------------------------------------
     def open(self, path: Path, mask: Path | None = None, folder: Path | None = None) -> None:
         """Another photo. One that cannot be read leaves all as it was."""
-        with Told(self):
+        with self._errors_shown():
             photo = photos.load(path)
             fill = None if mask is None else masks.load(mask, photo).fill
             picture = Picture.of(photo, self.largest_side)
@@ -88,7 +88,7 @@ class App:
             self.photo, self.path, self.folder, self.picture = photo, path, folder, picture
             self.canvas = MaskCanvas(width, height, fill)
             self.results, self.shown, self.drag, self.seed = [], 0, None, self.first_seed
-            self.brush = max(SMALLEST_BRUSH, BRUSH * min(width, height))
+            self.brush.fit(photo.size)
             self.camera.picture = photo.size
             self.camera.fit()
             self.say(" ".join(photo.notes))
@@ -125,12 +125,12 @@ class App:
             self.worker.cancel()
             self.running, self.changed = None, True
 
-    def collect(self) -> None:
-        """What the worker has said since. News of a run that was cancelled is no news."""
+    def handle_events(self) -> None:
+        """All that the worker has sent since; events of a run that was cancelled are dropped."""
         while not self.worker.events.empty():
-            self._take(self.worker.events.get())
+            self._handle(self.worker.events.get())
 
-    def _take(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         run = self.running
         if isinstance(event, Loaded):
             self.device = event.device
@@ -142,7 +142,7 @@ class App:
         elif isinstance(event, Progress):
             run.progress = event
         elif isinstance(event, Finished):
-            self.results.append(Kept(event.result, event.picture, run.seed, run.progress.ms_per_step))
+            self.results.append(KeptResult(event.result, event.picture, run.seed, run.progress.ms_per_step))
             while len(self.results) > 1 and sum(3 * k.picture.levels[0].nbytes for k in self.results) > RESULT_BYTES:
                 self.results.pop(0)
             self.shown, self.running = len(self.results), None
@@ -156,7 +156,7 @@ class App:
             return
         assert self.photo is not None
         assert self.path is not None
-        with Told(self):
+        with self._errors_shown():
             self.say(f"Saved as {save(self.results[self.shown - 1].result, self.photo, self.path, self.folder)}")
 
     # keys --------------------------------------------------------------------------------------------------------
@@ -170,8 +170,8 @@ class App:
                 "escape": self._escape,
                 "c": lambda: self._edit(MaskCanvas.clear),
                 "i": lambda: self._edit(MaskCanvas.invert),
-                "[": lambda: self._resize_brush(1 / KEYS),
-                "]": lambda: self._resize_brush(KEYS),
+                "[": lambda: self._resize_brush(1 / brush.KEY),
+                "]": lambda: self._resize_brush(brush.KEY),
                 "left": lambda: self._browse(-1),
                 "right": lambda: self._browse(1),
                 "s": self.save,
@@ -184,7 +184,7 @@ class App:
             }
         if name in actions:
             if name not in ("b", "space"):
-                self.message = ""  # what it had to say was read, or else the key was not for it
+                self.message = ""  # it was read by now
             actions[name]()
             self.changed = True
 
@@ -195,8 +195,8 @@ class App:
             self.space = False
         self.changed = True
 
-    def let_go(self) -> None:
-        """The window lost the focus: nobody will tell that keys and buttons come up."""
+    def focus_lost(self) -> None:
+        """All keys and buttons are taken as up: the window hears no more of those that come up."""
         self.comparing = self.space = False
         self._end_drag(commit=False)
         self.changed = True
@@ -230,8 +230,7 @@ class App:
             self.shown = min(max(self.shown + by, 0), len(self.results))
 
     def _resize_brush(self, factor: float) -> None:
-        largest = LARGEST_BRUSH * max(self.camera.picture)
-        self.brush = min(max(self.brush * factor, SMALLEST_BRUSH), max(largest, SMALLEST_BRUSH))
+        self.brush.resize(factor, self.camera.picture)
 
     # pointer -----------------------------------------------------------------------------------------------------
     def press(self, button: str, shift: bool = False) -> None:
@@ -250,7 +249,7 @@ class App:
             return
         self.drag = "paint" if button == "left" else "erase"
         self.canvas.begin()
-        self.canvas.stroke(here, here, self.brush, self.drag == "paint")
+        self.canvas.stroke(here, here, self.brush.radius, self.drag == "paint")
 
     def move(self, to: Point | None) -> None:
         before, self.pointer = self.pointer, to
@@ -260,7 +259,7 @@ class App:
         if self.drag == "pan" or (self.space and self.drag is None):
             self.camera.pan(to[0] - before[0], to[1] - before[1])
         elif self.drag in ("paint", "erase"):
-            self.canvas.stroke(self.camera.to_picture(before), self.camera.to_picture(to), self.brush, self.drag == "paint")
+            self.canvas.stroke(self.camera.to_picture(before), self.camera.to_picture(to), self.brush.radius, self.drag == "paint")
 
     def release(self, button: str) -> None:
         buttons = {"paint": "left", "box": "left", "erase": "right", "unbox": "right", "pan": button}
@@ -268,7 +267,7 @@ class App:
             self._end_drag(commit=True)
 
     def _end_drag(self, commit: bool) -> None:
-        """A stroke stays where it went, a box that was not let go of does not."""
+        """A stroke stays as it is; a box is filled only with `commit`, which is when its button comes up."""
         drag, self.drag = self.drag, None
         if self.canvas is None:
             return
@@ -284,9 +283,9 @@ class App:
         if self.photo is None:
             return
         if control and self.pointer is not None:
-            self.camera.zoom(WHEEL**notches, self.pointer)
+            self.camera.zoom(NOTCH**notches, self.pointer)
         elif not control:
-            self._resize_brush(WHEEL**notches)
+            self._resize_brush(brush.NOTCH**notches)
         self.changed = True
 
     def resize(self, window: tuple[int, int], ui: float) -> None:
@@ -296,6 +295,16 @@ class App:
     # what it says ------------------------------------------------------------------------------------------------
     def say(self, text: str, error: bool = False) -> None:
         self.message, self.is_error, self.changed = text, error, True
+
+    @contextmanager
+    def _errors_shown(self) -> Iterator[None]:
+        """What goes wrong within is a message in the window."""
+        try:
+            yield
+        except MoebiusError as error:
+            self.say(str(error), error=True)
+        except MemoryError:
+            self.say("There is not enough memory for this picture; close other programs, or use a smaller one.", error=True)
 
     @property
     def patches(self) -> dict[Place, np.ndarray]:
@@ -314,50 +323,3 @@ class App:
             parts.append(f"result {self.shown} of {len(self.results)}, seed {self.results[self.shown - 1].seed}")
         parts += [] if each is None else [f"{each:.0f} ms/step"]
         return " · ".join([*parts, *([self.device] if self.device else []), "moebius"])
-
-
-class Told:
-    """with Told(app): … — what goes wrong within is said in the window."""
-
-    def __init__(self, app: App) -> None:
-        self.app = app
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
-        if isinstance(error, MoebiusError):
-            self.app.say(str(error), error=True)
-        elif isinstance(error, MemoryError):
-            self.app.say("There is not enough memory for this picture; close other programs, or use a smaller one.", error=True)
-        return isinstance(error, MoebiusError | MemoryError)
-
-
-def save(result: Result, photo: Photo, path: Path, folder: Path | None) -> Path:
-    """NAME-filled.EXT beside the photo (-filled-2, -filled-3, …), as PNG where the photo's own ending cannot be written."""
-    ending = path.suffix.lower() if path.suffix.lower() in ENDINGS else ".png"
-    try:
-        check_fits(photo, path.with_suffix(ending))
-    except MoebiusError:
-        ending = ".png"
-    target = reserved((folder or path.parent) / f"{path.stem}-filled{ending}")
-    try:
-        result.save(target)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-    return target
-
-
-def reserved(path: Path) -> Path:
-    """The first of these names that nobody has, taken at once: an empty file that `save` then replaces."""
-    for n in range(1, 10_000):
-        numbered = path if n == 1 else path.with_stem(f"{path.stem}-{n}")
-        try:
-            os.close(os.open(numbered, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            return numbered
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise MoebiusError(f"{numbered} cannot be written: {error.strerror}.") from error
-    raise MoebiusError(f"{path.parent} already holds 9999 results of this picture; move some away.")

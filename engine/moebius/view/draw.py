@@ -12,7 +12,8 @@ import numpy as np
 from moebius.backends.webgpu import native, wgsl
 from moebius.backends.webgpu.device import NO_ADAPTER, adapters, guard
 from moebius.errors import AdapterError, DeviceLostError
-from moebius.view.canvas import MaskCanvas, Rect
+from moebius.view.canvas import MaskCanvas
+from moebius.view.geometry import Rect
 from moebius.view.picture import Picture, reduction
 
 Kind = Literal["photo", "result", "patch", "overlay", "panel", "text"]
@@ -171,7 +172,7 @@ class Renderer:
         return True
 
     def _is_small(self, quad: Quad, scene: Scene) -> bool:
-        """Several texels a pixel."""
+        """Whether a pixel of the window covers several texels."""
         return quad.rect[2] * reduction(scene.picture, self.largest_side) < quad.source[2]
 
     def close(self) -> None:

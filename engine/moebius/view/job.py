@@ -77,9 +77,8 @@ NICE = 5  # on the CPU device, and on a software driver, a step takes every core
 
 
 class Worker:
-    """`load` gives the Inpainter, here on the thread, and again after a device was lost; what it is given, it calls as it goes on.
-
-    `notify` wakes the window.
+    """`load(check)` returns the Inpainter. It is called on the thread, at the start and again after a device was lost, and calls
+    `check` while it downloads, which raises once the window is closed. `notify` wakes the window: there are new `events`.
     """
 
     def __init__(self, load: Load, notify: Callable[[], None], largest_side: int) -> None:
@@ -95,7 +94,7 @@ class Worker:
         self._thread.start()
 
     def start(self, photo: Photo, fill: np.ndarray, settings: dict[str, Any]) -> int:
-        """What ran before ends with its step, and nothing more is heard of it."""
+        """The number of the new run, which its events carry. A run before it ends after its step and sends no more events."""
         self._number += 1
         self._wanted = self._number
         self._requests.put(Request(self._number, photo, fill, settings))
@@ -105,7 +104,7 @@ class Worker:
         self._wanted = LOADING
 
     def close(self) -> None:
-        """Returns when the thread has: a device must not be pulled away from under a step."""
+        """Returns when the thread has ended: its step still uses the device."""
         self._closed = True
         self.cancel()
         self._requests.put(None)
@@ -128,32 +127,32 @@ class Worker:
             work()
         except DeviceLostError as error:
             self._model = None  # its buffers are gone; the next run loads it again, on a new device
-            self._say(Failed(number, str(error) if isinstance(error, OutOfMemoryError) else LOST))
+            self._send(Failed(number, str(error) if isinstance(error, OutOfMemoryError) else LOST))
         except MoebiusError as error:
-            self._say(Failed(number, str(error)))
+            self._send(Failed(number, str(error)))
         except MemoryError:
-            self._say(Failed(number, "There is not enough memory for this picture. Mark less of it, or close other programs."))
+            self._send(Failed(number, "There is not enough memory for this picture. Mark less of it, or close other programs."))
         except Exception as error:  # a mistake of ours: the trace is for the terminal, the window goes on
             traceback.print_exc()
-            self._say(Failed(number, f"This is a bug: {type(error).__name__}: {error}. The terminal has the details."))
+            self._send(Failed(number, f"This is a bug: {type(error).__name__}: {error}. The terminal has the details."))
 
     def _ready(self) -> Inpainter:
         if self._model is None:
-            self._model = self._load(self._go_on)
-            self._say(Loaded(self._model.device))
+            self._model = self._load(self._check_open)
+            self._send(Loaded(self._model.device))
         return self._model
 
-    def _go_on(self) -> None:
-        """A download of minutes must not outlive the window."""
+    def _check_open(self) -> None:
+        """Raises when the window is closed: a download of minutes must not outlive it."""
         if self._closed:
             raise MoebiusError("The window was closed.")
 
     def _run(self, request: Request) -> None:
         number = request.number
         if self._model is None:
-            self._say(Progress(number, "Loading the model"))
+            self._send(Progress(number, "Loading the model"))
         model = self._ready()
-        self._say(Progress(number, "Encoding"))
+        self._send(Progress(number, "Encoding"))
         run = model.steps(request.photo, request.fill, **request.settings)
         patches: dict[Place, np.ndarray] = {}
         began: float | None = None
@@ -166,12 +165,12 @@ class Worker:
             done, began = step.index + 1, began or now  # the first step also warms up; it would spoil the mean
             each = 1000 * (now - began) / (done - 1) if done > 1 else None
             phase = "Denoising" if done < step.total else "Decoding"
-            self._say(Progress(number, phase, done, step.total, each, dict(patches)))
+            self._send(Progress(number, phase, done, step.total, each, dict(patches)))
         if self._wanted == number:
             shown = Picture.of_image(run.result.image, self._largest_side)
-            self._say(Finished(number, run.result, shown))
+            self._send(Finished(number, run.result, shown))
 
-    def _say(self, event: Event) -> None:
+    def _send(self, event: Event) -> None:
         self.events.put(event)
         if not self._closed:
             self._notify()

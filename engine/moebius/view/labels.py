@@ -9,20 +9,20 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 ATLAS_WIDTH = 2048
-INSTEAD = str.maketrans({"×": "x", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "·": "-", "≥": ">=", "≤": "<="})
+ASCII = str.maketrans({"×": "x", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "·": "-", "≥": ">=", "≤": "<="})
 
 
 def plain(text: str) -> str:
     """What the font has: ASCII. Accents are dropped, and what is left of other scripts is a question mark."""
-    spread = unicodedata.normalize("NFKD", text.translate(INSTEAD))
+    spread = unicodedata.normalize("NFKD", text.translate(ASCII))
     return "".join(c if " " <= c <= "~" else "?" for c in spread if not unicodedata.combining(c))
 
 
 @lru_cache(maxsize=32)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    made = ImageFont.load_default(size)
-    assert isinstance(made, ImageFont.FreeTypeFont)
-    return made
+    loaded = ImageFont.load_default(size)
+    assert isinstance(loaded, ImageFont.FreeTypeFont)
+    return loaded
 
 
 def width(text: str, size: int) -> int:

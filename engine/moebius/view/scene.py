@@ -10,8 +10,8 @@ import numpy as np
 
 from moebius.view import labels
 from moebius.view.app import App
-from moebius.view.canvas import NOWHERE, Rect
 from moebius.view.draw import Four, Quad, Scene
+from moebius.view.geometry import NOWHERE, Rect
 from moebius.view.job import Place
 
 Colour = tuple[float, float, float]
@@ -97,9 +97,9 @@ class Painter:
             scene.quads.append(Quad("overlay", rect, source, (*TINT, OPACITY), shape))
 
     def _visible(self, app: App, part: Rect | None = None, beyond: float = 0.0) -> tuple[Four, Four]:
-        """Where a part of the picture is, and which; no more of it than is in the window: what f32 tells apart ends at 64:1.
+        """(x, y, width, height) in the window and in the picture of what can be seen of a part, and of `beyond` pixels around it.
 
-        `beyond` is what is wanted around the part.
+        No more of it than is in the window: what f32 tells apart ends at 64:1.
         """
         (x, y), scale, (width, height) = app.camera.origin, app.camera.scale, app.camera.picture
         part = Rect(0, 0, width, height) if part is None else part
@@ -110,18 +110,19 @@ class Painter:
         return (x + scale * low[0], y + scale * low[1], w * scale, h * scale), (*low, w, h)
 
     def _patch_atlas(self, app: App) -> np.ndarray | None:
-        """All patches in their cells; made again when there are others."""
+        """All patches in their cells, in one array; another one when there are other patches."""
         if self._patches[0] is not app.patches:
-            made = None
+            atlas = None
             if app.patches:
                 placed = cells(app.patches)
-                made = np.zeros((max(y + h for _, y, _, h in placed), max(x + w for x, _, w, _ in placed), 4), np.uint8)
+                atlas = np.zeros((max(y + h for _, y, _, h in placed), max(x + w for x, _, w, _ in placed), 4), np.uint8)
                 for (x, y, w, h), rgb in zip(placed, app.patches.values(), strict=True):
-                    made[y : y + h, x : x + w, :3] = rgb
-            self._patches = app.patches, made
+                    atlas[y : y + h, x : x + w, :3] = rgb
+            self._patches = app.patches, atlas
         return self._patches[1]
 
     def _brush(self, app: App) -> None:
+        """The ring of the brush at the pointer, or the box that is being drawn."""
         if app.pointer is None or app.help:
             return
         x, y = app.pointer
@@ -132,7 +133,7 @@ class Painter:
             self._panel(place, TINT if app.drag == "box" else WHITE, 0.3)
             self._panel(place, WHITE, 0.95, line=self._px(1.5))
         elif app.drag != "pan" and not app.space and not app.comparing:
-            r = max(app.brush * app.camera.scale, self._px(2))
+            r = max(app.brush.radius * app.camera.scale, self._px(2))
             one = self._px(1)
             self._panel((x - r - one, y - r - one, 2 * (r + one), 2 * (r + one)), (0, 0, 0), 0.55, radius=r + one, line=one)
             self._panel((x - r, y - r, 2 * r, 2 * r), WHITE, 0.95, radius=r, line=self._px(1.5))

@@ -43,7 +43,7 @@ class Window:
     def __init__(self, load: Load, settings: dict[str, Any]) -> None:
         glfw.ERROR_REPORTING = "ignore"  # asked for where it matters
         if not glfw.init():
-            raise AdapterError(f"There is no display to open a window on ({_why()}). `moebius inpaint` needs none.")
+            raise AdapterError(f"There is no display to open a window on ({_glfw_error()}). `moebius inpaint` needs none.")
         try:
             self._open(load, settings)
         except BaseException:
@@ -56,7 +56,7 @@ class Window:
         glfw.window_hint(glfw.VISIBLE, False)
         self.handle = glfw.create_window(*SIZE, "moebius", None, None)
         if not self.handle:
-            raise AdapterError(f"The display opens no window ({_why()}).")
+            raise AdapterError(f"The display opens no window ({_glfw_error()}).")
         self._keep_on_screen()
         glfw.set_window_size_limits(self.handle, *SMALLEST, glfw.DONT_CARE, glfw.DONT_CARE)
         self.renderer = Renderer(present_info(self.handle))
@@ -89,7 +89,7 @@ class Window:
         glfw.set_char_callback(w, lambda _, code: self.app.key(chr(code)) if chr(code) in TYPED else None)
         dropped: Any = lambda _, paths: self.app.drop([Path(p) for p in paths])  # noqa: E731 # glfw's stub has its C signature
         glfw.set_drop_callback(w, dropped)
-        glfw.set_window_focus_callback(w, lambda _, focused: None if focused else self.app.let_go())
+        glfw.set_window_focus_callback(w, lambda _, focused: None if focused else self.app.focus_lost())
         glfw.set_framebuffer_size_callback(w, lambda *_: self._resized(draw=True))
         glfw.set_window_content_scale_callback(w, lambda *_: self._resized())
         glfw.set_window_refresh_callback(w, lambda _: self._draw())
@@ -157,7 +157,7 @@ class Window:
             glfw.wait_events_timeout(wait)
         else:
             glfw.poll_events()
-        self.app.collect()
+        self.app.handle_events()
         if self.app.changed and time.monotonic() >= self._next_frame:
             self._draw()
 
@@ -218,6 +218,7 @@ def present_info(handle: Any) -> dict[str, Any]:
     return place | {"vsync": False, "window": int(place["window"]), "display": int(place["display"])}
 
 
-def _why() -> str:
+def _glfw_error() -> str:
+    """What glfw says about its last failure."""
     _, text = glfw.get_error()
     return (text.decode("utf-8", "replace") if isinstance(text, bytes) else text or "glfw does not say why").rstrip(".")

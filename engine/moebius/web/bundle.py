@@ -6,9 +6,10 @@ plan.json::
      "modules": [WGSL text, …],
      "pipelines": [{"module", "entry", "access": ["read" | "read_write" | "uniform", …]}, …],
      "buffers": [{"size", "at"?}, …]      `at`: where its content lies in weights.bin; without it, it begins as zeros
-     "uniforms": {"at", "size"},          one buffer of parameters, 256 bytes a dispatch
+     "uniforms": {"at", "size", "pitch"}, one buffer of parameters, `pitch` bytes a dispatch
      "plans": {name: {"inputs": [TENSOR], "outputs": [TENSOR], "prologue": [DISPATCH], "steps": [DISPATCH], "taps": [TAP], …}},
-     "arrays": {name: {"at", "type": "float32" | "uint8", "shape"}}, …}
+     "arrays": {name: {"at", "type": "float32" | "uint8", "shape"}},
+     …}                                   what `export` says about the model, the page's settings, its check, and "constants"
 
     TENSOR    {"buffer", "shape": [B, H, W, C]}, float32, channels padded to a multiple of four
     DISPATCH  {"pipeline", "grid": [x, y, z], "uniform": offset, "bind": [buffer, offset, size, …]}, in the order of the bindings
@@ -190,7 +191,7 @@ class Bundle:
                     progress("Writing weights.bin", at, total)
                 return begin
 
-            uniforms = {"at": put(self._uniforms), "size": len(self._uniforms)}
+            uniforms = {"at": put(self._uniforms), "size": len(self._uniforms), "pitch": PARAMS_PITCH}
             arrays = {}
             for name, array in self.arrays.items():
                 little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))

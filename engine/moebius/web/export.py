@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ import numpy as np
 import moebius
 from moebius.errors import MoebiusError, UsageError
 from moebius.inpaint.inpainter import Inpainter
+from moebius.inpaint.loaded import LOG_VARIANCE
 from moebius.inpaint.settings import Settings
+from moebius.model import contract, noise, scheduler
 from moebius.model.denoise import Denoiser
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
+from moebius.pictures import blend, published, seam, windows
 from moebius.web.bundle import Bundle, ForBrowsers
 from moebius.web.witness import witness
 
@@ -28,6 +32,15 @@ SYNTHETIC = "Its weights were made from a seed, not trained: the hole is filled 
 TILES = ("gpu", "cpu")
 SUFFIXES = (".html", ".css", ".js", ".json", ".bin")
 PLAYED = ("steps", "guidance", "strength", "noise_offset", "seed")  # the settings that the page has
+CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take from plan.json: they type no number of the engine's
+    blend: ("LANCZOS",),
+    contract: ("TEMB_MAX_PERIOD",),
+    noise: ("LN2", "LOG_DEGREE", "TURN_DEGREE"),
+    published: ("BLUR_RADIUS",),
+    scheduler: ("TRAIN_STEPS", "BETA_START", "BETA_END"),
+    seam: ("CYCLES", "SWEEPS", "RIM", "AROUND", "OFF", "SPREAD", "NEAR", "NOTHING"),
+    windows: ("CONTEXT", "SCALED"),
+}
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -69,9 +82,15 @@ def export(
             "scaling": vae.scaling_factor,
         },
         "defaults": {name: getattr(Settings(), name) for name in PLAYED} | {"blend": inpainter.blend},
+        "constants": constants(),
         "check": check.about,
     }
     return publish(target, lambda folder: write_site(folder) + bundle.write(folder, about, progress), force)
+
+
+def constants() -> dict[str, Any]:
+    """The numbers of CONSTANTS by their names, and the bounds of a posterior's log variance."""
+    return {name: getattr(module, name) for module, names in CONSTANTS.items() for name in names} | {"LOG_VARIANCE": LOG_VARIANCE}
 
 
 def record(inpainter: Inpainter, recorder: ForBrowsers) -> Bundle:

@@ -12,6 +12,7 @@ from moebius import sample
 from moebius.backends.cpu import CPU
 from moebius.backends.webgpu.pack import pad4
 from moebius.check.compare import endtoend
+from moebius.check.compare.fingerprint import FORMAT, VERSION
 from moebius.check.compare.measure import shaders_digest
 from moebius.inpaint.draws import draws
 from moebius.inpaint.inpainter import Inpainter
@@ -89,6 +90,7 @@ def witness(inpainter: Inpainter) -> Check:
         "settings": endtoend.SETTINGS,
         "inputs": model.digest(),
         "shaders": shaders_digest(),
+        "fingerprint": {"format": FORMAT, "version": VERSION},
         "window": {"x": window.x, "y": window.y, "side": window.width, "size": window.size},
     }
     return Check(

@@ -9,6 +9,7 @@ const GREY_LEVELS = 1; // what the picture may differ by as the model makes it; 
 export async function selfCheck(player, hear = () => {}) {
   const { plan, arrays } = player;
   const { settings, window } = plan.check;
+  const { constants } = plan;
   const array = (name) => arrays[name].data;
   const began = performance.now();
   const noise = Object.fromEntries(["image", "masked", "start", "offset"].map((name) => [name, array(`noise ${name}`)]));
@@ -18,10 +19,10 @@ export async function selfCheck(player, hear = () => {}) {
   got.latents = latents;
   const photo = pictureOf(arrays.photo);
   const result = { data: toBytes(decoded), width: window.size, height: window.size };
-  const picture = pasted(photo, maskOf(arrays.mask), result, window, settings.blend);
+  const picture = pasted(photo, maskOf(arrays.mask), result, window, settings.blend, constants);
 
-  const drawn = draws(settings.seed ?? plan.defaults.seed, plan.config);
-  const scaled = cut(photo, maskOf(arrays.mask), window);
+  const drawn = draws(settings.seed ?? plan.defaults.seed, plan.config, constants);
+  const scaled = cut(photo, maskOf(arrays.mask), window, constants);
   const rows = [];
   for (const [name, { data: want, shape }] of Object.entries(arrays)) {
     if (name in got) {
@@ -94,8 +95,7 @@ export function fingerprint(player, checked, png) {
   }
   const device_ = [info.vendor, info.architecture, info.device, info.description].filter(Boolean).join(" ") || "unnamed adapter";
   return {
-    format: "moebius-fingerprint",
-    version: 1,
+    ...plan.check.fingerprint, // its format and version
     moebius: plan.moebius,
     made: new Date().toISOString().slice(0, 19) + "Z",
     machine: { system: navigator.userAgentData?.platform || navigator.platform || "", cores: String(navigator.hardwareConcurrency ?? "") },

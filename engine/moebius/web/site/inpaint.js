@@ -1,15 +1,14 @@
 // A whole run in the order it happens: engine/moebius/inpaint/inpainter.py's, for one window and one seed.
 
-import { coefficients, sinusoid, timesteps } from "./ddim.js";
+import { DDIM, sinusoid } from "./ddim.js";
+import { Refused } from "./errors.js";
 import { Portable } from "./noise.js";
-import { product, Refused } from "./player.js";
+import { product } from "./player.js";
 import { cut, pasted, toBytes, windowOf } from "./pixels.js";
 
-const LOG_VARIANCE = [-30, 20];
-
 // The four draws of a run, channels last, from one stream in this order; the stream itself has channels first.
-export function draws(seed, { latent, channels }) {
-  const source = new Portable(seed);
+export function draws(seed, { latent, channels }, constants) {
+  const source = new Portable(seed, constants);
   const positions = latent * latent;
   const field = (count) => {
     const drawn = source.draw(channels * count);
@@ -22,23 +21,25 @@ export function draws(seed, { latent, channels }) {
 
 // `picture` with what `mask` marks filled in. `hear({step, steps})` is called after every step, and what it throws ends the run.
 export async function inpaint(player, picture, mask, settings = {}, hear = () => {}) {
-  const { size } = player.plan.config;
-  const window = windowOf(mask, size);
+  const { config, constants, defaults } = player.plan;
+  const { size } = config;
+  const window = windowOf(mask, size, constants);
   if (!window) return picture;
-  const { x, m } = cut(picture, mask, window);
+  const { x, m } = cut(picture, mask, window, constants);
   const { decoded } = await sample(player, x, m, settings, { hear });
   const result = { data: toBytes(decoded), width: size, height: size };
-  return pasted(picture, mask, result, window, settings.blend ?? player.plan.defaults.blend);
+  return pasted(picture, mask, result, window, settings.blend ?? defaults.blend, constants);
 }
 
 // x: the window from -1 to 1; m: its mask. `noise` takes the place of the draws. `keep(name, array)` receives what the
 // native run wrote down, too, and `taps` has the modules' outputs fetched and kept as well.
 export async function sample(player, x, m, settings, { noise, hear = () => {}, keep = () => {}, taps = false } = {}) {
-  const { config, plans } = player.plan;
+  const { config, constants, plans } = player.plan;
   const { steps, guidance, strength, noise_offset, seed } = { ...player.plan.defaults, ...settings };
-  const drawn = noise ?? draws(seed, config);
-  const times = timesteps(steps, strength);
-  const rows = coefficients(times, steps);
+  const drawn = noise ?? draws(seed, config, constants);
+  const scheduler = new DDIM(constants);
+  const times = scheduler.timesteps(steps, strength);
+  const rows = scheduler.coefficients(times, steps);
   const { encoder, step, decoder } = plans;
   if (!times.length || times.length > step.rows) throw new Refused(`This page takes 1 to ${step.rows} steps, and these settings make ${times.length}; choose others.`);
   const keepTaps = async (plan, replayed) => {
@@ -46,6 +47,7 @@ export async function sample(player, x, m, settings, { noise, hear = () => {}, k
   };
 
   // The posterior sample of a picture's latents: (mean + exp(½·log variance)·ε)·scaling.
+  const [least, most] = constants.LOG_VARIANCE;
   const encoded = async (pixels, ε, name, first) => {
     player.write(encoder.inputs[0], pixels);
     const replayed = player.replay("encoder", { taps: taps && first ? encoder.taps : [] });
@@ -54,7 +56,7 @@ export async function sample(player, x, m, settings, { noise, hear = () => {}, k
     await keepTaps("encoder", replayed);
     return ε.map((e, i) => {
       const [c, at] = [i % config.channels, 2 * config.channels * Math.floor(i / config.channels)];
-      const logvar = Math.min(LOG_VARIANCE[1], Math.max(LOG_VARIANCE[0], moments[at + config.channels + c]));
+      const logvar = Math.min(most, Math.max(least, moments[at + config.channels + c]));
       return (moments[at + c] + Math.exp(0.5 * logvar) * e) * config.scaling;
     });
   };
@@ -73,7 +75,7 @@ export async function sample(player, x, m, settings, { noise, hear = () => {}, k
   for (const [i, array] of [y, mask8, masked].entries()) player.write(step.inputs[i], array);
   const { queue } = player.device;
   const table = new Float32Array(product(step.sinusoid.shape));
-  table.set(sinusoid(times, step.sinusoid.shape[3]));
+  table.set(sinusoid(times, step.sinusoid.shape[3], constants));
   player.write(step.sinusoid, table);
   queue.writeBuffer(player.buffers[step.coefficients], 0, new Float32Array(rows.flat()));
   queue.writeBuffer(player.uniforms, step.guidance, new Float32Array([guidance]));

@@ -7,7 +7,8 @@ const MULTIPLIER = 0x2360ed051fc65da44385df649fccf645n;
 
 export class Portable {
   // `seed` is an integer from 0 up, a number or a BigInt.
-  constructor(seed) {
+  constructor(seed, constants) {
+    this.constants = constants;
     const words = seeded(BigInt(seed));
     this.increment = (((words[2] << 64n) | words[3]) << 1n | 1n) & LOW128;
     this.state = (this.increment + ((words[0] << 64n) | words[1])) & LOW128;
@@ -31,8 +32,8 @@ export class Portable {
     for (let i = 0; i < count; i += 2) {
       const u = (this.bits() + 1) * 2 ** -53;
       const v = this.bits() * 2 ** -53;
-      const radius = Math.sqrt(-2 * logarithm(u));
-      const [cosine, sine] = turn(v);
+      const radius = Math.sqrt(-2 * logarithm(u, this.constants));
+      const [cosine, sine] = turn(v, this.constants);
       out[i] = radius * cosine;
       if (i + 1 < count) out[i + 1] = radius * sine;
     }
@@ -69,7 +70,7 @@ function seeded(seed) {
 }
 
 // ln x: with x = m·2^e and √½ ≤ m < √2, e·ln 2 + 2·artanh s and s = (m-1)/(m+1). Math.log may differ from one browser to another.
-function logarithm(x) {
+function logarithm(x, { LN2, LOG_DEGREE }) {
   let [m, e] = [x, 0];
   while (m < 0.5) {
     m *= 2;
@@ -79,24 +80,24 @@ function logarithm(x) {
     m /= 2;
     e++;
   }
-  if (m < 0.7071067811865476) {
+  if (m < Math.SQRT1_2) {
     m *= 2;
     e--;
   }
   const s = (m - 1) / (m + 1);
   const square = s * s;
-  let series = 1 / 21;
-  for (let k = 19; k > 0; k -= 2) series = series * square + 1 / k;
-  return e * 0.69314718036912381649 + (2 * s * series + e * 1.90821492927058770002e-10);
+  let series = 1 / LOG_DEGREE;
+  for (let k = LOG_DEGREE - 2; k > 0; k -= 2) series = series * square + 1 / k;
+  return e * LN2[0] + (2 * s * series + e * LN2[1]);
 }
 
 // cos 2πv and sin 2πv: Taylor series within an eighth of a turn of the nearest quarter.
-function turn(v) {
+function turn(v, { TURN_DEGREE }) {
   const quarter = Math.floor(4 * v + 0.5);
   const x = (4 * v - quarter) * (Math.PI / 2);
   const square = x * x;
   let [cosine, sine] = [1, 1];
-  for (let k = 18; k > 0; k -= 2) {
+  for (let k = TURN_DEGREE; k > 0; k -= 2) {
     cosine = 1 - (cosine * square) / (k * (k - 1));
     sine = 1 - (sine * square) / (k * (k + 1));
   }

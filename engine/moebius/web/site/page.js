@@ -2,8 +2,9 @@
 
 import { fingerprint, maskOf, pictureOf, selfCheck } from "./check.js";
 import { Editor, imageOf } from "./editor.js";
+import { Refused } from "./errors.js";
 import { inpaint } from "./inpaint.js";
-import { openDevice, Player, Refused } from "./player.js";
+import { openDevice, Player } from "./player.js";
 import { forgotten } from "./weights.js";
 
 const $ = (id) => document.getElementById(id);

@@ -1,23 +1,22 @@
-// Pictures as arrays, as engine/moebius/pictures has them: windows.py, cut.py, blend.py, pixels.py, published.py and mask.py (membrane.js:
-// seam.py). A picture is {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
+// Pictures as arrays, as engine/moebius/pictures/windows.py, engine/moebius/pictures/cut.py, engine/moebius/pictures/blend.py and
+// engine/moebius/pictures/mask.py have them. A picture is {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
+// `constants` are plan.json's.
 
-import { grown, matched } from "./membrane.js";
+import { grown, matched } from "./seam.js";
 
-const BLUR_RADIUS = 3; // of the seam, in the model's pixels
-const LANCZOS = 3;
-const ONE = 2 ** 22;
+const ONE = 2 ** 22; // Pillow's, in the weights of its resizing
 
 // The square to work on: around all that is marked (one window, where Python gives islands windows of their own), at the
-// picture's own resolution where it leaves size/16 of context on every side; else scaled. Null where nothing is marked.
-export function windowOf(mask, size) {
+// picture's own resolution where it leaves size/CONTEXT around that on every side; else scaled. Null where nothing is marked.
+export function windowOf(mask, size, { BLUR_RADIUS, CONTEXT, SCALED }) {
   const box = bounds(mask);
   if (!box) return null;
   const [x0, y0, x1, y1] = box;
   const reach = support(BLUR_RADIUS);
   const longest = Math.max(x1 - x0, y1 - y0);
   let side = size;
-  if (longest + 2 * Math.max(Math.floor(size / 16), reach) > size) {
-    side = Math.min(Math.max(Math.ceil((longest * 4) / 3), longest + 2 * reach, size), Math.max(mask.width, mask.height, size));
+  if (longest + 2 * Math.max(Math.floor(size / CONTEXT), reach) > size) {
+    side = Math.min(Math.max(Math.ceil((longest * SCALED[0]) / SCALED[1]), longest + 2 * reach, size), Math.max(mask.width, mask.height, size));
   }
   const placed = (first, last, length) =>
     side >= length ? -Math.floor((side - length) / 2) : Math.min(Math.max(0, Math.floor((first + last - side) / 2)), length - side);
@@ -36,7 +35,7 @@ export function bounds({ data, width, height }) {
 
 // The window as the model sees it: x, the pixels from -1 to 1, and m, 1 where any pixel under it is marked. Outside the
 // picture lies its reflection.
-export function cut(picture, mask, { x, y, side, size }) {
+export function cut(picture, mask, { x, y, side, size }, { LANCZOS }) {
   const [columns, rows] = [reflected(x, side, picture.width), reflected(y, side, picture.height)];
   let rgb = { data: new Uint8Array(3 * side * side), width: side, height: side };
   const m = new Uint8Array(size * size);
@@ -49,7 +48,7 @@ export function cut(picture, mask, { x, y, side, size }) {
   for (let j = 0; j < size; j++) {
     for (let i = 0; i < size; i++) m[j * size + i] = anyOf(mask, columns, rows, i, j, side / size);
   }
-  if (side !== size) rgb = resized(rgb, size, side > picture.width);
+  if (side !== size) rgb = resized(rgb, size, LANCZOS, side > picture.width);
   return { rgb, x: Float32Array.from(rgb.data, (v) => (v / 255) * 2 - 1), m };
 }
 
@@ -79,17 +78,18 @@ export function toBytes(x) {
 
 // The picture with the window's result blended in through the blurred mask: ⌊(result·w + picture·(255-w)) / 255⌋. "match" joins the
 // colours at the seam first, and blurs nothing.
-export function pasted(picture, mask, result, window, blend = "paste") {
+export function pasted(picture, mask, result, window, blend, constants) {
+  const { BLUR_RADIUS, LANCZOS } = constants;
   const { x, y, side } = window;
   const match = blend === "match";
   if (match) {
-    const { rgb, m } = cut(picture, mask, window);
+    const { rgb, m } = cut(picture, mask, window, constants);
     const size = result.width; // in a scaled window the film hangs where resizing left no trace of what was in the hole, if anywhere
     const clear = side === size ? m : grown(m, size, size, LANCZOS * Math.max(1, size / side) + 1);
     const hole = clear.every(Boolean) ? m : clear;
-    result = { ...result, data: matched(result.data, rgb.data, hole, size, size) };
+    result = { ...result, data: matched(result.data, rgb.data, hole, size, size, constants) };
   }
-  const back = result.width === side ? result : resized(result, side);
+  const back = result.width === side ? result : resized(result, side, LANCZOS);
   const [left, top] = [Math.max(0, x), Math.max(0, y)];
   const [width, height] = [Math.min(picture.width, x + side) - left, Math.min(picture.height, y + side) - top];
   const inside = new Uint8Array(width * height);
@@ -109,9 +109,9 @@ export function pasted(picture, mask, result, window, blend = "paste") {
   return { data, width: picture.width, height: picture.height };
 }
 
-// Square pictures by Lanczos: Pillow's arithmetic, columns first (or rows), in whole numbers of 2^-22, rounded in between.
-export function resized({ data, width }, size, rowsFirst = false) {
-  const taps = lanczos(width, size);
+// Square pictures by Lanczos with so many lobes: Pillow's arithmetic, columns first (or rows), in whole numbers of 2^-22, rounded in between.
+export function resized({ data, width }, size, lobes, rowsFirst = false) {
+  const taps = lanczos(width, size, lobes);
   const pass = (from, wide, high) => {
     const out = new Uint8Array(3 * size * high); // transposed, so that twice is once each way
     for (let y = 0; y < high; y++) {
@@ -138,10 +138,10 @@ function flipped(from, wide, high, channels) {
   return out;
 }
 
-function lanczos(from, to) {
+function lanczos(from, to, lobes) {
   const scale = from / to;
   const stretch = Math.max(1, scale);
-  const reach = LANCZOS * stretch;
+  const reach = lobes * stretch;
   const sinc = (v) => (v === 0 ? 1 : Math.sin(Math.PI * v) / (Math.PI * v));
   return Array.from({ length: to }, (_, i) => {
     const centre = (i + 0.5) * scale;
@@ -150,7 +150,7 @@ function lanczos(from, to) {
     const weights = [];
     for (let k = first; k < last; k++) {
       const v = (k - centre + 0.5) / stretch;
-      weights.push(Math.abs(v) < LANCZOS ? sinc(v) * sinc(v / LANCZOS) : 0);
+      weights.push(Math.abs(v) < lobes ? sinc(v) * sinc(v / lobes) : 0);
     }
     const sum = weights.reduce((a, b) => a + b, 0);
     return { first, weights: weights.map((w) => Math.sign(w) * Math.floor(Math.abs(w / sum) * ONE + 0.5)) };

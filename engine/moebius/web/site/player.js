@@ -1,11 +1,10 @@
-// Replays recorded plans: buffers, pipelines and bind groups from plan.json, bytes from weights.bin. Knows nothing of pictures.
+// Replays recorded plans: buffers, pipelines and bind groups from plan.json (engine/moebius/web/bundle.py says what is in it), bytes
+// from weights.bin. Knows nothing of pictures.
 
+import { Refused } from "./errors.js";
 import { streamed } from "./weights.js";
 
 const SUBMIT_EVERY = 32; // dispatches a submit: a desktop's watchdog ends what runs for two seconds
-const UNIFORM_BYTES = 256;
-
-export class Refused extends Error {} // every message of it is for the user: one sentence, and what to do
 
 export async function openDevice() {
   if (!globalThis.isSecureContext) {
@@ -101,7 +100,7 @@ export class Player {
     const { layout, access, pipeline: compiled } = this.pipelines[pipeline];
     let next = 0;
     const entries = access.map((a, binding) => {
-      if (a === "uniform") return { binding, resource: { buffer: this.uniforms, offset: uniform, size: UNIFORM_BYTES } };
+      if (a === "uniform") return { binding, resource: { buffer: this.uniforms, offset: uniform, size: this.plan.uniforms.pitch } };
       const [buffer, offset, size] = bind.slice(next, (next += 3));
       return { binding, resource: { buffer: this.buffers[buffer], offset, size } };
     });
@@ -215,7 +214,7 @@ export function check(plan, limits) {
     demand(tensorBytes({ shape }) <= buffers[buffer].size, "a tensor beyond its buffer");
   };
   demand(plan.format === 1, `format ${plan.format}`);
-  demand(inside(uniforms.at, uniforms.size, binary.size), "the uniforms");
+  demand(inside(uniforms.at, uniforms.size, binary.size) && inside(0, uniforms.pitch, uniforms.size), "the uniforms");
   for (const { size, at } of buffers) {
     demand(count(size) && size > 0 && size % 4 === 0 && size <= limits.maxBufferSize, "a buffer's size");
     demand(at === undefined || inside(at, size, binary.size), "a buffer beyond the binary");
@@ -235,13 +234,13 @@ export function check(plan, limits) {
     for (const { pipeline, grid, uniform, bind } of [...prologue, ...steps]) {
       demand(count(pipeline) && pipeline < plan.pipelines.length, "a dispatch's pipeline");
       demand(grid.length === 3 && grid.every((n) => count(n) && n <= limits.maxComputeWorkgroupsPerDimension), "a dispatch's grid");
-      demand(inside(uniform, UNIFORM_BYTES, uniforms.size) && uniform % UNIFORM_BYTES === 0, "a dispatch's uniforms");
+      demand(inside(uniform, uniforms.pitch, uniforms.size) && uniform % uniforms.pitch === 0, "a dispatch's uniforms");
       const storage = plan.pipelines[pipeline].access.filter((a) => a !== "uniform").length;
       demand(bind.length === 3 * storage, "a dispatch's bindings");
       for (let i = 0; i < bind.length; i += 3) {
         const [buffer, offset, size] = bind.slice(i, i + 3);
         demand(count(buffer) && buffer < buffers.length && inside(offset, size, buffers[buffer].size), "a binding beyond its buffer");
-        demand(offset % 256 === 0 && size <= limits.maxStorageBufferBindingSize, "a binding");
+        demand(offset % limits.minStorageBufferOffsetAlignment === 0 && size <= limits.maxStorageBufferBindingSize, "a binding");
       }
     }
     if (loop.sinusoid) {

@@ -1,6 +1,6 @@
 // weights.bin into GPU buffers as it arrives, by way of Cache Storage where there is room: it is never in memory as a whole.
 
-import { Refused } from "./player.js";
+import { Refused } from "./errors.js";
 
 const CACHE = "moebius-webgpu";
 const IN_FLIGHT = 64 << 20; // bytes given to the GPU's queue before it is waited for
@@ -38,20 +38,20 @@ async function opened(address, binary, progress) {
   const key = new URL(address);
   key.searchParams.set("sha256", binary.sha256);
   const cache = await caches.open(CACHE).catch(() => null);
-  let found = await cache?.match(key).catch(() => null);
-  if (!found && cache && (await room(binary.size))) {
+  let kept = await cache?.match(key).catch(() => null);
+  if (!kept && cache && (await room(binary.size))) {
     try {
       for (const old of await cache.keys()) {
         if (new URL(old.url).pathname === key.pathname) await cache.delete(old); // of an export before this one
       }
-      await cache.put(key, counted(await got(key, binary, "no-store"), binary.size, progress));
-      found = await cache.match(key);
+      await cache.put(key, counted(await answerTo(key, binary, "no-store"), binary.size, progress));
+      kept = await cache.match(key);
     } catch (error) {
       if (error instanceof Refused) throw error;
       console.warn("The weights are not cached:", error.message); // no room after all, or private browsing: go on without
     }
   }
-  return found ? { body: found.body, cached: true } : { body: (await got(key, binary)).body, cached: false };
+  return kept ? { body: kept.body, cached: true } : { body: (await answerTo(key, binary)).body, cached: false };
 }
 
 async function room(size) {
@@ -59,7 +59,7 @@ async function room(size) {
   return quota - usage > 1.1 * size;
 }
 
-async function got(address, binary, httpCache = "default") {
+async function answerTo(address, binary, httpCache = "default") {
   const answer = await fetch(address, { cache: httpCache }).catch((error) => ({ ok: false, status: error.message }));
   if (!answer.ok) throw new Refused(`${binary.file} could not be loaded (${answer.status}); serve the whole exported folder.`);
   return answer;

@@ -1,26 +1,22 @@
-// The film of engine/moebius/pictures/seam.py, number for number: what is known around a hole, continued smoothly through it. Arrays of pixels are
-// flat, three channels a pixel; a hole has one byte a pixel.
-
-const [CYCLES, SWEEPS] = [3, 2];
-const [RIM, AROUND, OFF, SPREAD] = [2, 4, 16, 3];
-const [NEAR, NOTHING] = [8, 0.2];
+// The film of engine/moebius/pictures/seam.py, number for number: what is known around a hole, continued smoothly through it. Arrays
+// of pixels are flat, three channels a pixel; a hole has one byte a pixel. `constants` are plan.json's.
 
 // The picture's pixels, and in the hole: film of the picture + fidelity·(result - film of the result).
-export function matched(result, picture, hole, width, height) {
+export function matched(result, picture, hole, width, height, constants) {
   if (hole.every(Boolean)) return result; // there is no rim to match
-  const found = remains(Float64Array.from(picture, (p, i) => p - result[i]), hole, width, height);
-  const rest = hole.map((h, i) => h || found[i]);
+  const remaining = remains(Float64Array.from(picture, (p, i) => p - result[i]), hole, width, height, constants);
+  const rest = hole.map((h, i) => h || remaining[i]);
   const unknown = rest.every(Boolean) ? hole : rest;
   const [film, own] = [Float64Array.from(picture), Float64Array.from(result)];
-  harmonic(film, unknown, width, height);
-  harmonic(own, unknown, width, height);
-  const kept = fidelity(result, picture, hole, unknown, width, height);
+  harmonic(film, unknown, width, height, constants);
+  harmonic(own, unknown, width, height, constants);
+  const kept = fidelity(result, picture, hole, unknown, width, height, constants);
   const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + kept * (v - own[i])); // to the nearest, halves to even ones
   return Uint8Array.from(picture, (p, i) => (hole[Math.floor(i / 3)] ? filled[i] : p));
 }
 
 // How much of the result's detail is the picture's where both are known, from 0 to 1.
-function fidelity(result, picture, hole, unknown, width, height) {
+function fidelity(result, picture, hole, unknown, width, height, { NEAR, NOTHING }) {
   const near = grown(hole, width, height, NEAR).map((n, i) => n && !unknown[i]);
   let [product, square, count] = [0, 0, 0];
   const add = (here, there) => {
@@ -60,8 +56,8 @@ function disc(radius) {
 }
 
 // Pixels at the rim that show what was to be filled in: far off the known differences around them.
-function remains(difference, hole, width, height) {
-  const found = new Uint8Array(hole.length);
+function remains(difference, hole, width, height, { RIM, AROUND, OFF, SPREAD }) {
+  const off = new Uint8Array(hole.length);
   const places = disc(AROUND);
   grown(hole, width, height, RIM).forEach((near, i) => {
     if (!near || hole[i]) return;
@@ -71,10 +67,10 @@ function remains(difference, hole, width, height) {
       const values = known.map(([x, y]) => difference[3 * (y * width + x) + c]);
       const middle = median(values);
       const spread = median(values.map((v) => Math.abs(v - middle)));
-      if (Math.abs(difference[3 * i + c] - middle) > OFF + SPREAD * spread) found[i] = 1;
+      if (Math.abs(difference[3 * i + c] - middle) > OFF + SPREAD * spread) off[i] = 1;
     }
   });
-  return found;
+  return off;
 }
 
 function median(values) {
@@ -83,18 +79,18 @@ function median(values) {
 }
 
 // Puts the film into v's hole.
-function harmonic(v, hole, width, height) {
+function harmonic(v, hole, width, height, constants) {
   for (let i = 0; i < v.length; i++) if (hole[Math.floor(i / 3)]) v[i] = 0;
-  if (hole.some(Boolean)) fill(gridOf(hole, width, height), v);
+  if (hole.some(Boolean)) fill(gridOf(hole, width, height), v, constants);
 }
 
 // The same where v is zero in the hole.
-function fill(grid, v) {
+function fill(grid, v, { CYCLES, SWEEPS }) {
   const start = gathered(v, grid);
   for (let i = 0; i < start.length; i++) start[i] /= Math.max(grid.half.known[Math.floor(i / 3)], 1);
-  if (grid.coarse) fill(grid.coarse, start);
+  if (grid.coarse) fill(grid.coarse, start, { CYCLES, SWEEPS });
   for (const here of grid.here) for (let c = 0; c < 3; c++) v[3 * here + c] = start[3 * cellOf(grid, here) + c];
-  for (let n = 0; n < CYCLES; n++) cycle(grid, v, new Float64Array(v.length));
+  for (let n = 0; n < CYCLES; n++) cycle(grid, v, new Float64Array(v.length), SWEEPS);
 }
 
 function gridOf(hole, width, height) {
@@ -127,9 +123,9 @@ function gathered(v, grid) {
 }
 
 // Nearer to 4·v - (sum of the neighbours) = force at every unknown pixel.
-function cycle(grid, v, force) {
+function cycle(grid, v, force, sweeps) {
   const { here, around, coarse, half } = grid;
-  relax(grid, v, force);
+  relax(grid, v, force, sweeps);
   if (coarse) {
     const wrong = new Float64Array(v.length);
     here.forEach((i, k) => {
@@ -139,7 +135,7 @@ function cycle(grid, v, force) {
       }
     });
     const missing = new Float64Array(3 * half.width * half.height);
-    cycle(coarse, missing, gathered(wrong, grid));
+    cycle(coarse, missing, gathered(wrong, grid), sweeps);
     const beside = (at, n, pixel) => Math.min(n - 1, Math.max(0, at + 2 * (pixel % 2) - 1));
     for (const i of here) {
       const [px, py] = [i % grid.width, Math.floor(i / grid.width)];
@@ -149,11 +145,11 @@ function cycle(grid, v, force) {
       for (let c = 0; c < 3; c++) v[3 * i + c] += (9 * at(y, x, c) + 3 * at(below, x, c) + 3 * at(y, across, c) + at(below, across, c)) / 16;
     }
   }
-  relax(grid, v, force);
+  relax(grid, v, force, sweeps);
 }
 
-function relax({ here, around, outside, turns }, v, force) {
-  for (let n = 0; n < SWEEPS; n++) {
+function relax({ here, around, outside, turns }, v, force, sweeps) {
+  for (let n = 0; n < sweeps; n++) {
     for (const turn of turns) {
       for (const k of turn) {
         const [i, self, [up, down, left, right]] = [here[k], outside[k], around[k]];
