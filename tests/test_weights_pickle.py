@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from torch_files import canary, integer, name_of, persistent, pickled, read_bytes, refused, tensor, text, with_pickle  # noqa: F401 (a fixture)
 
+from moebius.weights.formats.pickle import interpret
+from moebius.weights.formats.refused import RefusedError
+
 
 class Calls:
     """Pickles as a call of something."""
@@ -149,6 +152,27 @@ def test_bombs_do_not_go_off(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", DEFUSE, *map(str, paths)], capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Pickles of protocol 2, without the first two bytes, and what the error says.
+BROKEN = {
+    "takes a value from below a mark": (b"N(\x85.", "takes what it has not put there"),
+    "takes up to a mark that is not there": (b"Nt.", "takes what it has not put there"),
+    "one mark too many": (b"(" * 65, "nests more than 64 deep"),
+    "leaves a value behind": (b"NN.", "goes on after its end"),
+    "leaves a mark behind": (b"(N.", "goes on after its end"),
+    "bytes after the end": (b"N.N", "goes on after its end"),
+    "an integer of nine bytes": (b"\x8a\x09" + bytes(9) + b".", "an integer of 9 bytes"),
+    "sets an item of a list": (b"]NNs.", "adds to something that is no list or dictionary"),
+    "a key without a value": (b"}(Nu.", "a key without a value"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_the_machine_refuses(name: str) -> None:
+    program, says = BROKEN[name]
+    with pytest.raises(RefusedError, match=says):
+        interpret(b"\x80\x02" + program)
 
 
 BIG = 10**12
