@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", choices=CASES)
     parser.add_argument("--readme", action="store_true", help="only rewrite the table in README.md")
     args = parser.parse_args()
-    results: dict[str, dict[str, dict[str, float]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results: dict[str, dict[str, dict[str, float]]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if args.readme:
         write_readme(results)
         return

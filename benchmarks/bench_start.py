@@ -63,7 +63,7 @@ def start(path: str, adapter: str | None) -> dict[str, float]:
     seconds["  of it packing (read, fold, transpose)"] = packing
     plan.prepare()
     lap("pipelines and bind groups")
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     megabytes = {
         name: int(status[key].split()[0]) / 1024 for name, key in (("peak", "VmHWM"), ("anonymous", "RssAnon"), ("mapped", "RssFile"))
     }

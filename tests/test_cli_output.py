@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -23,8 +24,6 @@ CALLS: list[tuple[list[str], int]] = [
     *(([command, "--help"], 0) for command in COMMANDS),
     (["adapters"], 0),
     (["plan", "--config", "tiny", "--adapter", "llvmpipe"], 0),
-    (["validate", "--adapter", "llvmpipe", "--image-size", "32"], 0),
-    (["compare", "--list"], 0),
     (["inpaint", "--sample", *FAST, "-o", PICTURE], 0),
     (["info", PICTURE], 0),
     (["info", PICTURE, "--json"], 0),
@@ -34,6 +33,8 @@ CALLS: list[tuple[list[str], int]] = [
     (["inpaint", "--sample", *FAST, "--box", "9000,2,3,4", "-o", "x.png"], 2),  # the message has a ×
     (["validate", "--config", "日本"], 2),  # argparse's own message
 ]
+# These take seconds: they run with ascii alone, which lacks the most.
+LONG: list[tuple[list[str], int]] = [(["validate", "--adapter", "llvmpipe", "--image-size", "32"], 0), (["compare", "--list"], 0)]
 
 # All calls in one process, whose streams are those of a terminal with that code page.
 PROGRAM = """
@@ -47,24 +48,25 @@ for argv in json.loads(sys.argv[1]):
         codes.append(main())
     except SystemExit as stop:
         codes.append(stop.code)
-open("codes", "w").write(json.dumps(codes))
+open("codes", "w", encoding="utf-8").write(json.dumps(codes))
 """
 
 
 @pytest.mark.parametrize("encoding", ["cp1251", "cp850", "ascii"])
 def test_no_command_fails_for_want_of_a_letter(encoding: str, tmp_path: Path, llvmpipe) -> None:
+    calls = CALLS + LONG * (encoding == "ascii")
     environment = os.environ | {"PYTHONIOENCODING": encoding, "MOEBIUS_CACHE": str(tmp_path / "кэш 隠")}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps([argv for argv, _ in CALLS])], cwd=tmp_path, env=environment, capture_output=True
+        [sys.executable, "-c", PROGRAM, json.dumps([argv for argv, _ in calls])], cwd=tmp_path, env=environment, capture_output=True
     )
     out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
     assert done.returncode == 0, err
     assert "UnicodeEncodeError" not in err
     assert "Traceback" not in err
-    assert json.loads((tmp_path / "codes").read_text()) == [code for _, code in CALLS], err
+    assert json.loads((tmp_path / "codes").read_text(encoding="utf-8")) == [code for _, code in calls], err
     assert (tmp_path / PICTURE).is_file()
     signs = "x" if encoding != "cp850" else "×"
-    assert re.search(rf"8{signs}8", out), "the shapes of validate"
+    assert re.search(rf"\d{signs}\d", out), "the grids of plan"
     assert "SEED+1, ..." in out if encoding != "cp1251" else "SEED+1, …" in out
     written = PICTURE.encode(encoding, "backslashreplace").decode(encoding)
     assert f"Wrote {written}" in err
@@ -114,3 +116,21 @@ def test_what_a_code_page_lacks_is_written_plainly(encoding: str, text: str, wri
     print(text, end="", flush=True)
     assert buffer.getvalue() == written
     assert sys.stdout.encoding == encoding
+
+
+def without_encoding(call: ast.Call) -> bool:
+    """Of a call that opens a text file: the encoding is left to the locale."""
+    name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    modes = [a.value for a in call.args if isinstance(a, ast.Constant) and re.fullmatch("[rwax+bt]{1,3}", str(a.value))]
+    return name in ("open", "fdopen") and (isinstance(call.func, ast.Name) or bool(modes)) and "b" not in "".join(modes)
+
+
+@pytest.mark.parametrize("folder", ["engine", "tools", "benchmarks"])
+def test_text_files_are_utf_8_in_every_locale(folder: str) -> None:
+    paths = (Path(__file__).parents[1] / folder).rglob("*.py")
+    calls = ((path, node) for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+    assert [f"{path.name}:{call.lineno}" for path, call in calls if without_encoding(call)] == []

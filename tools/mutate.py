@@ -316,13 +316,13 @@ def main() -> int:
         bad = 0
         for file, old, new in chosen:
             path, start = path_in(copy, file), perf_counter()
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             if text.count(old) != 1:
                 result = f"STALE: occurs {text.count(old)} times"
             else:
-                path.write_text(text.replace(old, new))
+                path.write_text(text.replace(old, new), encoding="utf-8")
                 result = verdict(file, *run(copy, TESTS_OF_TEXT if file.endswith("wgsl.py") else TESTS))
-                path.write_text(text)
+                path.write_text(text, encoding="utf-8")
             bad += not result.startswith("killed")
             print(f"{file}: {old.strip()!r} → {new.strip()!r}: {result} ({perf_counter() - start:.0f} s)", flush=True)
     print(f"{len(chosen)} mutations, {len(chosen) - bad} killed, {bad} not.")

@@ -148,7 +148,7 @@ def train(name: str, model: nn.Module, out: Path, rounds: list[int], loss_of: Lo
         if (step + 1) % LOG_EVERY == 0:
             row = {"step": step + 1, **{k: v / count for k, v in sums.items()}}
             write_header = not log.exists()
-            with log.open("a", newline="") as file:
+            with log.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, list(row))
                 if write_header:
                     writer.writeheader()
@@ -171,7 +171,7 @@ def plot(log: Path, name: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    with log.open() as file:
+    with log.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     axes.semilogy([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows])
