@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from moebius.backends.reference import Reference
-from moebius.backends.webgpu.ops import WebGPU
-from moebius.backends.webgpu.plan import Tensor
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.tensor import Tensor
 from moebius.errors import UsageError
 from moebius.model import unet, vae
 from moebius.model.contract import POSITION_WINDOW, Condition, Ops, Step, StepState, Tap, Timesteps

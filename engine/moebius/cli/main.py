@@ -72,6 +72,7 @@ def adapter_option(p: argparse.ArgumentParser) -> None:
 
 def adapters(args: argparse.Namespace) -> int:
     from moebius.backends.webgpu import device as gpu
+    from moebius.backends.webgpu.caps import DEFAULT_LIMITS
 
     found = gpu.adapters(args.implementation)
     if not found:
@@ -86,7 +87,7 @@ def adapters(args: argparse.Namespace) -> int:
             "vendor": a.info["vendor"],
             "driver": a.info["description"],
             "chosen": a is best,
-            "limits": {k: a.limits[k] for k in gpu.DEFAULT_LIMITS if k in a.limits},
+            "limits": {k: a.limits[k] for k in DEFAULT_LIMITS if k in a.limits},
             "features": sorted(a.features),
         }
         for i, a in enumerate(found)
@@ -130,9 +131,9 @@ def plan(args: argparse.Namespace) -> int:
     summary = recorded.summary()
     rows = recorded.describe()
     if args.json:
-        print(json.dumps({"config": args.config, "adapter": gpu.gpu.name, **summary, "plan": rows}))
+        print(json.dumps({"config": args.config, "adapter": gpu.name, **summary, "plan": rows}))
         return 0
-    print(f"One guided step, {args.config} config, on {gpu.gpu.name}")
+    print(f"One guided step, {args.config} config, on {gpu.name}")
     print(f"{'op':18} {'shader':15} {'grid':>16} {'MFLOP':>10} {'MB':>8}  path")
     for row in rows:
         grid = "×".join(map(str, row["grid"]))
@@ -166,13 +167,13 @@ def validate(args: argparse.Namespace) -> int:
             print(f"{row.op:17} {shape:>17} {row.max_abs:9.2e} {row.relative_l2:9.2e} {row.limit:9.2e} {verdict:5} {row.path}", flush=True)
 
     if not args.json:
-        print(f"Every op of the {args.config} UNet and VAE on {gpu.gpu.name}, against float64")
+        print(f"Every op of the {args.config} UNet and VAE on {gpu.name}, against float64")
         print(f"{'op':17} {'shape':>17} {'max abs':>9} {'rel. L2':>9} {'limit':>9} {'':5} path")
     lockstep.validate(gpu, args.config, args.image_size, report)
     over = [row for row in rows if not row.ok]
     worst = max(rows, key=lambda r: r.relative_l2 / r.limit if r.limit else r.relative_l2 * 1e30)
     if args.json:
-        print(json.dumps({"adapter": gpu.gpu.name, "config": args.config, "ok": not over, "rows": [lockstep.as_dict(r) for r in rows]}))
+        print(json.dumps({"adapter": gpu.name, "config": args.config, "ok": not over, "rows": [lockstep.as_dict(r) for r in rows]}))
     else:
         nearest = f"{worst.op} {worst.path} at {worst.relative_l2:.2e} of {worst.limit:.2e}"
         print(f"{len(rows)} ops, {len(over)} over their limit; nearest to it: {nearest}")

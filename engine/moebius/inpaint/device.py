@@ -23,8 +23,8 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
 
     if device != "auto":
         ops = WebGPU(device)
-        if require_gpu and ops.gpu.is_cpu:
-            raise AdapterError(f"A GPU is required, and {ops.gpu.name} is a software driver. `moebius adapters` lists what there is.")
+        if require_gpu and ops.caps.is_software:
+            raise AdapterError(f"A GPU is required, and {ops.name} is a software driver. `moebius adapters` lists what there is.")
         return ops
     found = _adapters_or_none(adapters)
     if any(a.info["adapter_type"] != "CPU" for a in found):
