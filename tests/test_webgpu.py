@@ -376,7 +376,7 @@ def test_unknown_adapters_are_named():
 
 def test_no_adapter_at_all_says_what_to_install(monkeypatch):
     monkeypatch.setattr(gpu_module, "adapters", lambda implementation="wgpu": [])
-    with pytest.raises(AdapterError, match=r"No WebGPU adapter was found.*mesa-vulkan-drivers.*moebius\.cpu\.CPU"):
+    with pytest.raises(AdapterError, match=r"No WebGPU adapter was found.*mesa-vulkan-drivers.*moebius\.CPU\(\)\."):
         WebGPU()
 
 

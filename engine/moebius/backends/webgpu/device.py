@@ -17,10 +17,10 @@ PREFERENCE = ["DiscreteGPU", "IntegratedGPU", "Unknown", "CPU"]
 UPLOAD_CHUNK = 16 << 20
 STAGING = 64 << 20
 TIMESTAMPS = "timestamp-query"
-NO_ADAPTER = (
-    "No WebGPU adapter was found. Install a Vulkan driver (on Debian or Ubuntu, software: apt-get install -y mesa-vulkan-drivers), "
-    "or compute on the CPU with moebius.backends.cpu.CPU()."
+NO_ADAPTER_DRIVER = (
+    "No WebGPU adapter was found. Install a Vulkan driver (on Debian or Ubuntu, software: apt-get install -y mesa-vulkan-drivers)"
 )
+NO_ADAPTER = f"{NO_ADAPTER_DRIVER}, or compute on the CPU with moebius.CPU()."
 
 
 def adapters(implementation: str = "wgpu") -> list[Any]:
