@@ -67,7 +67,7 @@ def bench(gpu: WebGPU, config: str, calls: Mapping[Call, Mapping[str, int]], sec
     """The whole result, as it is written."""
     clock, why = trusted_clock(gpu.gpu)
     print(f"{gpu.gpu.name}\n{config} model, {len(calls)} rows; clock: {why}")
-    effort = Effort.of(gpu.gpu.is_cpu, seconds)
+    effort = Effort.of(gpu.caps.is_software, seconds)
     roof = measure_roof(gpu.gpu, clock, effort.batch_ms)
     rows = measure(gpu, calls, effort, clock, say=progress)
     roof = roof.higher(measure_roof(gpu.gpu, clock, effort.batch_ms))
@@ -167,9 +167,9 @@ def main() -> int:
     if not args.seconds > 0:
         raise UsageError(f"--seconds is {args.seconds}; it must be above 0.")
     gpu = WebGPU(args.adapter)
-    config = args.config or ("tiny" if gpu.gpu.is_cpu else "full")
+    config = args.config or ("tiny" if gpu.caps.is_software else "full")
     if args.config is None:
-        print(f"--config {config}, because {'this is a software driver' if gpu.gpu.is_cpu else 'this is a GPU'}")
+        print(f"--config {config}, because {'this is a software driver' if gpu.caps.is_software else 'this is a GPU'}")
     if old and old["config"] != config:
         raise UsageError(f"{args.compare} is of the {old['config']} model; compare it with --config {old['config']}.")
     result = bench(gpu, config, chosen(model_calls(*configs(config)), args.filter), args.seconds)

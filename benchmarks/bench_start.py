@@ -57,7 +57,7 @@ def start(path: str, adapter: str | None) -> dict[str, float]:
                 return array
 
             buffer.fill = timed  # type: ignore[assignment]
-        _ = buffer.handle
+        buffer.allocate()
     gpu.read(gpu.tensor(denoiser.coefficients[None, None, :1, :1]))  # waits for the uploads
     lap("pack and upload")
     seconds["  of it packing (read, fold, transpose)"] = packing
@@ -68,7 +68,12 @@ def start(path: str, adapter: str | None) -> dict[str, float]:
         name: int(status[key].split()[0]) / 1024 for name, key in (("peak", "VmHWM"), ("anonymous", "RssAnon"), ("mapped", "RssFile"))
     }
     uploaded = sum(b.nbytes for b in buffers) / 2**20
-    return {**seconds, **{f"MiB {k}": v for k, v in megabytes.items()}, "MiB uploaded": uploaded, "software driver": float(gpu.gpu.is_cpu)}
+    return {
+        **seconds,
+        **{f"MiB {k}": v for k, v in megabytes.items()},
+        "MiB uploaded": uploaded,
+        "software driver": float(gpu.caps.is_software),
+    }
 
 
 def measure(path: Path, adapter: str | None) -> dict[str, float]:

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from moebius.backends.webgpu.device import Gpu
+from moebius.backends.webgpu.device import Device
 from moebius.errors import MoebiusError, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,11 +20,15 @@ RESULTS = ROOT / "benchmarks/results"
 PACKAGES = ("moebius-webgpu", "numpy", "wgpu", "wgpudawn", "torch", "onnxruntime-webgpu", "onnxruntime")
 
 
-def environment(gpu: Gpu | None) -> dict[str, Any]:
+def environment(gpu: Device | None) -> dict[str, Any]:
     """Adapter, driver, versions, commit: what a number means nothing without."""
     adapter = None
     if gpu is not None:
-        adapter = {"name": gpu.name, "software": gpu.is_cpu, **{k: gpu.info.get(k) for k in ("device", "description", "backend_type")}}
+        adapter = {
+            "name": gpu.name,
+            "software": gpu.caps.is_software,
+            **{k: gpu.info.get(k) for k in ("device", "description", "backend_type")},
+        }
     return {
         "adapter": adapter,
         "processor": processor(),

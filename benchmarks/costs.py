@@ -12,7 +12,7 @@ from workload import picture
 
 from moebius import Inpainter
 from moebius.backends.webgpu import WebGPU
-from moebius.backends.webgpu.device import Gpu
+from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.plan import Plan
 from moebius.inpaint.settings import Settings
 
@@ -23,7 +23,7 @@ SIZES, BATCHES, STEPS = (0.5, 1, 2, 4), (1, 2, 4), (1, 2, 4)  # times the model'
 class Meter:
     """Counts the bytes of the buffers that are there, and the most there ever were."""
 
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: Device) -> None:
         self.now = self.peak = 0
         create = gpu.create_buffer
 
@@ -77,11 +77,11 @@ def host(plan: Plan) -> dict[str, Any]:
     plan.start()
     taken = []
     for _ in range(REPLAYS):
-        plan.gpu.trim()  # waits
+        plan.device.trim()  # waits
         begin = time.perf_counter()
         plan.replay()
         taken.append(time.perf_counter() - begin)
-    plan.gpu.trim()
+    plan.device.trim()
     dispatches = len(plan.recording.steps)
     median = statistics.median(taken)
     return {"dispatches": dispatches, "ms_per_step": 1e3 * median, "us_per_dispatch": 1e6 * median / dispatches}

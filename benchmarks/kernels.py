@@ -20,7 +20,8 @@ from roof import Pace, Roof
 from traffic import traffic
 
 from moebius.backends.webgpu import WebGPU
-from moebius.backends.webgpu.plan import Plan, timed
+from moebius.backends.webgpu.plan import Plan
+from moebius.backends.webgpu.timing import timed
 from moebius.model.arrays import time_sinusoid
 
 sys.path.insert(0, str(ROOT / "tests"))

@@ -19,7 +19,7 @@ from workload import noise, picture, relative
 
 from moebius import Inpainter
 from moebius.backends.webgpu import WebGPU
-from moebius.backends.webgpu.device import Gpu
+from moebius.backends.webgpu.device import Device
 from moebius.errors import AdapterError, MoebiusError, UsageError
 from moebius.inpaint.settings import Settings
 from moebius.model import unet, vae
@@ -57,7 +57,7 @@ def bench(args: argparse.Namespace) -> int:
 
 def is_software(adapter: str | None) -> bool:
     try:
-        return Gpu(adapter).is_cpu
+        return Device.open(adapter).caps.is_software
     except AdapterError:
         if adapter is not None:
             raise

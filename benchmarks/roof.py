@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from moebius.backends.webgpu.device import Gpu, guard
-from moebius.backends.webgpu.plan import timed
+from moebius.backends.webgpu.device import Device, guard
+from moebius.backends.webgpu.timing import timed
 
 LOOPS, UNROLLED = 128, 4
 # How many independent vec4 an invocation works on, and how it is written: what is best depends on registers and on the compiler.
@@ -97,7 +97,7 @@ class Roof:
         return Roof(max(self.gflops, other.gflops), best)
 
 
-def encoder(gpu: Gpu, source: str, sizes: Sequence[int], threads: int, data: np.ndarray | None = None) -> Callable[[Any, int], None]:
+def encoder(gpu: Device, source: str, sizes: Sequence[int], threads: int, data: np.ndarray | None = None) -> Callable[[Any, int], None]:
     """encode(compute pass, repeats) for a kernel of two buffers, the first one read."""
     device = gpu.device
     with guard(gpu.name, "preparing the roof"):
@@ -109,7 +109,7 @@ def encoder(gpu: Gpu, source: str, sizes: Sequence[int], threads: int, data: np.
         entries = [{"binding": i, "resource": {"buffer": b}} for i, b in enumerate(buffers)]
         group = device.create_bind_group(layout=pipeline.get_bind_group_layout(0), entries=entries)
     groups = -(-threads // 64)
-    x = min(groups, gpu.limits["max-compute-workgroups-per-dimension"])
+    x = min(groups, gpu.caps.limits["max-compute-workgroups-per-dimension"])
 
     def encode(run: Any, repeats: int) -> None:
         run.set_pipeline(pipeline)
@@ -120,15 +120,15 @@ def encoder(gpu: Gpu, source: str, sizes: Sequence[int], threads: int, data: np.
     return encode
 
 
-def fma(gpu: Gpu, accumulators: int, form: str) -> tuple[Callable[[Any, int], None], int]:
+def fma(gpu: Device, accumulators: int, form: str) -> tuple[Callable[[Any, int], None], int]:
     """The multiply-add kernel, and the FLOPs of a dispatch."""
-    threads = 2**12 if gpu.is_cpu else 2**20
+    threads = 2**12 if gpu.caps.is_software else 2**20
     factors = np.repeat(np.float32([0.5, 0.5]), 4)  # towards 1: neither subnormal nor infinite
     encode = encoder(gpu, fma_source(accumulators, form), (32, 16 * threads), threads, factors)
     return encode, threads * accumulators * 4 * 2 * LOOPS * UNROLLED
 
 
-def best_ms(gpu: Gpu, clock: str, encode: Callable[[Any, int], None], target_ms: float, batches: int = 5) -> float:
+def best_ms(gpu: Device, clock: str, encode: Callable[[Any, int], None], target_ms: float, batches: int = 5) -> float:
     """Milliseconds of a dispatch in the fastest of some batches that take `target_ms` each."""
 
     def batch(repeats: int) -> float:
@@ -145,7 +145,7 @@ def best_ms(gpu: Gpu, clock: str, encode: Callable[[Any, int], None], target_ms:
 class Pace:
     """The machine's own speed: milliseconds of a multiply-add kernel that never changes. Where they grow, something else runs as well."""
 
-    def __init__(self, gpu: Gpu, clock: str, target_ms: float) -> None:
+    def __init__(self, gpu: Device, clock: str, target_ms: float) -> None:
         self.gpu, self.clock = gpu, clock
         self.encode, _ = fma(gpu, ACCUMULATORS[0], FORMS[0])
         self.seen = [best_ms(gpu, clock, self.encode, target_ms)]
@@ -162,14 +162,16 @@ class Pace:
         return ms
 
 
-def measure(gpu: Gpu, clock: str, target_ms: float) -> Roof:
+def measure(gpu: Device, clock: str, target_ms: float) -> Roof:
     gflops = 0.0
     for accumulators in ACCUMULATORS:
         for form in FORMS:
             encode, flops = fma(gpu, accumulators, form)
             gflops = max(gflops, flops / best_ms(gpu, clock, encode, target_ms) / 1e6)
     bandwidth = []
-    largest = min(gpu.limits["max-storage-buffer-binding-size"], gpu.limits["max-buffer-size"], 2**25 if gpu.is_cpu else 2**28)
+    largest = min(
+        gpu.caps.limits["max-storage-buffer-binding-size"], gpu.caps.limits["max-buffer-size"], 2**25 if gpu.caps.is_software else 2**28
+    )
     size = 2**15  # of the first buffer
     while size <= largest:
         copying = encoder(gpu, COPY, (size, size), size // 16 // COPIES)
@@ -181,7 +183,7 @@ def measure(gpu: Gpu, clock: str, target_ms: float) -> Roof:
     return Roof(gflops, bandwidth)
 
 
-def trusted_clock(gpu: Gpu) -> tuple[str, str]:
+def trusted_clock(gpu: Device) -> tuple[str, str]:
     """Timestamps where four times the work takes four times as long by them, and as long as by the wall; else the wall, and why."""
     if not gpu.timestamps:
         return "wall", "the wall; the adapter has no timestamp queries"

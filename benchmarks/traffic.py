@@ -6,7 +6,11 @@ table. Counted so, a kernel could seem faster than the memory is.
 
 from __future__ import annotations
 
-from moebius.backends.webgpu.plan import Binding, Dispatch
+from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu.plan import Dispatch
+from moebius.backends.webgpu.tensor import Binding
+
+ROWS = wgsl.numbers("gemm")["ROWS"]
 
 
 def traffic(d: Dispatch) -> int:
@@ -17,9 +21,9 @@ def traffic(d: Dispatch) -> int:
 def needed(d: Dispatch, b: Binding) -> float:
     p = d.params
     match d.shader, b.name:
-        case "gemm", "a" if dict(d.constants)["MODE"] == 0:
+        case "gemm", "a" if dict(d.constants)["MODE"] == ROWS:
             return 4 * (p["rows"] - p["row0"]) * p["k"]
-        case "gemm", "w" if dict(d.constants)["MODE"] == 0:
+        case "gemm", "w" if dict(d.constants)["MODE"] == ROWS:
             return 16 * p["k"] * p["n4"]
         case "gemm", "shift":
             return 16 * p["n4"]

@@ -8,27 +8,29 @@ that band: a stray write lands there, a stray read finds a NaN.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from moebius.backends.webgpu import WebGPU
-from moebius.backends.webgpu.device import Buffer, Gpu
-from moebius.backends.webgpu.gemm import Tile
-from moebius.backends.webgpu.plan import Dispatch, Plan, Tensor
-from moebius.backends.webgpu.recorder import SIZE
+from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.gemm import Tile, always, choose_tile
+from moebius.backends.webgpu.plan import Dispatch, Plan, Recording
+from moebius.backends.webgpu.recorder import Recorder
+from moebius.backends.webgpu.tensor import Buffer, BufferKind, Tensor
 
 GUARD = 4096  # bytes
 POISON = 0x7FDE  # the upper half of a quiet NaN no arithmetic makes; the lower tells buffers apart, for NaNs travel through sums
 
 
-class GuardedGpu(Gpu):
-    """The device and the pipelines of another Gpu, limits of its own, and buffers that are poisoned and end in a guard band."""
+class GuardedDevice(Device):
+    """The device and the pipelines of another Device, and buffers that are poisoned and end in a guard band."""
 
-    def __init__(self, gpu: Gpu, limits: dict[str, int]) -> None:
-        self.__dict__.update(gpu.__dict__)
-        self.limits = gpu.limits | limits
+    def __init__(self, device: Device) -> None:
+        self.__dict__.update(device.__dict__)
         self.poisons: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._made = 0
 
@@ -40,56 +42,49 @@ class GuardedGpu(Gpu):
         return handle
 
 
-class Guarded(WebGPU):
-    """`webgpu` as kernel tests use it, eagerly: `with guarded.eager(): t = guarded.tensor(nchw); guarded.read(guarded.op(t, …))`.
+class GuardedRecorder(Recorder):
+    """Runs what was recorded with every buffer watched."""
 
-    `tile` is WebGPU's, `limits` replaces limits of the adapter by smaller ones, `fold` is the width at which flat grids fold (and
-    theirs alone: a GEMM's grid is none). `dispatches` are those of the last op read.
-    """
+    device: GuardedDevice
 
-    def __init__(self, webgpu: WebGPU, tile: Tile | None = None, fold: int | None = None, **limits: int) -> None:
-        self.__dict__.update(webgpu.__dict__)
-        self.gpu: GuardedGpu = GuardedGpu(webgpu.gpu, {name.replace("_", "-"): value for name, value in limits.items()})
-        self._tile, self._plans = tile, WeakKeyDictionary()
-        self._none = Buffer(self.gpu, 256, "unused", "pinned")
-        self._fold = fold
-        self._made: list[Tensor] = []
+    def __init__(self, device: Device, caps: Caps) -> None:
+        super().__init__(device, caps)
+        self.fold: int | None = None
         self.dispatches: list[Dispatch] = []
+        self._made: list[Tensor] = []
 
-    def _new(self, shape: Sequence[int], label: str, kind: str = "intermediate") -> Tensor:
-        self._made.append(super()._new(shape, label, kind))
+    def new(self, shape: Sequence[int], label: str, kind: BufferKind = "intermediate") -> Tensor:
+        self._made.append(super().new(shape, label, kind))
         return self._made[-1]
 
-    def _flat(self, threads: int, size: int = SIZE) -> tuple[int, int, int]:
-        limits = self.gpu.limits
-        self.gpu.limits = limits | {"max-compute-workgroups-per-dimension": self._fold} if self._fold else limits
+    def flat(self, items: int, per_group: int) -> tuple[int, int, int]:
+        caps = self.caps
+        if self.fold:
+            self.caps = replace(caps, limits={**caps.limits, "max-compute-workgroups-per-dimension": self.fold})
         try:
-            return super()._flat(threads, size)
+            return super().flat(items, per_group)
         finally:
-            self.gpu.limits = limits
+            self.caps = caps
 
-    def _flush(self) -> None:
-        recording = self.recording
-        if not (recording.prologue or recording.steps):
-            return
+    def _run(self, recording: Recording) -> None:
         plan = Plan(recording, [], [], share=False)
         self.dispatches = plan.dispatches
         buffers = {id(b.buffer): b.buffer for d in self.dispatches for b in d.bindings}
         written = {id(b.buffer) for d in self.dispatches for b in d.outputs}
         moving = (recording.state, recording.flags)
         fixed = [b for key, b in buffers.items() if (b.kind != "intermediate" or key not in written) and b not in moving]
+        for buffer in fixed:
+            buffer.allocate()
         before = [self._words(b) for b in fixed]
         for b in (b for d in self.dispatches for b in d.bindings):
             if b.offset + b.nbytes == b.buffer.nbytes:
                 b.nbytes += GUARD
         plan.start()
         plan.replay()
-        recording.prologue.clear()
-        recording.steps.clear()
         for buffer, words in zip(fixed, before, strict=True):
             assert np.array_equal(self._words(buffer), words), f"{buffer.label} is an input and was changed."
         for buffer in buffers.values():
-            strayed = self._words(buffer)[buffer.nbytes // 4 :] != self.gpu.poisons[buffer.handle]
+            strayed = self._words(buffer)[buffer.nbytes // 4 :] != self.device.poisons[buffer.handle]
             assert not strayed.any(), f"{buffer.label} was written {first(strayed)} words past its end."
         for tensor in self._made:
             if id(tensor.buffer) in written:
@@ -104,7 +99,33 @@ class Guarded(WebGPU):
         assert not padding.any(), f"{tensor} has {padding[padding != 0][0]} in its padding, row {first(padding.any(axis=1))}."
 
     def _words(self, buffer: Buffer) -> np.ndarray:
-        return self.gpu.read(buffer, buffer.nbytes + GUARD, np.uint32)
+        return buffer.read(buffer.nbytes + GUARD, np.uint32)
+
+
+class Guarded(WebGPU):
+    """`webgpu` as kernel tests use it, eagerly: `with guarded.eager(): t = guarded.tensor(nchw); guarded.read(guarded.op(t, …))`.
+
+    `tile` is for every dense layer of more than a handful of rows, `limits` replaces limits of the adapter by smaller ones, `fold`
+    is the width at which flat grids fold (and theirs alone: a GEMM's grid is none). `dispatches` are those of the last op read.
+    """
+
+    recorder: GuardedRecorder
+
+    def __init__(
+        self,
+        webgpu: WebGPU,
+        tile: Tile | None = None,
+        fold: int | None = None,
+        recorder: type[GuardedRecorder] = GuardedRecorder,
+        **limits: int,
+    ) -> None:
+        caps = replace(webgpu.caps, limits={**webgpu.caps.limits, **{name.replace("_", "-"): value for name, value in limits.items()}})
+        super().__init__(GuardedDevice(webgpu.gpu), caps, always(tile) if tile else choose_tile, recorder=recorder)
+        self.recorder.fold = fold
+
+    @property
+    def dispatches(self) -> list[Dispatch]:
+        return self.recorder.dispatches
 
 
 def first(wrong: np.ndarray) -> int:

@@ -34,11 +34,13 @@ from cases import (
     unet_input,
     upsample_conv3x3,
 )
-from harness import Guarded
+from harness import Guarded, GuardedRecorder
 
-from moebius.backends.webgpu import WebGPU, gemm, ops
+from moebius.backends.webgpu import WebGPU, gemm
 from moebius.backends.webgpu.gemm import Tile
-from moebius.backends.webgpu.plan import check, read
+from moebius.backends.webgpu.ops import norms
+from moebius.backends.webgpu.plan import check
+from moebius.backends.webgpu.tensor import read
 from moebius.errors import LimitError, NonFiniteError
 from moebius.model.arrays import time_sinusoid
 from moebius.model.contract import Timesteps
@@ -48,7 +50,7 @@ from moebius.model.synthetic import synthetic
 
 
 def is_swiftshader(gpu: WebGPU) -> bool:
-    return "SwiftShader" in gpu.gpu.name
+    return "SwiftShader" in gpu.name
 
 
 def some(gpu: WebGPU, few: Iterable, more: Iterable = ()) -> list:
@@ -161,13 +163,13 @@ BENT: dict[str, Callable[[dict, dict], None]] = {
 
 @pytest.mark.parametrize("says", BENT)
 def test_the_guards_notice(gpu: WebGPU, says: str) -> None:
-    class Bent(Guarded):
-        def _dispatch(self, op: str, path: str, shader: str, grid: Any, bound: dict, params: dict, *rest: Any, **options: Any) -> None:
+    class Bent(GuardedRecorder):
+        def dispatch(self, op: str, path: str, shader: str, grid: Any, bound: dict, params: dict, *rest: Any, **options: Any) -> None:
             BENT[says](bound, params)
-            super()._dispatch(op, path, shader, grid, bound, params, *rest, **options)
+            super().dispatch(op, path, shader, grid, bound, params, *rest, **options)
 
     with pytest.raises(AssertionError, match=says):
-        concat((1, 5, 7)).run(Bent(gpu))
+        concat((1, 5, 7)).run(Guarded(gpu, recorder=Bent))
 
 
 # gemm ----------------------------------------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ def test_group_norm_widths(gpu: WebGPU) -> None:
 def test_group_norm_merges_its_chunks(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = group_norm((1, 29, 31), 2, 10).check(gpu)  # 899 positions of 10 channels are two chunks, 450 and 449
     assert [d.grid for d in whole.dispatches if d.shader == "group_stats"] == [(2, 2, 1)]
-    monkeypatch.setattr(ops, "GROUP_NORM_CHUNK", 32)
+    monkeypatch.setattr(norms, "CHUNK", 32)
     for values in some(gpu, ["far from zero"], ["near an eps"]):
         case = group_norm((2, 5, 7), 3, 3)  # 35 positions in chunks of 12, 12 and 11
         case.inputs[0] = VALUES[values](case.inputs[0])
@@ -236,7 +238,7 @@ def test_group_norm_merges_its_chunks(gpu: WebGPU, monkeypatch: pytest.MonkeyPat
     drift = group_norm((1, 5, 7), 3, 3)  # chunks whose means lie far apart
     drift.inputs[0] += np.linspace(-100, 100, 35, dtype=np.float32).reshape(5, 7)
     drift.check(gpu)
-    monkeypatch.setattr(ops, "GROUP_NORM_CHUNK", 1)
+    monkeypatch.setattr(norms, "CHUNK", 1)
     group_norm((1, 5, 3), 2, 3).check(gpu)  # a chunk for every position
 
 
@@ -412,7 +414,7 @@ def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: 
         for tile in some(gpu, [None], [Tile("tiled", 2, 1, 8, 8)]):
             in_bands(case, gpu, "gemm", tile, **small)
     in_bands(attention((2, 11, 13), 4), gpu, "softmax", max_storage_buffer_binding_size=20000)
-    monkeypatch.setattr(ops, "GROUP_NORM_CHUNK", 32)
+    monkeypatch.setattr(norms, "CHUNK", 32)
     for size in [(1, 31, 7), (2, 31, 7)]:
         case = group_norm(size, 3, 3, silu=True)
         in_bands(case, gpu, "group_stats", **small)
@@ -501,11 +503,11 @@ def test_a_buffer_read_and_written_in_one_dispatch_is_refused(gpu: WebGPU) -> No
     x, *rest, out = d.bindings
     for bindings in ([x, *rest, replace(out, buffer=x.buffer)], [replace(x, access="read_write", buffer=out.buffer), *rest, out]):
         with pytest.raises(LimitError, match="for reading and for writing in one dispatch"):
-            check(replace(d, bindings=bindings), gpu.gpu)
+            check(replace(d, bindings=bindings), gpu.caps)
     with pytest.raises(LimitError, match="bytes at 100 is not within its buffer and its alignment"):
-        check(replace(d, bindings=[replace(x, offset=100), *rest, out]), gpu.gpu)
+        check(replace(d, bindings=[replace(x, offset=100), *rest, out]), gpu.caps)
     with pytest.raises(LimitError, match="is not within its buffer"):
-        check(replace(d, bindings=[replace(x, nbytes=x.nbytes + 4), *rest, out]), gpu.gpu)
+        check(replace(d, bindings=[replace(x, nbytes=x.nbytes + 4), *rest, out]), gpu.caps)
 
 
 # not finite ----------------------------------------------------------------------------------------------------------
@@ -581,4 +583,4 @@ def test_a_flag_says_which_step_is_not_finite(gpu: WebGPU) -> None:
         plan.upload([y, eps])
         plan.start()
         plan.replay(1)
-        assert gpu.gpu.read(plan.recording.flags, 12, np.uint32).tolist() == [0, flag, 0]
+        assert plan.recording.flags.read(12, np.uint32).tolist() == [0, flag, 0]

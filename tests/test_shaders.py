@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import re
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,11 +14,11 @@ import pytest
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.device import guard
-from moebius.backends.webgpu.gemm import CPU_TILE, SINGLE_ROWS
+from moebius.backends.webgpu.gemm import CPU_TILE, GPU_TILE, GPU_TILE_SMALL, SINGLE_ROWS, Tile
 from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch
 from moebius.errors import MoebiusError
 from moebius.model import unet, vae
-from moebius.model.contract import Timesteps
+from moebius.model.contract import POSITION_WINDOW, Timesteps
 from moebius.model.denoise import Denoiser
 from moebius.model.params import ShapeOnly
 from moebius.model.scheduler import DDIM
@@ -41,9 +41,7 @@ def entries(shader: str) -> list[str]:
 @cache
 def recorded(webgpu: WebGPU, discrete: bool) -> list[Dispatch]:
     """The dispatches of the published and the tiny networks; `discrete` as a GPU records them."""
-    device = copy.copy(webgpu)
-    device.gpu = copy.copy(webgpu.gpu)
-    device.gpu.info = {**webgpu.gpu.info, "adapter_type": "DiscreteGPU" if discrete else "CPU"}
+    device = WebGPU(webgpu.gpu, replace(webgpu.caps, kind="discrete" if discrete else "software"))
     out: list[Dispatch] = []
     for config in (UNetConfig.full(), UNetConfig.tiny()):
         net, s = UNet(config, ShapeOnly(unet.shapes(config)), device), config.sample_size
@@ -66,7 +64,7 @@ def specialisations(webgpu: WebGPU, discrete: bool) -> set[tuple[str, str, wgsl.
 
 
 def compile_module(gpu: WebGPU, shader: str, constants: wgsl.Constants) -> Any:
-    with guard(gpu.gpu.name, f"compiling {shader}.wgsl with {dict(constants)}"):
+    with guard(gpu.name, f"compiling {shader}.wgsl with {dict(constants)}"):
         return gpu.gpu.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants))
 
 
@@ -74,7 +72,7 @@ def compile_module(gpu: WebGPU, shader: str, constants: wgsl.Constants) -> Any:
 def test_compiles_as_it_stands(gpu: WebGPU, shader: str) -> None:
     compile_module(gpu, shader, ())
     for entry in entries(shader):
-        if shader != "gemm" or "SwiftShader" not in gpu.gpu.name:  # which takes half a minute for the default tile
+        if shader != "gemm" or "SwiftShader" not in gpu.name:  # which takes half a minute for the default tile
             gpu.gpu.pipeline(shader, entry, ())
 
 
@@ -169,6 +167,96 @@ def test_no_mark_is_left_in_what_is_compiled(shader: str) -> None:
     assert "// unroll" not in text
     assert "// include" not in text
     assert text.count("{") == text.count("}")
+
+
+# what Python reads from them -----------------------------------------------------------------------------------------
+FLAT = (64, 1)
+WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
+    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader != "gemm"},
+    ("group_stats", "main"): (FLAT, 64 * 16),  # a vec3 takes the room of a vec4
+    ("layer_norm", "main"): (FLAT, 64 * 4),
+    ("softmax", "main"): (FLAT, 64 * 4),
+    ("gemm", "direct"): ((8, 8), 0),  # tile_a and tile_w are the other entry's
+    ("gemm", "tiled"): ((8, 8), 16 * (8 * 4 * 5 + 16 * 8 * 2)),
+}
+
+
+@every_kernel
+def test_workgroups_are_what_the_file_declares(shader: str) -> None:
+    known = {entry: workgroup for (name, entry), workgroup in WORKGROUPS.items() if name == shader}
+    read = {entry: wgsl.kernel(shader, entry) for entry in entries(shader)}
+    assert {entry: (kernel.workgroup, kernel.workgroup_bytes) for entry, kernel in read.items()} == known
+
+
+@pytest.mark.parametrize(("tile", "nbytes"), [(GPU_TILE, 16 * (128 * 5 + 256)), (GPU_TILE_SMALL, 16 * (64 * 5 + 256)), (CPU_TILE, 0)])
+def test_a_tile_decides_the_workgroup(tile: Tile, nbytes: int) -> None:
+    kernel = wgsl.kernel("gemm", tile.entry, tuple(tile.constants().items()))
+    assert (kernel.workgroup, kernel.threads, kernel.workgroup_bytes) == ((tile.wgx, tile.wgy), tile.wgx * tile.wgy, nbytes)
+
+
+def test_a_tile_stages_what_its_threads_load(llvmpipe: WebGPU) -> None:
+    for d in recorded(llvmpipe, discrete=True):
+        if d.entry == "tiled":
+            c = wgsl.numbers(d.shader, d.constants)
+            assert c["LOAD_A"] * c["WGX"] * c["WGY"] == c["WGY"] * c["TM"] * c["BK4"]
+            assert c["LOAD_W"] * c["WGX"] * c["WGY"] == 4 * c["BK4"] * c["WGX"] * c["TN4"]
+            assert c["ACC"] == c["TM"] * c["TN4"]
+            assert c["ROW_PITCH"] == c["BK4"] + 1
+
+
+def test_the_window_is_the_models() -> None:
+    assert wgsl.numbers("lambda_apply")["WINDOW"] == POSITION_WINDOW
+
+
+SHARING = """const SIZE: u32 = 8u;
+const PAIRS: u32 = (SIZE + 1u) * 2u; // 18u
+const FLAG: bool = true;
+var<workgroup> whole: array<vec4<f32>, PAIRS>; // tile
+var<workgroup> part: array<u32, SIZE / 2u>;
+fn inner() -> u32 {
+  return part[0];
+}
+fn outer() -> u32 {
+  return inner();
+}
+@compute @workgroup_size(SIZE, 2u)
+fn both(@builtin(local_invocation_index) l: u32) {
+  whole[l].x = f32(outer());
+}
+@compute @workgroup_size(4)
+fn one() {
+  let x = outer(); // not whole
+}
+@compute @workgroup_size(SIZE % 3u)
+fn none() {
+}
+"""
+
+
+def test_workgroup_memory_is_that_of_the_entry_and_of_what_it_calls(shader) -> None:
+    shader(SHARING)
+    assert wgsl.numbers.__wrapped__("it") == {"SIZE": 8, "PAIRS": 18}
+    assert wgsl.numbers.__wrapped__("it", (("SIZE", 4),)) == {"SIZE": 4, "PAIRS": 10}
+    read = wgsl.kernel.__wrapped__
+    assert read("it", "both") == wgsl.Kernel((8, 2), 18 * 16 + 4 * 4)
+    assert read("it", "both", (("SIZE", 4),)) == wgsl.Kernel((4, 2), 10 * 16 + 2 * 4)
+    assert read("it", "one") == wgsl.Kernel((4, 1), 4 * 4)
+    assert read("it", "none") == wgsl.Kernel((2, 1), 0)
+    assert read("it", "both").threads == 16
+    with pytest.raises(MoebiusError, match=r"it.wgsl has no entry point absent"):
+        read("it", "absent")
+
+
+@pytest.mark.parametrize("text", ["B + 1u", "f(2u)", "1.5", "2u **", "-A", "true"])
+def test_what_is_no_constant_expression_is_refused(text: str) -> None:
+    with pytest.raises(MoebiusError, match="is no constant expression"):
+        wgsl.evaluate(text, {"A": 3})
+
+
+def test_parameters_are_packed_in_the_order_of_the_file() -> None:
+    packed = wgsl.pack_params("layer_norm", {"eps": 0.5, "rows": 1, "channels": 2, "c4": 3})
+    assert packed == np.array([1, 2, 3], "<u4").tobytes() + np.float32(0.5).tobytes()
+    assert wgsl.pack_params("gemm", dict.fromkeys((name for name, _ in wgsl.interface("gemm").params), 2**32 - 1)) == b"\xff" * 76
 
 
 # specialise ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from moebius import sample
 from moebius.backends.cpu import CPU
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
-from moebius.backends.webgpu.device import DEFAULT_LIMITS
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS
 from moebius.check.compare import endtoend
 from moebius.check.compare.files import load
 from moebius.check.compare.fingerprint import errors, is_rounding

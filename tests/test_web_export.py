@@ -17,7 +17,7 @@ import pytest
 
 from moebius.backends.cpu import CPU
 from moebius.backends.webgpu import WebGPU, pack
-from moebius.backends.webgpu.device import DEFAULT_LIMITS
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS
 from moebius.errors import MoebiusError, UsageError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.model import unet, vae

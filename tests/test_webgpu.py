@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from moebius import Inpainter
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, native
 from moebius.backends.webgpu import device as gpu_module
-from moebius.errors import AdapterError, DeviceLostError, LimitError, NonFiniteError, UsageError
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
+from moebius.backends.webgpu.tensor import Buffer
+from moebius.errors import AdapterError, DeviceLostError, LimitError, MoebiusError, NonFiniteError, UsageError
 from moebius.model import unet, vae
 from moebius.model.denoise import Denoiser
-from moebius.model.params import ShapeOnly
+from moebius.model.params import Checkpoint, Params, ShapeOnly
 from moebius.model.scheduler import DDIM
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
@@ -211,10 +214,10 @@ def test_a_batch_above_the_limits_runs_in_parts(llvmpipe, monkeypatch):
     whole, picture = net(x, 9, ids_for(net.config, 5)), coder.decode(z)
     plan = llvmpipe.plan(net.forward, [(5, 16, 16, 9)], unet.Timesteps((9,)), ids_for(net.config, 5))
     largest = max(b["bytes"] for d in plan.describe() for b in d["bindings"])
-    monkeypatch.setitem(llvmpipe.gpu.limits, "max-storage-buffer-binding-size", largest // 2)
-    parts = make_unet(UNetConfig.tiny(), llvmpipe)
+    small = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, limits={**llvmpipe.caps.limits, "max-storage-buffer-binding-size": largest // 2}))
+    parts = make_unet(UNetConfig.tiny(), small)
     with pytest.raises(LimitError):
-        llvmpipe.record(parts.forward, [(5, 16, 16, 9)], unet.Timesteps((9,)), ids_for(net.config, 5))
+        small.record(parts.forward, [(5, 16, 16, 9)], unet.Timesteps((9,)), ids_for(net.config, 5))
     np.testing.assert_array_equal(parts(x, 9, ids_for(net.config, 5)), whole)
     one_by_one, run = [], llvmpipe.run
 
@@ -233,11 +236,52 @@ def test_an_interrupted_upload_leaves_no_empty_weight(llvmpipe):
     def interrupted():
         raise KeyboardInterrupt
 
-    buffer = gpu_module.Buffer(llvmpipe.gpu, 16, "weight", "weight", interrupted)
+    buffer = Buffer(llvmpipe.gpu, 16, "a.weight", "weight", interrupted)
     with pytest.raises(KeyboardInterrupt):
+        buffer.allocate()
+    with pytest.raises(MoebiusError, match=r"a\.weight has no memory yet"):
         _ = buffer.handle
     buffer.fill = lambda: np.arange(4, dtype=np.float32)
-    np.testing.assert_array_equal(llvmpipe.gpu.read(buffer, 16), np.arange(4))
+    buffer.allocate()
+    np.testing.assert_array_equal(buffer.read(16), np.arange(4))
+
+
+def test_a_buffer_takes_memory_when_it_is_told_to(llvmpipe):
+    buffer = Buffer(llvmpipe.gpu, 16, "a tensor", "pinned")
+    for use in (lambda: buffer.handle, lambda: buffer.read(16), lambda: Buffer(llvmpipe.gpu, 16, "another", "pinned").place(buffer)):
+        with pytest.raises(MoebiusError, match="a tensor has no memory yet"):
+            use()
+    buffer.allocate()
+    handle = buffer.handle
+    buffer.allocate()
+    assert buffer.handle is handle
+
+
+def test_a_plan_may_be_recorded_for_another_machine(llvmpipe):
+    """The caps decide, and the adapter that is open does not."""
+    browser = WebGPU(llvmpipe.gpu, Caps.browser())
+    x, p = (1, 64, 64, 32), Params(Checkpoint(ShapeOnly({"layer.weight": (64, 32)})), "layer")
+    entries = [w.record(lambda x, w=w: w.linear(x, p), [x]).dispatches[0].entry for w in (llvmpipe, browser)]
+    assert entries == ["direct", "tiled"]
+    assert browser.name == llvmpipe.name
+    with pytest.raises(LimitError, match="on a browser with WebGPU's default limits"):
+        browser.record(lambda a, b: browser.concat(a, b), [(1, 4096, 1024, 5)] * 2)
+
+
+def test_caps_say_what_an_adapter_is(llvmpipe, minimum):
+    assert (llvmpipe.caps.kind, llvmpipe.caps.is_software, llvmpipe.caps.backend) == ("software", True, "Vulkan")
+    assert llvmpipe.caps.name == llvmpipe.name == llvmpipe.gpu.name
+    assert minimum.caps.limits == Caps.browser().limits == DEFAULT_LIMITS
+    assert [Caps.browser(software).kind for software in (False, True)] == ["discrete", "software"]
+    kinds = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "software", "Unknown": "unknown", "VirtualGPU": "unknown"}
+    assert {k: gpu_module.describe("", {"adapter_type": k}, (), DEFAULT_LIMITS).kind for k in kinds} == kinds
+    info = {"adapter_type": "DiscreteGPU", "vendor": "nvidia", "subgroup_min_size": 32, "subgroup_max_size": 32}
+    caps = gpu_module.describe("a card", info, ("timestamp-query",), DEFAULT_LIMITS)
+    assert (caps.vendor, caps.subgroup_sizes, caps.features) == ("nvidia", (32, 32), {"timestamp-query"})
+    assert gpu_module.describe("", {"adapter_type": "CPU"}, (), DEFAULT_LIMITS).subgroup_sizes is None
+    with pytest.raises(TypeError):
+        caps.limits["max-buffer-size"] = 1
+    assert hash(caps) == hash(replace(caps))
 
 
 def test_weights_of_a_plan_that_never_ran_go_with_their_model(llvmpipe):
@@ -332,7 +376,7 @@ def test_unknown_adapters_are_named():
 
 def test_no_adapter_at_all_says_what_to_install(monkeypatch):
     monkeypatch.setattr(gpu_module, "adapters", lambda implementation="wgpu": [])
-    with pytest.raises(AdapterError, match=r"No WebGPU adapter was found.*mesa-vulkan-drivers.*moebius\.cpu\.CPU"):
+    with pytest.raises(AdapterError, match=r"No WebGPU adapter was found.*mesa-vulkan-drivers.*moebius\.CPU\(\)\."):
         WebGPU()
 
 
@@ -352,8 +396,6 @@ def test_discrete_comes_before_integrated_before_software(monkeypatch):
 
 
 def test_ops_outside_a_recording_are_refused(gpu):
-    from moebius.errors import MoebiusError
-
     with pytest.raises(MoebiusError, match="Ops of WebGPU are recorded"):
         gpu.concat(gpu.tensor(np.zeros((1, 4, 2, 2))), gpu.tensor(np.zeros((1, 4, 2, 2))))
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from moebius.backends.reference import Reference
-from moebius.backends.webgpu.ops import WebGPU
-from moebius.backends.webgpu.plan import Tensor
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.tensor import Tensor
 from moebius.check.bounds import is_rounding
 from moebius.check.specs import bound, listed
 from moebius.check.standin import StandIn

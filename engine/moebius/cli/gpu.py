@@ -31,12 +31,13 @@ def add_parsers(commands: Any) -> None:
 
 
 def adapters(args: argparse.Namespace) -> int:
-    from moebius.backends.webgpu import device as gpu
+    from moebius.backends.webgpu import device
+    from moebius.backends.webgpu.caps import DEFAULT_LIMITS
 
-    listed = gpu.adapters(args.implementation)
+    listed = device.adapters(args.implementation)
     if not listed:
-        raise AdapterError(gpu.NO_ADAPTER)
-    best = gpu.choose(None, args.implementation, listed)
+        raise AdapterError(device.NO_ADAPTER)
+    best = device.choose(None, args.implementation, listed)
     rows = [
         {
             "index": i,
@@ -46,7 +47,7 @@ def adapters(args: argparse.Namespace) -> int:
             "vendor": a.info["vendor"],
             "driver": a.info["description"],
             "chosen": a is best,
-            "limits": {k: a.limits[k] for k in gpu.DEFAULT_LIMITS if k in a.limits},
+            "limits": {k: a.limits[k] for k in DEFAULT_LIMITS if k in a.limits},
             "features": sorted(a.features),
         }
         for i, a in enumerate(listed)

@@ -23,7 +23,7 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
     from moebius.backends.webgpu import WebGPU
 
     ops = WebGPU(device)
-    if require_gpu and ops.gpu.is_cpu:
+    if require_gpu and ops.caps.is_software:
         raise AdapterError(f"A GPU is required, and {ops.name} is a software driver. `moebius adapters` lists what there is.")
     return ops
 

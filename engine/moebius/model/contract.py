@@ -27,6 +27,7 @@ Tap = Callable[[str, np.ndarray], None]
 Step = Callable[..., tuple[T, T]]  # (y, *fixed, rows) → (next y, x0)
 
 BATCH_NORM_EPS = 1e-5
+MAX_STEPS = 1000  # the longest run: a step for every timestep the model was trained with
 TEMB_MAX_PERIOD = 10000.0
 POSITION_WINDOW = 15  # the receptive field r of the self lambda's positional part
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from moebius.errors import UsageError
+from moebius.model.contract import MAX_STEPS
 
-TRAIN_STEPS = 1000
+TRAIN_STEPS = MAX_STEPS
 BETA_START, BETA_END = 0.00085, 0.012
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from moebius.backends.webgpu import native, wgsl
-from moebius.backends.webgpu.device import NO_ADAPTER, adapters, guard
+from moebius.backends.webgpu.device import NO_ADAPTER_DRIVER, adapters, guard
 from moebius.errors import AdapterError, DeviceLostError
 from moebius.view.canvas import MaskCanvas
 from moebius.view.geometry import Rect
@@ -63,7 +63,7 @@ class Renderer:
     def __init__(self, present_info: dict[str, Any]) -> None:
         self.module = native.load("wgpu")
         if not adapters():  # to ask for something to draw on would end the process
-            raise AdapterError(NO_ADAPTER.replace("compute on the CPU with moebius.backends.cpu.CPU()", "use `moebius inpaint`"))
+            raise AdapterError(f"{NO_ADAPTER_DRIVER}, or use `moebius inpaint`.")
         with guard("The window", "getting something to draw on"):
             self.context: Any = self.module.gpu.get_canvas_context(present_info)
         try:

@@ -29,16 +29,16 @@ from typing import Any
 
 import numpy as np
 
-from moebius.backends.webgpu import wgsl
-from moebius.backends.webgpu.device import DEFAULT_LIMITS, Buffer
-from moebius.backends.webgpu.ops import WebGPU
-from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch, Plan, Tensor, place
+from moebius.backends.webgpu import WebGPU, wgsl
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
+from moebius.backends.webgpu.ops.assembling import COEFFICIENTS
+from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch, Plan, place
+from moebius.backends.webgpu.tensor import Buffer, Tensor
 
 FORMAT = 1
 ALIGN = DEFAULT_LIMITS["min-storage-buffer-offset-alignment"]
 SEGMENT = DEFAULT_LIMITS["max-storage-buffer-binding-size"]  # weights lie together in buffers of at most this size
 BLOCKS, BLOCK = 16, 128  # samples of a module's output: blocks of neighbouring values
-COEFFICIENTS = "coefficients"  # the binding that the player fills for every run
 
 
 def samples(size: int) -> tuple[list[int], int]:
@@ -49,12 +49,13 @@ def samples(size: int) -> tuple[list[int], int]:
 
 
 class ForBrowsers(WebGPU):
-    """Records, and never runs: with WebGPU's default limits, and with the tiles of a GPU or of a software driver, whatever
-    the adapter here. Taps become places in the plan."""
+    """Records, and never runs: for a browser on a GPU or on a software driver, whatever the adapter here.
+
+    Taps become places in the plan.
+    """
 
     def __init__(self, adapter: str | int | None = None, *, software: bool = False) -> None:
-        super().__init__(adapter, limits="webgpu")
-        self.gpu.info["adapter_type"] = "CPU" if software else "DiscreteGPU"  # this is what tiles are chosen by
+        super().__init__(adapter, Caps.browser(software), limits="webgpu")
         self.taps: list[tuple[str, Tensor]] = []
 
     def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
@@ -89,7 +90,7 @@ class Bundle:
         rec = plan.recording
         kept = {id(t.buffer) for t in (*plan.inputs, *plan.outputs)} | {id(b) for pair in rec.carry for b in pair[:2]}
         kept |= {id(b.buffer) for d in rec.prologue for b in d.outputs}  # read at every step
-        arena, placed = place(rec.steps, kept, plan.gpu)
+        arena, placed = place(rec.steps, kept, plan.device)
         self._alive.append((plan, list(taps), arena))
         for rank, shared in enumerate(sorted(arena, key=lambda b: -b.nbytes)):
             if rank == len(self._arena):
@@ -99,7 +100,7 @@ class Bundle:
             self._own[id(shared)] = buffer
         self._own |= {key: self._own[id(shared)] for key, (_, shared) in placed.items()}
 
-        made: dict[str, Any] = {
+        described: dict[str, Any] = {
             "inputs": [self._tensor(t) for t in plan.inputs],
             "outputs": [self._tensor(t) for t in plan.outputs],
             "prologue": [self._dispatch(d) for d in rec.prologue],
@@ -110,27 +111,29 @@ class Bundle:
             (last,) = (d for d in rec.steps if d.op == "guided_ddim")
             (table,) = (b.buffer for b in last.bindings if b.name == COEFFICIENTS)
             fields = [field for field, _ in wgsl.interface(last.shader).params]
-            made |= {
+            described |= {
                 "state": self._place(rec.state)[0],
                 "sinusoid": self._tensor(rec.sinusoid),
                 "coefficients": self._place(table)[0],
-                "guidance": made["steps"][rec.steps.index(last)]["uniform"] + 4 * fields.index("guidance"),
+                "guidance": described["steps"][rec.steps.index(last)]["uniform"] + 4 * fields.index("guidance"),
                 "carry": [[self._place(a)[0], self._place(b)[0], n] for a, b, n in rec.carry],
                 "rows": rec.sinusoid.shape[2],
             }
-        self.plans[name] = made
+        self.plans[name] = described
 
     def _tensor(self, t: Tensor) -> dict[str, Any]:
         return {"buffer": self._place(t.buffer)[0], "shape": list(t.shape)}
 
     def _taps(self, plan: Plan, taps: Sequence[tuple[str, Tensor]]) -> list[dict[str, Any]]:
         writer = {id(b.buffer): i for i, d in enumerate(plan.recording.steps) for b in d.outputs}
-        made = []
+        described = []
         for path, t in taps:
             starts, count = samples(t.rows * t.pitch)
             at = [4 * start for start in starts]
-            made.append({"path": path, "dispatch": writer[id(t.buffer)], "buffer": self._place(t.buffer)[0], "size": 4 * count, "at": at})
-        return made
+            described.append(
+                {"path": path, "dispatch": writer[id(t.buffer)], "buffer": self._place(t.buffer)[0], "size": 4 * count, "at": at}
+            )
+        return described
 
     def _dispatch(self, d: Dispatch) -> dict[str, Any]:
         slots = wgsl.interface(d.shader).slots
@@ -144,9 +147,7 @@ class Bundle:
                 buffer, offset = self._place(bound.buffer)
                 bind += [buffer, offset + bound.offset, bound.nbytes]
         uniform = len(self._uniforms)
-        for field, kind in wgsl.interface(d.shader).params:
-            self._uniforms += np.asarray(d.params[field], "<f4" if kind == "f32" else "<u4").tobytes()
-        self._uniforms += bytes(uniform + PARAMS_PITCH - len(self._uniforms))
+        self._uniforms += wgsl.pack_params(d.shader, d.params).ljust(PARAMS_PITCH, b"\0")
         return {"pipeline": pipeline, "grid": list(d.grid), "uniform": uniform, "bind": bind}
 
     def _place(self, buffer: Buffer) -> tuple[int, int]:

@@ -1,39 +1,26 @@
-"""Adapter, device, buffers, pipelines. Nothing here knows what is computed."""
+"""Adapters, and an opened device with its pipelines. Nothing here knows what is computed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from moebius.backends.webgpu import native, wgsl
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, KINDS, Caps
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMemoryError
 
-# WebGPU's default limits: what every implementation grants, and what everything here is designed for.
-DEFAULT_LIMITS = {
-    "max-buffer-size": 256 << 20,
-    "max-storage-buffer-binding-size": 128 << 20,
-    "max-storage-buffers-per-shader-stage": 8,
-    "max-uniform-buffer-binding-size": 64 << 10,
-    "max-compute-workgroups-per-dimension": 65535,
-    "max-compute-invocations-per-workgroup": 256,
-    "max-compute-workgroup-size-x": 256,
-    "max-compute-workgroup-size-y": 256,
-    "max-compute-workgroup-size-z": 64,
-    "max-compute-workgroup-storage-size": 16384,
-    "min-storage-buffer-offset-alignment": 256,
-    "min-uniform-buffer-offset-alignment": 256,
-}
 PREFERENCE = ["DiscreteGPU", "IntegratedGPU", "Unknown", "CPU"]
 UPLOAD_CHUNK = 16 << 20
 STAGING = 64 << 20
-NO_ADAPTER = (
-    "No WebGPU adapter was found. Install a Vulkan driver (on Debian or Ubuntu, software: apt-get install -y mesa-vulkan-drivers), "
-    "or compute on the CPU with moebius.backends.cpu.CPU()."
+TIMESTAMPS = "timestamp-query"
+NO_ADAPTER_DRIVER = (
+    "No WebGPU adapter was found. Install a Vulkan driver (on Debian or Ubuntu, software: apt-get install -y mesa-vulkan-drivers)"
 )
+NO_ADAPTER = f"{NO_ADAPTER_DRIVER}, or compute on the CPU with moebius.CPU()."
 
 
 def adapters(implementation: str = "wgpu") -> list[Any]:
@@ -64,69 +51,41 @@ def choose(name: str | int | None, implementation: str = "wgpu", found: list[Any
     return min(matching, key=rank)
 
 
-class Buffer:
-    """GPU memory, made on first use. `fill`, for weights and constants, gives its content then and is dropped.
+class Device:
+    """An opened device of one adapter, and its pipelines."""
 
-    A plan places its intermediate tensors (`kind` "intermediate") over one another; all else keeps its own memory.
-    """
+    def __init__(self, implementation: str, module: Any, device: Any, info: dict[str, Any], caps: Caps) -> None:
+        self.implementation, self.module, self.device, self.info, self.caps = implementation, module, device, info, caps
+        self.name = caps.name
+        self.timestamps = TIMESTAMPS in caps.features
+        self.timestamp_period = native.timestamp_period(module, device.queue)
+        self._staged = 0
+        self._pipelines: dict[tuple[str, str, wgsl.Constants], tuple[Any, Any]] = {}
 
-    __slots__ = ("_handle", "fill", "gpu", "kind", "label", "nbytes")
+    @classmethod
+    def open(cls, adapter: str | int | None = None, implementation: str = "wgpu", limits: str = "adapter") -> Device:
+        """The device of an adapter; see `choose` for its name, which may begin with an implementation: "dawn:SwiftShader".
 
-    def __init__(self, gpu: Gpu, nbytes: int, label: str, kind: str, fill: Callable[[], np.ndarray] | None = None) -> None:
-        self.gpu, self.nbytes, self.label, self.kind, self.fill = gpu, max(16, -(-nbytes // 4) * 4), label, kind, fill
-        self._handle: Any = None
-
-    @property
-    def handle(self) -> Any:
-        if self._handle is None:
-            self._handle = self.gpu.create_buffer(self.nbytes, self.label)
-            if self.fill is not None:
-                try:
-                    self.gpu.write(self, self.fill())
-                except BaseException:  # a Ctrl-C too: a buffer of zeros must not pass for a weight
-                    self._handle = None
-                    raise
-                self.fill = None
-        return self._handle
-
-    def place(self, other: Buffer) -> None:
-        """Shares the memory of another buffer, at least as large."""
-        self._handle = other.handle
-
-
-class Gpu:
-    """One device of one adapter. `limits`: "adapter" asks for all the adapter has, "webgpu" for the default limits alone."""
-
-    def __init__(self, adapter: str | int | None = None, implementation: str = "wgpu", limits: str = "adapter") -> None:
+        `limits`: "adapter" asks for all the adapter has, "webgpu" for the default limits alone.
+        """
         if isinstance(adapter, str) and ":" in adapter:
             implementation, adapter = adapter.split(":", 1)
-        self.module = native.load(implementation)
-        self.implementation = implementation
+        module = native.load(implementation)
         chosen = choose(adapter, implementation)
-        self.info: dict[str, Any] = dict(chosen.info)
-        self.name = f"{chosen.summary}, {implementation} {self.module.__version__}"
+        name = f"{chosen.summary}, {implementation} {module.__version__}"
         if limits not in ("adapter", "webgpu"):
             raise AdapterError(f"limits is {limits!r}; it is 'adapter' or 'webgpu'.")
         wanted = DEFAULT_LIMITS if limits == "webgpu" else {k: chosen.limits.get(k, v) for k, v in DEFAULT_LIMITS.items()}
         short = [f"{k} is {chosen.limits[k]}, below {v}" for k, v in DEFAULT_LIMITS.items() if is_short(k, chosen.limits.get(k, v), v)]
         if short:
-            raise AdapterError(f"{self.name} stays under WebGPU's default limits: {'; '.join(short)}. Choose another adapter.")
-        features = [f for f in ("timestamp-query",) if f in chosen.features]
-        self.timestamps = bool(features)
-        with guard(self.name, "opening the device"):
-            self.device = chosen.request_device_sync(label="moebius", required_features=features, required_limits=wanted)
-        self.limits: dict[str, int] = {k: int(self.device.limits[k]) for k in DEFAULT_LIMITS}
-        if limits == "webgpu":  # an implementation may grant more than was asked for; the planner keeps to what was asked
-            self.limits = dict(DEFAULT_LIMITS)
-        self._staged = 0
-        self._pipelines: dict[tuple[str, str, wgsl.Constants], tuple[Any, Any]] = {}
-        self.timestamp_period = native.timestamp_period(self.module, self.device.queue)
+            raise AdapterError(f"{name} stays under WebGPU's default limits: {'; '.join(short)}. Choose another adapter.")
+        features = [f for f in (TIMESTAMPS,) if f in chosen.features]
+        with guard(name, "opening the device"):
+            device = chosen.request_device_sync(label="moebius", required_features=features, required_limits=wanted)
+        # An implementation may grant more than was asked for; the planner keeps to what was asked.
+        granted = DEFAULT_LIMITS if limits == "webgpu" else {k: int(device.limits[k]) for k in DEFAULT_LIMITS}
         _watch_for_loss()
-
-    @property
-    def is_cpu(self) -> bool:
-        """A software driver: no workgroup memory to gain from, every barrier a loss."""
-        return bool(self.info["adapter_type"] == "CPU")
+        return cls(implementation, module, device, dict(chosen.info), describe(name, chosen.info, features, granted))
 
     def create_buffer(self, nbytes: int, label: str) -> Any:
         usage = self.module.BufferUsage
@@ -139,24 +98,22 @@ class Gpu:
                     raise
                 self.trim()  # what was dropped may not have been given back yet
 
-    def write(self, buffer: Buffer, data: np.ndarray) -> None:
-        """In pieces, so that the staging memory of a large weight stays small."""
-        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        if flat.nbytes > buffer.nbytes:
-            raise MoebiusError(f"{buffer.label}: {flat.nbytes} bytes do not fit its {buffer.nbytes}.")
-        with guard(self.name, f"writing {buffer.label}"):
-            for start in range(0, flat.nbytes, UPLOAD_CHUNK):
-                piece = flat[start : start + UPLOAD_CHUNK]
-                self.device.queue.write_buffer(buffer.handle, start, piece)
+    def write(self, handle: Any, label: str, data: np.ndarray) -> None:
+        """Bytes into a buffer, in pieces, so that the staging memory of a large weight stays small."""
+        with guard(self.name, f"writing {label}"):
+            for start in range(0, data.nbytes, UPLOAD_CHUNK):
+                piece = data[start : start + UPLOAD_CHUNK]
+                self.device.queue.write_buffer(handle, start, piece)
                 # What is written waits in staging memory for the next submit: 900 MB of weights would be there twice.
                 self._staged += piece.nbytes
                 if self._staged > STAGING:
                     native.drain(self.device)
                     self._staged = 0
 
-    def read(self, buffer: Buffer, nbytes: int, dtype: Any = np.float32) -> np.ndarray:
-        with guard(self.name, f"reading {buffer.label}"):
-            return np.frombuffer(self.device.queue.read_buffer(buffer.handle, 0, nbytes), dtype).copy()
+    def read(self, handle: Any, label: str, nbytes: int) -> Any:
+        """The first bytes of a buffer, once all before is done."""
+        with guard(self.name, f"reading {label}"):
+            return self.device.queue.read_buffer(handle, 0, nbytes)
 
     def pipeline(self, shader: str, entry: str, constants: wgsl.Constants) -> tuple[Any, Any]:
         """(pipeline, bind group layout), compiled once for every (shader, entry, constants)."""
@@ -178,6 +135,20 @@ class Gpu:
     def trim(self) -> None:
         """Gives dropped buffers back to the system now."""
         native.drain(self.device)
+
+
+def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits: Mapping[str, int]) -> Caps:
+    """The caps of a device that was opened with these features and limits, on the adapter of this `info`."""
+    sizes = info.get("subgroup_min_size"), info.get("subgroup_max_size")
+    return Caps(
+        name,
+        vendor=str(info.get("vendor") or ""),
+        kind=KINDS.get(info["adapter_type"], "unknown"),
+        backend=str(info.get("backend_type") or ""),
+        features=frozenset(features),
+        limits=limits,
+        subgroup_sizes=(int(sizes[0]), int(sizes[1])) if sizes[0] and sizes[1] else None,
+    )
 
 
 def is_short(limit: str, has: int, needs: int) -> bool:

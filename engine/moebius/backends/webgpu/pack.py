@@ -11,11 +11,13 @@ from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW
 from moebius.model.params import Params
 
 Array = np.ndarray
-WINDOW_PITCH = POSITION_WINDOW + 1  # a row of the positional window, padded to four vec4
 
 
 def up4(n: int) -> int:
     return -(-n // 4) * 4
+
+
+WINDOW_PITCH = up4(POSITION_WINDOW)  # a row of the positional window
 
 
 def pad4(x: Array, axis: int = -1) -> Array:
@@ -112,9 +114,9 @@ def lambda_qkv(p: Params, heads: int) -> tuple[Array, Array]:
 
 
 def position_filters(p: Params) -> Array:
-    """pos_conv as the matrix of the logits: (4·K4, 15·16)."""
+    """pos_conv as the matrix of the logits: (4·K4, 15·16), every row padded by itself."""
     w = p["pos_conv.weight"].reshape(-1, POSITION_WINDOW, POSITION_WINDOW)
-    return f32(pad4(np.pad(w, ((0, 0), (0, 0), (0, 1))).reshape(w.shape[0], -1), 0))
+    return f32(pad4(pad4(w).reshape(w.shape[0], -1), 0))
 
 
 def position_table(p: Params) -> Array:

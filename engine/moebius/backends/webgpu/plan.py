@@ -6,63 +6,31 @@ one uniform buffer are made on the first replay and never again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from moebius.backends.webgpu import wgsl
-from moebius.backends.webgpu.device import Buffer, Gpu, guard
-from moebius.backends.webgpu.pack import up4
-from moebius.errors import LimitError, MoebiusError, NonFiniteError
-from moebius.model.scheduler import TRAIN_STEPS
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
+from moebius.backends.webgpu.device import Device, guard
+from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor, write
+from moebius.backends.webgpu.timing import timed
+from moebius.errors import LimitError, NonFiniteError
+from moebius.model.contract import MAX_STEPS
 
 # Mesa 22's llvmpipe silently stops an invocation after 65 535 loop iterations in all.
 MAX_ITERATIONS = 60_000
-PARAMS_PITCH = 256  # the default uniform offset alignment
-
-
-class Tensor:
-    """(B, H, W, C) float32 in a buffer, channels padded to a multiple of four. Tables of T rows are (1, 1, T, C)."""
-
-    __slots__ = ("__weakref__", "buffer", "shape")
-
-    def __init__(self, buffer: Buffer, shape: tuple[int, int, int, int]) -> None:
-        self.buffer, self.shape = buffer, shape
-
-    @property
-    def pitch(self) -> int:
-        """Floats from one position to the next."""
-        return up4(self.shape[3])
-
-    @property
-    def rows(self) -> int:
-        b, h, w, _ = self.shape
-        return b * h * w
-
-    @property
-    def nbytes(self) -> int:
-        return 4 * self.rows * self.pitch
-
-    def __repr__(self) -> str:
-        return f"Tensor{self.shape} in {self.buffer.label}"
-
-
-@dataclass
-class Binding:
-    name: str
-    access: str
-    buffer: Buffer
-    shape: tuple[int, ...]
-    offset: int = 0
-    nbytes: int = 0  # 0: the whole tensor
+FINITE, FINITE_GROUPS = "finite", 256
+PARAMS_PITCH = DEFAULT_LIMITS["min-uniform-buffer-offset-alignment"]  # bytes from the parameters of one dispatch to the next
 
 
 @dataclass
 class Dispatch:
+    """One call of a kernel: what it is for, what is compiled, what is bound, and what of it `check` compares with the caps."""
+
     op: str
     path: str
     shader: str
@@ -114,7 +82,7 @@ class Dispatch:
 class Recording:
     """What ops write into. `prologue` runs once per run (time tables), `steps` once per step."""
 
-    gpu: Gpu
+    device: Device
     state: Buffer = field(init=False)
     prologue: list[Dispatch] = field(default_factory=list)
     steps: list[Dispatch] = field(default_factory=list)
@@ -123,21 +91,23 @@ class Recording:
     carry: list[tuple[Buffer, Buffer, int]] = field(default_factory=list)  # copied after a step: what the next one starts from
 
     def __post_init__(self) -> None:
-        self.state = Buffer(self.gpu, 4, "step", "pinned")
+        self.state = Buffer(self.device, 4, "step", "pinned")
 
 
 class Plan:
+    """A recording with everything in its place. `share` lets intermediate tensors lie over one another."""
+
     def __init__(self, recording: Recording, inputs: Sequence[Tensor], outputs: Sequence[Tensor], share: bool = True) -> None:
-        self.gpu, self.recording = recording.gpu, recording
+        self.device, self.recording = recording.device, recording
         self.inputs, self.outputs = list(inputs), list(outputs)
         kept = {id(t.buffer) for t in (*inputs, *outputs)} | {id(b) for pair in recording.carry for b in pair[:2]}
         # The prologue's results are read at every step.
         kept |= {id(b.buffer) for d in recording.steps for b in d.bindings} & {id(b.buffer) for d in recording.prologue for b in d.outputs}
-        self._arena, self._placed = place(self.dispatches if share else [], kept, self.gpu)
+        self._arena, self._placed = place(self.dispatches if share else [], kept, self.device)
         self._commands: dict[int, tuple[Any, Any]] = {}
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.
-        self._numbers = Buffer(self.gpu, 4 * TRAIN_STEPS, "step numbers", "pinned", lambda: np.arange(TRAIN_STEPS, dtype=np.uint32))
+        self._numbers = Buffer(self.device, 4 * MAX_STEPS, "step numbers", "pinned", lambda: np.arange(MAX_STEPS, dtype=np.uint32))
         self.runs = 0  # goes up with every run: a loop that finds another's number has lost its latents
 
     @property
@@ -167,23 +137,30 @@ class Plan:
         """Uploads weights and makes every pipeline and bind group. Called by the first run."""
         if self._params is not None:
             return
-        for buffer, shared in self._placed.values():
-            buffer.place(shared)
-        _ = self._numbers.handle
-        gpu, data = self.gpu, bytearray(PARAMS_PITCH * max(1, len(self.dispatches)))
+        self._allocate()
+        device, data = self.device, bytearray(PARAMS_PITCH * max(1, len(self.dispatches)))
         for i, d in enumerate(self.dispatches):
-            words = [np.asarray(d.params[k], np.float32 if t == "f32" else np.uint32).tobytes() for k, t in wgsl.interface(d.shader).params]
-            packed = b"".join(words)
+            packed = wgsl.pack_params(d.shader, d.params)
             data[i * PARAMS_PITCH : i * PARAMS_PITCH + len(packed)] = packed
-        usage = gpu.module.BufferUsage
-        with guard(gpu.name, "preparing a plan"):
-            params = gpu.device.create_buffer_with_data(label="params", data=data, usage=usage.UNIFORM)
+        usage = device.module.BufferUsage
+        with guard(device.name, "preparing a plan"):
+            params = device.device.create_buffer_with_data(label="params", data=data, usage=usage.UNIFORM)
             for i, d in enumerate(self.dispatches):
                 self._commands[i] = self._command(d, params, i * PARAMS_PITCH)
         self._params = params
 
+    def _allocate(self) -> None:
+        """Memory for all that the plan binds or copies."""
+        for shared in self._arena:
+            shared.allocate()
+        for buffer, shared in self._placed.values():
+            buffer.place(shared)
+        rec = self.recording
+        for buffer in (self._numbers, rec.state, *(b.buffer for d in self.dispatches for b in d.bindings)):
+            buffer.allocate()
+
     def _command(self, d: Dispatch, params: Any, offset: int) -> tuple[Any, Any]:
-        pipeline, layout = self.gpu.pipeline(d.shader, d.entry, d.constants)
+        pipeline, layout = self.device.pipeline(d.shader, d.entry, d.constants)
         by_name = {b.name: b for b in d.bindings}
         entries = []
         for slot in wgsl.interface(d.shader).slots:
@@ -193,7 +170,7 @@ class Plan:
                 b = by_name[slot.name]
                 resource = {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes}
             entries.append({"binding": slot.index, "resource": resource})
-        return pipeline, self.gpu.device.create_bind_group(label=f"{d.op} {d.path}", layout=layout, entries=entries)
+        return pipeline, self.device.device.create_bind_group(label=f"{d.op} {d.path}", layout=layout, entries=entries)
 
     def upload(self, arrays: Sequence[np.ndarray]) -> None:
         """Channels-last arrays into the inputs."""
@@ -208,7 +185,7 @@ class Plan:
         if timesteps is not None and rec.sinusoid is not None:
             write(rec.sinusoid, timesteps[None, None])
         if rec.flags is not None:
-            self.gpu.write(rec.flags, np.zeros(rec.flags.nbytes // 4, np.uint32))
+            rec.flags.write(np.zeros(rec.flags.nbytes // 4, np.uint32))
         if rec.prologue:
             self._submit(range(len(rec.prologue)))
 
@@ -218,8 +195,8 @@ class Plan:
 
     def _submit(self, indices: range, step: int | None = None) -> None:
         self.prepare()
-        with guard(self.gpu.name, "running a plan"):
-            encoder = self.gpu.device.create_command_encoder()
+        with guard(self.device.name, "running a plan"):
+            encoder = self.device.device.create_command_encoder()
             if step is not None:
                 encoder.copy_buffer_to_buffer(self._numbers.handle, 4 * step, self.recording.state.handle, 0, 4)
             run = encoder.begin_compute_pass()
@@ -228,7 +205,7 @@ class Plan:
             if step is not None:
                 for source, target, nbytes in self.recording.carry:
                     encoder.copy_buffer_to_buffer(source.handle, 0, target.handle, 0, nbytes)
-            self.gpu.device.queue.submit([encoder.finish()])
+            self.device.device.queue.submit([encoder.finish()])
 
     def encode(self, run: Any, indices: Sequence[int]) -> None:
         """Dispatches of a prepared plan into a compute pass, by number."""
@@ -245,39 +222,43 @@ class Plan:
     def find_non_finite(self, step: int = 0) -> None:
         """Replays the prologue and a step with a test behind every dispatch; raises NonFiniteError at the first bad op."""
         self.prepare()
-        gpu, dispatches = self.gpu, self.dispatches
-        outputs = [(i, b) for i, d in enumerate(dispatches) for b in d.outputs if b.buffer is not self.recording.flags]
-        flags = Buffer(gpu, 4 * len(outputs), "non-finite flags", "pinned")
-        gpu.write(flags, np.zeros(len(outputs), np.uint32))
-        pipeline, layout = gpu.pipeline("finite", "main", ())
-        usage = gpu.module.BufferUsage
-        with guard(gpu.name, "looking for a non-finite value"):
-            encoder = gpu.device.create_command_encoder()
+        outputs = [(i, b) for i, d in enumerate(self.dispatches) for b in d.outputs if b.buffer is not self.recording.flags]
+        flags = Buffer(self.device, 4 * len(outputs), "non-finite flags", "pinned")
+        flags.write(np.zeros(len(outputs), np.uint32))
+        with guard(self.device.name, "looking for a non-finite value"):
+            encoder = self.device.device.create_command_encoder()
             encoder.copy_buffer_to_buffer(self._numbers.handle, 4 * step, self.recording.state.handle, 0, 4)
             run = encoder.begin_compute_pass()
             for slot, (i, b) in enumerate(outputs):
                 if slot == 0 or outputs[slot - 1][0] != i:
                     self.encode(run, [i])
-                params = gpu.device.create_buffer_with_data(data=np.array([b.nbytes // 4, slot, 0, 0], np.uint32), usage=usage.UNIFORM)
-                resources = [
-                    {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes},
-                    {"buffer": flags.handle},
-                    {"buffer": params},
-                ]
-                entries = [{"binding": n, "resource": r} for n, r in enumerate(resources)]
-                run.set_pipeline(pipeline)
-                run.set_bind_group(0, gpu.device.create_bind_group(layout=layout, entries=entries))
-                run.dispatch_workgroups(256)
+                self._encode_test(run, b, flags, slot)
             run.end()
-            gpu.device.queue.submit([encoder.finish()])
-        for (i, b), flag in zip(outputs, gpu.read(flags, 4 * len(outputs), np.uint32), strict=True):
+            self.device.device.queue.submit([encoder.finish()])
+        for (i, b), flag in zip(outputs, flags.read(4 * len(outputs), np.uint32), strict=True):
             if flag:
-                d = dispatches[i]
+                d = self.dispatches[i]
                 raise NonFiniteError(
                     f"A value that is not finite appeared in {d.op} ({d.path}, {d.shader}.wgsl, output {b.name} {b.shape}) "
-                    f"at step {step} on {gpu.name}. "
+                    f"at step {step} on {self.device.name}. "
                     "Check the weights and the input for NaN; if they are sound, please report this with the output of `moebius validate`."
                 )
+
+    def _encode_test(self, run: Any, b: Binding, flags: Buffer, slot: int) -> None:
+        """finite.wgsl on what lies in a binding now: flags[slot] becomes 1 where a value is not finite."""
+        device = self.device
+        pipeline, layout = device.pipeline(FINITE, "main", ())
+        data = wgsl.pack_params(FINITE, {"count": b.nbytes // 4, "slot": slot}).ljust(16, b"\0")
+        params = device.device.create_buffer_with_data(data=data, usage=device.module.BufferUsage.UNIFORM)
+        resources = [
+            {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes},
+            {"buffer": flags.handle},
+            {"buffer": params},
+        ]
+        entries = [{"binding": n, "resource": r} for n, r in enumerate(resources)]
+        run.set_pipeline(pipeline)
+        run.set_bind_group(0, device.device.create_bind_group(layout=layout, entries=entries))
+        run.dispatch_workgroups(FINITE_GROUPS)
 
     def profile(self, step: int = 0, repeats: int = 3) -> list[dict[str, Any]]:
         """Milliseconds of every dispatch of a step, the median of `repeats`, by GPU timestamps, a pass each.
@@ -286,72 +267,16 @@ class Plan:
         """
         self.replay(step)
         indices = range(len(self.recording.prologue), len(self.dispatches))
-        clock = "timestamp" if self.gpu.timestamps else "wall"
+        clock = "timestamp" if self.device.timestamps else "wall"
         passes = [partial(self.encode, indices=[i]) for i in indices]
-        times = [timed(self.gpu, passes, clock) for _ in range(repeats)]
+        times = [timed(self.device, passes, clock) for _ in range(repeats)]
         return [
             self.dispatches[i].describe() | {"ms": float(ms), "clock": clock}
             for i, ms in zip(indices, np.median(times, axis=0), strict=True)
         ]
 
 
-def timed(gpu: Gpu, passes: Sequence[Callable[[Any], None]], clock: str) -> np.ndarray:
-    """Milliseconds of compute passes that are encoded by `passes`, by "timestamp" queries or by the "wall" around each."""
-    with guard(gpu.name, "taking times"):
-        return _by_timestamps(gpu, passes) if clock == "timestamp" else _by_the_wall(gpu, passes)
-
-
-def _by_timestamps(gpu: Gpu, passes: Sequence[Callable[[Any], None]]) -> np.ndarray:
-    usage, out = gpu.module.BufferUsage, np.zeros(0, np.uint64)
-    for start in range(0, len(passes), 2048):  # a set holds 4096 queries at most
-        part = passes[start : start + 2048]
-        queries = gpu.device.create_query_set(type="timestamp", count=2 * len(part))
-        resolved = gpu.device.create_buffer(size=16 * len(part), usage=usage.QUERY_RESOLVE | usage.COPY_SRC)
-        encoder = gpu.device.create_command_encoder()
-        for i, encode in enumerate(part):
-            writes = {"query_set": queries, "beginning_of_pass_write_index": 2 * i, "end_of_pass_write_index": 2 * i + 1}
-            run = encoder.begin_compute_pass(timestamp_writes=writes)
-            encode(run)
-            run.end()
-        encoder.resolve_query_set(queries, 0, 2 * len(part), resolved, 0)
-        gpu.device.queue.submit([encoder.finish()])
-        out = np.concatenate([out, np.frombuffer(gpu.device.queue.read_buffer(resolved), np.uint64)])
-    return (out[1::2].astype(np.int64) - out[0::2].astype(np.int64)) * gpu.timestamp_period / 1e6
-
-
-def _by_the_wall(gpu: Gpu, passes: Sequence[Callable[[Any], None]]) -> np.ndarray:
-    """From the submit to the end of a copy behind it."""
-    out, waited_for = [], Buffer(gpu, 16, "waited for", "pinned")
-    gpu.read(waited_for, 4)
-    for encode in passes:
-        encoder = gpu.device.create_command_encoder()
-        run = encoder.begin_compute_pass()
-        encode(run)
-        run.end()
-        commands = [encoder.finish()]
-        start = perf_counter()
-        gpu.device.queue.submit(commands)
-        gpu.read(waited_for, 4)
-        out.append(1e3 * (perf_counter() - start))
-    return np.array(out)
-
-
-def write(tensor: Tensor, array: np.ndarray) -> None:
-    """(B, H, W, C) → the padded layout."""
-    if tuple(array.shape) != tensor.shape:
-        raise MoebiusError(f"{tensor.buffer.label} holds {tensor.shape}, not {tuple(array.shape)}.")
-    padded = np.zeros((*tensor.shape[:3], tensor.pitch), np.float32)
-    padded[..., : tensor.shape[3]] = array
-    tensor.buffer.gpu.write(tensor.buffer, padded)
-
-
-def read(tensor: Tensor) -> np.ndarray:
-    """(B, H, W, C) float32."""
-    flat = tensor.buffer.gpu.read(tensor.buffer, tensor.nbytes)
-    return np.ascontiguousarray(flat.reshape(*tensor.shape[:3], tensor.pitch)[..., : tensor.shape[3]])
-
-
-def place(dispatches: Sequence[Dispatch], kept: set[int], gpu: Gpu) -> tuple[list[Buffer], dict[int, tuple[Buffer, Buffer]]]:
+def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device) -> tuple[list[Buffer], dict[int, tuple[Buffer, Buffer]]]:
     """Memory for intermediate tensors: the largest first, each in the smallest shared buffer that is free while it lives."""
     buffers: dict[int, Buffer] = {}
     lives: dict[int, list[int]] = {}
@@ -368,20 +293,20 @@ def place(dispatches: Sequence[Dispatch], kept: set[int], gpu: Gpu) -> tuple[lis
         if free:
             shared, taken = min(free, key=lambda a: a[0].nbytes)
         else:
-            shared, taken = Buffer(gpu, buffer.nbytes, f"arena {len(arena)}", "pinned"), []
+            shared, taken = Buffer(device, buffer.nbytes, f"arena {len(arena)}", "pinned"), []
             arena.append((shared, taken))
         taken.append([first, last])
         placed[key] = (buffer, shared)
     return [shared for shared, _ in arena], placed
 
 
-def check(d: Dispatch, gpu: Gpu) -> None:
+def check(d: Dispatch, caps: Caps) -> None:
     """Refuses what the adapter would refuse, or silently get wrong. A validation error at submit would end the process."""
-    limits, what = gpu.limits, f"{d.op} ({d.path}, {d.shader}.wgsl)"
+    limits, what = caps.limits, f"{d.op} ({d.path}, {d.shader}.wgsl)"
 
     def within(name: str, value: int, limit: int, advice: str) -> None:
         if value > limit:
-            raise LimitError(f"{what}: {name} is {value:,}, above {limit:,} on {gpu.name}. {advice}")
+            raise LimitError(f"{what}: {name} is {value:,}, above {limit:,} on {caps.name}. {advice}")
 
     smaller = "Use a smaller image or batch, or another adapter."
     for b in d.bindings:

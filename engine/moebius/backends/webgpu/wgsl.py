@@ -1,5 +1,8 @@
 """From a .wgsl file to a pipeline: constants say how (compiled in), `Params` says how big (a uniform).
 
+What a file declares is read from it and typed nowhere else: `interface` has its bindings and parameters, `numbers` its constants,
+`kernel` the workgroup of an entry point.
+
 A shader file is complete WGSL with default constants. `specialise` does three things to its text and no more:
 `// include FILE` lines are replaced by the file, `const NAME … = value;` and `alias NAME = type;` get the given values, and
 loops marked `// unroll` are written out (naga never unrolls, and arrays indexed at run time spill).
@@ -7,10 +10,16 @@ loops marked `// unroll` are written out (naga never unrolls, and arrays indexed
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from math import prod
+
+import numpy as np
 
 from moebius.errors import MoebiusError
 
@@ -32,6 +41,18 @@ class Interface:
     params: tuple[tuple[str, str], ...]  # (field, "u32" | "f32") of struct Params, in order
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """An entry point of a shader with given constants."""
+
+    workgroup: tuple[int, int]
+    workgroup_bytes: int  # of the `var<workgroup>` arrays that it uses
+
+    @property
+    def threads(self) -> int:
+        return prod(self.workgroup)
+
+
 @cache
 def source(shader: str) -> str:
     """The text of shaders/<shader>.wgsl."""
@@ -50,29 +71,111 @@ def interface(shader: str) -> Interface:
     return Interface(slots, tuple(fields))
 
 
+def pack_params(shader: str, values: Mapping[str, int | float]) -> bytes:
+    """`struct Params` of a shader, as its uniform holds it."""
+    return b"".join(np.asarray(values[name], "<f4" if kind == "f32" else "<u4").tobytes() for name, kind in interface(shader).params)
+
+
 @cache
 def specialise(shader: str, constants: Constants = ()) -> str:
     """The WGSL that is compiled."""
+    text = _with_constants(shader, constants)
+    return _unroll(text, _numbers(text), shader)
+
+
+def _with_constants(shader: str, constants: Constants) -> str:
     text = re.sub(r"^// include (\w+)\.wgsl$", lambda m: source(m[1]), source(shader), flags=re.M)
     for name, value in constants:
         literal = str(value).lower() if isinstance(value, bool) else f"{value}u" if isinstance(value, int) else value
         text, found = re.subn(rf"^((?:const {name}: \w+|alias {name}) =) [^;]+;", rf"\g<1> {literal};", text, flags=re.M)
         if found != 1:
             raise MoebiusError(f"{shader}.wgsl has {found} declarations of {name}, not one.")
-    known = {name: value for name, value in re.findall(r"^const (\w+): u32 = (\d+)u;", text, re.M)}
-    return _unroll(text, known, shader)
+    return text
 
 
+# what it declares ----------------------------------------------------------------------------------------------------
+@cache
+def numbers(shader: str, constants: Constants = ()) -> dict[str, int]:
+    """Every `const NAME: u32` of a shader by its name."""
+    return _numbers(_with_constants(shader, constants))
+
+
+def _numbers(text: str) -> dict[str, int]:
+    values: dict[str, int] = {}
+    for name, expression in re.findall(r"^const (\w+): u32 = ([^;]+);", text, re.M):
+        values[name] = evaluate(expression, values)
+    return values
+
+
+OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+
+
+def evaluate(expression: str, names: Mapping[str, int]) -> int:
+    """A constant expression over u32: numbers, names, + - * / % and brackets."""
+
+    def value(node: ast.expr) -> int:
+        match node:
+            case ast.Constant(value=int(number)):
+                return number
+            case ast.Name(id=name) if name in names:
+                return names[name]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+                return OPERATORS[type(op)](value(left), value(right))
+        raise MoebiusError(f"{expression!r} is no constant expression over {', '.join(names) or 'no constants'}.")
+
+    try:
+        tree = ast.parse(re.sub(r"\b(\d+)u\b", r"\1", expression.strip()), mode="eval")
+    except SyntaxError:
+        raise MoebiusError(f"{expression!r} is no constant expression.") from None
+    return value(tree.body)
+
+
+SHARED = re.compile(r"^var<workgroup> (\w+): array<([\w<>]+), ([^>]+)>;", re.M)
+STRIDES = {"f32": 4, "u32": 4, "i32": 4, "vec2<f32>": 8, "vec3<f32>": 16, "vec4<f32>": 16}  # from one element of an array to the next
+
+
+@cache
+def kernel(shader: str, entry: str, constants: Constants = ()) -> Kernel:
+    """The workgroup of an entry point: its size, and the memory that it or a function below it uses."""
+    text = re.sub(r"//.*", "", _with_constants(shader, constants))
+    names = _numbers(text)
+    head = re.search(rf"@workgroup_size\(([^)]+)\)\s*fn {entry}\(", text)
+    if head is None:
+        raise MoebiusError(f"{shader}.wgsl has no entry point {entry} with a workgroup size.")
+    sides = [evaluate(side, names) for side in head[1].split(",")]
+    used = _words_below(text, entry)
+    nbytes = sum(STRIDES[kind] * evaluate(count, names) for name, kind, count in SHARED.findall(text) if name in used)
+    return Kernel((sides[0], prod(sides[1:])), nbytes)
+
+
+def _words_below(text: str, entry: str) -> set[str]:
+    """Every word in the body of a function and of the functions it calls."""
+    bodies = {name: set(re.findall(r"\w+", body)) for name, body in re.findall(r"^fn (\w+)\((.*?)^\}", text, re.M | re.S)}
+    words, ahead = set[str](), [entry]
+    while ahead:
+        below = bodies[ahead.pop()] - words
+        words |= below
+        ahead += below & bodies.keys()
+    return words
+
+
+# loops ---------------------------------------------------------------------------------------------------------------
 UNROLL = re.compile(r"^( *)for \(var (\w+) = 0u; \2 < (\w+); \2\+\+\) \{ // unroll\n", re.M)
 
 
-def _unroll(text: str, constants: dict[str, str], shader: str) -> str:
+def _unroll(text: str, constants: Mapping[str, int], shader: str) -> str:
     while loop := UNROLL.search(text):
         indent, variable, bound = loop.groups()
         end = text.find(f"\n{indent}}}\n", loop.end() - 1)
         if end < 0:
             raise MoebiusError(f"{shader}.wgsl: the loop over {variable} marked `// unroll` has no closing brace at its own indent.")
-        count = int(constants.get(bound, bound.removesuffix("u")))
+        count = constants[bound] if bound in constants else int(bound.removesuffix("u"))
         body = text[loop.end() : end + 1]
         # A block each, so that `let`s may repeat.
         index = re.compile(rf"\b{variable}\b")

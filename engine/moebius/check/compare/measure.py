@@ -13,7 +13,7 @@ import numpy as np
 import moebius
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
-from moebius.backends.webgpu.plan import read
+from moebius.backends.webgpu.tensor import read
 from moebius.check.compare.cases import Case, fixed_set
 from moebius.check.compare.endtoend import RUNS
 from moebius.check.compare.fingerprint import Json, digest, error_map, errors
@@ -114,7 +114,7 @@ def gpu_runner(case: Case, ops: WebGPU) -> Callable[[], tuple[list[np.ndarray], 
         begun = time.perf_counter()
         plan.start(times)
         plan.replay()
-        ops.gpu.read(plan.recording.state, 4)  # there when all before it is done
+        plan.recording.state.read(4)  # there when all before it is done
         ms = 1e3 * (time.perf_counter() - begun)
         return [read(t) for t in plan.outputs], ms
 
@@ -138,7 +138,7 @@ def identity(ops: Backend) -> Json:
         "name": one_line(ops.name),
         "implementation": gpu.implementation,
         "adapter": {name: one_line(str(gpu.info.get(key) or "")) for name, key in keys.items()},
-        "limits": gpu.limits,
+        "limits": dict(gpu.caps.limits),
         "features": sorted(map(str, gpu.device.features)),
         "versions": {gpu.implementation: gpu.module.__version__},
         "shaders": shaders_digest(),

@@ -1,0 +1,221 @@
+"""`WebGPU`: the ops contract on one device, recorded into plans and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from moebius.backends.webgpu import pack
+from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.gemm import Choose, Dense, choose_tile
+from moebius.backends.webgpu.ops import assembling, dense, lambdas, norms
+from moebius.backends.webgpu.ops.attention import attention
+from moebius.backends.webgpu.plan import Plan
+from moebius.backends.webgpu.recorder import Recorder
+from moebius.backends.webgpu.tensor import Tensor, read, write
+from moebius.errors import NonFiniteError, UsageError
+from moebius.model.arrays import time_sinusoid, to_nchw
+from moebius.model.contract import Condition, Step, StepState, Tap, Timesteps
+from moebius.model.params import Params
+
+PLANS_PER_MODEL = 4
+
+
+class WebGPU:
+    """`WebGPU()` is the best adapter; `WebGPU("llvmpipe")` the best whose summary holds those words; `WebGPU("dawn:SwiftShader")`
+    goes through Dawn. `limits="webgpu"` keeps to WebGPU's default limits on any adapter.
+
+    It takes a `Device` that is open already, too; `caps` are what it records for, the device's own unless given, and `choose`
+    picks the tile of a dense layer.
+    """
+
+    largest_batch = 8
+
+    def __init__(
+        self,
+        device: Device | str | int | None = None,
+        caps: Caps | None = None,
+        choose: Choose = choose_tile,
+        *,
+        limits: str = "adapter",
+        recorder: type[Recorder] = Recorder,
+    ) -> None:
+        self.gpu = device if isinstance(device, Device) else Device.open(device, limits=limits)
+        self.caps = caps or self.gpu.caps
+        self.recorder = recorder(self.gpu, self.caps)
+        self._dense = Dense(self.recorder, choose)
+        self._plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
+        self._tap: Tap | None = None
+
+    @property
+    def name(self) -> str:
+        """The adapter, its driver's interface and the implementation, for people."""
+        return self.gpu.name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
+    # running -----------------------------------------------------------------------------------------------------
+    def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
+        nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
+        if tap is not None:
+            with self.eager(tap):
+                return to_nchw(self.read(forward(*(self.tensor(a) for a in arrays), *args)))
+        plan = self.plan(forward, [a.shape for a in nhwc], *args)
+        plan.upload(nhwc)
+        times = [a for a in args if isinstance(a, Timesteps)]
+        plan.start(time_sinusoid(times[0], plan.recording.sinusoid.shape[3]) if times and plan.recording.sinusoid else None)
+        plan.replay()
+        out = to_nchw(read(plan.outputs[0]))
+        if not np.isfinite(out).all():
+            plan.find_non_finite()
+            raise NonFiniteError(f"The output of {forward.__name__} is not finite on {self.name}, and was when it was run again.")
+        return out
+
+    def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
+        nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
+        plan = self.plan(step, [a.shape for a in nhwc], slice(None))
+        # A state that someone keeps holds these two, and not the memory of the plan.
+        rec, latents, estimate = plan.recording, plan.inputs[0], plan.outputs[1]
+        assert rec.sinusoid is not None
+        assert rec.flags is not None
+        table = time_sinusoid(timesteps, rec.sinusoid.shape[3])
+        plan.upload(nhwc)
+        plan.start(table)
+        run = plan.runs
+        for i, t in enumerate(timesteps):
+            if plan.runs != run:
+                raise UsageError("Another run of the same sampler began before this one ended; one at a time, or one Inpainter each.")
+            plan.replay(i)
+            yield StepState(i, t, lambda: to_nchw(read(latents)), lambda: to_nchw(read(estimate)))
+        bad = np.flatnonzero(rec.flags.read(4 * len(timesteps), np.uint32))
+        if bad.size:  # go there once more, now with a test behind every op
+            plan.upload(nhwc)
+            plan.start(table)
+            for i in range(bad[0]):
+                plan.replay(i)
+            plan.find_non_finite(int(bad[0]))
+            raise NonFiniteError(f"The latents after step {bad[0]} are not finite on {self.name}, and were when the step was run again.")
+
+    def rehearse(self, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.plan(step, [(s[0], *s[2:], s[1]) for s in shapes], slice(None))
+
+    def plan(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> Plan:
+        """The recorded plan of forward for channels-last inputs of these shapes; recorded once, kept with its model."""
+        owner, key = forward.__self__, (forward.__name__, tuple(map(tuple, shapes)), tuple(map(_key, args)))  # type: ignore[attr-defined]
+        plans = self._plans.setdefault(owner, {})
+        if key not in plans:
+            plan = self.record(forward, shapes, *args)
+            while len(plans) >= PLANS_PER_MODEL:
+                plans.pop(next(iter(plans)))
+            plans[key] = plan
+        return plans[key]
+
+    def record(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> Plan:
+        """Records forward without keeping the plan."""
+        with self.recorder.open(eager=False) as recording:
+            inputs = [self.recorder.new(tuple(s), f"input {i}", "pinned") for i, s in enumerate(shapes)]
+            out = forward(*inputs, *args)
+            outputs = out if isinstance(out, tuple) else (out,)
+            if recording.flags is not None:  # a sampling step: what it makes is what the next one starts from
+                recording.carry.append((outputs[0].buffer, inputs[0].buffer, inputs[0].nbytes))
+            return Plan(recording, inputs, outputs)
+
+    @contextmanager
+    def eager(self, tap: Tap | None = None) -> Iterator[None]:
+        """Within, ops run when their result is read: for taps and for validation op by op."""
+        with self.recorder.open(eager=True):
+            self._tap = tap
+            try:
+                yield
+            finally:
+                self._tap = None
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """NCHW → a tensor of its own."""
+        nhwc = np.moveaxis(np.asarray(array, np.float32), 1, -1)
+        t = self.recorder.new(nhwc.shape, "input", "pinned")
+        write(t, nhwc)
+        return t
+
+    def read(self, t: Tensor) -> np.ndarray:
+        """(B, H, W, C); runs what was recorded so far when eager."""
+        if self.recorder.eager:
+            self.recorder.flush()
+        return read(t)
+
+    def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
+        if self._tap is not None:
+            a = self.read(x)
+            self._tap(path, to_nchw(a) if layout == "image" else a.reshape(a.shape[0], -1, a.shape[-1]))
+
+    # ops ---------------------------------------------------------------------------------------------------------
+    def time_embedding(self, t: Timesteps, p: Params) -> Tensor:
+        width = p["time_embedding.linear_1.weight"].shape[1]
+        table = self.recorder.new((1, 1, len(t), width), "sinusoid", "pinned")
+        self.recorder.recording.sinusoid = table
+        if self.recorder.eager:
+            write(table, time_sinusoid(t, width)[None, None])
+        h = dense.time_table(self._dense, table, p.at("time_embedding.linear_1"), "time_embedding", "silu")
+        return dense.time_table(self._dense, h, p.at("time_embedding.linear_2"), "time_embedding", "silu")
+
+    def time_shift(self, temb: Tensor, p: Params) -> Tensor:
+        return dense.time_table(self._dense, temb, p, "time_shift", None)
+
+    def condition(self, ids: np.ndarray, p: Params) -> Condition:
+        return Condition(ids, lambda: pack.condition_tokens(ids, p))
+
+    def linear(self, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
+        return dense.linear(self._dense, x, p, residual)
+
+    def conv3x3(self, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None) -> Tensor:
+        return dense.conv3x3(self._dense, x, p, stride, pad, residual)
+
+    def upsample_conv3x3(self, x: Tensor, p: Params) -> Tensor:
+        return dense.upsample_conv3x3(self._dense, x, p)
+
+    def dwconv(self, x: Tensor, p: Params, shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        return dense.dwconv(self._dense, x, p, shift, residual)
+
+    def feed_forward(self, x: Tensor, p: Params, residual: Tensor) -> Tensor:
+        return dense.feed_forward(self._dense, x, p, residual)
+
+    def group_norm(self, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:
+        return norms.group_norm(self.recorder, x, p, groups, eps, silu)
+
+    def layer_norm(self, x: Tensor, p: Params, eps: float = 1e-5) -> Tensor:
+        return norms.layer_norm(self.recorder, x, p, eps)
+
+    def self_lambda(self, x: Tensor, p: Params, heads: int, residual: Tensor) -> Tensor:
+        return lambdas.self_lambda(self._dense, x, p, heads, residual)
+
+    def cross_lambda(self, x: Tensor, cond: Condition, p: Params, heads: int, residual: Tensor) -> Tensor:
+        return lambdas.cross_lambda(self._dense, x, cond, p, heads, residual)
+
+    def attention(self, x: Tensor, p: Params, residual: Tensor) -> Tensor:
+        return attention(self._dense, x, p, residual)
+
+    def concat(self, a: Tensor, b: Tensor) -> Tensor:
+        return assembling.concat(self.recorder, a, b)
+
+    def unet_input(self, y: Tensor, mask: Tensor, masked: Tensor, copies: int) -> Tensor:
+        return assembling.unet_input(self.recorder, y, mask, masked, copies)
+
+    def guided_ddim(self, eps: Tensor, y: Tensor, coefficients: np.ndarray, guidance: float) -> tuple[Tensor, Tensor]:
+        return assembling.guided_ddim(self.recorder, eps, y, coefficients, guidance)
+
+
+def _key(arg: Any) -> Any:
+    """What of an argument decides a plan: of timesteps their number, of arrays their bytes."""
+    if isinstance(arg, Timesteps):
+        return len(arg)
+    if isinstance(arg, np.ndarray):
+        return arg.shape, arg.dtype.str, arg.tobytes()
+    if isinstance(arg, slice):
+        return arg.start, arg.stop, arg.step
+    return arg

@@ -1,0 +1,108 @@
+"""Linear layers and convolutions, and the time tables."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from moebius.backends.webgpu import pack, wgsl
+from moebius.backends.webgpu.gemm import Dense, Epilogue, GemmCall, Operands, Phases, Taps, Weight
+from moebius.backends.webgpu.pack import up4
+from moebius.backends.webgpu.recorder import Recorder, ceil
+from moebius.backends.webgpu.tensor import Binding, Tensor
+from moebius.model.params import Params
+
+
+def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"] | None) -> Tensor:
+    """A linear layer of a row for every timestep, once a run."""
+    rec = dense.recorder
+    n, k = p["weight"].shape
+    out = rec.new((1, 1, x.shape[2], n), f"{p.path} table")
+    w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda: pack.gemm(p["weight"])))
+    dense(GemmCall(op, p.path, Operands(x, w, out, k, n), epilogue=Epilogue(rec.vector(p, "bias"), act), prologue=True))
+    return out
+
+
+def linear(dense: Dense, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
+    rec = dense.recorder
+    n, k = p["weight"].shape[:2]
+    out = rec.new((*x.shape[:3], n), p.path)
+    w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda: pack.gemm(pack.matrix(p))))
+    bias = rec.vector(p, "bias") if p.get("bias") is not None else None
+    dense(GemmCall("linear", p.path, Operands(x, w, out, k, n), epilogue=Epilogue(bias, residuals=present(residual))))
+    return out
+
+
+def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None) -> Tensor:
+    rec = dense.recorder
+    n, k = p["weight"].shape[:2]
+    b, h, w, _ = x.shape
+    out = rec.new((b, ceil(h, stride), ceil(w, stride), n), p.path)
+    weight = Weight(rec.constant(p, "weight", (9, up4(k), up4(n)), lambda: pack.taps(p["weight"])))
+    epilogue = Epilogue(rec.vector(p, "bias"), residuals=present(residual))
+    dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), Taps(stride, pad), epilogue))
+    return out
+
+
+def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
+    rec = dense.recorder
+    n, k = p["weight"].shape[:2]
+    b, h, w, _ = x.shape
+    out = rec.new((b, 2 * h, 2 * w, n), p.path)
+    weight = Weight(rec.constant(p, "phases", (4, 4, up4(k), up4(n)), lambda: pack.phases(p["weight"])))
+    dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(rec.vector(p, "bias"))))
+    return out
+
+
+def dwconv(dense: Dense, x: Tensor, p: Params, shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    rec = dense.recorder
+    n, k = p["conv_pw.weight"].shape[:2]
+    w = rec.constant(p, "depthwise", (9, up4(k)), lambda: pack.depthwise(p)[0])
+    bias = rec.constant(p, "depthwise bias", (up4(k),), lambda: pack.depthwise(p)[1])
+    h = rec.new(x.shape, f"{p.path}.conv_dw")
+    _depthwise(rec, "dwconv", p.path, x, w, bias, h, gated=False)
+    out = rec.new((*x.shape[:3], n), p.path)
+    weight = Weight(rec.constant(p, "pointwise", (up4(k), up4(n)), lambda: pack.pointwise(p)[0]))
+    bias = rec.constant(p, "pointwise bias", (up4(n),), lambda: pack.pointwise(p)[1])
+    epilogue = Epilogue(bias, shift=shift, residuals=present(x if n == x.shape[3] else None, residual))
+    dense(GemmCall("dwconv", p.path, Operands(h, weight, out, k, n), epilogue=epilogue))
+    return out
+
+
+def feed_forward(dense: Dense, x: Tensor, p: Params, residual: Tensor) -> Tensor:
+    rec, op = dense.recorder, "feed_forward"
+    inverted, depth, point = (p.at(f"{name}_conv.conv") for name in ("inverted", "depth", "point"))
+    c, hid = point["weight"].shape[:2]
+    hid4 = up4(hid)
+    # Both halves are padded by themselves, so that value and gate of a channel are one distance apart.
+    h = rec.new((*x.shape[:3], 2 * hid4), inverted.path)
+    weight = Weight(rec.constant(inverted, "weight", (up4(c), 2 * hid4), lambda: pack.gemm(pack.halves(pack.matrix(inverted)))))
+    bias = rec.constant(inverted, "bias", (2 * hid4,), lambda: pack.f32(pack.halves(inverted["bias"])))
+    dense(GemmCall(op, inverted.path, Operands(x, weight, h, c, 2 * hid4), epilogue=Epilogue(bias, "silu")))
+    g = rec.new((*x.shape[:3], hid), depth.path)
+    w = rec.constant(depth, "weight", (9, 2 * hid4), lambda: pack.f32(pack.halves(depth["weight"].reshape(-1, 9)).T))
+    bias = rec.constant(depth, "bias", (2 * hid4,), lambda: pack.f32(pack.halves(depth["bias"])))
+    _depthwise(rec, op, depth.path, h, w, bias, g, gated=True)
+    out = rec.new((*x.shape[:3], c), p.path)
+    weight = Weight(rec.constant(point, "weight", (hid4, up4(c)), lambda: pack.gemm(pack.matrix(point))))
+    dense(GemmCall(op, point.path, Operands(g, weight, out, hid, c), epilogue=Epilogue(residuals=(residual,))))
+    return out
+
+
+def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: Binding, out: Tensor, gated: bool) -> None:
+    b, height, width, c = out.shape
+    run = wgsl.numbers("depthwise")["RUN"]
+    rec.dispatch(
+        op,
+        path,
+        "depthwise",
+        b * height * ceil(width, run) * (up4(c) // 4),
+        {"x": x, "w": w, "bias": bias, "out": out},
+        {"images": b, "height": height, "width": width, "c4": up4(c) // 4},
+        {"RELU": not gated, "GATED": gated},
+        iterations=6,
+        flops=18 * x.rows * x.shape[3],
+    )
+
+
+def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(t for t in tensors if t is not None)

@@ -1,0 +1,115 @@
+"""GPU memory: buffers, the tensors that lie in them, and the parts of them that a dispatch binds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.pack import up4
+from moebius.errors import MoebiusError
+
+BufferKind = Literal["weight", "intermediate", "pinned"]
+
+
+class Buffer:
+    """GPU memory that is planned now and taken by `allocate`. `fill`, for weights and constants, gives its content then and is dropped.
+
+    A plan places its intermediate tensors (`kind` "intermediate") over one another; all else keeps its own memory.
+    """
+
+    __slots__ = ("_handle", "device", "fill", "kind", "label", "nbytes")
+
+    def __init__(self, device: Device, nbytes: int, label: str, kind: BufferKind, fill: Callable[[], np.ndarray] | None = None) -> None:
+        self.device, self.nbytes, self.label, self.kind, self.fill = device, max(16, -(-nbytes // 4) * 4), label, kind, fill
+        self._handle: Any = None
+
+    @property
+    def handle(self) -> Any:
+        """The buffer on the GPU."""
+        if self._handle is None:
+            raise MoebiusError(f"{self.label} has no memory yet; Buffer.allocate takes it.")
+        return self._handle
+
+    def allocate(self) -> None:
+        """Takes the memory and writes its content, unless that is done."""
+        if self._handle is not None:
+            return
+        self._handle = self.device.create_buffer(self.nbytes, self.label)
+        if self.fill is not None:
+            try:
+                self.write(self.fill())
+            except BaseException:  # a Ctrl-C too: a buffer of zeros must not pass for a weight
+                self._handle = None
+                raise
+            self.fill = None
+
+    def place(self, other: Buffer) -> None:
+        """Shares the memory of another buffer, at least as large."""
+        self._handle = other.handle
+
+    def write(self, data: np.ndarray) -> None:
+        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        if flat.nbytes > self.nbytes:
+            raise MoebiusError(f"{self.label}: {flat.nbytes} bytes do not fit its {self.nbytes}.")
+        self.allocate()
+        self.device.write(self.handle, self.label, flat)
+
+    def read(self, nbytes: int, dtype: Any = np.float32) -> np.ndarray:
+        return np.frombuffer(self.device.read(self.handle, self.label, nbytes), dtype).copy()
+
+
+class Tensor:
+    """(B, H, W, C) float32 in a buffer, channels padded to a multiple of four. Tables of T rows are (1, 1, T, C)."""
+
+    __slots__ = ("__weakref__", "buffer", "shape")
+
+    def __init__(self, buffer: Buffer, shape: tuple[int, int, int, int]) -> None:
+        self.buffer, self.shape = buffer, shape
+
+    @property
+    def pitch(self) -> int:
+        """Floats from one position to the next."""
+        return up4(self.shape[3])
+
+    @property
+    def rows(self) -> int:
+        b, h, w, _ = self.shape
+        return b * h * w
+
+    @property
+    def nbytes(self) -> int:
+        return 4 * self.rows * self.pitch
+
+    def __repr__(self) -> str:
+        return f"Tensor{self.shape} in {self.buffer.label}"
+
+
+@dataclass
+class Binding:
+    """A buffer, or a part of one, under the name that a shader has for it."""
+
+    name: str
+    access: str
+    buffer: Buffer
+    shape: tuple[int, ...]
+    offset: int = 0
+    nbytes: int = 0  # 0: the whole buffer
+
+
+def write(tensor: Tensor, array: np.ndarray) -> None:
+    """(B, H, W, C) → the padded layout."""
+    if tuple(array.shape) != tensor.shape:
+        raise MoebiusError(f"{tensor.buffer.label} holds {tensor.shape}, not {tuple(array.shape)}.")
+    padded = np.zeros((*tensor.shape[:3], tensor.pitch), np.float32)
+    padded[..., : tensor.shape[3]] = array
+    tensor.buffer.write(padded)
+
+
+def read(tensor: Tensor) -> np.ndarray:
+    """(B, H, W, C) float32."""
+    flat = tensor.buffer.read(tensor.nbytes)
+    return np.ascontiguousarray(flat.reshape(*tensor.shape[:3], tensor.pitch)[..., : tensor.shape[3]])
