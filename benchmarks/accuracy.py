@@ -1,9 +1,9 @@
-"""How far every backend is from the float64 oracle and from the published code's outputs; writes the README's table.
+"""How far every backend is from the float64 oracle and from the published code's outputs.
 
-    python benchmarks/accuracy.py [--full] [--adapter NAME …] [--readme]
+    python benchmarks/accuracy.py [--full] [--adapter NAME …]
 
-Results are merged into benchmarks/results/accuracy.json, so that adapters can be measured one at a time; --readme rewrites the
-table between the markers in README.md from that file.
+Results are merged into benchmarks/results/accuracy.json, so that adapters can be measured one at a time; benchmarks/readme.py
+writes the tables from that file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import ROOT, between, write_json, write_text
+from common import ROOT, write_json
+from readme import CASES
 
 sys.path.insert(0, str(ROOT / "tests"))
 from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
@@ -27,8 +28,6 @@ from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 
 RESULTS = ROOT / "benchmarks/results/accuracy.json"
-MARKERS = "<!-- accuracy: benchmarks/accuracy.py --readme -->", "<!-- /accuracy -->"
-CASES = ["UNet tiny", "VAE tiny", "UNet full", "VAE full 512²"]
 
 
 def unet_case(golden: str, net: str, t: int) -> tuple[Callable[[Any], list[np.ndarray]], list[np.ndarray]]:
@@ -57,12 +56,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the full-size networks too")
     parser.add_argument("--adapter", nargs="*", default=[], help="adapters besides NumPy")
     parser.add_argument("--cases", nargs="*", choices=CASES)
-    parser.add_argument("--readme", action="store_true", help="only rewrite the table in README.md")
     args = parser.parse_args()
     results: dict[str, dict[str, dict[str, float]]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    if args.readme:
-        write_readme(results)
-        return
     cases = {
         "UNet tiny": lambda: unet_case("unet_nano_seed0_t500", "unet_nano", 500),
         "VAE tiny": lambda: vae_case("vae_nano_128", "vae_nano", 128),
@@ -93,16 +88,6 @@ def main() -> None:
             print(f"{case:14} {row['oracle']:9.2e} {row['published']:9.2e}  {label}", flush=True)
             RESULTS.parent.mkdir(exist_ok=True)
             write_json(RESULTS, {label: dict(sorted(rows.items())) for label, rows in sorted(results.items())})
-
-
-def write_readme(results: dict[str, dict[str, dict[str, float]]]) -> None:
-    def cell(row: dict[str, float] | None) -> str:
-        return f"{row['oracle']:.1e} / {row['published']:.1e}" if row else ""
-
-    lines = ["| backend | " + " | ".join(CASES) + " |", "|---|" + "---|" * len(CASES)]
-    lines += [f"| {label} | " + " | ".join(cell(rows.get(c)) for c in CASES) + " |" for label, rows in results.items()]
-    readme = ROOT / "README.md"
-    write_text(readme, between(readme.read_text(encoding="utf-8"), *MARKERS, "\n".join(lines)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How good nano is: PSNR in the hole against the mean of the border and OpenCV's Telea, and of its VAE; the README's table and strip.
+"""How good nano is: PSNR in the hole against the mean of the border and OpenCV's Telea, and of its VAE; and the strip of pictures.
 
-    python benchmarks/bench_nano.py [--model FILE] [--device NAME] [--pictures N] [--seed N] [--readme]
+    python benchmarks/bench_nano.py [--model FILE] [--device NAME] [--pictures N] [--seed N] [--keep]
 
 Held-out pictures alone: made ones from a seed that training does not use, and fixed squares of photographs it never saw (both in
 tools/nano_data.py, with their masks of 5 to 30 % of the area). The hole is painted mid-grey before the model gets the picture, so that
@@ -20,8 +20,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from common import ROOT, between, write_json, write_text
+from common import ROOT, write_json
 from PIL import Image, ImageDraw
+from readme import PHOTOS, nano_table
 from scipy import ndimage
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -32,9 +33,6 @@ from moebius.pictures.seam import harmonic
 
 RESULTS = ROOT / "benchmarks/results/nano.json"
 STRIP = ROOT / "benchmarks/results/nano.png"
-MARKERS = "<!-- nano: benchmarks/bench_nano.py --readme -->", "<!-- /nano -->"
-PHOTOS = "photographs"
-METHODS = ("nano", "border mean", "Telea", "unmatched", "film")
 STEPS = 20
 CROSSING = 20  # grey levels: how much the truth in the hole of a structured picture varies, at least
 
@@ -119,29 +117,6 @@ def measure(inpaint: Inpainter, each: int, seed: int, settings: dict[str, Any]) 
     return table, strip
 
 
-def summary(table: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The rows the claims are about."""
-    groups = {
-        "structured (edges, stripes, checks, shapes)": [k for k in table if k in data.STRUCTURED],
-        "all made pictures": [k for k in table if k != PHOTOS],
-        "photographs": [PHOTOS],
-    }
-    columns = (*METHODS, "VAE")
-    rows = {}
-    for name, kinds in groups.items():
-        weights = [table[k]["pictures"] for k in kinds]
-        rows[name] = {c: float(np.average([table[k][c] for k in kinds], weights=weights)) for c in columns} | {"pictures": sum(weights)}
-    return rows
-
-
-def markdown(table: dict[str, Any]) -> str:
-    lines = ["| held-out pictures | nano | border mean | Telea | unmatched | film | VAE alone |", "|---|---|---|---|---|---|---|"]
-    for name, row in (summary(table) | {f"· {k}": v for k, v in table.items() if k != PHOTOS}).items():
-        cells = " | ".join(f"{row[c]:.1f}" for c in (*METHODS, "VAE"))
-        lines.append(f"| {name} ({row['pictures']}) | {cells} |")
-    return "\n".join(lines)
-
-
 def draw(strip: dict[str, list[np.ndarray]], path: Path) -> None:
     """A column a picture; rows: input, mask, nano, Telea, truth."""
     names, label, side = ("input", "mask", "nano", "Telea", "truth"), 60, data.SIZE
@@ -161,13 +136,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=6, help="of every kind (6)")
     parser.add_argument("--seed", type=int, default=data.HELD_OUT_SEED, help="of the made pictures and the masks; training has 20000")
     parser.add_argument("--guidance", type=float, default=2.5)
-    parser.add_argument("--readme", action="store_true", help="keep the results, and rewrite the table in README.md")
-    parser.add_argument("--strip", type=Path, help="where to draw the strip (with --readme: benchmarks/results/nano.png)")
+    parser.add_argument("--keep", action="store_true", help="keep the results and the strip; then run benchmarks/readme.py")
+    parser.add_argument("--strip", type=Path, help="where to draw the strip (with --keep: benchmarks/results/nano.png)")
     args = parser.parse_args()
     inpaint = Inpainter.from_pretrained(args.model, device=args.device)
     table, strip = measure(inpaint, args.pictures, args.seed, {"guidance": args.guidance})
-    print(markdown(table))
-    if args.readme:
+    print("\n".join(nano_table(table)))
+    if args.keep:
         settings = {
             "steps": STEPS,
             "strength": 1.0,
@@ -178,8 +153,6 @@ def main() -> None:
         }
         write_json(RESULTS, {"settings": settings, "PSNR in dB": table})
         draw(strip, STRIP)
-        readme = ROOT / "README.md"
-        write_text(readme, between(readme.read_text(encoding="utf-8"), *MARKERS, markdown(table)))
     if args.strip:
         draw(strip, args.strip)
 

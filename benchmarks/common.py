@@ -96,10 +96,10 @@ def write_json(path: Path, result: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
-def between(text: str, begin: str, end: str, table: str) -> str:
-    """The README's text with another table between two markers."""
+def between(text: str, begin: str, end: str, table: str, page: str = "The page") -> str:
+    """The page's text with another table between two markers."""
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise MoebiusError(f"README.md has no place for this table: it must hold {begin} and, below it, {end}, once each.")
+        raise MoebiusError(f"{page} has no place for this table: it must hold {begin} and, below it, {end}, once each.")
     return f"{text[: text.index(begin)]}{begin}\n{table}\n{text[text.index(end) :]}"
 
 

@@ -1,23 +1,33 @@
-"""Writes the README's speed tables from benchmarks/results/: kernels.*.json of bench_kernels, model.*.json of bench_model.
+"""Writes the tables of README.md, docs/results.md and docs/accuracy.md from benchmarks/results/, and nothing else in those pages.
 
     python benchmarks/readme.py [--check]
 
-The tables stand between markers, and nothing else is touched. With --check nothing is written, and the exit code is 1 where the README
-differs from the results.
+kernels.*.json are of bench_kernels, model.*.json of bench_model, start.json of bench_start, accuracy.json of accuracy, nano.json of
+bench_nano. Each table stands between two markers. With --check nothing is written, and the exit code is 1 where a page differs from the
+results.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from common import RESULTS, ROOT, between, busy, read_json, run, write_text
 
 from moebius.errors import UsageError
 
-TABLES = ("speed", "kernels")
+sys.path.insert(0, str(ROOT / "tools"))
+from nano_data import STRUCTURED
+
+PAGES = {"README.md": ("short",), "docs/results.md": ("nano", "speed", "start", "kernels"), "docs/accuracy.md": ("accuracy",)}
+CASES = ("UNet tiny", "VAE tiny", "UNet full", "VAE full 512²")  # the columns of accuracy.json
+PHOTOS = "photographs"
+METHODS = ("nano", "border mean", "Telea", "unmatched", "film", "VAE")  # the columns of nano.json
 
 
 def markers(table: str) -> tuple[str, str]:
@@ -28,6 +38,83 @@ def read(bench: str, pattern: str) -> dict[str, dict[str, Any]]:
     return {path.name: read_json(path, bench) for path in sorted(RESULTS.glob(pattern))}
 
 
+def read_plain(name: str) -> dict[str, Any]:
+    """A result that does not name its script."""
+    result: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return result
+
+
+def short(models: Mapping[str, Any], accuracy: Mapping[str, Any], nano: Mapping[str, Any]) -> list[str]:
+    """README's three tables: a run a row, a backend a row, and three of nano's rows."""
+    lines = ["| one picture, weights made from a seed | this engine | the others |", "|---|---|---|"]
+    for result in models.values():
+        seconds = {name: f"{name} {duration(row['image']['median_s'])}" for name, row in result["contenders"].items()}
+        ours = seconds.pop(result["against"])
+        lines.append(f"| {result['config']} model, {place(result)} | {ours} | {', '.join(seconds.values())} |")
+    lines += ["", "| relative L2 error against float64 | full UNet | full VAE |", "|---|---|---|"]
+    for backend, rows in accuracy.items():
+        if any(row["oracle"] for row in rows.values()):  # not the oracle itself
+            cells = (f"{rows[case]['oracle']:.1e}" if case in rows else "" for case in CASES[2:])
+            lines.append(f"| {backend} | {' | '.join(cells)} |")
+    lines += ["", "| PSNR in the hole, dB | nano | border mean | Telea |", "|---|---|---|---|"]
+    for name, row in nano_groups(nano).items():
+        lines.append(f"| {name} | {' | '.join(f'{row[method]:.1f}' for method in METHODS[:3])} |")
+    return lines
+
+
+def accuracy_table(results: Mapping[str, Any]) -> list[str]:
+    """A row a backend: the error against the oracle / against the published code's output."""
+
+    def cell(row: Mapping[str, float] | None) -> str:
+        return f"{row['oracle']:.1e} / {row['published']:.1e}" if row else ""
+
+    lines = ["| backend | " + " | ".join(CASES) + " |", "|---|" + "---|" * len(CASES)]
+    return lines + [f"| {backend} | " + " | ".join(cell(rows.get(c)) for c in CASES) + " |" for backend, rows in results.items()]
+
+
+def nano_groups(table: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The means of several kinds of picture: the rows the claims are about."""
+    groups = {
+        f"structured ({', '.join(STRUCTURED)})": STRUCTURED,
+        "all made pictures": [k for k in table if k != PHOTOS],
+        PHOTOS: [PHOTOS],
+    }
+    rows = {}
+    for name, kinds in groups.items():
+        count = sum(table[k]["pictures"] for k in kinds)
+        rows[name] = {m: sum(table[k][m] * table[k]["pictures"] for k in kinds) / count for m in METHODS} | {"pictures": count}
+    return rows
+
+
+def nano_table(table: Mapping[str, Any]) -> list[str]:
+    lines = ["| held-out pictures | nano | border mean | Telea | unmatched | film | VAE alone |", "|---|---|---|---|---|---|---|"]
+    groups = nano_groups(table)
+    for name, row in {**groups, **{f"· {k}": row for k, row in table.items() if k != PHOTOS}}.items():
+        lines.append(f"| {name} ({row['pictures']}) | {' | '.join(f'{row[m]:.1f}' for m in METHODS)} |")
+    structured, made, photos = (f"{row['nano'] - row['border mean']:.1f} dB" for row in groups.values())
+    behind = [kind for kind, row in table.items() if row["nano"] < row["Telea"]]
+    lines += [
+        "",
+        f"Over the border mean nano is {structured} ahead on structured pictures, {made} on all made ones and {photos} on photographs; "
+        f"over Telea on every kind but these: {', '.join(behind) or 'none'}.",
+    ]
+    return lines
+
+
+def start(result: Mapping[str, float]) -> list[str]:
+    """Where the time from a checkpoint on disk to the first step goes."""
+    total = result["total"]
+    seconds = {k: v for k, v in result.items() if not k.startswith(("MiB", "software", "host", "total"))}
+    return [
+        "| from a mapped checkpoint to the first step ready | s | % |",
+        "|---|---|---|",
+        *(f"| {name.strip().replace('of it', '· of it')} | {value:.2f} | {100 * value / total:.0f} |" for name, value in seconds.items()),
+        f"| all | {total:.2f} | 100 |",
+        "",
+        f"Host memory at its peak: {result['host / weights']:.2f} times the weights.",
+    ]
+
+
 def speed(results: dict[str, dict[str, Any]]) -> list[str]:
     """A row a contender of every run."""
     lines = [
@@ -36,7 +123,7 @@ def speed(results: dict[str, dict[str, Any]]) -> list[str]:
     ]
     for name, result in results.items():
         first = result["against"]
-        where = f"{result['config']}, {place(result)}; [{name}](benchmarks/results/{name})"
+        where = f"{result['config']}, {place(result)}; [{name}](../benchmarks/results/{name})"
         for contender, row in result["contenders"].items():
             seconds = " | ".join(duration(row[part]["median_s"]) for part in ("encode", "step", "decode", "image"))
             image = row["image"]
@@ -65,7 +152,7 @@ def kernels(results: dict[str, dict[str, Any]]) -> list[str]:
         lines += [
             f"{environment['adapter']['name']} ({environment['adapter']['description']}), {result['config']} model, commit "
             f"{environment['commit']}; roof {roof['gflops']:,.0f} GFLOP/s and {widest:,.0f} GB/s, both measured; clock: {result['clock']}; "
-            f"{noisy} of {len(result['rows'])} rows are noisy{note}. [{name}](benchmarks/results/{name})",
+            f"{noisy} of {len(result['rows'])} rows are noisy{note}. [{name}](../benchmarks/results/{name})",
             "",
             "| op | shapes | ms a step | ms to encode and decode | GFLOP/s | GB/s | % of the roof: median, worst |",
             "|---|---|---|---|---|---|---|",
@@ -94,25 +181,40 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
-def main() -> int:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the README differs")
-    args = parser.parse_args()
-    made = {"speed": speed(read("bench_model", "model.*.json")), "kernels": kernels(read("bench_kernels", "kernels.*.json"))}
-    if not made["kernels"] or len(made["speed"]) == 2:
+def tables() -> dict[str, list[str]]:
+    models, measured = read("bench_model", "model.*.json"), read("bench_kernels", "kernels.*.json")
+    if not models or not measured:
         raise UsageError(
             f"{RESULTS} has no kernels.*.json or no model.*.json; measure them first (bench_kernels.py, bench_model.py --json)."
         )
-    readme = ROOT / "README.md"
-    old = text = readme.read_text(encoding="utf-8")
-    for table in TABLES:
-        text = between(text, *markers(table), "\n".join(made[table]))
-    if args.check:
-        print("README.md is what the results say." if text == old else "README.md differs from the results; run benchmarks/readme.py.")
-        return int(text != old)
-    write_text(readme, text)
-    return 0
+    accuracy, nano = read_plain("accuracy.json"), read_plain("nano.json")["PSNR in dB"]
+    return {
+        "short": short(models, accuracy, nano),
+        "speed": speed(models),
+        "kernels": kernels(measured),
+        "start": start(read_plain("start.json")),
+        "accuracy": accuracy_table(accuracy),
+        "nano": nano_table(nano),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a page differs")
+    args = parser.parse_args(argv)
+    lines, differs = tables(), False
+    for page, names in PAGES.items():
+        path = ROOT / page
+        old = text = path.read_text(encoding="utf-8")
+        for name in names:
+            text = between(text, *markers(name), "\n".join(lines[name]), page)
+        if args.check:
+            print(f"{page} is what the results say." if text == old else f"{page} differs from the results; run benchmarks/readme.py.")
+            differs |= text != old
+        elif text != old:
+            write_text(path, text)
+    return int(differs)
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ def test_host_time_is_that_of_the_step_that_runs(llvmpipe: WebGPU, weights: Path
     assert costs.host(of["step"])["dispatches"] == of["step"].summary()["dispatches"]
 
 
-# the README ----------------------------------------------------------------------------------------------------------
+# the tables ----------------------------------------------------------------------------------------------------------
 def test_a_table_is_replaced_between_its_markers_alone() -> None:
     begin, end = readme.markers("speed")
     assert common.between(f"a\n{begin}\nold\n{end}\nb\n", begin, end, "new\nrows") == f"a\n{begin}\nnew\nrows\n{end}\nb\n"
@@ -267,7 +267,7 @@ def test_the_tables_are_made_of_the_results_and_say_when_the_machine_was_busy() 
     result = {"against": "a", "config": "tiny", "cores": 2, "steps": 4, "environment": quiet, "contenders": {"a": row, "b": row}}
     lines = readme.speed({"model.x.json": result})
     assert lines[2].startswith(
-        "| tiny, A Processor, 2 cores, 4 steps; [model.x.json](benchmarks/results/model.x.json) | a | 1.5 s | 250 ms |"
+        "| tiny, A Processor, 2 cores, 4 steps; [model.x.json](../benchmarks/results/model.x.json) | a | 1.5 s | 250 ms |"
     )
     assert lines[3].endswith("| 0.50, 0.75 |")
     assert "busy" not in "".join(lines)

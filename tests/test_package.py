@@ -1,21 +1,27 @@
-"""What is shipped: the built wheel and an editable install, each used from outside the checkout; and who may import what."""
+"""What is shipped: every way to install it, each used from an empty folder; what is in it; and who may import what."""
 
 from __future__ import annotations
 
 import ast
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
-import sysconfig
+import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHADERS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "shaders").glob("*.wgsl")}
+PACKED = ("benchmarks", "docs", "engine", "examples", "shaders", "tests", "tools")  # folders of the source distribution
 PRIVATE_ALLOWED = "moebius/backends/webgpu/native.py"
 
 # Run by the Python that got the package, in an empty folder.
@@ -33,28 +39,40 @@ print(json.dumps({
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True)
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, env=env)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Only what a build may need, and a copy, so that nothing left by an earlier build gets into this one."""
+    """A copy of the checkout, so that nothing left by an earlier build gets into this one."""
     folder = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    for name in ("engine", "shaders"):
+    for path in (p for p in ROOT.iterdir() if p.is_file() and p.name != ".git"):
+        shutil.copy(path, folder)
+    for name in (*PACKED, ".ci"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return folder
 
 
 @pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Through the source distribution, so that this one is seen to be complete too."""
+def dist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with both distributions; the wheel is built from the source distribution, so that this one is seen to be complete."""
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source, cwd=folder)
-    (built,) = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (built,) = dist.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def sdist(dist: Path) -> Path:
+    (built,) = dist.glob("*.tar.gz")
     return built
 
 
@@ -62,26 +80,21 @@ def installed(folder: Path, *what: str | Path) -> Path:
     """The Python of a new environment with the package in it; what it depends on is seen in the environment of the tests."""
     venv.create(folder, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages") if sys.platform != "win32" else folder.glob("Lib/site-packages")
-    (site / "tests.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (site / "tests.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("site-packages")))
     python = next(folder.glob("bin/python")) if sys.platform != "win32" else folder / "Scripts/python.exe"
     run(python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", *what, cwd=folder)
     return python
 
 
-@pytest.fixture(scope="module")
-def from_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return installed(tmp_path_factory.mktemp("wheel"), wheel)
-
-
-@pytest.fixture(scope="module")
-def editable(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return installed(tmp_path_factory.mktemp("editable"), "--editable", source)
-
-
-@pytest.fixture(params=["wheel", "editable"])
-def python(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue({"wheel": "from_wheel", "editable": "editable"}[request.param])
-    return found
+@pytest.fixture(scope="module", params=["folder", "editable", "wheel", "sdist"])
+def python(request: pytest.FixtureRequest, source: Path, dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that got the package in one of four ways; `folder` is `pip install .`"""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "folder":
+        return installed(folder, shutil.copytree(source, folder / "checkout"))
+    if request.param == "editable":
+        return installed(folder, "--editable", source)
+    return installed(folder, request.getfixturevalue(request.param))
 
 
 def test_package_is_complete(python: Path, source: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
@@ -94,10 +107,16 @@ def test_package_is_complete(python: Path, source: Path, tmp_path: Path, request
     assert len(seen["license"]) == 1
 
 
-@pytest.mark.parametrize("as_module", [False, True], ids=["command", "module"])
-def test_command_runs(python: Path, as_module: bool, tmp_path: Path) -> None:
-    command = [python, "-m", "moebius"] if as_module else [python.parent / "moebius"]
-    assert "usage: moebius" in run(*command, "--help", cwd=tmp_path)
+def test_the_sample_is_filled_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
+    run(python.parent / "moebius", "inpaint", "--sample", "-o", "out.png", "--device", "cpu", cwd=tmp_path)
+    got, want = (np.asarray(Image.open(p), float) for p in (tmp_path / "out.png", ROOT / "tests/goldens/nano_sample.png"))
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+    assert np.abs(got - want).max() <= 1, "not the picture that the oracle makes"
+
+
+def test_the_command_goes_by_three_names(python: Path, tmp_path: Path) -> None:
+    for command in ([python.parent / "moebius"], [python.parent / "moebius-webgpu"], [python, "-m", "moebius"]):
+        assert "usage: moebius" in run(*command, "--help", cwd=tmp_path)
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
@@ -105,13 +124,44 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         names = archive.namelist()
         (license_file,) = [n for n in names if n.endswith("licenses/LICENSE")]
         assert archive.read(license_file) == (ROOT / "LICENSE").read_bytes()
-        (metadata,) = [n for n in names if n.endswith("dist-info/METADATA")]
-        assert "\nLicense-Expression: Apache-2.0\n" in archive.read(metadata).decode()
     package = {n for n in names if ".dist-info/" not in n}
     kinds = ("**/*.py", "py.typed", "sample/*.png", "weights/nano.*", "web/site/*")
     engine = {p.relative_to(ROOT / "engine").as_posix() for kind in kinds for p in (ROOT / "engine/moebius").glob(kind)}
     assert {"moebius/weights/nano.safetensors", "moebius/sample/photo.png", "moebius/web/site/index.html"} <= engine
     assert package == engine | {"moebius/shaders/__init__.py"} | {f"moebius/shaders/{name}" for name in SHADERS}
+
+
+def test_source_distribution_holds_the_repository(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    files = [p for folder in PACKED for p in (ROOT / folder).rglob("*") if p.is_file() and p.suffix != ".pyc" and "egg-info" not in str(p)]
+    assert len(files) > 200
+    missing = {p.relative_to(ROOT).as_posix() for p in files} - names
+    assert not missing
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".ci/run", ".pre-commit-config.yaml"} <= names
+
+
+def test_the_index_would_take_both(dist: Path) -> None:
+    run(sys.executable, "-m", "twine", "check", "--strict", *sorted(dist.iterdir()), cwd=dist)
+
+
+def test_metadata_is_what_the_index_shows(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("dist-info/METADATA")]
+        fields, _, description = archive.read(name).decode().partition("\n\n")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "\nLicense-Expression: Apache-2.0\n" in fields
+    assert fields.count("\nClassifier: ") == len(project["classifiers"])
+    assert f"\nKeywords: {','.join(project['keywords'])}\n" in fields
+    urls = dict(re.findall(r"^Project-URL: (\w+), (\S+)$", fields, re.M))
+    assert urls.keys() == {"Homepage", "Documentation", "Changelog", "Issues"}
+    assert all(url.startswith(urls["Homepage"]) for url in urls.values())
+    # Links of the README lead into the repository, also from the index, where there is no repository beside it.
+    links = re.findall(r"\]\(([^)\s]+)\)", description)
+    assert len(links) == len(re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))) > 5
+    assert "![" in description
+    assert f"]({urls['Homepage']}/raw/HEAD/benchmarks/results/nano.png)" in description
+    assert all(link.startswith(("https://", "#")) for link in links), links
 
 
 def modules_of_wgpu(tree: ast.AST) -> list[str]:

@@ -1,0 +1,60 @@
+"""A server around one Inpainter, with the standard library alone: POST a picture and a mask, get the filled picture as PNG.
+
+    python examples/server.py [PORT]                 8080; 0 takes a free one, and the port is printed
+    curl -F image=@photo.jpg -F mask=@mask.png -F seed=7 http://127.0.0.1:8080/ -o out.png
+
+It answers this machine alone. An Inpainter serves one caller at a time, so a lock makes requests wait for each other.
+"""
+
+import io
+import sys
+from contextlib import suppress
+from email import message_from_bytes
+from email.policy import HTTP
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock
+
+from moebius import Inpainter
+from moebius.errors import MoebiusError
+
+LARGEST = 64 << 20  # bytes of a request
+SETTINGS = {"steps": int, "guidance": float, "strength": float, "seed": int, "grow": float}
+
+inpaint = Inpainter.from_pretrained("nano")
+one_at_a_time = Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        size = int(self.headers.get("Content-Length", 0))
+        if size > LARGEST:
+            return self.answer(413, f"At most {LARGEST >> 20} MiB.".encode())
+        head = f"Content-Type: {self.headers.get('Content-Type')}\r\n\r\n".encode()
+        form = {
+            part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
+            for part in message_from_bytes(head + self.rfile.read(size), policy=HTTP).iter_parts()
+        }
+        if "image" not in form:
+            return self.answer(400, b"Send a multipart form with image=@FILE and mask=@FILE.")
+        try:
+            settings = {name: kind(form[name]) for name, kind in SETTINGS.items() if name in form}
+            with one_at_a_time:
+                result = inpaint(form["image"], form.get("mask"), **settings)
+        except (MoebiusError, ValueError) as error:  # the sender's mistakes, each with what to do about it
+            return self.answer(400, str(error).encode())
+        png = io.BytesIO()
+        result.image.save(png, "PNG")
+        return self.answer(200, png.getvalue(), "image/png")
+
+    def answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 8080), Handler)
+print(f"http://127.0.0.1:{server.server_port}", flush=True)
+with suppress(KeyboardInterrupt):
+    server.serve_forever()
