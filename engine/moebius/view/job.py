@@ -77,9 +77,8 @@ NICE = 5  # on the CPU device, and on a software driver, a step takes every core
 
 
 class Worker:
-    """`load` gives the Inpainter, here on the thread, and again after a device was lost; what it is given, it calls as it goes on.
-
-    `notify` wakes the window.
+    """`load` is called on the thread, and again after a device was lost. It returns the Inpainter, and on the way there calls its
+    argument now and then, which raises when the window was closed. `notify` wakes the window.
     """
 
     def __init__(self, load: Load, notify: Callable[[], None], largest_side: int) -> None:
@@ -95,7 +94,7 @@ class Worker:
         self._thread.start()
 
     def start(self, photo: Photo, fill: np.ndarray, settings: dict[str, Any]) -> int:
-        """What ran before ends with its step, and nothing more is heard of it."""
+        """The number of a new run. A run that is going on stops after its step, and sends no more events."""
         self._number += 1
         self._wanted = self._number
         self._requests.put(Request(self._number, photo, fill, settings))
@@ -133,7 +132,7 @@ class Worker:
             self._say(Failed(number, str(error)))
         except MemoryError:
             self._say(Failed(number, "There is not enough memory for this picture. Mark less of it, or close other programs."))
-        except Exception as error:  # a mistake of ours: the trace is for the terminal, the window goes on
+        except Exception as error:  # a bug: the trace goes to the terminal, the window stays open
             traceback.print_exc()
             self._say(Failed(number, f"This is a bug: {type(error).__name__}: {error}. The terminal has the details."))
 
@@ -160,7 +159,7 @@ class Worker:
         for step in run:
             if self._wanted != number:
                 return
-            # The estimate is fetched, which waits for the GPU: a bar of what was merely asked of it would lie.
+            # The estimate is fetched, which waits for the GPU: without it the bar would count steps that are only queued.
             patches |= {(w.x, w.y, w.width, w.height): rgb for w, rgb in step.patches}
             now = time.perf_counter()
             done, began = step.index + 1, began or now  # the first step also warms up; it would spoil the mean
