@@ -79,8 +79,8 @@ def inpaint(args: argparse.Namespace) -> int:
 
 
 def chosen_mask(args: argparse.Namespace, photo: Any, tell: Callable[..., None]) -> Any:
-    """The mask's file, the boxes, both as one mask, or None for the photo's transparency. What is wrong with boxes is said here,
-    before anything is loaded."""
+    """The mask's file, the boxes, both as one mask, or None for the photo's transparency. Wrong boxes raise here, before the model
+    is loaded."""
     from moebius.pictures import mask as masks
 
     if args.box and args.mask is not None:
@@ -97,7 +97,7 @@ def chosen_mask(args: argparse.Namespace, photo: Any, tell: Callable[..., None])
 
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Those of --like, then those of the options. What is wrong with them is said here, before anything is loaded."""
+    """Those of --like, then those of the options. Wrong ones raise here, before the model is loaded."""
     from moebius.inpaint.settings import Settings
     from moebius.pictures.metadata import read_metadata
 

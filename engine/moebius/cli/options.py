@@ -14,7 +14,7 @@ class Narrow(argparse.HelpFormatter):
 
 
 def add_settings(p: argparse.ArgumentParser) -> None:
-    """Their defaults are None: what is not given comes from --like, then from `Settings`."""
+    """Their defaults are None: what the user leaves out comes from --like, then from `Settings`."""
     p.add_argument("--steps", metavar="N", type=int, help="sampling steps (20)")
     p.add_argument("--guidance", metavar="G", type=float, help="how strongly to follow the condition (2.5); 1 costs half")
     p.add_argument("--strength", metavar="S", type=float, help="how much of the schedule to run (0.99); 1 starts from pure noise")
@@ -51,7 +51,7 @@ def add_adapter(p: argparse.ArgumentParser) -> None:
 
 
 def add_output(p: argparse.ArgumentParser) -> None:
-    """What is written into a picture, and what is said."""
+    """How a picture is written, and what is printed."""
     p.add_argument("--no-metadata", action="store_true", help="do not write the settings into the picture")
     p.add_argument("--quality", metavar="Q", type=quality, help="of a JPEG or WebP: 1 to 100, or keep")
     p.add_argument("--quiet", action="store_true", help="errors only")

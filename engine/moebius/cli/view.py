@@ -45,7 +45,7 @@ def view(args: argparse.Namespace) -> int:
     from moebius.inpaint.settings import Settings
 
     settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
-    Settings(**settings)  # what is wrong with them is said before a window opens
+    Settings(**settings)  # raises before a window opens
     check_device(args.device)
     try:
         from moebius.view.window import Window
@@ -74,7 +74,7 @@ def load(args: argparse.Namespace, go_on: Callable[[], None]) -> Inpainter:
 
 
 def check_device(name: str) -> None:
-    """A name that no adapter has is said at once; the device itself is opened with the model, behind the window."""
+    """Raises at once where no adapter has this name; the device itself is opened with the model, while the window is open."""
     if name not in ("auto", "cpu"):
         from moebius.backends.webgpu.device import choose
 

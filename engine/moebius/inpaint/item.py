@@ -13,7 +13,7 @@ from moebius.pictures.windows import Window
 
 @dataclass(eq=False)
 class Item:
-    """What every stage of a run adds for one window and one seed. Arrays are NCHW, N = 1, unless it is said."""
+    """What every stage of a run adds for one window and one seed. Arrays are NCHW with N = 1 where no other shape is named."""
 
     image: int  # which of the run's pictures it is a part of
     cut: Cut  # prepare: the window's pixels, the same for every seed

@@ -1,4 +1,4 @@
-"""The picture and the mask that come with the package: `moebius inpaint --sample`, and the window's when none is given.
+"""The picture and the mask that come with the package: for `moebius inpaint --sample`, and for a window opened without a photo.
 
 The photo is a smaller copy of "flower" by vultilion (flickr.com/photos/vultilion/6056698931), CC BY 2.0, out of scikit-learn; nano was
 not trained on it. The mask covers the second flower.

@@ -159,7 +159,7 @@ class Worker:
         for step in run:
             if self._wanted != number:
                 return
-            # The estimate is fetched, which waits for the GPU: a bar of what was merely asked of it would lie.
+            # The estimate is fetched, which waits for the GPU: without it the bar would count steps that are only queued.
             patches |= {(w.x, w.y, w.width, w.height): rgb for w, rgb in step.patches}
             now = time.perf_counter()
             done, began = step.index + 1, began or now  # the first step also warms up; it would spoil the mean
