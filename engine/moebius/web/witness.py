@@ -72,8 +72,8 @@ def witness(inpainter: Inpainter) -> Check:
     ops = Witness()
     unet = UNet(inpainter.unet.config, inpainter.unet.root.root, ops)
     vae = VAE(inpainter.vae.config, inpainter.vae.root.root, ops)
-    made = Inpainter(unet, vae, inpainter.scheduler)
-    run = made.steps(sample.photo(), sample.mask(), **endtoend.SETTINGS)
+    witnessed = Inpainter(unet, vae, inpainter.scheduler)
+    run = witnessed.steps(sample.photo(), sample.mask(), **endtoend.SETTINGS)
     for _ in run:
         pass
     (window,) = run.windows
