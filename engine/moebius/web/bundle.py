@@ -100,7 +100,7 @@ class Bundle:
             self._own[id(shared)] = buffer
         self._own |= {key: self._own[id(shared)] for key, (_, shared) in placed.items()}
 
-        described: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "inputs": [self._tensor(t) for t in plan.inputs],
             "outputs": [self._tensor(t) for t in plan.outputs],
             "prologue": [self._dispatch(d) for d in rec.prologue],
@@ -111,29 +111,27 @@ class Bundle:
             (last,) = (d for d in rec.steps if d.op == "guided_ddim")
             (table,) = (b.buffer for b in last.bindings if b.name == COEFFICIENTS)
             fields = [field for field, _ in wgsl.interface(last.shader).params]
-            described |= {
+            entry |= {
                 "state": self._place(rec.state)[0],
                 "sinusoid": self._tensor(rec.sinusoid),
                 "coefficients": self._place(table)[0],
-                "guidance": described["steps"][rec.steps.index(last)]["uniform"] + 4 * fields.index("guidance"),
+                "guidance": entry["steps"][rec.steps.index(last)]["uniform"] + 4 * fields.index("guidance"),
                 "carry": [[self._place(a)[0], self._place(b)[0], n] for a, b, n in rec.carry],
                 "rows": rec.sinusoid.shape[2],
             }
-        self.plans[name] = described
+        self.plans[name] = entry
 
     def _tensor(self, t: Tensor) -> dict[str, Any]:
         return {"buffer": self._place(t.buffer)[0], "shape": list(t.shape)}
 
     def _taps(self, plan: Plan, taps: Sequence[tuple[str, Tensor]]) -> list[dict[str, Any]]:
         writer = {id(b.buffer): i for i, d in enumerate(plan.recording.steps) for b in d.outputs}
-        described = []
+        places = []
         for path, t in taps:
             starts, count = samples(t.rows * t.pitch)
             at = [4 * start for start in starts]
-            described.append(
-                {"path": path, "dispatch": writer[id(t.buffer)], "buffer": self._place(t.buffer)[0], "size": 4 * count, "at": at}
-            )
-        return described
+            places.append({"path": path, "dispatch": writer[id(t.buffer)], "buffer": self._place(t.buffer)[0], "size": 4 * count, "at": at})
+        return places
 
     def _dispatch(self, d: Dispatch) -> dict[str, Any]:
         slots = wgsl.interface(d.shader).slots

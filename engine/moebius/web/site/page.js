@@ -181,9 +181,9 @@ async function check() {
 }
 
 function cell(tag, ...content) {
-  const made = document.createElement(tag);
-  made.append(...content);
-  return made;
+  const element = document.createElement(tag);
+  element.append(...content);
+  return element;
 }
 
 async function start() {
