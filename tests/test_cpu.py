@@ -172,7 +172,7 @@ def test_two_models_on_one_device_keep_to_their_own_weights() -> None:
     second.p = Params(Checkpoint(changed), "layer")
     for op in (first, second, first):
         assert relative(op(ops), op(oracle)) <= 1e-5
-    assert all(ops in op.p.root.made for op in (first, second))
+    assert all(ops in op.p.root.derived for op in (first, second))
     gone = weakref.ref(second.p.root)
     del second, op
     gc.collect()
@@ -185,7 +185,7 @@ def test_weights_of_another_precision_are_converted_once() -> None:
     ops = CPU()
     assert relative(op(ops), op(Reference(np.float64))) <= 1e-5
     assert op(ops).dtype == np.float32
-    assert sorted(op.p.root.made[ops]) == ["layer.bias", "layer.weight"]
+    assert sorted(op.p.root.derived[ops]) == ["layer.bias", "layer.weight"]
 
 
 def test_with_and_without_a_tap_in_any_order() -> None:

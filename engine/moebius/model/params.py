@@ -18,7 +18,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weights = weights
-        self.made: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+        self.derived: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._weights[name]

@@ -48,7 +48,7 @@ class CPU(Reference):
 
     def _once(self, p: Params, name: str, make: Callable[[Array], Array]) -> Array:
         """make(parameter), kept as long as its checkpoint lives."""
-        kept: dict[str, Array] = p.root.made.setdefault(self, {})
+        kept: dict[str, Array] = p.root.derived.setdefault(self, {})
         key = f"{p.path}.{name}" + ("" if make is as_stored else " rearranged")  # in one other way at most
         if key not in kept:
             kept[key] = np.ascontiguousarray(make(p[name]), self.dtype)

@@ -34,18 +34,18 @@ def rank(adapter: Any) -> tuple[int, bool]:
     return PREFERENCE.index(kind) if kind in PREFERENCE else 2, "OpenGL" in adapter.info["backend_type"]
 
 
-def choose(name: str | int | None, implementation: str = "wgpu", found: list[Any] | None = None) -> Any:
+def choose(name: str | int | None, implementation: str = "wgpu", listed: list[Any] | None = None) -> Any:
     """The best adapter; or the one of that index; or the best whose summary holds every word of `name`."""
-    found = adapters(implementation) if found is None else found
-    if not found:
+    listed = adapters(implementation) if listed is None else listed
+    if not listed:
         raise AdapterError(NO_ADAPTER)
-    listing = "; ".join(f"{i}: {a.summary}" for i, a in enumerate(found))
+    listing = "; ".join(f"{i}: {a.summary}" for i, a in enumerate(listed))
     if isinstance(name, int) or (isinstance(name, str) and name.isdecimal()):
-        if int(name) >= len(found):
+        if int(name) >= len(listed):
             raise AdapterError(f"There is no adapter {name}. There are {listing}.")
-        return found[int(name)]
+        return listed[int(name)]
     words = (name or "").lower().split()
-    matching = [a for a in found if all(w in a.summary.lower() for w in words)]
+    matching = [a for a in listed if all(w in a.summary.lower() for w in words)]
     if not matching:
         raise AdapterError(f"No adapter matches {name!r}. There are {listing}.")
     return min(matching, key=rank)

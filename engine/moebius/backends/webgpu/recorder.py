@@ -77,7 +77,7 @@ class Recorder:
 
     def constant(self, p: Params, name: str, shape: Sequence[int], fill: Callable[[], np.ndarray], *key: Any) -> Binding:
         """A packed parameter, made once for a checkpoint. `shape` is the packed one; `fill` runs when it is uploaded."""
-        packed: dict[tuple[Any, ...], Buffer] = p.root.made.setdefault(self, {})
+        packed: dict[tuple[Any, ...], Buffer] = p.root.derived.setdefault(self, {})
         at = (p.path, name, *key)
         if at not in packed:
             packed[at] = self.buffer(4 * int(np.prod(shape)), f"{p.path}.{name}", "weight", fill)

@@ -120,9 +120,9 @@ class RunView:
         return [c for c in self.columns if not c.is_oracle]
 
     def of(self, column: Column) -> Json:
-        found = column.run(self.name)
-        assert found is not None
-        return found
+        run = column.run(self.name)
+        assert run is not None
+        return run
 
 
 @dataclass
@@ -173,17 +173,17 @@ class Report:
     # runs ------------------------------------------------------------------------------------------------------------
     @cached_property
     def runs(self) -> list[RunView]:
-        found: dict[tuple[str, str], RunView] = {}
+        views: dict[tuple[str, str], RunView] = {}
         for c in self.columns:
             for run in c.runs:
                 if run["status"] == "done":
                     key = run["name"], run["inputs"]
-                    found.setdefault(key, RunView(*key, [])).columns.append(c)
-        for view in found.values():
+                    views.setdefault(key, RunView(*key, [])).columns.append(c)
+        for view in views.values():
             view.letters = letters({c.number: trace_signature(view.of(c)) for c in view.columns})
             for a, b in combinations(view.adapters, 2):
                 part(view, a, b)
-        return list(found.values())
+        return list(views.values())
 
     def run_verdict(self, view: RunView, column: Column) -> tuple[str, bool]:
         """What a run's distance from the oracle is, in words, and whether that is rounding."""
@@ -349,11 +349,11 @@ def verified(run: Json) -> bool:
 
 def distance(run: Json) -> float:
     """From the oracle's run: of the worst output that is not a picture."""
-    found = [o["relative_l2"] for o in run.get("outputs", []) if o["name"] != PICTURE]
-    return float("inf") if None in found else max(found, default=0.0)
+    distances = [o["relative_l2"] for o in run.get("outputs", []) if o["name"] != PICTURE]
+    return float("inf") if None in distances else max(distances, default=0.0)
 
 
 def levels(run: Json) -> float:
     """How far the picture's bytes are from the oracle's: a rounding beside a whole number makes 1."""
-    found = [o["max_abs"] for o in run.get("outputs", []) if o["name"] == PICTURE]
-    return float("inf") if None in found else max(found, default=0.0)
+    distances = [o["max_abs"] for o in run.get("outputs", []) if o["name"] == PICTURE]
+    return float("inf") if None in distances else max(distances, default=0.0)
