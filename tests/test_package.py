@@ -51,7 +51,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     for path in (p for p in ROOT.iterdir() if p.is_file() and p.name != ".git"):
         shutil.copy(path, folder)
-    for name in (*PACKED, ".ci"):
+    for name in (*PACKED, ".ci", ".github"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return folder
 
@@ -91,7 +91,7 @@ def python(request: pytest.FixtureRequest, source: Path, dist: Path, tmp_path_fa
     """The Python of an environment that got the package in one of four ways; `folder` is `pip install .`"""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "folder":
-        return installed(folder, shutil.copytree(source, folder / "checkout"))
+        return installed(folder, shutil.copytree(source, tmp_path_factory.mktemp("checkout") / "moebius"))
     if request.param == "editable":
         return installed(folder, "--editable", source)
     return installed(folder, request.getfixturevalue(request.param))
@@ -138,7 +138,15 @@ def test_source_distribution_holds_the_repository(sdist: Path) -> None:
     assert len(files) > 200
     missing = {p.relative_to(ROOT).as_posix() for p in files} - names
     assert not missing
-    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".ci/run", ".pre-commit-config.yaml"} <= names
+    assert {
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        ".ci/run",
+        ".github/workflows/ci.yml",
+        ".pre-commit-config.yaml",
+    } <= names
 
 
 def test_the_index_would_take_both(dist: Path) -> None:
@@ -162,6 +170,16 @@ def test_metadata_is_what_the_index_shows(wheel: Path) -> None:
     assert "![" in description
     assert f"]({urls['Homepage']}/raw/HEAD/benchmarks/results/nano.png)" in description
     assert all(link.startswith(("https://", "#")) for link in links), links
+
+
+def test_hosted_ci_runs_what_ci_runs_and_commits_are_checked_by_the_same_ruff() -> None:
+    yaml = pytest.importorskip("yaml", reason="comes with huggingface_hub")
+    workflow, hooks = (
+        yaml.safe_load((ROOT / path).read_text(encoding="utf-8")) for path in (".github/workflows/ci.yml", ".pre-commit-config.yaml")
+    )
+    assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["test"]["steps"]]
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert [hook["id"] for repo in hooks["repos"] for hook in repo["hooks"]] == ["ruff-check", "ruff-format"]
 
 
 def modules_of_wgpu(tree: ast.AST) -> list[str]:
