@@ -198,14 +198,30 @@ def test_a_value_that_is_not_finite_in_the_time_tables_names_its_op(llvmpipe, na
         net(latents(net.config, 2), 5, IDS)
 
 
-def test_a_second_run_of_a_sampler_stops_the_first(gpu):
+def test_a_second_run_of_a_sampler_leaves_the_first_its_latents(gpu):
     loop, (y, m, zm) = denoiser(make_unet(UNetConfig.tiny(), gpu)), start()
     first = loop.steps(y, m, zm)
-    next(first)
+    kept = next(first)
+    latents, estimate = kept.latents(), kept.estimate()
+    other = loop.run(-y, m, zm)
     want = loop.run(y, m, zm)
-    with pytest.raises(UsageError, match="Another run of the same sampler began"):
-        next(first)
-    np.testing.assert_array_equal(loop.run(y, m, zm), want)
+    assert not np.array_equal(other, want)
+    np.testing.assert_array_equal(kept.latents(), latents)
+    np.testing.assert_array_equal(kept.estimate(), estimate)
+    *_, last = first
+    np.testing.assert_array_equal(last.latents(), want)
+
+
+def test_a_step_that_is_not_finite_is_seen_in_the_run_it_was_in(llvmpipe):
+    """Its flag goes with the run when another one takes a step between."""
+    loop, (y, m, zm) = denoiser(make_unet(UNetConfig.tiny(), llvmpipe)), start()
+    broken, sound = loop.steps(np.where(y == y.flat[0], np.float32(3e38), y), m, zm), loop.steps(y, m, zm)
+    next(broken)
+    sound_latents = [state.latents() for state in sound]
+    assert np.isfinite(sound_latents).all()
+    with pytest.raises(NonFiniteError, match="at step 0"):
+        for _ in broken:
+            pass
 
 
 def test_a_batch_above_the_limits_runs_in_parts(llvmpipe, monkeypatch):

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from moebius.backends.turns import Turns
 from moebius.errors import UsageError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW, Condition, Step, StepState, Tap, Timesteps
-from moebius.model.params import Params
+from moebius.model.params import Checkpoint, Params
 
 Array = np.ndarray
 
@@ -58,6 +59,7 @@ class Reference:
         if self.dtype.kind != "f":
             raise UsageError(f"Reference computes in a floating-point dtype, not {self.dtype}.")
         self._tap: Tap | None = None
+        self._turns = Turns()  # a pass of a network, or a step of a loop, at a time: the tap and CPU's scratch memory are one caller's
 
     @property
     def name(self) -> str:
@@ -68,20 +70,26 @@ class Reference:
 
     # edges -------------------------------------------------------------------------------------------------------
     def run(self, forward: Callable[..., Array], arrays: Sequence[Array], *args: Any, tap: Tap | None = None) -> Array:
-        self._tap = tap
-        try:
-            return to_nchw(forward(*(self.tensor(a) for a in arrays), *args))
-        finally:
-            self._tap = None
+        with self._turns:
+            self._tap = tap
+            try:
+                return to_nchw(forward(*(self.tensor(a) for a in arrays), *args))
+            finally:
+                self._tap = None
 
     def loop(self, step: Step[Array], arrays: Sequence[Array], timesteps: Timesteps) -> Iterator[StepState]:
         y, *fixed = (self.tensor(a) for a in arrays)
         for i, t in enumerate(timesteps):
-            y, x0 = step(y, *fixed, slice(i, i + 1))
+            with self._turns:
+                y, x0 = step(y, *fixed, slice(i, i + 1))
             yield StepState(i, t, partial(to_nchw, y), partial(to_nchw, x0))
 
     def rehearse(self, step: Step[Array], shapes: Sequence[tuple[int, ...]]) -> None:
         """NumPy has no limits but memory."""
+
+    def forget(self, net: object, weights: Checkpoint) -> None:
+        with self._turns:
+            weights.derived.pop(self, None)
 
     def tensor(self, array: Array) -> Array:
         """NCHW in any dtype → this backend's tensor."""

@@ -12,7 +12,7 @@ import numpy as np
 from moebius.check.specs import SPECS, listed
 from moebius.model.arrays import to_nchw
 from moebius.model.contract import OpByOp, Step, StepState, Tap, Timesteps
-from moebius.model.params import Params
+from moebius.model.params import Checkpoint, Params
 
 
 class StandIn:
@@ -62,6 +62,9 @@ class StandIn:
 
     def rehearse(self, step: Step[Any], shapes: Sequence[tuple[int, ...]]) -> None:
         """Nothing is recorded."""
+
+    def forget(self, net: object, weights: Checkpoint) -> None:
+        self.ops.forget(net, weights)
 
     def tap(self, path: str, x: Any, layout: str = "image") -> None:
         """Every op is seen anyway."""

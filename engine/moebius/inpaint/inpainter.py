@@ -21,7 +21,11 @@ from moebius.pictures.photo import Photo, PhotoSource
 
 
 class Inpainter(LoadedModel):
-    """`inpaint = Inpainter.from_pretrained("places2"); inpaint("photo.jpg", "mask.png").image.save("out.png")`"""
+    """`inpaint = Inpainter.from_pretrained("places2"); inpaint("photo.jpg", "mask.png").image.save("out.png")`
+
+    Any number of threads may call it, and iterate over its `steps`, at the same time: every result is that of the same call alone.
+    They take turns on the device, a step at a time. `close`, or a `with` block, gives the device's memory back.
+    """
 
     @classmethod
     def from_pretrained(
@@ -78,6 +82,8 @@ class Inpainter(LoadedModel):
         self, image: PhotoSource | Photo, mask: MaskSource | None = None, *, noise: Mapping[str, np.ndarray] | None = None, **settings: Any
     ) -> Run:
         """The same, step by step: iterate over it; then its `result` is there. Not iterated further, it has stopped."""
+        if self.closed:
+            raise UsageError("This Inpainter is closed; load the model again.")
         names = [f.name for f in fields(Settings)]
         unknown = settings.keys() - set(names)
         if unknown:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Self
+
 import numpy as np
 
 from moebius.errors import NonFiniteError, UsageError
@@ -19,7 +22,7 @@ Moments = tuple[np.ndarray, np.ndarray]  # mean and log variance, (1, 4, h, w) e
 
 
 class LoadedModel:
-    """A UNet, a VAE and a schedule that go together. `_denoisers` is all that one run leaves to the next."""
+    """A UNet, a VAE and a schedule that go together, for any number of threads. `_denoisers` is all that one run leaves to the next."""
 
     def __init__(self, unet: UNet, vae: VAE, scheduler: DDIM | None = None, *, model: str = "custom", revision: str | None = None) -> None:
         latent, channels = vae.config.latent_channels, unet.config.in_channels
@@ -30,8 +33,10 @@ class LoadedModel:
         self.unet, self.vae, self.scheduler = unet, vae, scheduler or DDIM()
         self.model, self.revision = model, revision
         self.blend: Blend = "match" if model == "nano" else "paste"  # where the settings name none: a small model's colours are off
+        self.closed = False
         self.notes: tuple[str, ...] = ()  # what the user should know about the weights
         self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}
+        self._lock = threading.Lock()  # of `_denoisers`
 
     @property
     def size(self) -> int:
@@ -46,19 +51,34 @@ class LoadedModel:
     def denoiser(self, batch: int, timesteps: np.ndarray, settings: Settings) -> Denoiser:
         """The sampling loop for that many windows at once; the last ones used are kept, a recorded step with each."""
         key = batch, settings.steps, len(timesteps), settings.guidance
-        if key not in self._denoisers:
-            ids = np.repeat(condition_ids(self.unet.config), batch, axis=0)
-            coefficients = self.scheduler.coefficients(timesteps, settings.steps)
-            denoiser = Denoiser(self.unet, ids, timesteps.tolist(), coefficients, settings.guidance)
-            denoiser.rehearse()
-            while len(self._denoisers) >= DENOISERS_KEPT:
-                self._denoisers.pop(next(iter(self._denoisers)))
-            self._denoisers[key] = denoiser
-        return self._denoisers[key]
+        with self._lock:
+            if key not in self._denoisers:
+                ids = np.repeat(condition_ids(self.unet.config), batch, axis=0)
+                coefficients = self.scheduler.coefficients(timesteps, settings.steps)
+                denoiser = Denoiser(self.unet, ids, timesteps.tolist(), coefficients, settings.guidance)
+                denoiser.rehearse()
+                while len(self._denoisers) >= DENOISERS_KEPT:
+                    self._denoisers.pop(next(iter(self._denoisers)))
+                self._denoisers[key] = denoiser
+            return self._denoisers[key]
 
     def forget_denoisers(self) -> None:
         """Gives up the recorded steps and the memory they hold."""
-        self._denoisers.clear()
+        with self._lock:
+            self._denoisers.clear()
+
+    def close(self) -> None:
+        """Gives back the memory that this model takes on its device. No further run can begin; those under way go on to their end."""
+        self.closed = True
+        self.forget_denoisers()
+        for net in (self.unet, self.vae):
+            net.ops.forget(net, net.root.root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def moments(self, x: np.ndarray) -> Moments:
         """Mean and log variance of the latents of an image (1, 3, H, W)."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from moebius.model.params import Params
+from moebius.model.params import Checkpoint, Params
 
 T = TypeVar("T")  # a backend's tensor: np.ndarray in NumPy, webgpu.Tensor on the GPU
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -64,7 +64,11 @@ class Condition:
 
 
 class Edges(Protocol[T_contra]):
-    """What surrounds the ops: who computes, and how arrays of the host become a run of a network and come back."""
+    """What surrounds the ops: who computes, and how arrays of the host become a run of a network and come back.
+
+    All of it may be called from any thread. A `run`, or one step of a `loop`, is a turn: turns of one backend are taken in the order
+    they were asked for, and none is held while the caller of a loop does something else between two steps.
+    """
 
     largest_batch: int  # windows and seeds worth sampling at once, where limits allow
 
@@ -85,6 +89,9 @@ class Edges(Protocol[T_contra]):
 
     def rehearse(self, step: Step[T_contra], shapes: Sequence[tuple[int, ...]]) -> None:
         """Raises LimitError where `loop` would, for NCHW arrays of these shapes, and takes no memory."""
+
+    def forget(self, net: object, weights: Checkpoint) -> None:
+        """Gives back the memory that this backend took for a network: what it recorded, and what it made of the parameters."""
 
     def tap(self, path: str, x: T_contra, layout: str = "image") -> None:
         """Hands x to the tap of the running call: "image" as (B, C, H, W), "tokens" as (B, H·W, C)."""

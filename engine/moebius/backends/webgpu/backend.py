@@ -17,11 +17,12 @@ from moebius.backends.webgpu.ops import assembling, dense, lambdas, norms
 from moebius.backends.webgpu.ops.attention import attention
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
+from moebius.backends.webgpu.tenant import Tenant
 from moebius.backends.webgpu.tensor import Tensor, read, write
-from moebius.errors import NonFiniteError, UsageError
+from moebius.errors import NonFiniteError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Step, StepState, Tap, Timesteps
-from moebius.model.params import Params
+from moebius.model.params import Checkpoint, Params
 
 PLANS_PER_MODEL = 4
 
@@ -63,62 +64,66 @@ class WebGPU:
     # running -----------------------------------------------------------------------------------------------------
     def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
         nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
-        if tap is not None:
-            with self.eager(tap):
-                return to_nchw(self.read(forward(*(self.tensor(a) for a in arrays), *args)))
-        plan = self.plan(forward, [a.shape for a in nhwc], *args)
-        plan.upload(nhwc)
-        times = [a for a in args if isinstance(a, Timesteps)]
-        plan.start(time_sinusoid(times[0], plan.recording.sinusoid.shape[3]) if times and plan.recording.sinusoid else None)
-        plan.replay()
-        out = to_nchw(read(plan.outputs[0]))
-        if not np.isfinite(out).all():
-            plan.find_non_finite()
-            raise NonFiniteError(f"The output of {forward.__name__} is not finite on {self.name}, and was when it was run again.")
-        return out
+        with self.gpu.turns:
+            if tap is not None:
+                with self.eager(tap):
+                    return to_nchw(self.read(forward(*(self.tensor(a) for a in arrays), *args)))
+            plan = self.plan(forward, [a.shape for a in nhwc], *args)
+            plan.upload(nhwc)
+            times = [a for a in args if isinstance(a, Timesteps)]
+            plan.start(time_sinusoid(times[0], plan.recording.sinusoid.shape[3]) if times and plan.recording.sinusoid else None)
+            plan.replay()
+            out = to_nchw(read(plan.outputs[0]))
+            if not np.isfinite(out).all():
+                plan.find_non_finite()
+                raise NonFiniteError(f"The output of {forward.__name__} is not finite on {self.name}, and was when it was run again.")
+            return out
 
     def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
+        """One step is one turn on the device. Between two of them another run may use the same plan: see `Tenant`."""
         nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
         plan = self.plan(step, [a.shape for a in nhwc], slice(None))
-        # A state that someone keeps holds these two, and not the memory of the plan.
-        rec, latents, estimate = plan.recording, plan.inputs[0], plan.outputs[1]
-        assert rec.sinusoid is not None
-        assert rec.flags is not None
-        table = time_sinusoid(timesteps, rec.sinusoid.shape[3])
-        plan.upload(nhwc)
-        plan.start(table)
-        run = plan.runs
+        tenant = Tenant(plan, nhwc, timesteps)
         for i, t in enumerate(timesteps):
-            if plan.runs != run:
-                raise UsageError("Another run of the same sampler began before this one ended; one at a time, or one Inpainter each.")
-            plan.replay(i)
-            yield StepState(i, t, lambda: to_nchw(read(latents)), lambda: to_nchw(read(estimate)))
-        bad = np.flatnonzero(rec.flags.read(4 * len(timesteps), np.uint32))
-        if bad.size:  # go there once more, now with a test behind every op
-            plan.upload(nhwc)
-            plan.start(table)
-            for i in range(bad[0]):
+            with self.gpu.turns:
+                tenant.enter(plan)
                 plan.replay(i)
-            plan.find_non_finite(int(bad[0]))
-            raise NonFiniteError(f"The latents after step {bad[0]} are not finite on {self.name}, and were when the step was run again.")
+            yield StepState(i, t, tenant.latents, tenant.estimate)
+        with self.gpu.turns:
+            bad = np.flatnonzero(tenant.flags())
+            if bad.size:  # go there once more, now with a test behind every op
+                Tenant(plan, nhwc, timesteps).enter(plan)
+                for i in range(bad[0]):
+                    plan.replay(i)
+                plan.find_non_finite(int(bad[0]))
+                raise NonFiniteError(
+                    f"The latents after step {bad[0]} are not finite on {self.name}, and were when the step was run again."
+                )
 
     def rehearse(self, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
         self.plan(step, [(s[0], *s[2:], s[1]) for s in shapes], slice(None))
 
+    def forget(self, net: object, weights: Checkpoint) -> None:
+        with self.gpu.turns:
+            self._plans.pop(net, None)
+            weights.derived.pop(self.recorder, None)
+            self.gpu.trim()
+
     def plan(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> Plan:
         """The recorded plan of forward for channels-last inputs of these shapes; recorded once, kept with its model."""
         owner, key = forward.__self__, (forward.__name__, tuple(map(tuple, shapes)), tuple(map(_key, args)))  # type: ignore[attr-defined]
-        plans = self._plans.setdefault(owner, {})
-        if key not in plans:
-            plan = self.record(forward, shapes, *args)
-            while len(plans) >= PLANS_PER_MODEL:
-                plans.pop(next(iter(plans)))
-            plans[key] = plan
-        return plans[key]
+        with self.gpu.turns:
+            plans = self._plans.setdefault(owner, {})
+            if key not in plans:
+                plan = self.record(forward, shapes, *args)
+                while len(plans) >= PLANS_PER_MODEL:
+                    plans.pop(next(iter(plans)))
+                plans[key] = plan
+            return plans[key]
 
     def record(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> Plan:
         """Records forward without keeping the plan."""
-        with self.recorder.open(eager=False) as recording:
+        with self.gpu.turns, self.recorder.open(eager=False) as recording:
             inputs = [self.recorder.new(tuple(s), f"input {i}", "pinned") for i, s in enumerate(shapes)]
             out = forward(*inputs, *args)
             outputs = out if isinstance(out, tuple) else (out,)
@@ -128,8 +133,8 @@ class WebGPU:
 
     @contextmanager
     def eager(self, tap: Tap | None = None) -> Iterator[None]:
-        """Within, ops run when their result is read: for taps and for validation op by op."""
-        with self.recorder.open(eager=True):
+        """Within, ops run when their result is read: for taps and for validation op by op. Other threads wait until it ends."""
+        with self.gpu.turns, self.recorder.open(eager=True):
             self._tap = tap
             try:
                 yield

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from moebius.backends.turns import Turns
 from moebius.backends.webgpu import native, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, KINDS, Caps
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMemoryError
@@ -59,6 +60,7 @@ class Device:
         self.name = caps.name
         self.timestamps = TIMESTAMPS in caps.features
         self.timestamp_period = native.timestamp_period(module, device.queue)
+        self.turns = Turns()  # one thread at a time records, runs or reads; a step of a sampling loop is a turn
         self._staged = 0
         self._pipelines: dict[tuple[str, str, wgsl.Constants], tuple[Any, Any]] = {}
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import ReferenceType
 
 import numpy as np
 
@@ -108,7 +109,7 @@ class Plan:
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.
         self._numbers = Buffer(self.device, 4 * MAX_STEPS, "step numbers", "pinned", lambda: np.arange(MAX_STEPS, dtype=np.uint32))
-        self.runs = 0  # goes up with every run: a loop that finds another's number has lost its latents
+        self.tenant: ReferenceType[Any] | None = None  # whose latents are in the buffers, where a loop runs on this plan
 
     @property
     def dispatches(self) -> list[Dispatch]:
@@ -180,7 +181,6 @@ class Plan:
     def start(self, timesteps: np.ndarray | None = None) -> None:
         """Begins a run: the table of timesteps, (T, width) sinusoids, and all that is computed from it alone."""
         self.prepare()
-        self.runs += 1
         rec = self.recording
         if timesteps is not None and rec.sinusoid is not None:
             write(rec.sinusoid, timesteps[None, None])

@@ -40,7 +40,9 @@ class Recorder:
     def open(self, eager: bool) -> Iterator[Recording]:
         """Within, ops record into the recording that this gives."""
         if self._recording is not None:
-            raise MoebiusError("This WebGPU is already recording. Use one WebGPU object per thread.")
+            raise MoebiusError(
+                "This WebGPU is recording already: a model cannot be called within another, or within `with webgpu.eager():`."
+            )
         self._recording, self.eager = Recording(self.device), eager
         try:
             yield self._recording

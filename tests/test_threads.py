@@ -1,0 +1,163 @@
+"""One Inpainter for many threads: every result is the bytes of the same call alone."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from goldens import CONFIGS, weights
+
+from moebius.backends.cpu import CPU
+from moebius.backends.turns import Turns
+from moebius.backends.webgpu import WebGPU, native
+from moebius.errors import UsageError
+from moebius.inpaint.inpainter import Inpainter
+from moebius.model.unet import UNet
+from moebius.model.vae import VAE
+
+SETTINGS = ({"steps": 3}, {"steps": 3, "seed": 5, "guidance": 1.0}, {"steps": 4, "strength": 0.6, "num_images": 2})
+THREADS = 8
+
+
+def photo(which: int) -> np.ndarray:
+    """Red, or blue, with a little of its own structure."""
+    rgb = np.zeros((96, 128, 3), np.uint8)
+    rgb[..., 0 if which == 0 else 2] = 200
+    rgb += np.random.default_rng(which).integers(0, 40, rgb.shape, np.uint8)
+    return rgb
+
+
+BOX = [(40, 30, 32, 32)]
+
+
+@pytest.fixture(scope="module", params=["cpu", "llvmpipe", "swiftshader"])
+def inpaint(request: pytest.FixtureRequest) -> Inpainter:
+    return build(CPU() if request.param == "cpu" else request.getfixturevalue(request.param))
+
+
+def build(ops: CPU | WebGPU) -> Inpainter:
+    return Inpainter(UNet(CONFIGS["unet_nano"], weights("unet_nano"), ops), VAE(CONFIGS["vae_nano"], weights("vae_nano"), ops))
+
+
+def work(inpaint: Inpainter, job: int) -> list[bytes]:
+    result = inpaint(photo(job % 2), BOX, **SETTINGS[job % 3])
+    return [image.tobytes() for image in result.images]
+
+
+@pytest.fixture(scope="module")
+def alone(inpaint: Inpainter) -> list[list[bytes]]:
+    return [work(inpaint, job) for job in range(6)]
+
+
+def together(jobs: list[Callable[[], Any]]) -> list[Any]:
+    """All at once, a thread each; their results. What one raises is raised here."""
+    out: list[Any] = [None] * len(jobs)
+    start = threading.Barrier(len(jobs))
+
+    def run(i: int) -> None:
+        start.wait()
+        try:
+            out[i] = jobs[i]()
+        except BaseException as error:
+            out[i] = error
+
+    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(240)
+        assert not thread.is_alive(), "a thread waits for ever"
+    for value in out:
+        if isinstance(value, BaseException):
+            raise value
+    return out
+
+
+def test_eight_threads_two_photos_three_settings(inpaint: Inpainter, alone: list[list[bytes]]) -> None:
+    got = together([lambda job=job: work(inpaint, job % 6) for job in range(THREADS)])
+    for job, images in enumerate(got):
+        assert images == alone[job % 6], f"job {job} has another picture than alone"
+
+
+def test_two_runs_step_by_step_in_one_thread(inpaint: Inpainter, alone: list[list[bytes]]) -> None:
+    runs = [inpaint.steps(photo(job % 2), BOX, **SETTINGS[job % 3]) for job in (0, 3, 1)]
+    iterators = [iter(run) for run in runs]
+    while iterators:  # in turn, step by step
+        iterators = [it for it in iterators if next(it, None) is not None]
+    for run, job in zip(runs, (0, 3, 1), strict=True):
+        assert [i.tobytes() for i in run.result.images] == alone[job]
+
+
+def test_what_a_step_shows_stays_its_own(inpaint: Inpainter) -> None:
+    """Latents and previews are of the run that is asked, also when another has taken a step since."""
+
+    def latents(between: Callable[[], Any]) -> list[np.ndarray]:
+        kept = []
+        for step in inpaint.steps(photo(0), BOX, **SETTINGS[0]):
+            between()
+            kept += [step.state.latents(), step.state.estimate(), np.asarray(step.preview)]
+        return kept
+
+    other: Iterator[Any] = iter(inpaint.steps(photo(1), BOX, steps=12))
+    undisturbed, disturbed = latents(lambda: None), latents(lambda: next(other))
+    assert all(np.array_equal(a, b) for a, b in zip(undisturbed, disturbed, strict=True))
+
+
+def test_runs_left_half_way_and_cancelled(inpaint: Inpainter, alone: list[list[bytes]]) -> None:
+    left = iter(inpaint.steps(photo(1), BOX, steps=6))
+    next(left)
+    next(left)  # and not iterated further, but alive
+
+    def cancelled() -> None:
+        for step in inpaint.steps(photo(0), BOX, steps=6):
+            if step.index == 2:
+                return  # the iterator is collected
+
+    got = together([*[lambda job=job: work(inpaint, job) for job in range(3)], cancelled, cancelled])
+    assert got[:3] == alone[:3]
+    del left
+    gc.collect()
+    assert work(inpaint, 0) == alone[0]
+
+
+def test_closing_gives_the_memory_back(llvmpipe: WebGPU) -> None:
+    def buffers() -> int:
+        gc.collect()
+        llvmpipe.gpu.trim()
+        return native.object_counts(llvmpipe.gpu.module)["Buffer"]
+
+    def use() -> Inpainter:
+        with build(llvmpipe) as inpaint:
+            inpaint(photo(0), BOX, **SETTINGS[0])
+            assert buffers() > before
+        return inpaint
+
+    before = buffers()
+    closed = use()
+    assert buffers() <= before
+    with pytest.raises(UsageError, match="closed"):
+        closed(photo(0), BOX)
+
+
+def test_turns_are_taken_in_the_order_they_were_asked_for() -> None:
+    turns, order = Turns(), []
+
+    def take(i: int) -> None:
+        with turns, turns:  # the thread that has it may enter again
+            order.append(i)
+
+    threads = []
+    with turns:
+        for i in range(20):
+            threads.append(threading.Thread(target=take, args=(i,)))
+            threads[-1].start()
+            while len(turns._waiting) <= i:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(10)
+    assert order == list(range(20))
