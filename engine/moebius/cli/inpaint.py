@@ -16,6 +16,7 @@ from moebius.cli.load import load_model
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Bar
 from moebius.errors import MoebiusError, UsageError
+from moebius.weights.published import FOLDERS, NANO
 
 if TYPE_CHECKING:
     from moebius.inpaint.inpainter import Inpainter
@@ -120,7 +121,7 @@ def take_same_model(args: argparse.Namespace, record: dict[str, Any]) -> None:
     if args.model is None and args.synthetic is None:
         if model in ("synthetic tiny", "synthetic full"):
             args.synthetic = model.split()[1]
-        elif model in ("pretrained", "places2", "celebahq", "ffhq", "nano"):
+        elif model in (*FOLDERS, NANO):
             args.model, args.revision = model, args.revision or record.get("revision")
         else:
             raise UsageError(f"{args.like} was made with {model or 'an unnamed model'}; say where that is with --model.")

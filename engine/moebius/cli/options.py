@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from moebius.weights.published import NAMES
+
 
 class Narrow(argparse.HelpFormatter):
     """Help that fits a screen of 100 columns."""
@@ -31,7 +33,7 @@ def add_settings(p: argparse.ArgumentParser) -> None:
 
 def add_model(p: argparse.ArgumentParser) -> None:
     """Which weights."""
-    p.add_argument("--model", metavar="NAME", help="pretrained, places2, celebahq, ffhq, nano, a folder or a file (nano)")
+    p.add_argument("--model", metavar="NAME", help=f"{NAMES}, nano, a folder or a file (nano)")
     p.add_argument("--vae", metavar="FILE", type=Path, help="the VAE's weights, where they are not beside the model's")
     p.add_argument("--revision", metavar="REV", help="of a published model")
     p.add_argument("--synthetic", choices=["tiny", "full"], help="weights made from a seed instead: the filling is noise")

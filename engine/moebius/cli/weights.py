@@ -6,11 +6,12 @@ import argparse
 from typing import Any
 
 from moebius.cli.progress import Transfer
+from moebius.weights.published import NAMES
 
 
 def add_parsers(commands: Any) -> None:
     p = commands.add_parser("download", help="fetch and convert a published model ahead")
-    p.add_argument("name", metavar="NAME", help="pretrained, places2, celebahq or ffhq")
+    p.add_argument("name", metavar="NAME", help=NAMES)
     p.add_argument("--revision", metavar="REV")
     p.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
     p.set_defaults(command=download)

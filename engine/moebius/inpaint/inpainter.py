@@ -39,11 +39,12 @@ class Inpainter(LoadedModel):
         revision: str | None = None,
         progress: Any = None,
     ) -> Inpainter:
-        """The packaged nano, a published model by name (pretrained, places2, celebahq, ffhq), a folder, or a .bin or .safetensors file."""
+        """The packaged nano, a published model by name (`weights.published.FOLDERS`), a folder, or a .bin or .safetensors file."""
         from moebius.weights import nano, store  # imports what only loading needs
+        from moebius.weights.published import NANO
 
         notes: tuple[str, ...] = ()
-        if model == "nano":
+        if model == NANO:
             model, notes = nano.packaged_nano(), (nano.NOTE,)
         ops = open_device(device, require_gpu=require_gpu, precision=precision)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)

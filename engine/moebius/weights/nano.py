@@ -6,8 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from moebius.errors import UsageError
+from moebius.weights.published import NAMES
 
-NOTE = "nano is a small demonstration model; for the published one (1.2 GB to download) name places2, celebahq, ffhq or pretrained."
+NOTE = f"nano is a small demonstration model; for a published one (1.2 GB to download) name {NAMES}."
 
 
 def packaged_nano() -> Path:
@@ -15,7 +16,7 @@ def packaged_nano() -> Path:
     path = Path(str(files("moebius.weights") / "nano.safetensors"))
     if not path.is_file():
         raise UsageError(
-            "This version has no nano model inside. Name a published model (pretrained, places2, celebahq, ffhq), a folder or a file; "
+            f"This version has no nano model inside. Name a published model ({NAMES}), a folder or a file; "
             "or try the engine with --synthetic tiny."
         )
     return path

@@ -22,12 +22,8 @@ from moebius.weights.checkpoint import Net, Network, Weights
 from moebius.weights.convert import Source, convert
 from moebius.weights.formats import safetensors
 from moebius.weights.hub import HubFile, OfflineError, Progress
+from moebius.weights.published import FOLDERS, NAMES, REVISIONS, UNET_REPO, VAE_REPO
 
-UNET_REPO, VAE_REPO = "hustvl/Moebius", "hustvl/PixelHacker"
-# A branch moves: what it names today is fetched once and then kept. To be replaced by the 40 hex digits of a commit as soon as they
-# can be looked up; `moebius download` prints them.
-REVISIONS = {UNET_REPO: "main", VAE_REPO: "main"}
-FOLDERS = {"pretrained": "pretrained", "places2": "ft_places2", "celebahq": "ft_celebahq", "ffhq": "ft_ffhq"}
 STEM = "diffusion_pytorch_model"
 CONFIG_FILE = "config.json"
 MAX_CONFIG = 1 << 20
@@ -54,7 +50,7 @@ def load(
         unet, commit = from_hub("unet", published_unet(model, revision), cache, progress)
     else:
         if revision is not None:
-            raise UsageError(f"revision={revision!r} goes with a published model ({', '.join(FOLDERS)}), not with a path.")
+            raise UsageError(f"revision={revision!r} goes with a published model ({NAMES}), not with a path.")
         path = Path(model).expanduser()
         if path.suffix.lower() == ".safetensors" and path.is_file() and vae is None and is_bundle(safetensors.read(path)):
             return read_bundle(path)
@@ -76,7 +72,7 @@ def load(
 
 def published_unet(name: str, revision: str | None = None) -> HubFile:
     if name not in FOLDERS:
-        raise UsageError(f"{name!r} is no published model. There are {', '.join(FOLDERS)}.")
+        raise UsageError(f"{name!r} is no published model. There are {NAMES}.")
     return HubFile(UNET_REPO, f"{FOLDERS[name]}/{STEM}.bin", revision or REVISIONS[UNET_REPO])
 
 
@@ -98,7 +94,7 @@ def weights_file(path: Path, typed: str | Path, subfolder: str = "unet") -> Path
     if path.is_file():
         return path
     if not path.exists():
-        raise UsageError(f"{str(typed)!r} is neither a published model ({', '.join(FOLDERS)}) nor a file or folder. Check its spelling.")
+        raise UsageError(f"{str(typed)!r} is neither a published model ({NAMES}) nor a file or folder. Check its spelling.")
     file = first_file(*candidates(path), *candidates(path / subfolder))
     if file is None:
         raise UsageError(
