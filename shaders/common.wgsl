@@ -1,8 +1,13 @@
 // Shared by every kernel that includes it.
 
-// max(x, low), but a NaN stays one: WGSL's max may drop it, and then a broken weight makes a picture instead of an error.
+// By its bits: a driver may take for granted that there are no NaNs, and then no comparison of floats finds one.
+fn is_nan(x: vec4<f32>) -> vec4<bool> {
+  return (bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+}
+
+// max(x, low), but a NaN stays one: max may drop it, and then a broken weight makes a picture instead of an error.
 fn at_least(x: vec4<f32>, low: f32) -> vec4<f32> {
-  return select(x, vec4<f32>(low), x < vec4<f32>(low));
+  return select(max(x, vec4<f32>(low)), x, is_nan(x));
 }
 
 // x·σ(x). The clamp keeps exp finite: below -80 the result is 0 to the last bit that matters.

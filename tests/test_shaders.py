@@ -357,3 +357,18 @@ def test_interface_reads_bindings_and_params(shader) -> None:
     face = wgsl.interface.__wrapped__("it")
     assert face.slots == (wgsl.Slot(0, "x", "read"), wgsl.Slot(1, "out", "read_write"), wgsl.Slot(2, "params", "uniform"))
     assert face.params == (("rows", "u32"), ("eps", "f32"))
+
+
+@every_shader
+def test_no_comparison_of_floats_looks_for_a_nan(shader: str) -> None:
+    """A driver may take it that there are none: on one GPU, select(x, 0, x < 0) became a max that dropped them. Bits cannot lie."""
+    text = re.sub(r"//.*", "", wgsl.source(shader))
+    assert not re.findall(r"[<>]=?\s*vec\d<f32>", text)
+    assert not re.findall(r"\b(\w+) (?:!=|==) \1\b", text)
+
+
+def test_the_scan_for_comparisons_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("select(x, vec4<f32>(low), x < vec4<f32>(low))", "if (x != x) {"):
+        monkeypatch.setattr(wgsl, "source", lambda _, text=text: text)
+        with pytest.raises(AssertionError):
+            test_no_comparison_of_floats_looks_for_a_nan("common")

@@ -28,7 +28,8 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "shaders/common.wgsl": [
         ("exp(-at_least(x, -80.0))", "exp(at_least(x, -80.0))"),
         ("exp(-at_least(x, -80.0))", "exp(-at_least(x, -8.0))"),
-        ("return select(x, vec4<f32>(low), x < vec4<f32>(low));", "return max(x, vec4<f32>(low));"),
+        ("return select(max(x, vec4<f32>(low)), x, is_nan(x));", "return max(x, vec4<f32>(low));"),
+        ("vec4<u32>(0x7fffffffu)", "vec4<u32>(0xffffffffu)"),
         ("group.y * groups.x + group.x", "group.y * groups.y + group.x"),
     ],
     "shaders/concat.wgsl": [
