@@ -44,13 +44,19 @@ def read_plain(name: str) -> dict[str, Any]:
     return result
 
 
-def short(models: Mapping[str, Any], accuracy: Mapping[str, Any], nano: Mapping[str, Any]) -> list[str]:
-    """README's three tables: a run a row, a backend a row, and three of nano's rows."""
+def short(models: Mapping[str, Any], measured: Mapping[str, Any], accuracy: Mapping[str, Any], nano: Mapping[str, Any]) -> list[str]:
+    """README's four tables: a run a row, a hardware GPU's kernels a row, a backend a row, and three of nano's rows."""
     lines = ["| one picture, weights made from a seed | this engine | the others |", "|---|---|---|"]
     for result in models.values():
         seconds = {name: f"{name} {duration(row['image']['median_s'])}" for name, row in result["contenders"].items()}
         ours = seconds.pop(result["against"])
         lines.append(f"| {result['config']} model, {place(result)} | {ours} | {', '.join(seconds.values())} |")
+    hardware = [result for result in measured.values() if not result["environment"]["adapter"]["software"]]
+    if hardware:
+        lines += ["", "| a hardware GPU's kernels, one after the other | a guided step | encode and decode |", "|---|---|---|"]
+    for result in hardware:
+        step, coder = (duration(1e-3 * counted(result["rows"], "ms", plans)) for plans in (("step",), ("encode", "decode")))
+        lines.append(f"| {result['config']} model, {result['environment']['adapter']['name']} | {step} | {coder} |")
     lines += ["", "| relative L2 error against float64 | full UNet | full VAE |", "|---|---|---|"]
     for backend, rows in accuracy.items():
         if any(row["oracle"] for row in rows.values()):  # not the oracle itself
@@ -166,11 +172,13 @@ def kernels(results: dict[str, dict[str, Any]]) -> list[str]:
     return lines[:-1]
 
 
-def cells(rows: list[dict[str, Any]]) -> str:
-    def total(key: str, plans: tuple[str, ...]) -> float:
-        return sum(row[key] * row["counts"].get(plan, 0) for row in rows for plan in plans)
+def counted(rows: list[dict[str, Any]], key: str, plans: tuple[str, ...]) -> float:
+    """The sum over rows, each as often as these plans make its call."""
+    return sum(row[key] * row["counts"].get(plan, 0) for row in rows for plan in plans)
 
-    step, coder = total("ms", ("step",)), total("ms", ("encode", "decode"))
+
+def cells(rows: list[dict[str, Any]]) -> str:
+    step, coder = counted(rows, "ms", ("step",)), counted(rows, "ms", ("encode", "decode"))
     time, flops, nbytes = (sum(row[key] for row in rows) for key in ("ms", "flops", "bytes"))
     roofs = [row["percent_of_roof"] for row in rows]
     figures = [f"{step:.3g}" if step else "", f"{coder:.3g}" if coder else "", f"{flops / time / 1e6:,.3g}", f"{nbytes / time / 1e6:,.3g}"]
@@ -189,7 +197,7 @@ def tables() -> dict[str, list[str]]:
         )
     accuracy, nano = read_plain("accuracy.json"), read_plain("nano.json")["PSNR in dB"]
     return {
-        "short": short(models, accuracy, nano),
+        "short": short(models, measured, accuracy, nano),
         "speed": speed(models),
         "kernels": kernels(measured),
         "start": start(read_plain("start.json")),
