@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-HOME = "https://github.com/moebius-webgpu/moebius-webgpu"  # the project's home; nothing else in the repository names it
+HOME = "https://github.com/moebius-webgpu/moebius-webgpu"  # a placeholder until the project has a home; nothing else names it
 
 
 def absolute(text: str) -> str:

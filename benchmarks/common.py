@@ -14,6 +14,7 @@ from typing import Any
 
 from moebius.backends.webgpu.device import Device
 from moebius.errors import MoebiusError, UsageError
+from moebius.files import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -83,11 +84,9 @@ def cores() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Beside its place, then into it."""
-    new = path.with_name(path.name + ".new")
     try:
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise MoebiusError(f"{path} cannot be written: {error.strerror}.") from error
 

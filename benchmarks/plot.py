@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from moebius.errors import MoebiusError
+from moebius.files import replacing
 
 WIDTH, MARGIN, BAR, LABEL = 1200, 24, 34, 210
 CHART = 220
@@ -25,10 +25,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     bars(canvas, result)
     if ours:
         charts(canvas, ours, height - CHART - MARGIN)
-    new = path.with_name(path.name + ".new")
     try:
-        image.save(new, "PNG")
-        os.replace(new, path)
+        with replacing(path) as file:
+            image.save(file, "PNG")
     except OSError as error:
         raise MoebiusError(f"{path} cannot be written: {error.strerror or error}.") from error
 

@@ -24,21 +24,23 @@ inpaint = Inpainter.from_pretrained("nano")
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        size = int(self.headers.get("Content-Length", 0))
-        if size > LARGEST:
-            return self.answer(413, f"At most {LARGEST >> 20} MiB.".encode())
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > LARGEST:
+            return self.answer(413, f"Say the Content-Length; at most {LARGEST >> 20} MiB.".encode())
         head = f"Content-Type: {self.headers.get('Content-Type')}\r\n\r\n".encode()
         form = {
             part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
-            for part in message_from_bytes(head + self.rfile.read(size), policy=HTTP).iter_parts()
+            for part in message_from_bytes(head + self.rfile.read(int(length)), policy=HTTP).iter_parts()
         }
         if "image" not in form:
             return self.answer(400, b"Send a multipart form with image=@FILE and mask=@FILE.")
         try:
             settings = {name: kind(form[name]) for name, kind in SETTINGS.items() if name in form}
             result = inpaint(form["image"], form.get("mask"), **settings)
-        except (MoebiusError, ValueError) as error:  # the sender's mistakes, each with what to do about it
+        except ValueError as error:  # the sender's mistakes (UsageError is a ValueError), each with what to do about it
             return self.answer(400, str(error).encode())
+        except MoebiusError as error:  # bad luck: the device was lost, or is out of memory
+            return self.answer(500, str(error).encode())
         png = io.BytesIO()
         result.image.save(png, "PNG")
         return self.answer(200, png.getvalue(), "image/png")

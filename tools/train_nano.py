@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]
 import nano_data as data  # noqa: E402
 from peers.torch_moebius import WINDOW, DiffModel, SelfLambda, TorchUNet, TorchVAE, image  # noqa: E402
 
+from moebius.files import replacing  # noqa: E402
 from moebius.model.scheduler import DDIM  # noqa: E402
 from moebius.model.unet import UNetConfig  # noqa: E402
 from moebius.model.vae import VAEConfig  # noqa: E402
@@ -158,8 +158,8 @@ def train(name: str, model: nn.Module, out: Path, rounds: list[int], loss_of: Lo
             sums, count = {}, 0
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "average": average, "step": step + 1}
-            torch.save(state, path.with_suffix(".new"))
-            os.replace(path.with_suffix(".new"), path)
+            with replacing(path) as file:
+                torch.save(state, file)
             plot(log, name)
     model.load_state_dict(average)
     model.eval()
@@ -193,8 +193,8 @@ class Pictures:
             print(f"making {POOL} pictures", flush=True)
             kinds = list(data.PICTURES)
             pool = np.stack([data.picture(np.random.default_rng([SEED, i]), kinds[i % len(kinds)]) for i in range(POOL)])
-            np.save(path.with_suffix(".new.npy"), pool)
-            os.replace(path.with_suffix(".new.npy"), path)
+            with replacing(path) as file:
+                np.save(file, pool)
         self.pool = np.load(path, mmap_mode="r")
         self.photos = [data.photo(package, name) for package, name, _ in data.TRAINING_PHOTOS]
 
@@ -360,8 +360,8 @@ def encode_triples(out: Path, vae: TorchVAE, pictures: Pictures) -> tuple[Tensor
             f = VAE_CONFIG.factor
             latents = target.half(), masked[:, : VAE_CONFIG.latent_channels].half(), m[:, :, ::f, ::f].half()
             rows.append((*latents, torch.tensor(on), torch.tensor(photos)))
-        torch.save(tuple(torch.cat(column) for column in zip(*rows, strict=True)), path.with_suffix(".new"))
-        os.replace(path.with_suffix(".new"), path)
+        with replacing(path) as file:
+            torch.save(tuple(torch.cat(column) for column in zip(*rows, strict=True)), file)
     return torch.load(path, weights_only=True)
 
 

@@ -17,7 +17,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     A link at `path` is replaced, never followed. `durable` waits until the bytes are on the disk before the rename, and the
     rename after it: for files that take long to make again.
     """
-    beside = path.with_name(f".{path.name[-100:]}.{secrets.token_hex(8)}.part")
+    name = path.name.encode("utf-8", "surrogateescape")[-100:].decode("utf-8", "ignore")  # file systems count bytes
+    beside = path.with_name(f".{name}.{secrets.token_hex(8)}.part")
     try:
         with open(beside, "xb") as file:
             yield file

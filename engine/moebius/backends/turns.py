@@ -21,25 +21,31 @@ class Turns:
 
     def __enter__(self) -> None:
         me = threading.get_ident()
-        with self._guard:
-            if self._holder in (None, me):
-                self._holder, self._depth = me, self._depth + 1
-                return
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append((me, mine))
+        before = self._depth if self._holder == me else 0  # nobody else changes either while this thread holds the turn
+        mine = threading.Lock()
+        mine.acquire()
         try:
-            mine.acquire()  # released by the one that hands over
-        except BaseException:  # Ctrl-C while waiting
             with self._guard:
-                if (me, mine) in self._waiting:
-                    self._waiting.remove((me, mine))
-                    raise
-            self.__exit__(None, None, None)  # it had just been handed over
+                if self._holder in (None, me):
+                    self._holder, self._depth = me, before + 1
+                    return
+                self._waiting.append((me, mine))
+            mine.acquire()  # released by the one that hands over
+        except BaseException:  # Ctrl-C: at any point above, so what has been reached is read off the state
+            with self._guard:
+                self._waiting = deque(waiting for waiting in self._waiting if waiting[1] is not mine)
+                entered = self._holder == me and self._depth > before
+            if entered:
+                self._leave()
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
         with self._guard:
+            if self._holder != threading.get_ident():
+                raise RuntimeError("A turn is left by a thread that does not hold it.")
             self._depth -= 1
             if self._depth:
                 return

@@ -83,8 +83,7 @@ class Inpainter(LoadedModel):
         self, image: PhotoSource | Photo, mask: MaskSource | None = None, *, noise: Mapping[str, np.ndarray] | None = None, **settings: Any
     ) -> Run:
         """The same, step by step: iterate over it; then its `result` is there. Not iterated further, it has stopped."""
-        if self.closed:
-            raise UsageError("This Inpainter is closed; load the model again.")
+        self.check_open()
         names = [f.name for f in fields(Settings)]
         unknown = settings.keys() - set(names)
         if unknown:

@@ -49,18 +49,20 @@ class LoadedModel:
         return self.unet.ops.name
 
     def denoiser(self, batch: int, timesteps: np.ndarray, settings: Settings) -> Denoiser:
-        """The sampling loop for that many windows at once; the last ones used are kept, a recorded step with each."""
+        """The sampling loop for that many windows at once. The last ones used are kept, a recorded step with each, besides those of runs
+        under way."""
         key = batch, settings.steps, len(timesteps), settings.guidance
         with self._lock:
-            if key not in self._denoisers:
+            denoiser = self._denoisers.pop(key, None)
+            if denoiser is None:
                 ids = np.repeat(condition_ids(self.unet.config), batch, axis=0)
                 coefficients = self.scheduler.coefficients(timesteps, settings.steps)
                 denoiser = Denoiser(self.unet, ids, timesteps.tolist(), coefficients, settings.guidance)
                 denoiser.rehearse()
-                while len(self._denoisers) >= DENOISERS_KEPT:
-                    self._denoisers.pop(next(iter(self._denoisers)))
-                self._denoisers[key] = denoiser
-            return self._denoisers[key]
+            self._denoisers[key] = denoiser  # the last one used is the last to go
+            while len(self._denoisers) > DENOISERS_KEPT:
+                self._denoisers.pop(next(iter(self._denoisers)))
+            return denoiser
 
     def forget_denoisers(self) -> None:
         """Gives up the recorded steps and the memory they hold."""
@@ -68,8 +70,17 @@ class LoadedModel:
             self._denoisers.clear()
 
     def close(self) -> None:
-        """Gives back the memory that this model takes on its device. No further run can begin; those under way go on to their end."""
+        """Gives back the memory that this model takes on its device. No further run can begin; those under way go on to their end, and the
+        last of them gives back what it took."""
         self.closed = True
+        self.release()
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise UsageError("This Inpainter is closed; load the model again.")
+
+    def release(self) -> None:
+        """Gives the memory back now. A run that still needs some of it takes it again."""
         self.forget_denoisers()
         for net in (self.unet, self.vae):
             net.ops.forget(net, net.root.root)

@@ -65,10 +65,18 @@ class Run:
     def __iter__(self) -> Iterator[Step]:
         if self._started:
             raise UsageError("A run can be iterated once; start another with steps().")
+        self.model.check_open()
         self._started = True
         return self._stages()
 
     def _stages(self) -> Iterator[Step]:
+        try:
+            yield from self._in_order()
+        finally:
+            if self.model.closed:  # while this run was under way
+                self.model.release()
+
+    def _in_order(self) -> Iterator[Step]:
         self._prepare()
         self._clock.book("prepare")
         self._encode()
@@ -125,15 +133,16 @@ class Run:
         first = done = 0
         while first < count:
             items = self.items[first : first + batch]
-            total = done + -(-(count - first) // batch) * steps
+            begun, total = done, done + -(-(count - first) // batch) * steps
             try:
                 for state in self._loop(items):
                     shown = partial(preview, state.estimate, items), partial(preview.patches, state.estimate, items)
                     yield Step(done, total, state.t, state, *shown)
                     done += 1
-            except OutOfMemoryError:  # taken when the step first runs, so nothing of these items is done yet
+            except OutOfMemoryError:  # memory is taken when a step first runs; these items begin again, fewer at once
                 if batch == 1:
                     raise
+                done = begun
                 self.model.forget_denoisers()
                 batch = -(-batch // 2)
                 continue

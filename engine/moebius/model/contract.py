@@ -38,7 +38,7 @@ class Timesteps(tuple[int, ...]):
 
 @dataclass(frozen=True)
 class StepState:
-    """After one step. The arrays, NCHW, are fetched when asked for, and only until the next step begins."""
+    """After one step. The arrays, NCHW, are fetched when asked for; once the next step of the run has begun, they are that step's."""
 
     index: int
     t: int

@@ -100,7 +100,7 @@ def write_copy(
     except WeightError as error:
         raise WeightError(source.say_label(str(error))) from error
     except OSError as error:
-        if not target.exists():  # else another process has just put it there, and Windows does not replace what is mapped
+        if open_copy(source.net, target) is None:  # else another process has just put it there, and Windows does not replace what is mapped
             raise cannot_write(error, source.label, target) from error
 
 

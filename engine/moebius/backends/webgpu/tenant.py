@@ -17,7 +17,8 @@ class Tenant:
     """What one run has in the buffers of a plan: latents, estimate, and which steps were not finite.
 
     It is in the buffers while the run is alone. When another run takes a step on the same plan, what is there is read back first
-    (`_leave`), and written again when this one goes on (`enter`): a change costs two small copies, and a run alone pays nothing.
+    (`_leave`), and written again when this one goes on (`enter`), with the time tables of its steps: a few small copies to and fro, and a
+    wait for the GPU. A run alone pays nothing.
     States of the run that someone keeps hold the tenant, and so these buffers, but not the memory of the plan.
     """
 
@@ -36,7 +37,8 @@ class Tenant:
     def enter(self, plan: Plan) -> None:
         """Sees to it that the plan's buffers are this run's. The caller has the turn."""
         tenant = plan.tenant() if plan.tenant is not None else None
-        if tenant is self:
+        if tenant is self:  # whatever an interrupt left half done, nobody else's latents have been written since
+            self._away = None
             return
         if tenant is not None:
             tenant._leave()
@@ -46,8 +48,8 @@ class Tenant:
         plan.start(self._table)
         if "flags" in self._away:
             self._flags.write(self._away["flags"])
-        self._away = None
         plan.tenant = weakref.ref(self)
+        self._away = None
 
     def _leave(self) -> None:
         self._away = {"latents": read(self._latents), "estimate": read(self._estimate), "flags": self._read_flags()}

@@ -1,4 +1,4 @@
-// A whole run in the order it happens: engine/moebius/inpaint/inpainter.py's, for one window and one seed.
+// A whole run in the order it happens: engine/moebius/inpaint/run.py's, for one window and one seed.
 
 import { DDIM, sinusoid } from "./ddim.js";
 import { Refused } from "./errors.js";
