@@ -403,7 +403,7 @@ def test_discrete_comes_before_integrated_before_software(monkeypatch):
             self.summary = f"{kind} {backend}"
 
     twins = [Fake("DiscreteGPU", "Vulkan"), Fake("DiscreteGPU", "Vulkan")]
-    assert gpu_module.choose(None, found=twins) is twins[0]
+    assert gpu_module.choose(None, listed=twins) is twins[0]
     kinds = [("CPU", "Vulkan"), ("IntegratedGPU", "Vulkan"), ("DiscreteGPU", "OpenGL"), ("DiscreteGPU", "Vulkan"), ("Unknown", "Vulkan")]
     monkeypatch.setattr(gpu_module, "adapters", lambda implementation="wgpu": [Fake(*k) for k in kinds])
     assert gpu_module.choose(None).summary == "DiscreteGPU Vulkan"
