@@ -180,3 +180,32 @@ def test_turns_are_taken_in_the_order_they_were_asked_for() -> None:
     for thread in threads:
         thread.join(10)
     assert order == list(range(20))
+
+
+def test_a_run_collected_while_its_thread_looks_for_a_sampler_waits_for_nobody() -> None:
+    """Collecting an abandoned run of a closed model gives memory back, wherever the collector happens to run."""
+    inpaint = build(CPU())
+    steps = iter(inpaint.steps(photo(0), BOX, **SETTINGS[1]))
+    next(steps)
+    inpaint.close()
+
+    def collect() -> None:
+        nonlocal steps
+        with inpaint._lock:
+            del steps
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_op_by_op_use_of_the_cpu_device_is_a_turn_too() -> None:
+    inpaint = build(CPU())
+    with inpaint.unet.ops.eager():
+        thread = threading.Thread(target=work, args=(inpaint, 1), daemon=True)
+        thread.start()
+        thread.join(1)
+        assert thread.is_alive()
+    thread.join(120)
+    assert not thread.is_alive()

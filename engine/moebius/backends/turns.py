@@ -14,7 +14,8 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()  # held for a few instructions only
+        # Held for a few instructions, none of which makes a container: that may collect garbage, and what is collected may want a turn.
+        self._guard = threading.Lock()
         self._waiting: deque[tuple[int, threading.Lock]] = deque()
         self._holder: int | None = None
         self._depth = 0
@@ -24,16 +25,18 @@ class Turns:
         before = self._depth if self._holder == me else 0  # nobody else changes either while this thread holds the turn
         mine = threading.Lock()
         mine.acquire()
+        place = me, mine
         try:
             with self._guard:
-                if self._holder in (None, me):
+                if self._holder is None or self._holder == me:
                     self._holder, self._depth = me, before + 1
                     return
-                self._waiting.append((me, mine))
+                self._waiting.append(place)
             mine.acquire()  # released by the one that hands over
         except BaseException:  # Ctrl-C: at any point above, so what has been reached is read off the state
             with self._guard:
-                self._waiting = deque(waiting for waiting in self._waiting if waiting[1] is not mine)
+                if place in self._waiting:
+                    self._waiting.remove(place)
                 entered = self._holder == me and self._depth > before
             if entered:
                 self._leave()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from moebius.cli.progress import Transfer
+from moebius.weights.published import NANO
 
 if TYPE_CHECKING:
     from moebius.inpaint.inpainter import Inpainter
@@ -23,7 +24,7 @@ def load_model(
         from moebius.inpaint.inpainter import Inpainter
 
         model = Inpainter.from_pretrained(
-            args.model or "nano",
+            args.model or NANO,
             device=args.device,
             require_gpu=args.require_gpu,
             precision=args.precision,

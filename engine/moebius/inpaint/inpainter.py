@@ -18,6 +18,7 @@ from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import Photo, PhotoSource
+from moebius.weights.published import NANO
 
 
 class Inpainter(LoadedModel):
@@ -30,7 +31,7 @@ class Inpainter(LoadedModel):
     @classmethod
     def from_pretrained(
         cls,
-        model: Any = "nano",
+        model: Any = NANO,
         *,
         device: str = "auto",
         require_gpu: bool = False,
@@ -41,7 +42,6 @@ class Inpainter(LoadedModel):
     ) -> Inpainter:
         """The packaged nano, a published model by name (`weights.published.FOLDERS`), a folder, or a .bin or .safetensors file."""
         from moebius.weights import nano, store  # imports what only loading needs
-        from moebius.weights.published import NANO
 
         notes: tuple[str, ...] = ()
         if model == NANO:

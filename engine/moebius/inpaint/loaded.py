@@ -14,6 +14,7 @@ from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
 from moebius.pictures.blend import Blend
+from moebius.weights.published import NANO
 
 LOG_VARIANCE = (-30.0, 20.0)
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
@@ -32,11 +33,11 @@ class LoadedModel:
             )
         self.unet, self.vae, self.scheduler = unet, vae, scheduler or DDIM()
         self.model, self.revision = model, revision
-        self.blend: Blend = "match" if model == "nano" else "paste"  # where the settings name none: a small model's colours are off
+        self.blend: Blend = "match" if model == NANO else "paste"  # where the settings name none: a small model's colours are off
         self.closed = False
         self.notes: tuple[str, ...] = ()  # what the user should know about the weights
         self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}
-        self._lock = threading.Lock()  # of `_denoisers`
+        self._lock = threading.RLock()  # of `_denoisers`; a run that is collected while its thread has it may come here again
 
     @property
     def size(self) -> int:
