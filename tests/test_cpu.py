@@ -13,7 +13,7 @@ from moebius.backends.cpu import CPU, sizes
 from moebius.backends.cpu.convolutions import spans
 from moebius.backends.cpu.ops import silu_
 from moebius.backends.reference import Reference
-from moebius.check.specs.attention import cross_lambda, self_lambda
+from moebius.check.specs.attention import attention, cross_lambda, self_lambda
 from moebius.check.specs.case import OpCase
 from moebius.check.specs.convolutions import conv3x3, dwconv, feed_forward, linear, upsample_conv3x3
 from moebius.check.specs.norms import group_norm, layer_norm
@@ -57,6 +57,7 @@ def make(name: str, size: tuple[int, int, int]) -> Op:
         "group_norm with SiLU": (positions * C, group_norm(size, 3, C // 3, silu=True)),
         "layer_norm": (C, layer_norm(size, C)),
         "self_lambda": (C + positions + 225 + K, self_lambda(size, HEADS, K)),
+        "attention": (2 * C + positions, attention(size, C)),
         "cross_lambda": (C + COND + K + TOKENS, cross_lambda(size, HEADS, K, TOKENS, COND)),
     }
     return Op(*cases[name])
@@ -77,6 +78,7 @@ OPS = [
     "layer_norm",
     "self_lambda",
     "cross_lambda",
+    "attention",
 ]
 
 
@@ -84,7 +86,7 @@ OPS = [
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors fit in one block; with tiny blocks every loop over blocks is walked, its ragged end included."""
     if request.param == "in blocks":
-        for name, size in {"BLOCK": 40, "COLUMNS": 300, "ROWS": 1, "ALONE": 400}.items():
+        for name, size in {"BLOCK": 40, "COLUMNS": 300, "ROWS": 1, "PRODUCT": 5, "SMALL": 1, "FEW": 400}.items():
             monkeypatch.setattr(sizes, name, size)
 
 
@@ -104,6 +106,7 @@ def test_every_op_agrees_with_the_oracle(name: str, size: tuple[int, int, int]) 
 @pytest.mark.parametrize("name", OPS)
 def test_the_number_of_threads_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "BLOCK", 40)
+    monkeypatch.setattr(sizes, "SMALL", 1)
     op = make(name, (2, 9, 18))
     np.testing.assert_array_equal(op(CPU(threads=1)), op(CPU(threads=4)))
 

@@ -45,32 +45,45 @@ def spans(n: int) -> list[tuple[int, int, int, int]]:
 
 
 def convolve_dense(
-    workers: Workers, xp: Array, taps: Array, stride: int, store: Callable[[int, int, int, Array], None], height: int, width: int
+    workers: Workers,
+    x: Array,
+    taps: Array,
+    stride: int,
+    start: tuple[int, int],
+    size: tuple[int, int],
+    store: Callable[[int, int, int, Array], None],
 ) -> None:
-    """store(b, y, y', o) on bands of rows of o = Σ xp[stride·y+dy, stride·x+dx]·taps[dy,dx]; taps are (kh, kw, Cin, Cout)."""
-    kh, kw, cin, cout = taps.shape
-    step = max(1, sizes.COLUMNS // (width * kh * kw * cin))
-    columns = np.empty((min(step, height), width, kh, kw * cin), xp.dtype)
-    matrix = taps.reshape(-1, cout)
-    for b in range(xp.shape[0]):
-        s = xp[b].strides
-        for y in range(0, height, step):
-            rows = min(step, height - y)
+    """store(b, y, y', o) on bands of rows of o = Σ x[stride·y+dy+start, stride·x+dx+start']·taps[dy,dx], x being 0 outside of itself.
 
-            def gather(i: int, b: int = b, y: int = y, s: tuple[int, ...] = s) -> None:
-                window = as_strided(xp[b, stride * (y + i) :], (width, kh, kw * cin), (stride * s[1], s[0], s[2]), writeable=False)
-                columns[i] = window
+    taps are (kh, kw, Cin, Cout); `size` is the output's, a `start` is 0 or below. A band's columns are gathered and multiplied by one
+    thread, and stay in its cache in between.
+    """
+    (kh, kw, cin, cout), (height, width) = taps.shape, size
+    step = min(height, max(1, sizes.COLUMNS // (width * kh * kw * cin)))
+    matrix, across = taps.reshape(-1, cout), stride * (width - 1) + kw
 
-            workers.spread(gather, ((i,) for i in range(rows)))
-            o = np.matmul(columns[:rows].reshape(rows * width, -1), matrix)
-            store(b, y, y + rows, o.reshape(rows, width, cout))
+    def band(b: int, y0: int, y1: int) -> None:
+        rows = y1 - y0
+        patch = workers.lend("patch", stride * (rows - 1) + kh, across, cin)
+        copy_window(patch, x[b], stride * y0 + start[0], start[1])
+        columns, s = workers.lend("columns", rows, width, kh, kw * cin), patch.strides
+        columns[...] = as_strided(patch, columns.shape, (stride * s[0], stride * s[1], s[0], s[2]), writeable=False)
+        o = workers.lend("sums", rows * width, cout)
+        np.matmul(columns.reshape(rows * width, -1), matrix, out=o)
+        store(b, y0, y1, o.reshape(rows, width, cout))
+        for name, buffer in (("patch", patch), ("columns", columns), ("sums", o)):
+            workers.back(name, buffer)
+
+    workers.spread(band, [(b, y, min(y + step, height)) for b in range(x.shape[0]) for y in range(0, height, step)])
 
 
-def padded(x: Array, before: int, after: int) -> Array:
-    b, height, width, c = x.shape
-    xp = np.zeros((b, height + before + after, width + before + after, c), x.dtype)
-    xp[:, before : before + height, before : before + width] = x
-    return xp
+def copy_window(into: Array, x: Array, y0: int, x0: int) -> None:
+    """into ← the window of x, (H, W, C), whose first element is (y0, x0), zeros where it reaches outside of x."""
+    (rows, columns), (height, width) = into.shape[:2], x.shape[:2]
+    top, left = min(max(-y0, 0), rows), min(max(-x0, 0), columns)
+    bottom, right = max(top, min(rows, height - y0)), max(left, min(columns, width - x0))
+    into[top:bottom, left:right] = x[y0 + top : y0 + bottom, x0 + left : x0 + right]
+    into[:top] = into[bottom:] = into[top:bottom, :left] = into[top:bottom, right:] = 0
 
 
 def phase_taps(weight: Array, dtype: np.dtype) -> Array:

@@ -1,4 +1,4 @@
-"""The contract in NumPy again, for speed: BLAS does the products, ufuncs work on blocks that stay in cache, on every core.
+"""The contract in NumPy again, for speed: blocks that stay in cache, on every core, BLAS for a block's products on the core that has it.
 
 Same tensors as `Reference`, (B, H, W, C). What is changed is only the order of the arithmetic: batch norms are one scale and one
 shift, the positional lambda goes through its logits, an enlarged convolution is four 2×2 ones. With a tap every op is the
@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from moebius.backends.cpu import sizes
-from moebius.backends.cpu.convolutions import convolve_dense, convolve_depthwise, padded, phase_taps
-from moebius.backends.cpu.positional import add_positional
+from moebius.backends.cpu.blas import TurnsOnOneThread
+from moebius.backends.cpu.convolutions import convolve_dense, convolve_depthwise, phase_taps
+from moebius.backends.cpu.positional import apply_lambda
 from moebius.backends.cpu.workers import Workers, cores
 from moebius.backends.reference import Array, Reference, softmax
 from moebius.model.contract import BATCH_NORM_EPS, Condition
@@ -31,6 +32,7 @@ class CPU(Reference):
 
     def __init__(self, dtype: type[np.floating] = np.float32, threads: int | None = None) -> None:
         super().__init__(dtype)
+        self._turns = TurnsOnOneThread()
         self._workers = Workers(threads or cores(), self.dtype)
 
     @property
@@ -60,35 +62,26 @@ class CPU(Reference):
         shift = p["bias"].astype(np.float64) - p["running_mean"] * scale
         return scale.astype(self.dtype), shift.astype(self.dtype)
 
-    def _product(self, x: Array, p: Params) -> Array:
-        """x·Wᵀ, as (positions, Cout)."""
+    def _product(self, x: Array, p: Params, scale: Array | None = None, shift: Array | None = None, *others: Array | None) -> Array:
+        """(x·Wᵀ)·scale + shift + others, as (positions, Cout); `others` have that many elements."""
         w = self._p(p, "weight")
-        y: Array = np.matmul(x.reshape(-1, x.shape[-1]), w.reshape(w.shape[0], -1).T)
-        return y
+        more = [other.reshape(-1, w.shape[0]) for other in others if other is not None]
 
-    def _finish(self, y: Array, scale: Array | None, shift: Array | None, *others: Array | None) -> None:
-        """y ← y·scale + shift + others, in place: (positions, Cout) with `others` of that size."""
-        more = [other.reshape(y.shape) for other in others if other is not None]
-        if scale is None and shift is None and not more:
-            return
-
-        def block(i: int, j: int) -> None:
-            part = y[i:j]
+        def finish(part: Array, rows: slice, columns: slice) -> None:
             if scale is not None:
-                part *= scale
+                part *= scale[columns]
             if shift is not None:
-                part += shift
+                part += shift[columns]
             for other in more:
-                part += other[i:j]
+                part += other[rows, columns]
 
-        self._workers.rows(block, *y.shape)
+        return self._workers.product(x.reshape(-1, x.shape[-1]), w.reshape(w.shape[0], -1).T, finish)
 
     # convolutions ------------------------------------------------------------------------------------------------
     def linear(self, x: Array, p: Params, residual: Array | None = None) -> Array:
         if self._tap is not None:
             return super().linear(x, p, residual)
-        y = self._product(x, p)
-        self._finish(y, None, None if p.get("bias") is None else self._p(p, "bias"), residual)
+        y = self._product(x, p, None, None if p.get("bias") is None else self._p(p, "bias"), residual)
         return y.reshape(*x.shape[:-1], -1)
 
     def conv3x3(self, x: Array, p: Params, stride: int = 1, pad: int = 1, residual: Array | None = None) -> Array:
@@ -96,18 +89,15 @@ class CPU(Reference):
             return super().conv3x3(x, p, stride, pad, residual)
         taps = self._once(p, "weight", lambda w: w.transpose(2, 3, 1, 0))  # BLAS takes no matrix with gaps of nine
         bias, (_, height, width, _) = self._p(p, "bias"), x.shape
-        hout, wout = -(-height // stride), -(-width // stride)
-        out = np.empty((x.shape[0], hout, wout, taps.shape[-1]), self.dtype)
+        size = -(-height // stride), -(-width // stride)
+        out = np.empty((x.shape[0], *size, taps.shape[-1]), self.dtype)
 
         def store(b: int, y0: int, y1: int, o: Array) -> None:
-            def row(y: int) -> None:
-                np.add(o[y - y0], bias, out=out[b, y])
-                if residual is not None:
-                    out[b, y] += residual[b, y]
+            np.add(o, bias, out=out[b, y0:y1])
+            if residual is not None:
+                out[b, y0:y1] += residual[b, y0:y1]
 
-            self._workers.spread(row, ((y,) for y in range(y0, y1)))
-
-        convolve_dense(self._workers, padded(x, pad, 2), taps, stride, store, hout, wout)
+        convolve_dense(self._workers, x, taps, stride, (-pad, -pad), size, store)
         return out
 
     def upsample_conv3x3(self, x: Array, p: Params) -> Array:
@@ -117,14 +107,12 @@ class CPU(Reference):
         phases = self._once(p, "weight", lambda w: phase_taps(w, self.dtype))  # (2, 2, 2, 2, Cin, Cout)
         bias, (b, height, width, _) = self._p(p, "bias"), x.shape
         out = np.empty((b, height, 2, width, 2, phases.shape[-1]), self.dtype)
-        xp = padded(x, 1, 1)
-        for i in range(2):
-            for j in range(2):
+        for i, j in np.ndindex(2, 2):
 
-                def store(b: int, y0: int, y1: int, o: Array, i: int = i, j: int = j) -> None:
-                    self._workers.spread(lambda y: np.add(o[y - y0], bias, out=out[b, y, i, :, j]), ((y,) for y in range(y0, y1)))
+            def store(b: int, y0: int, y1: int, o: Array, i: int = i, j: int = j) -> None:
+                np.add(o, bias, out=out[b, y0:y1, i, :, j])
 
-                convolve_dense(self._workers, xp[:, i:, j:], phases[i, j], 1, store, height, width)
+            convolve_dense(self._workers, x, phases[i, j], 1, (i - 1, j - 1), (height, width), store)
         return out.reshape(b, 2 * height, 2 * width, -1)
 
     def dwconv(self, x: Array, p: Params, shift: Array | None = None, residual: Array | None = None) -> Array:
@@ -140,11 +128,10 @@ class CPU(Reference):
             np.maximum(h, 0, out=hidden[b, y0:y1])
 
         convolve_depthwise(self._workers, x, np.ascontiguousarray(taps), band)
-        y = self._product(hidden, p.at("conv_pw"))
         if shift is not None:
             shift2 = shift2 + shift
-        self._finish(y, scale2, shift2, x if x.shape[-1] == y.shape[-1] else None, residual)
-        return y.reshape(*x.shape[:-1], -1)
+        skip = x if x.shape[-1] == scale2.size else None
+        return self._product(hidden, p.at("conv_pw"), scale2, shift2.ravel(), skip, residual).reshape(*x.shape[:-1], -1)
 
     def feed_forward(self, x: Array, p: Params, residual: Array) -> Array:
         if self._tap is not None:
@@ -160,12 +147,13 @@ class CPU(Reference):
             xs = x[i : i + some]
             wide = self._workers.scratch("wide", xs.shape[0] * n, 2 * hidden)
             narrow = self._workers.scratch("narrow", xs.shape[0] * n, hidden)
-            np.matmul(xs.reshape(-1, c), w1.T, out=wide)
 
-            def activate(j: int, k: int, wide: Array = wide) -> None:
-                part = wide[j:k]
-                part += bias1
+            def activate(part: Array, _: slice, columns: slice) -> None:
+                part += bias1[columns]
                 silu_(part)
+
+            def add(part: Array, rows: slice, columns: slice, i: int = i) -> None:
+                part += residual[i : i + some].reshape(-1, c)[rows, columns]
 
             def gate(j: int, y0: int, y1: int, h: Array, narrow: Array = narrow) -> None:
                 h += bias2
@@ -174,10 +162,9 @@ class CPU(Reference):
                 silu_(part)
                 part *= h[..., :hidden]
 
-            self._workers.rows(activate, *wide.shape)
+            self._workers.product(xs.reshape(-1, c), w1.T, activate, wide)
             convolve_depthwise(self._workers, wide.reshape(-1, height, width, 2 * hidden), taps, gate)
-            np.matmul(narrow, w2.T, out=out[i : i + some].reshape(-1, c))
-        self._finish(out.reshape(-1, c), None, None, residual)
+            self._workers.product(narrow, w2.T, add, out[i : i + some].reshape(-1, c))
         return out
 
     # norms -------------------------------------------------------------------------------------------------------
@@ -248,20 +235,17 @@ class CPU(Reference):
         q = self._queries(x, p)
         scale, shift = self._scale_shift(p.at("norm_v"))
         to_k, to_v = (self._p(p, f"{name}.weight").reshape(k, c) for name in ("to_k", "to_v"))
-        both = x.reshape(-1, c) @ np.concatenate([to_k, to_v * scale[:, None]]).T  # one product: k columns alone are too few
+        # One product: k columns alone are too few.
+        both = self._workers.product(x.reshape(-1, c), np.concatenate([to_k, to_v * scale[:, None]]).T)
         weights = softmax(both[:, :k].reshape(b, n, k), axis=1)  # over positions
         val = (both[:, k:] + shift).reshape(b, n, k)
         content = weights.transpose(0, 2, 1) @ val + self._p(p, "pos_conv.bias")[:, None]  # λc + b (B, k, v)
-        y: Array = np.matmul(q.reshape(b, n * heads, k), content).reshape(b, height, width, c)
         filters = np.ascontiguousarray(self._p(p, "pos_conv.weight").reshape(k, -1))
-        add_positional(self._workers, y, q.reshape(b, height, width, c), val.reshape(b, height, width, k), filters, heads, residual)
-        return y
+        return apply_lambda(self._workers, q.reshape(b, height, width, c), content, val.reshape(b, height, width, k), filters, residual)
 
     def _queries(self, x: Array, p: Params) -> Array:
         """BN(to_q·x), (positions, C)."""
-        q = self._product(x, p.at("to_q"))
-        self._finish(q, *self._scale_shift(p.at("norm_q")))
-        return q
+        return self._product(x, p.at("to_q"), *self._scale_shift(p.at("norm_q")))
 
     def cross_lambda(self, x: Array, cond: Condition, p: Params, heads: int, residual: Array) -> Array:
         """y = Σ_m (Σ_k Q[n,h,k]·(K[m,k] + E[n,m,k]))·V[m,v]: m logits a head and position, instead of k·v entries of λ."""
@@ -273,7 +257,7 @@ class CPU(Reference):
         keys, val = self.condition_keys_values(cond.tokens, p)  # (B, m, k), (B, m, v)
         table = self._p(p, "rel_pos_emb")[..., 0]  # (n, m, k)
         rest, y = residual.reshape(b, n, c), np.empty((b, n, c), self.dtype)
-        step = max(1, sizes.ALONE // (keys.shape[1] * c))
+        step = max(1, sizes.FEW // (keys.shape[1] * c))
 
         def block(i: int, j0: int, j1: int) -> None:
             logits = np.matmul(q[i, j0:j1], (table[j0:j1] + keys[i]).transpose(0, 2, 1))  # (positions, heads, m)
@@ -282,6 +266,28 @@ class CPU(Reference):
 
         self._workers.spread(block, ((i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)))
         return y.reshape(x.shape)
+
+    def attention(self, x: Array, p: Params, residual: Array) -> Array:
+        """Every row's softmax while its block is in the cache; the logits of all rows at once would be 64 MB for 64²."""
+        if self._tap is not None:
+            return super().attention(x, p, residual)
+        b, height, width, c = x.shape
+        n, y = height * width, np.empty(x.shape, self.dtype).reshape(b, -1, c)
+        q, k, v = (self._product(x, p.at(name), None, self._p(p, f"{name}.bias")).reshape(b, n, c) for name in ("to_q", "to_k", "to_v"))
+        step = max(1, sizes.COLUMNS // n)
+
+        def block(i: int, j0: int, j1: int) -> None:
+            logits = self._workers.lend("logits", j1 - j0, n)
+            np.matmul(q[i, j0:j1], k[i].T, out=logits)
+            logits *= self.dtype.type(c**-0.5)
+            logits -= logits.max(axis=1, keepdims=True)
+            np.exp(logits, out=logits)
+            np.matmul(logits, v[i], out=y[i, j0:j1])
+            y[i, j0:j1] /= logits.sum(axis=1, keepdims=True)
+            self._workers.back("logits", logits)
+
+        self._workers.spread(block, [(i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)])
+        return self._product(y, p.at("to_out.0"), None, self._p(p, "to_out.0.bias"), residual).reshape(x.shape)
 
 
 def silu_(x: Array) -> None:

@@ -1,6 +1,9 @@
 """How much the CPU device works on at a time."""
 
 BLOCK = 1 << 16  # elements a ufunc works on at a time: with one temporary, half of a 1 MB second-level cache
-COLUMNS = 1 << 21  # elements of gathered convolution columns, or of logits, at a time: 8 MB, in the third-level cache
+COLUMNS = 1 << 20  # elements of gathered convolution columns, or of attention's logits, that a thread works on at a time: 4 MB
 ROWS = 4096  # positions at a time in the feed-forward: with five times the channels, what lies between its ops is its largest tensor
-ALONE = 500_000  # multiply-adds: OpenBLAS does a product below 2·2¹⁸ on the thread that asks, so that our own threads can ask for many
+PRODUCT = 512  # rows, and columns, of a block of a product: 0.93 of a core's speed for the whole of it
+SMALL = 1 << 21  # multiply-adds that do not leave the thread: some 50 µs, a few times what handing over costs
+BLOCKS = 8  # of a product, where that leaves none of them small: enough for a slow core to take fewer
+FEW = 1 << 19  # multiply-adds of a block of the cross lambda

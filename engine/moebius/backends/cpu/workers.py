@@ -1,51 +1,138 @@
-"""What the CPU device computes with: threads, and memory that lives on from call to call."""
+"""What the CPU device computes with: threads, products in blocks, and memory that lives on from call to call."""
 
 from __future__ import annotations
 
 import math
 import os
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
 from moebius.backends.cpu import sizes
+from moebius.backends.cpu.blas import stay_on_one
+
+Finish = Callable[[np.ndarray, slice, slice], None]
+
+
+class Round:
+    """Jobs that some threads take from one queue: a slow core takes fewer. A thread that comes when none is left is not waited for."""
+
+    def __init__(self, work: Callable[..., None], jobs: deque[tuple[Any, ...]]) -> None:
+        self._work, self._jobs = work, jobs
+        self._guard, self._idle = threading.Lock(), threading.Lock()
+        self._helpers, self._over = 0, False
+        self._error: BaseException | None = None
+
+    def help(self) -> None:
+        """A helper's part."""
+        with self._guard:
+            if self._over:
+                return
+            self._helpers += 1
+            if self._helpers == 1:
+                self._idle.acquire()
+        try:
+            self._drain()
+        except BaseException as error:
+            self._jobs.clear()
+            self._error = error
+        finally:
+            with self._guard:
+                self._helpers -= 1
+                if not self._helpers:
+                    self._idle.release()
+
+    def lead(self) -> None:
+        """The part of the thread that asked; returns when every job is done, raises what one raised."""
+        try:
+            self._drain()
+        finally:
+            self._jobs.clear()
+            with self._guard:
+                self._over = True
+            self._idle.acquire()
+        if self._error is not None:
+            raise self._error
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                return
+            self._work(*job)
+
+
+def _serve(rounds: SimpleQueue[Round | None]) -> None:
+    """A helping thread. None ends it."""
+    stay_on_one()
+    while (now := rounds.get()) is not None:
+        now.help()
+        del now  # and what its work holds
+
+
+def _end(rounds: SimpleQueue[Round | None], threads: int) -> None:
+    for _ in range(threads):
+        rounds.put(None)
 
 
 class Workers:
-    """The threads of a device, and its scratch memory, in arrays of one dtype."""
+    """The threads of a device, and its scratch memory, in arrays of one dtype. One thread at a time may ask."""
 
     def __init__(self, threads: int, dtype: np.dtype) -> None:
         self.threads, self.dtype = threads, dtype
-        self._pool = ThreadPoolExecutor(max(1, threads - 1), "moebius-cpu")
+        self._process = 0  # whose helpers these are: after a fork, there are none
+        self._rounds: SimpleQueue[Round | None] = SimpleQueue()
         self._scratch: dict[str, np.ndarray] = {}
+        self._lent: dict[str, list[np.ndarray]] = {}
 
     def spread(self, work: Callable[..., None], jobs: Iterable[tuple[Any, ...]]) -> None:
-        """work(*job) for every job, on all cores: ufuncs, einsum and small products let go of the GIL."""
+        """work(*job) for every job, on all cores: ufuncs, einsum and products let go of the GIL."""
         todo = deque(jobs)
-
-        def drain() -> None:
-            while True:
-                try:
-                    job = todo.popleft()
-                except IndexError:
-                    return
+        if len(todo) < 2 or self.threads == 1:
+            for job in todo:
                 work(*job)
+            return
+        if self._process != os.getpid():
+            self._start()
+        now = Round(work, todo)
+        for _ in range(min(self.threads, len(todo)) - 1):
+            self._rounds.put(now)
+        now.lead()
 
-        others = [self._pool.submit(drain) for _ in range(min(self.threads, len(todo)) - 1)]
-        try:
-            drain()
-        finally:
-            todo.clear()
-            for other in others:
-                other.result()
+    def _start(self) -> None:
+        self._process, self._rounds = os.getpid(), SimpleQueue()
+        for i in range(self.threads - 1):
+            threading.Thread(target=_serve, args=(self._rounds,), name=f"moebius-cpu-{i}", daemon=True).start()
+        weakref.finalize(self, _end, self._rounds, self.threads - 1).atexit = False
 
     def rows(self, work: Callable[[int, int], None], rows: int, width: int) -> None:
         """work(i, j) on blocks of the rows 0 … rows of a matrix `width` wide."""
         step = max(1, sizes.BLOCK // width)
         self.spread(work, ((i, min(i + step, rows)) for i in range(0, rows, step)))
+
+    def product(self, x: np.ndarray, matrix: np.ndarray, finish: Finish | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """x·matrix in blocks of rows and columns, each on one thread; finish(block, rows, columns) while a block is in the cache.
+
+        What is a block depends on the shapes alone, so that any number of threads gives the same bits.
+        """
+        (m, k), n = x.shape, matrix.shape[1]
+        y = np.empty((m, n), self.dtype) if out is None else out
+        tall, wide = block_of_product(m, k, n)
+
+        def block(i: int, j: int) -> None:
+            part = y[i : i + tall, j : j + wide]
+            np.matmul(x[i : i + tall], matrix[:, j : j + wide], out=part)
+            if finish is not None:
+                finish(part, slice(i, i + len(part)), slice(j, j + part.shape[1]))
+
+        self.spread(block, [(i, j) for i in range(0, m, tall) for j in range(0, n, wide)])
+        return y
 
     def scratch(self, name: str, *shape: int) -> np.ndarray:
         """A buffer that lives on from call to call: 52 MB of fresh pages cost more than the pass that fills them."""
@@ -53,6 +140,36 @@ class Workers:
         if name not in self._scratch or self._scratch[name].size < size:
             self._scratch[name] = np.empty(size, self.dtype)
         return self._scratch[name][:size].reshape(shape)
+
+    def lend(self, name: str, *shape: int) -> np.ndarray:
+        """The same for a job: a buffer of its own until it is given `back`, a thread at the most at a time."""
+        size, spare = math.prod(shape), self._lent.setdefault(name, [])
+        try:
+            buffer = spare.pop()
+        except IndexError:
+            buffer = np.empty(0, self.dtype)
+        if buffer.size < size:
+            buffer = np.empty(size, self.dtype)
+        return buffer[:size].reshape(shape)
+
+    def back(self, name: str, buffer: np.ndarray) -> None:
+        base = buffer.base
+        assert base is not None
+        self._lent[name].append(base)
+
+
+def block_of_product(m: int, k: int, n: int) -> tuple[int, int]:
+    """Rows and columns of a block of a product (m, k)·(k, n): BLAS packs both sides anew for every block, so few are better; and enough
+    for all cores, but none so small that handing it over costs more than it takes."""
+    tall, wide = min(m, sizes.PRODUCT), min(n, sizes.PRODUCT)
+    if m * k * n < sizes.SMALL:
+        return max(1, m), max(1, n)
+    while -(-m // tall) * -(-n // wide) < sizes.BLOCKS and tall * wide * k >= 2 * sizes.SMALL and max(tall, wide) > 1:
+        if tall >= wide:
+            tall = -(-tall // 2)
+        else:
+            wide = -(-wide // 2)
+    return tall, wide
 
 
 def cores() -> int:
