@@ -50,8 +50,15 @@ def keep_to(count: int) -> None:
         os.environ[name] = str(count)
 
 
+def as_installed() -> None:
+    """Lets OpenBLAS choose its own kernel: a name in the environment can keep it from the processor's best. Before NumPy is loaded."""
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+        os.environ.pop(name, None)
+
+
 if __name__ == "__main__":
     given = arguments()
+    as_installed()
     if given.cores is not None:
         keep_to(given.cores)
 

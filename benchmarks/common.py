@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_info
+
 from moebius.backends.webgpu.device import Device
 from moebius.errors import MoebiusError, UsageError
 from moebius.files import replacing
@@ -37,9 +39,19 @@ def environment(gpu: Device | None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": versions(),
+        "blas": blas(),
         "commit": commit(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def blas() -> list[str]:
+    """NumPy's BLAS, the kernel it chose for this processor, and its threads outside of the CPU device's turns."""
+    return [
+        f"{lib['internal_api']} {lib['version']}, {lib.get('architecture', 'kernel not known')}, {lib['num_threads']} threads"
+        for lib in threadpool_info()
+        if lib["user_api"] == "blas" and "numpy" in lib["filepath"]
+    ]
 
 
 def busy(where: Mapping[str, Any]) -> str:

@@ -224,6 +224,7 @@ def show(result: dict[str, Any]) -> None:
     adapter = result["environment"]["adapter"]
     where = adapter["name"] if adapter else "no adapter"
     print(f"\n{where}; {result['environment']['processor']}, {result['cores']} cores; {result['precision']}")
+    print(f"BLAS of NumPy: {'; '.join(result['environment']['blas']) or 'not known'}")
     print(f"{'outputs differ from ' + NUMPY + ' by':32} {'encode':>9} {'1st step':>9} {'decode':>9} {'picture':>9}")
     for name, c in result["contenders"].items():
         print(f"{name:32} " + " ".join(f"{c['differs_by'][k]:9.1e}" for k in ("encode", "step", "decode", "picture")))

@@ -68,7 +68,7 @@ class Node:
         return answer.get("value")
 
     def close(self) -> None:
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=120)
 
 
 # arrays to and from a script -----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
 
 from moebius.backends.cpu import CPU, sizes
 from moebius.backends.cpu.convolutions import spans
+from moebius.backends.cpu.cores import cores, limits
 from moebius.backends.cpu.ops import silu_
 from moebius.backends.reference import Reference
+from moebius.check.bounds import is_rounding, sums
 from moebius.check.specs.attention import attention, cross_lambda, self_lambda
 from moebius.check.specs.case import OpCase
 from moebius.check.specs.convolutions import conv3x3, dwconv, feed_forward, linear, upsample_conv3x3
 from moebius.check.specs.norms import group_norm, layer_norm
+from moebius.errors import UsageError
+from moebius.inpaint.device import open_device
 from moebius.model.params import Checkpoint, Params
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet
@@ -49,6 +54,7 @@ def make(name: str, size: tuple[int, int, int]) -> Op:
         "conv3x3": (9 * C, conv3x3(size, C, COUT, residual=True)),
         "conv3x3 stride 2": (9 * C, conv3x3(size, C, COUT, stride=2, residual=True)),
         "conv3x3 stride 2, pad 0": (9 * C, conv3x3(size, C, COUT, stride=2, pad=0)),
+        "conv3x3 to one channel": (9 * C, conv3x3(size, C, 1, residual=True)),
         "upsample_conv3x3": (9 * C, upsample_conv3x3(size, C, COUT)),
         "dwconv": (9 + C, dwconv(size, C, COUT, shift=False)),
         "dwconv with its skip and a shift": (9 + C, dwconv(size, C, C)),
@@ -69,6 +75,7 @@ OPS = [
     "conv3x3",
     "conv3x3 stride 2",
     "conv3x3 stride 2, pad 0",
+    "conv3x3 to one channel",
     "upsample_conv3x3",
     "dwconv",
     "dwconv with its skip and a shift",
@@ -86,7 +93,9 @@ OPS = [
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors fit in one block; with tiny blocks every loop over blocks is walked, its ragged end included."""
     if request.param == "in blocks":
-        for name, size in {"BLOCK": 40, "COLUMNS": 300, "ROWS": 1, "PRODUCT": 5, "SMALL": 1, "FEW": 400}.items():
+        small = {"BLOCK": 40, "COLUMNS": 300, "ROWS": 1, "PRODUCT": 5, "SMALL": 1, "FEW": 400}
+        small |= {"CHANNELS": 1, "TILES": 900, "PLACES": 3, "KEPT": 4}
+        for name, size in small.items():
             monkeypatch.setattr(sizes, name, size)
 
 
@@ -107,6 +116,7 @@ def test_every_op_agrees_with_the_oracle(name: str, size: tuple[int, int, int]) 
 def test_the_number_of_threads_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "BLOCK", 40)
     monkeypatch.setattr(sizes, "SMALL", 1)
+    monkeypatch.setattr(sizes, "CHANNELS", 1)
     op = make(name, (2, 9, 18))
     np.testing.assert_array_equal(op(CPU(threads=1)), op(CPU(threads=4)))
 
@@ -200,3 +210,66 @@ def test_with_and_without_a_tap_in_any_order() -> None:
         for tapped in (first, not first):
             got = net.encode(image, tap=(lambda *_: None) if tapped else None)
             assert relative(got, want) < 1e-12
+
+
+@pytest.mark.parametrize(("channels", "size"), [(64, (1, 12, 14)), (128, (1, 8, 9))], ids=str)
+def test_a_convolution_by_tiles_stays_inside_the_bound_of_its_sums(channels: int, size: tuple[int, int, int]) -> None:
+    op = Op(9 * channels, conv3x3(size, channels, channels))
+    op.inputs["x"] = np.maximum(op.inputs["x"], -0.2)  # as SiLU leaves it, with a mean
+    assert channels >= sizes.CHANNELS
+    got, want = op(CPU()), op(Reference(np.float64))
+    error = got - want
+    assert is_rounding(relative(got, want), float(abs(error).max()), float(np.sqrt(np.mean(want**2))), sums(9 * channels))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_weights_of_small_layers_are_transformed_for_every_call(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, ops = make("conv3x3", (1, 8, 9)), CPU()
+    monkeypatch.setattr(sizes, "CHANNELS", 1)
+    monkeypatch.setattr(sizes, "KEPT", 4 if kept else 5)  # (8·9)/16 tiles
+    np.testing.assert_array_equal(op(ops), op(ops))
+    assert any(w.size == 36 * C * COUT for w in op.p.root.derived.get(ops, {}).values()) == kept
+
+
+def test_where_no_gpu_can_be_no_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moebius.backends.hardware.sys.platform", "linux")
+    monkeypatch.setattr("moebius.backends.hardware.DEV", tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr("moebius.backends.webgpu.adapters", lambda: asked.append("drivers") or [])
+    assert open_device(threads=2).name == CPU(threads=2).name
+    assert not asked
+    (tmp_path / "dri").mkdir()
+    (tmp_path / "dri/renderD128").touch()
+    assert isinstance(open_device(), CPU)
+    assert asked == ["drivers"]
+
+
+def test_control_groups_limit_the_cores(tmp_path: Path) -> None:
+    groups, mount = tmp_path / "cgroup", tmp_path / "fs"
+    for name, text in {
+        "cpu.max": "max 100000",
+        "a/cpu.max": "250000 100000",
+        "a/b/cpu.max": "300000 100000",
+        "cpu/old/cpu.cfs_quota_us": "50000",
+        "cpu/old/cpu.cfs_period_us": "100000",
+        "cpu/cpu.cfs_quota_us": "-1",
+        "cpu/cpu.cfs_period_us": "100000",
+    }.items():
+        (mount / name).parent.mkdir(parents=True, exist_ok=True)
+        (mount / name).write_text(text + "\n")
+    groups.write_text("0::/a/b\n")
+    assert sorted(limits(groups, mount)) == [2.5, 3.0]
+    groups.write_text("12:memory:/x\n4:cpuacct,cpu:/old\n")
+    assert list(limits(groups, mount)) == [0.5]
+    groups.write_text("0::/../elsewhere\n")
+    assert list(limits(groups, mount)) == []
+    assert list(limits(tmp_path / "none", mount)) == []
+
+
+def test_a_device_has_a_thread_for_every_core_or_as_many_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CPU().threads == cores() >= 1
+    monkeypatch.setattr("moebius.backends.cpu.cores.limits", lambda *_: [0.25])
+    assert CPU().threads == 1
+    assert CPU(threads=3).threads == 3
+    with pytest.raises(UsageError, match="threads"):
+        CPU(threads=0)

@@ -71,7 +71,7 @@ def together(jobs: list[Callable[[], Any]]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(240)
+        thread.join(600)
         assert not thread.is_alive(), "a thread waits for ever"
     for value in out:
         if isinstance(value, BaseException):
@@ -178,7 +178,7 @@ def test_turns_are_taken_in_the_order_they_were_asked_for() -> None:
             while len(turns._waiting) <= i:
                 time.sleep(0.001)
     for thread in threads:
-        thread.join(10)
+        thread.join(120)
     assert order == list(range(20))
 
 
@@ -196,7 +196,7 @@ def test_a_run_collected_while_its_thread_looks_for_a_sampler_waits_for_nobody()
 
     thread = threading.Thread(target=collect, daemon=True)
     thread.start()
-    thread.join(60)
+    thread.join(240)
     assert not thread.is_alive()
 
 

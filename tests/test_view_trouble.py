@@ -64,7 +64,7 @@ def test_the_window_outlives_the_device_that_draws_it(view: Session) -> None:
 
 def alone(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "moebius", "view", *map(str, arguments)]
-    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=240)
 
 
 def test_without_a_display_or_an_adapter_it_says_so(screen: Screen, tmp_path: Path) -> None:

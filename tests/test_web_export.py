@@ -246,7 +246,7 @@ def test_serving(tmp_path: Path) -> None:
         ready.set()
 
     threading.Thread(target=serve, args=(tmp_path, 0, say), daemon=True).start()
-    assert ready.wait(10)
+    assert ready.wait(120)
     port = int(said[0].split("localhost:")[1].split()[0])
     connection = HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/page.js")

@@ -442,7 +442,7 @@ except DeviceLostError as error:
 def test_a_lost_device_is_one_sentence(llvmpipe):
     """In a process of its own: a lost device may end it."""
     code = LOSS.format(tests=str(FOLDER.parent), name="llvmpipe")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
     assert "was lost while" in done.stdout, done.stderr
     assert "Open it again" in done.stdout
 

@@ -498,10 +498,10 @@ def test_start_is_quick(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + at)  # a hole in the file: nothing is stored
-    start = time.perf_counter()
+    start = time.process_time()
     copy = read_copy("unet", path)
     UNet(config, copy.tensors, CPU())
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert copy.config == config
 
 

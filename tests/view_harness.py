@@ -23,7 +23,7 @@ import numpy as np
 
 NEEDED = ("Xvfb", "xdotool")
 SCREEN = (1000, 760)
-PATIENCE = 60.0  # seconds; compiling kernels on a busy machine is what takes long
+PATIENCE = 240.0  # seconds; compiling kernels on a busy machine is what takes long
 
 
 def missing() -> list[str]:

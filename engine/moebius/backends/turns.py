@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from types import TracebackType
+
+from moebius.errors import DeviceLostError
 
 
 class Turns:
     """A lock that goes to whoever asked first. The thread that holds it may enter it again.
 
-    Python's own locks promise no order: under load, a thread could be passed over for ever.
+    Python's own locks promise no order: under load, a thread could be passed over for ever. In a child of os.fork the turns start anew,
+    for the threads that waited are not there; or, with a `stays`, they say so and cannot be taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stays: str | None = None) -> None:
+        self._stays, self._forked = stays, False
+        _ALL.add(self)
         # Held for a few instructions, none of which makes a container: that may collect garbage, and what is collected may want a turn.
         self._guard = threading.Lock()
         self._waiting: deque[tuple[int, threading.Lock]] = deque()
@@ -21,6 +28,8 @@ class Turns:
         self._depth = 0
 
     def __enter__(self) -> None:
+        if self._forked and self._stays is not None:
+            raise DeviceLostError(self._stays)
         me = threading.get_ident()
         before = self._depth if self._holder == me else 0  # nobody else changes either while this thread holds the turn
         mine = threading.Lock()
@@ -58,3 +67,21 @@ class Turns:
             self._holder, following = self._waiting.popleft()
             self._depth = 1
             following.release()
+
+    def _in_child(self) -> None:
+        self._guard, self._forked = threading.Lock(), True
+        self._waiting.clear()
+        if self._holder != threading.get_ident():
+            self._holder, self._depth = None, 0
+
+
+_ALL: weakref.WeakSet[Turns] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for turns in list(_ALL):
+        turns._in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

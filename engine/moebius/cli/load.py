@@ -28,6 +28,7 @@ def load_model(
             device=args.device,
             require_gpu=args.require_gpu,
             precision=args.precision,
+            threads=args.threads,
             vae=args.vae,
             revision=args.revision,
             progress=progress or (None if args.quiet else Transfer()),
@@ -46,7 +47,7 @@ def synthetic_model(args: argparse.Namespace) -> Inpainter:
     from moebius.model.vae import VAE, VAEConfig
     from moebius.model.vae import shapes as vae_shapes
 
-    ops = open_device(args.device, require_gpu=args.require_gpu, precision=args.precision)
+    ops = open_device(args.device, require_gpu=args.require_gpu, precision=args.precision, threads=args.threads)
     small = args.synthetic == "tiny"
     unet_config = UNetConfig.tiny() if small else UNetConfig.full()
     vae_config = VAEConfig.tiny() if small else VAEConfig.full()

@@ -44,6 +44,7 @@ def add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", metavar="NAME", default="auto", help="auto (best GPU, else cpu), cpu, or an adapter's name or index")
     p.add_argument("--require-gpu", action="store_true", help="fail rather than compute on a CPU")
     p.add_argument("--precision", choices=["f32"], default="f32")
+    p.add_argument("--threads", metavar="N", type=int, help="of the CPU device (as many as there are cores for it)")
 
 
 def add_adapter(p: argparse.ArgumentParser) -> None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from moebius.backends import hardware
 from moebius.errors import AdapterError, UsageError
 from moebius.model.contract import Ops
 
 
-def open_device(device: str = "auto", *, require_gpu: bool = False, precision: str = "f32") -> Ops:
+def open_device(device: str = "auto", *, require_gpu: bool = False, precision: str = "f32", threads: int | None = None) -> Ops:
     """The ops of a device.
 
     "auto" takes the best hardware GPU (discrete before integrated), else the CPU device; a software driver only when it is
     named, because NumPy is many times faster. "cpu" is the CPU device; anything else names an adapter (`moebius adapters`).
+    `threads` are the CPU device's: as many as there are cores for this process, unless given.
     """
     if precision != "f32":
         raise UsageError(f"precision is {precision!r}; only 'f32' is there so far.")
     if device == "cpu":
         if require_gpu:
             raise UsageError("A GPU is required, and the device asked for is cpu; drop one of the two.")
-        return _cpu()
+        return _cpu(threads)
     if device == "auto":
-        return _best(require_gpu)
+        return _best(require_gpu, threads)
     from moebius.backends.webgpu import WebGPU
 
     ops = WebGPU(device)
@@ -28,7 +30,9 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
     return ops
 
 
-def _best(require_gpu: bool) -> Ops:
+def _best(require_gpu: bool, threads: int | None) -> Ops:
+    if not require_gpu and not hardware.possible():
+        return _cpu(threads)
     from moebius.backends.webgpu import WebGPU, adapters
 
     try:
@@ -42,10 +46,10 @@ def _best(require_gpu: bool) -> Ops:
         raise AdapterError(
             f"A GPU is required, and there is no hardware adapter (found: {summaries}). Install its Vulkan driver, or drop --require-gpu."
         )
-    return _cpu()
+    return _cpu(threads)
 
 
-def _cpu() -> Ops:
+def _cpu(threads: int | None) -> Ops:
     from moebius.backends.cpu import CPU
 
-    return CPU()
+    return CPU(threads=threads)

@@ -36,6 +36,7 @@ class Inpainter(LoadedModel):
         device: str = "auto",
         require_gpu: bool = False,
         precision: str = "f32",
+        threads: int | None = None,
         vae: Any = None,
         revision: str | None = None,
         progress: Any = None,
@@ -46,7 +47,7 @@ class Inpainter(LoadedModel):
         notes: tuple[str, ...] = ()
         if model == NANO:
             model, notes = nano.packaged_nano(), (nano.NOTE,)
-        ops = open_device(device, require_gpu=require_gpu, precision=precision)
+        ops = open_device(device, require_gpu=require_gpu, precision=precision, threads=threads)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
         inpainter = cls(
             UNet(weights.unet_config, weights.unet, ops),

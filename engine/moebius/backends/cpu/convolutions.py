@@ -1,4 +1,4 @@
-"""Convolutions in NumPy: a depthwise one as passes of einsum over bands of rows, a dense one as products of gathered columns."""
+"""Convolutions in NumPy, by bands of rows: a depthwise one as passes of einsum, dense ones as products of columns, planes, differences."""
 
 from __future__ import annotations
 
@@ -86,14 +86,69 @@ def copy_window(into: Array, x: Array, y0: int, x0: int) -> None:
     into[:top] = into[bottom:] = into[top:bottom, :left] = into[top:bottom, right:] = 0
 
 
-def phase_taps(weight: Array, dtype: np.dtype) -> Array:
-    """(Cout, Cin, 3, 3) → (2, 2, 2, 2, Cin, Cout): [i, j] is the 2×2 filter of output pixels (2y+i, 2x+j).
+def convolve_narrow(workers: Workers, x: Array, taps: Array, bias: Array, residual: Array | None) -> Array:
+    """Stride 1, zeros around x, taps (3, 3, Cin, Cout) with few outputs: every tap's product at every place of x, then their sums.
 
-    Of the three rows under an even output row the last two are one row of x, under an odd one the first two: their taps are summed.
+    From 128 to 3 channels at 512² the gathered columns would be nine times x, for a product that is three columns wide.
     """
-    taps = weight.transpose(2, 3, 1, 0).astype(np.float64, order="C")
-    meet = ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3)))  # [phase][tap of two] → taps of three
-    out = np.empty((2, 2, 2, 2, *taps.shape[2:]), dtype)
-    for i, j, a, b in np.ndindex(2, 2, 2, 2):
-        out[i, j, a, b] = taps[meet[i][a], meet[j][b]].sum(axis=(0, 1))
+    (batch, height, width, cin), cout = x.shape, taps.shape[-1]
+    matrix = np.ascontiguousarray(taps.transpose(0, 1, 3, 2).reshape(-1, cin))
+    out = np.empty((batch, height, width, cout), x.dtype)
+    step = min(height, max(1, sizes.COLUMNS // (width * cin)))
+
+    def band(b: int, y0: int, y1: int) -> None:
+        top, bottom = max(y0 - 1, 0), min(y1 + 1, height)
+        z = matrix @ x[b, top:bottom].reshape(-1, cin).T
+        z = z.reshape(3, 3, cout, bottom - top, width)
+        o = np.zeros((cout, y1 - y0, width), x.dtype)
+        for dy, dx in np.ndindex(3, 3):
+            first, last = max(y0 + dy - 1, 0), min(y1 + dy - 1, height)  # rows of x that this tap sees
+            into = o[:, first - dy + 1 - y0 : last - dy + 1 - y0, max(1 - dx, 0) : width - max(dx - 1, 0)]
+            into += z[dy, dx, :, first - top : last - top, max(dx - 1, 0) : width - max(1 - dx, 0)]
+        np.add(o.transpose(1, 2, 0), bias, out=out[b, y0:y1])
+        if residual is not None:
+            out[b, y0:y1] += residual[b, y0:y1]
+
+    workers.spread(band, [(b, y, min(y + step, height)) for b in range(batch) for y in range(0, height, step)])
     return out
+
+
+def enlarging(weight: Array) -> Array:
+    """(Cout, Cin, 3, 3) → (9, Cin, Cout) for `convolve_enlarged`: on either axis the first tap, all three together, and the last."""
+    sums = np.array([[1.0, 0, 0], [1, 1, 1], [0, 0, 1]])
+    taps = np.kron(sums, sums) @ weight.reshape(-1, 9).T.astype(np.float64)
+    return taps.reshape(9, *weight.shape[:2]).transpose(0, 2, 1)
+
+
+def convolve_enlarged(workers: Workers, x: Array, taps: Array, bias: Array) -> Array:
+    """3×3 over x enlarged twice by nearest neighbour, (B, H, W, Cin) → (B, 2H, 2W, Cout), from nine products at every place of x.
+
+    On one axis, with taps a, b, c: under output 2y lie x[y-1], x[y], x[y], so it is a·(x[y-1]-x[y]) + (a+b+c)·x[y]; under 2y+1 lie x[y],
+    x[y], x[y+1], so it is (a+b+c)·x[y] - c·(x[y]-x[y+1]). Four filters of 2×2 taps would be sixteen products.
+    """
+    (batch, height, width, cin), cout = x.shape, taps.shape[-1]
+    out = np.empty((batch, height, 2, width, 2, cout), x.dtype)
+    step = min(height, max(1, sizes.COLUMNS // (9 * width * cin)))
+
+    def band(b: int, y0: int, y1: int) -> None:
+        rows = y1 - y0
+        patch, v = workers.lend("patch", rows + 2, width + 2, cin), workers.lend("columns", 9, rows, width, cin)
+        p = workers.lend("sums", 9, rows * width, cout)
+        copy_window(patch, x[b], y0 - 1, -1)
+        down = patch[:-1] - patch[1:]  # x[y-1] - x[y], for y to y+1
+        for i, line in enumerate((down[:-1], patch[1:-1], down[1:])):
+            v[3 * i + 1] = line[:, 1:-1]
+            np.subtract(line[:, :-2], line[:, 1:-1], out=v[3 * i])
+            np.subtract(line[:, 1:-1], line[:, 2:], out=v[3 * i + 2])
+        np.matmul(v.reshape(9, -1, cin), taps, out=p)
+        q = p.reshape(3, 3, rows, width, cout)
+        for i in range(2):
+            line = q[0] + q[1] if i == 0 else q[1] - q[2]
+            line[1] += bias
+            np.add(line[0], line[1], out=out[b, y0:y1, i, :, 0])
+            np.subtract(line[1], line[2], out=out[b, y0:y1, i, :, 1])
+        for name, buffer in (("patch", patch), ("columns", v), ("sums", p)):
+            workers.back(name, buffer)
+
+    workers.spread(band, [(b, y, min(y + step, height)) for b in range(batch) for y in range(0, height, step)])
+    return out.reshape(batch, 2 * height, 2 * width, cout)

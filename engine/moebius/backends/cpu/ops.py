@@ -1,8 +1,8 @@
 """The contract in NumPy again, for speed: blocks that stay in cache, on every core, BLAS for a block's products on the core that has it.
 
-Same tensors as `Reference`, (B, H, W, C). What is changed is only the order of the arithmetic: batch norms are one scale and one
-shift, the positional lambda goes through its logits, an enlarged convolution is four 2×2 ones. With a tap every op is the
-reference's, so that every module is still seen.
+Same tensors as `Reference`, (B, H, W, C). What is changed is the order of the arithmetic: batch norms are one scale and one shift, the
+positional lambda goes through its logits, wide 3×3 convolutions through tiles (`winograd`), an enlarged one through differences. With a
+tap every op is the reference's, so that every module is still seen.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moebius.backends.cpu import sizes
+from moebius.backends.cpu import sizes, winograd
 from moebius.backends.cpu.blas import TurnsOnOneThread
-from moebius.backends.cpu.convolutions import convolve_dense, convolve_depthwise, phase_taps
+from moebius.backends.cpu.convolutions import convolve_dense, convolve_depthwise, convolve_enlarged, convolve_narrow, enlarging
+from moebius.backends.cpu.cores import cores
 from moebius.backends.cpu.positional import apply_lambda
-from moebius.backends.cpu.workers import Workers, cores
+from moebius.backends.cpu.workers import Workers
 from moebius.backends.reference import Array, Reference, softmax
+from moebius.errors import UsageError
 from moebius.model.contract import BATCH_NORM_EPS, Condition
 from moebius.model.params import Params
 
@@ -32,6 +34,8 @@ class CPU(Reference):
 
     def __init__(self, dtype: type[np.floating] = np.float32, threads: int | None = None) -> None:
         super().__init__(dtype)
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}; give 1 or more, or leave it out for one on every core.")
         self._turns = TurnsOnOneThread()
         self._workers = Workers(threads or cores(), self.dtype)
 
@@ -87,8 +91,12 @@ class CPU(Reference):
     def conv3x3(self, x: Array, p: Params, stride: int = 1, pad: int = 1, residual: Array | None = None) -> Array:
         if self._tap is not None:
             return super().conv3x3(x, p, stride, pad, residual)
+        if stride == pad == 1 and min(p["weight"].shape[:2]) >= sizes.CHANNELS:
+            return winograd.convolve(self._workers, x, self._tiles(x, p), self._p(p, "bias"), residual)
         taps = self._once(p, "weight", lambda w: w.transpose(2, 3, 1, 0))  # BLAS takes no matrix with gaps of nine
         bias, (_, height, width, _) = self._p(p, "bias"), x.shape
+        if stride == pad == 1 and 9 * taps.shape[3] <= taps.shape[2]:
+            return convolve_narrow(self._workers, x, taps, bias, residual)
         size = -(-height // stride), -(-width // stride)
         out = np.empty((x.shape[0], *size, taps.shape[-1]), self.dtype)
 
@@ -100,20 +108,17 @@ class CPU(Reference):
         convolve_dense(self._workers, x, taps, stride, (-pad, -pad), size, store)
         return out
 
+    def _tiles(self, x: Array, p: Params) -> Array:
+        """The transformed weights of conv3x3. At 64² making them is an eighth of the layer's time, and keeping them would take as much
+        memory as all larger layers' together: there they are made for every call."""
+        if x.size // x.shape[-1] // winograd.M**2 >= sizes.KEPT:
+            return self._once(p, "weight", lambda w: winograd.transformed(self._workers, w))
+        return winograd.transformed(self._workers, p["weight"])
+
     def upsample_conv3x3(self, x: Array, p: Params) -> Array:
-        """Four 2×2 convolutions of x itself: out[2y+i, 2x+j] sees x at rows y-1+i, y+i and columns x-1+j, x+j."""
         if self._tap is not None:
             return super().upsample_conv3x3(x, p)
-        phases = self._once(p, "weight", lambda w: phase_taps(w, self.dtype))  # (2, 2, 2, 2, Cin, Cout)
-        bias, (b, height, width, _) = self._p(p, "bias"), x.shape
-        out = np.empty((b, height, 2, width, 2, phases.shape[-1]), self.dtype)
-        for i, j in np.ndindex(2, 2):
-
-            def store(b: int, y0: int, y1: int, o: Array, i: int = i, j: int = j) -> None:
-                np.add(o, bias, out=out[b, y0:y1, i, :, j])
-
-            convolve_dense(self._workers, x, phases[i, j], 1, (i - 1, j - 1), (height, width), store)
-        return out.reshape(b, 2 * height, 2 * width, -1)
+        return convolve_enlarged(self._workers, x, self._once(p, "weight", enlarging), self._p(p, "bias"))
 
     def dwconv(self, x: Array, p: Params, shift: Array | None = None, residual: Array | None = None) -> Array:
         if self._tap is not None:
@@ -174,38 +179,43 @@ class CPU(Reference):
         b, height, width, c = x.shape
         n = height * width
         xt, out = x.reshape(b, n, c), np.empty((b, n, c), self.dtype)
-        weight, bias = self._p(p, "weight"), self._p(p, "bias")
         step = max(1, sizes.BLOCK // c)
         jobs = [(i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)]
-        sums = np.zeros((b, -(-n // step), c), np.float64)  # of blocks; float64 only from here on
+        means, squares = np.empty((2, b, -(-n // step), c), np.float64)  # of blocks, and about their means; float64 only from here on
 
-        def total(i: int, j: int, k: int) -> None:
-            sums[i, j // step] = np.add.reduce(xt[i, j:k], axis=0)
+        def count(i: int, j: int, k: int) -> None:
+            mean = np.add.reduce(xt[i, j:k], axis=0) / self.dtype.type(k - j)
+            centred = xt[i, j:k] - mean
+            means[i, j // step], squares[i, j // step] = mean, np.einsum("nc,nc->c", centred, centred)
 
-        def spread(i: int, j: int, k: int) -> None:
-            centred = xt[i, j:k] - mean[i]
-            centred *= centred
-            sums[i, j // step] = np.add.reduce(centred, axis=0)
+        self._workers.spread(count, jobs)
+        scale, shift = (v.astype(self.dtype) for v in self._norm(p, means, squares, step, n, groups, eps))
+        if silu:  # h·tanh(h) + h with h = y/2
+            scale, shift = scale / 2, shift / 2
 
         def apply(i: int, j: int, k: int) -> None:
             part = out[i, j:k]
-            np.subtract(xt[i, j:k], mean[i], out=part)
-            part *= scale[i]
-            part += bias
+            h = np.empty_like(part) if silu else part
+            np.multiply(xt[i, j:k], scale[i], out=h)
+            h += shift[i]
             if silu:
-                silu_(part)
+                np.tanh(h, out=part)
+                part += 1
+                part *= h
 
-        def over_group() -> Array:
-            """The block sums → the mean over each channel's group, (b, 1, c)."""
-            means = sums.sum(axis=1).reshape(b, groups, -1).mean(axis=2) / n
-            return np.repeat(means, c // groups, axis=1)[:, None]
-
-        self._workers.spread(total, jobs)
-        mean = over_group().astype(self.dtype)
-        self._workers.spread(spread, jobs)
-        scale = (weight / np.sqrt(over_group() + eps)).astype(self.dtype)
         self._workers.spread(apply, jobs)
         return out.reshape(x.shape)
+
+    def _norm(self, p: Params, means: Array, squares: Array, step: int, n: int, groups: int, eps: float) -> tuple[Array, Array]:
+        """norm(x) = x·scale + shift, (b, c) each, from the means of blocks of `step` positions and the sums of squares about them."""
+        b, blocks, c = means.shape
+        counts = np.minimum(step, n - step * np.arange(blocks))[:, None, None]
+        means, squares = means.reshape(b, blocks, groups, -1), squares.reshape(b, blocks, groups, -1)
+        total = n * c // groups
+        mean = (means * counts).sum(axis=(1, 3), keepdims=True) / total
+        var = (squares + counts * (means - mean) ** 2).sum(axis=(1, 3)) / total
+        scale = p["weight"] * np.repeat(1 / np.sqrt(var + eps), c // groups, axis=1)
+        return scale, p["bias"] - scale * np.repeat(mean[:, 0, :, 0], c // groups, axis=1)
 
     def layer_norm(self, x: Array, p: Params, eps: float = 1e-5) -> Array:
         if self._tap is not None:

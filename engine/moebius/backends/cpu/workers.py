@@ -170,11 +170,3 @@ def block_of_product(m: int, k: int, n: int) -> tuple[int, int]:
         else:
             wide = -(-wide // 2)
     return tall, wide
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1

@@ -60,7 +60,8 @@ class Device:
         self.name = caps.name
         self.timestamps = TIMESTAMPS in caps.features
         self.timestamp_period = native.timestamp_period(module, device.queue)
-        self.turns = Turns()  # one thread at a time records, runs or reads; a step of a sampling loop is a turn
+        # One thread at a time records, runs or reads; a step of a sampling loop is a turn.
+        self.turns = Turns(f"{self.name} was opened before this process was forked, and {native.FORKED}")
         self._staged = 0
         self._pipelines: dict[tuple[str, str, wgsl.Constants], tuple[Any, Any]] = {}
 

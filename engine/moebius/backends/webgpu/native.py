@@ -10,10 +10,14 @@ from typing import Any
 from moebius.errors import AdapterError
 
 IMPLEMENTATIONS = {"wgpu": "wgpu", "dawn": "wgpudawn"}  # wgpu-native (naga) and Dawn (Tint), the same Python API
+FORKED = "does not work in the child; start that one with multiprocessing's 'spawn', or compute there on the CPU device."
+_LOADED_BY: dict[str, int] = {}  # the process
 
 
 def load(implementation: str) -> ModuleType:
     """The module of an implementation, imported late: importing starts its instance and reads the driver's environment."""
+    if _LOADED_BY.setdefault(implementation, os.getpid()) != os.getpid():
+        raise AdapterError(f"WebGPU ({implementation}) was in use before this process was forked, and {FORKED}")
     os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp")  # unset, Mesa prints a line for every adapter
     try:
         return importlib.import_module(IMPLEMENTATIONS[implementation])
