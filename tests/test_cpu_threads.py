@@ -262,4 +262,5 @@ def test_after_a_fork_a_webgpu_object_says_that_it_cannot(llvmpipe: WebGPU) -> N
             WebGPU("llvmpipe")
 
     assert in_child(child) == 0
-    llvmpipe.forget(None, Checkpoint({}))  # and in the parent all is as it was
+    with llvmpipe.eager():  # and in the parent all is as it was
+        assert np.array_equal(llvmpipe.read(llvmpipe.tensor(np.ones((1, 4, 2, 2)))), np.ones((1, 2, 2, 4)))

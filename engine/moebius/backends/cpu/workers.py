@@ -55,7 +55,11 @@ class Round:
             self._jobs.clear()
             with self._guard:
                 self._over = True
-            self._idle.acquire()
+            try:
+                self._idle.acquire()
+            except BaseException:  # Ctrl-C; what the helpers still do is written where the next round may write
+                self._idle.acquire()
+                raise
         if self._error is not None:
             raise self._error
 
