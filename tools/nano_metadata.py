@@ -18,13 +18,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("fields", type=json.loads, help="a JSON object")
     rewrite(parser.parse_args().fields)
-    print(f"{packaged_nano()}: {read_bundle(packaged_nano()).digests}")
+    print(f"{packaged_nano()}: {dict(read_bundle(packaged_nano()).digests)}")
 
 
 def rewrite(fields: dict[str, Any]) -> None:
     """The digests are of configs and weights, so they must be the same afterwards."""
     path = packaged_nano()
-    tensors, before = safetensors.read(path), read_bundle(path).digests
+    tensors, before = safetensors.read(path), dict(read_bundle(path).digests)
     entry = json.loads(tensors.metadata[BUNDLE_KEY]) | fields
     entry = {name: value for name, value in entry.items() if value is not None}
     in_order = {name: tensors[name] for name in sorted(tensors, key=lambda name: tensors.info[name].offset)}

@@ -60,7 +60,7 @@ def write_bundle(
 
 
 def read_bundle(path: str | Path, name: str | None = None, source: Mapping[str, str] | None = None) -> Weights:
-    """What `write_bundle` wrote. Meant for small models: it is decoded into memory and its digest taken at each start (nano: 20 ms)."""
+    """What `write_bundle` wrote. Meant for small models: it is decoded into memory at each start."""
     path = Path(path)
     tensors = safetensors.read(path)
     if not is_bundle(tensors):
@@ -84,9 +84,6 @@ def read_bundle(path: str | Path, name: str | None = None, source: Mapping[str, 
     if blend is not None and not isinstance(blend, str):
         raise WeightError(f"The config in {path} has a blend that is no text. Get the file again from where it came.")
     unet, vae = in_memory(nets["unet"]), in_memory(nets["vae"])
-    digests = {
-        "unet": identity.digest(unet_config, unet, unet.__getitem__),
-        "vae": identity.digest(vae_config, vae, vae.__getitem__),
-    }
+    digests = identity.Digests({"unet": (unet_config, unet), "vae": (vae_config, vae)})
     source = source or {"path": str(path)}
     return Weights(name or path.name, unet_config, unet, vae_config, vae, {"unet": source, "vae": source}, digests, blend)
