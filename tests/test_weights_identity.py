@@ -182,6 +182,9 @@ def test_a_record_is_only_words(source: Any) -> None:
         take_same_model(args, {"model": "places2", "source": source, "weights": {"unet": 5}})
     assert str(caught.value).isprintable()
     assert (args.model, args.revision) == (None, None)
+    published = {"unet": {"repo": "hustvl/Moebius", "commit": "../../x"}}
+    take_same_model(args, {"model": "places2", "source": published, "weights": {}})
+    assert (args.model, args.revision) == ("places2", None)
 
 
 def test_weights_handed_in_by_hand_have_no_digest() -> None:

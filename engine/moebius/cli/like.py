@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,10 @@ def take_same_model(args: argparse.Namespace, record: Mapping[str, Any]) -> None
         args.synthetic = unet["synthetic"]
     elif unet.get("packaged") == NANO:
         args.model = NANO
-    elif unet.get("repo") == UNET_REPO and model in FOLDERS:
+    elif unet.get("repo") == UNET_REPO and isinstance(model, str) and model in FOLDERS:
         args.model = model
-        if args.revision is None and isinstance(commit := unet.get("commit"), str):
-            args.revision = commit
+        if args.revision is None and re.fullmatch("[0-9a-f]{40}", str(unet.get("commit"))):
+            args.revision = unet["commit"]
         if "path" in vae and args.vae is None:
             raise UsageError(
                 f"{args.like} was made with a VAE of a file, {words(vae['path'])}{digest_of(record, 'vae')}; say where with --vae."
