@@ -83,7 +83,7 @@ def test_a_damaged_copy_is_named_and_made_again(folder: Path, cache: Path) -> No
     assert again.digests == first.digests
     (note,) = again.notes
     assert f"{path}.damaged" in note
-    assert [e.path.name for e in cache_entries("damaged")] == [f"{path.name}.damaged"]
+    assert [e.path.name for e in cache_entries(".damaged")] == [f"{path.name}.damaged"]
     assert store.load(folder).notes == ()
 
 
