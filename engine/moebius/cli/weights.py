@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from moebius.cli.output import say
 from moebius.cli.progress import Transfer
 from moebius.weights.published import NAMES
 
@@ -29,7 +30,11 @@ def add_parsers(commands: Any) -> None:
 def download(args: argparse.Namespace) -> int:
     from moebius.weights import store
 
-    for item in store.download(args.name, revision=args.revision, dry_run=args.dry_run, progress=Transfer()):
+    notes: list[str] = []
+    items = store.download(args.name, revision=args.revision, dry_run=args.dry_run, progress=Transfer(), notes=notes)
+    for note in notes:
+        say(note)
+    for item in items:
         size = "of unknown size" if item.size is None else f"{item.size / 1e6:.1f} MB"
         print(f"{item.state:8} {size:>16}  {item.file}  {item.commit or ''}")
     return 0

@@ -324,12 +324,20 @@ class Item:
     have: int = 0
 
 
-def download(name: str, *, revision: str | None = None, dry_run: bool = False, progress: Progress | None = None) -> list[Item]:
+def download(
+    name: str,
+    *,
+    revision: str | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    notes: list[str] | None = None,
+) -> list[Item]:
     """Fetches and converts a published model and its VAE ahead, or only says what there is and what that would take.
 
-    Unlike `load` it asks the Hub whether a branch has moved. Both items come back "ready" unless it is a dry run.
+    Unlike `load` it asks the Hub whether a branch has moved. Both items come back "ready" unless it is a dry run. `notes` gets what the user
+    should know.
     """
-    loading = Loading(progress=progress)
+    loading = Loading(progress=progress, notes=[] if notes is None else notes)
     wanted: list[tuple[Net, HubFile]] = [("unet", published_unet(name, revision)), ("vae", published_vae())]
     if not dry_run:
         for net, file in wanted:
