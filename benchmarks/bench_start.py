@@ -2,14 +2,16 @@
 
     python benchmarks/bench_start.py [--config tiny|full] [--adapter NAME] [--json FILE]
 
-Writes synthetic weights as a bundle to a temporary folder (the full model: 904 + 335 MB), then starts in a process of its own, once
-to warm the page cache and once to measure. On a software driver the GPU's buffers are host memory too, and are counted apart.
+Writes synthetic weights to a temporary folder, as a published model is laid out and in 16 bits, then starts twice in processes of their
+own: the first converts them (the full model's copies: 904 + 335 MB) and warms the page cache, the second is measured. On a software
+driver the GPU's buffers are host memory too, and are counted apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -103,16 +105,22 @@ def main() -> int:
 
     from moebius.model import unet, vae
     from moebius.model.synthetic import synthetic
-    from moebius.weights.bundle import write_bundle
+    from moebius.weights import infer, store
+    from moebius.weights.formats import safetensors
 
     full = args.config == "full"
     configs = (unet.UNetConfig.full(), vae.VAEConfig.full()) if full else (unet.UNetConfig.tiny(), vae.VAEConfig.tiny())
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bundle.safetensors"
-        nets = synthetic(unet.shapes(configs[0]), 0), synthetic(vae.shapes(configs[1]), 0)
-        write_bundle(path, configs[0], nets[0], configs[1], nets[1])
-        unet_bytes = sum(a.nbytes for a in nets[0].values())
-        del nets
+        os.environ["MOEBIUS_CACHE"] = str(Path(folder) / "cache")
+        path = Path(folder) / "model"
+        unet_bytes = 0
+        for config, shapes, place in zip(configs, (unet.shapes(configs[0]), vae.shapes(configs[1])), (path, path / "vae"), strict=True):
+            place.mkdir()
+            weights = synthetic(shapes, 0)
+            safetensors.write(place / f"{store.STEM}.safetensors", {name: a.astype("float16") for name, a in weights.items()})
+            (place / store.CONFIG_FILE).write_text(json.dumps(infer.to_json(config)))
+            unet_bytes = unet_bytes or sum(a.nbytes for a in weights.values())
+            del weights
         out = measure(path, args.adapter)
     total = sum(v for k, v in out.items() if not k.startswith(("  ", "MiB", "software")))
     for name, value in out.items():

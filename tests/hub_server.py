@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -35,7 +36,8 @@ class HubServer:
     """`files` are {(repository, path): bytes}, all of one commit, named by it and by "main".
 
     token: who does not send it gets 401. gated: everyone gets 403. cuts: how many bytes each of the next transfers brings before the
-    connection is closed. status: answered to everything. no_range: whole files only. lie: bytes other than the checksums say.
+    connection is closed. status: answered to everything. no_range: whole files only. lie: bytes other than the checksums say; lie_small: of
+    small files. surplus: bytes sent beyond a large file's end, in chunks without a length. shift: bytes by which an answer begins too late.
     """
 
     def __init__(self, files: dict[tuple[str, str], bytes]) -> None:
@@ -46,7 +48,8 @@ class HubServer:
         self.cuts: list[int] = []
         self.status: int | None = None
         self.no_range = False
-        self.lie = False
+        self.lie = self.lie_small = False
+        self.surplus = self.shift = self.sent = 0
         self.requests: list[Request] = []
         self.problems: list[str] = []
 
@@ -159,23 +162,39 @@ class Answer(BaseHTTPRequestHandler):
 
     def content(self, data: bytes, headers: dict[str, str]) -> None:
         hub, start, total = self.server_state, 0, len(data)
-        if hub.lie:
+        if hub.lie or (hub.lie_small and total < LARGE):
             data = bytes(total)
         wanted_range = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range") or "")
         if wanted_range and not hub.no_range:
-            start = int(wanted_range[1])
+            start = int(wanted_range[1]) + hub.shift
             self.send_response(206)
             headers = {**headers, "Content-Range": f"bytes {start}-{total - 1}/{total}"}
         else:
             self.send_response(200)
+        body = data[start:]
+        if hub.surplus and total >= LARGE and self.command == "GET":
+            return self.chunks(body, headers)
         self.headers_of({**headers, "Content-Length": str(total - start), "Accept-Ranges": "bytes"})
         if self.command == "HEAD":
             return
-        body = data[start:]
         if hub.cuts and total >= LARGE:
             body = body[: hub.cuts.pop(0)]
             self.close_connection = True
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # the other side may have heard enough
+            self.wfile.write(body)
+
+    def chunks(self, body: bytes, headers: dict[str, str]) -> None:
+        """More than was announced, for as long as the other side listens."""
+        hub = self.server_state
+        self.headers_of({**headers, "Transfer-Encoding": "chunked"})
+        self.close_connection = True
+        piece = bytes(1 << 20)
+        try:
+            for data in (body, *[piece] * (hub.surplus // len(piece))):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+                hub.sent += len(data)
+        except OSError:
+            pass
 
     def error(self, status: int, code: str | None = None, message: str = "") -> None:
         self.send_response(status)

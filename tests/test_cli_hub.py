@@ -28,6 +28,12 @@ def test_download_inpaint_list_and_clear(capsys: pytest.CaptureFixture, here: Pa
     assert "downloading" in err
     assert COMMIT in out
 
+    (copy,) = (here / "cache/weights").glob("unet-*")
+    copy.write_bytes(copy.read_bytes()[:-1])
+    code, _, err = run(capsys, "download", "places2")
+    assert (code, f"{copy}.damaged" in err) == (0, True)
+    (here / f"cache/weights/{copy.name}.damaged").unlink()
+
     code, out, err = run(capsys, "cache")
     assert (code, err) == (0, "")
     assert "2 files" in out

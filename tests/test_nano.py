@@ -33,7 +33,9 @@ def weights() -> checkpoint.Weights:
 
 
 def on(ops, weights: checkpoint.Weights) -> Inpainter:
-    return Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano")
+    return Inpainter(
+        UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano", blend=weights.blend
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_fills_are_joined_at_the_seam_but_for_published_ones(nano: Inpainter) ->
     for crop, blend in kinds.items():
         assert nano(photo, mask, steps=2, crop=crop).metadata["blend"] == blend
     assert nano(photo, mask, steps=2, blend="paste").metadata["blend"] == "paste"
-    assert Inpainter(nano.unet, nano.vae, model="places2").blend == "paste"
+    assert Inpainter(nano.unet, nano.vae, model="nano").blend == "paste"  # no name decides
     assert Inpainter.from_pretrained("nano", device="cpu").blend == "match"
     sixteen = nano(photo.astype(np.uint16) * 257, mask, steps=2, crop="upstream", blend="match")
     assert sixteen.image.size == (128, 128)

@@ -23,7 +23,8 @@ from torch_files import torch_file
 
 from moebius.errors import UsageError, WeightError
 from moebius.weights import hub, store
-from moebius.weights.cache import cache_entries, cache_folder, clear_cache
+from moebius.weights.cache import cache_entries, remove
+from moebius.weights.folders import MAKE_ROOM, cache_folder
 from moebius.weights.formats import safetensors
 from moebius.weights.hub import HubError, OfflineError
 
@@ -228,7 +229,7 @@ def test_a_part_that_is_too_long_or_of_other_bytes(server: HubServer, here: Path
     part.parent.mkdir(parents=True)
     part.write_bytes(UNET_BYTES + b"more")
     assert same(store.load("places2").unet, bfloat16(UNET_WEIGHTS))
-    clear_cache()
+    remove(cache_entries())
     part.write_bytes(b"\0" * 5000)
     message = failure()
     assert "the Hub announced" in message
@@ -241,6 +242,76 @@ def test_two_processes_at_once(server: HubServer, here: Path) -> None:
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment(server, here), stdout=subprocess.PIPE) for _ in range(2)]
     assert {p.communicate()[0].split()[0] for p in both} == {str(len(UNET_WEIGHTS)).encode()}
     assert len([r for r in server.transfers if "/cdn/" in r.path]) == 2
+
+
+def test_a_server_that_cuts_for_ever_is_left(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection brings a byte: tries are counted over the whole file, and pauses grow."""
+    pauses: list[float] = []
+    monkeypatch.setattr("moebius.weights.hub.time.sleep", pauses.append)
+    monkeypatch.setattr(hub, "RETRY_SECONDS", 1)
+    for ignores_range in (False, True):
+        server.cuts, server.no_range = [1] * 1000, ignores_range
+        server.requests.clear()
+        pauses.clear()
+        failure(OfflineError)
+        assert len([r for r in server.transfers if "/cdn/" in r.path]) == hub.RETRIES + 1
+        assert pauses == [1, 2, 4, 8, 16, *[hub.LONGEST_PAUSE] * (hub.RETRIES - 5)]
+
+
+@pytest.mark.parametrize("begun", [0, 7])
+def test_never_a_byte_beyond_what_was_announced(begun: int, server: HubServer, here: Path) -> None:
+    part = hub.part_file(hub.ask(store.published_unet("places2")), here / "cache/parts")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(UNET_BYTES[:begun])
+    server.surplus = 50 << 20
+    message = failure()
+    assert f"more of hustvl/Moebius/{UNET_FILE[1]} at main than the {len(UNET_BYTES)} bytes" in message
+    assert part.stat().st_size == len(UNET_BYTES)
+    assert server.sent < 20 << 20  # the connection was closed
+    server.surplus = 0
+    assert same(store.load("places2").unet, bfloat16(UNET_WEIGHTS))
+
+
+def test_an_answer_from_another_place_of_the_file(server: HubServer, here: Path) -> None:
+    part = hub.part_file(hub.ask(store.published_unet("places2")), here / "cache/parts")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(UNET_BYTES[:1000])
+    server.shift = 1
+    assert "others came" in failure(OfflineError)
+    assert part.read_bytes() == UNET_BYTES[:1000]
+
+
+def test_a_config_that_is_no_config(server: HubServer) -> None:
+    server.files[CONFIG_FILE] = bytes(2 << 20)
+    with pytest.raises(HubError, match="no config has more"):
+        store.load("places2")
+    server.files[CONFIG_FILE] = b"{}"
+    assert store.load("places2").vae_config == CODER
+
+
+def test_a_small_file_s_checksum_counts_too(server: HubServer) -> None:
+    server.lie_small = True
+    with pytest.raises(HubError, match=r"vae/config\.json .*thrown away"):
+        store.load("places2")
+
+
+def test_caches_that_cannot_be_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may read everything, so the system's refusal is played."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/hub")
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", refuse)
+    assert "Hub's cache cannot be read" in failure(WeightError)
+    monkeypatch.undo()
+
+
+def test_a_token_that_cannot_be_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/token")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
+    assert failure().startswith("/somewhere/token cannot be read: Permission denied.")
 
 
 # What fails ----------------------------------------------------------------------------------------------------------
@@ -285,7 +356,17 @@ def test_other_answers(status: int, server: HubServer) -> None:
     assert f"HTTP {status}" in failure()
 
 
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://[::1", "not-a-url", "ftp://127.0.0.1"])
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:99999", "http://127.0.0.1:x", "http://[::1"])
+def test_an_endpoint_that_the_library_cannot_be_imported_with(endpoint: str, here: Path) -> None:
+    """In a process of its own: here the library has been imported long since."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    code = "from moebius.weights import store\ntry: store.load('places2')\nexcept Exception as error: print(type(error).__name__, error)"
+    done = subprocess.run([sys.executable, "-c", code], env={**kept, "HF_ENDPOINT": endpoint}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"HubError HF_ENDPOINT is {endpoint!r}, which is no address")
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://a..b", "not-a-url", "ftp://127.0.0.1"])
 def test_no_server(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     message = failure(OfflineError)
@@ -320,7 +401,7 @@ def test_a_disk_that_fills_up(server: HubServer, here: Path, monkeypatch: pytest
     monkeypatch.setattr(hub, "open", lambda path, mode: Full(path, mode), raising=False)
     message = failure()
     assert message.startswith("The disk is full: there is no room for hustvl/Moebius/ft_places2/")
-    assert message.endswith(hub.MAKE_ROOM)
+    assert message.endswith(MAKE_ROOM)
     monkeypatch.undo()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("MOEBIUS_CACHE", str(here / "cache"))
@@ -331,7 +412,7 @@ def test_a_disk_that_fills_up(server: HubServer, here: Path, monkeypatch: pytest
 
 def test_a_disk_that_is_full_is_seen_before(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000))
-    message = failure()
+    message = failure(WeightError)
     assert "is full: hustvl/Moebius/ft_places2/diffusion_pytorch_model.bin at main takes" in message
     assert not server.transfers
 

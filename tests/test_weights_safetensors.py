@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from moebius.errors import WeightError
 from moebius.weights.formats import safetensors
-from moebius.weights.formats.mapped import RESIDENT, is_finite
+from moebius.weights.formats.tensors import RESIDENT, is_finite
 
 ARRAYS = {
     "f64": np.linspace(0, 1, 7),
@@ -115,7 +115,7 @@ def test_a_pass_over_a_file_does_not_hold_all_of_it(tmp_path: Path) -> None:
     piece = 8 << 20
     arrays = {str(i): np.full(piece // 4, i, np.float32) for i in range(4 * RESIDENT // piece)}
     safetensors.write(tmp_path / "a.safetensors", arrays)
-    ours, before, most = safetensors.read(tmp_path / "a.safetensors"), mapped(), 0
+    ours, before, most = safetensors.read(tmp_path / "a.safetensors", mapped=True), mapped(), 0
     first = ours["0"]
     for name in arrays:
         assert float(ours[name].sum(dtype=np.float64)) == int(name) * piece / 4

@@ -23,11 +23,13 @@ from moebius.model import unet, vae
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
-from moebius.weights import hub, infer, store
+from moebius.weights import infer, store
 from moebius.weights.bundle import read_bundle, write_bundle
-from moebius.weights.cache import cache_entries, cache_folder, clear_cache, read_copy
+from moebius.weights.cache import cache_entries, remove
+from moebius.weights.copies import read_copy
+from moebius.weights.folders import MARK, cache_folder
 from moebius.weights.formats import safetensors, torch_save
-from moebius.weights.formats.mapped import MappedTensors
+from moebius.weights.formats.tensors import FileTensors
 
 UNET = UNetConfig(8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16, encoder_hid_dim=24)
 CODER = VAEConfig((32, 64), 1)
@@ -68,11 +70,10 @@ def same(a: Any, b: Arrays) -> bool:
 def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on sources may not be read, only their copies."""
 
-    def read(path: Path) -> MappedTensors:
+    def read(path: Path) -> FileTensors:
         raise AssertionError(f"{path} was read again")
 
     monkeypatch.setattr(torch_save, "read", read)
-    monkeypatch.setattr(hub, "sha256", read)
 
 
 # What a checkpoint is ------------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def test_file_and_its_vae(folder: Path, tmp_path: Path) -> None:
     moved = Path(shutil.move(folder / UNET_FILE, tmp_path / "my model.bin"))
     for vae_path in (folder / "vae", folder / VAE_FILE, folder):
         loaded = store.load(str(moved), vae=vae_path)
-        assert loaded.name == "my model"
+        assert loaded.name == "my model.bin"
         assert loaded.vae_config.scaling_factor == 0.25
     beside = Path(shutil.move(folder / "vae", tmp_path / "vae"))
     assert store.load(moved).vae_config.scaling_factor == 0.25
@@ -288,7 +289,7 @@ def test_values_that_are_not_finite(bad: float, kind: str, use_cache: bool, fold
         with_unet(folder, weights, kind)
     with pytest.raises(WeightError, match=rf"diffusion_pytorch_model\.\w+: {name} holds a NaN or an infinity"):
         store.load(folder, cache=use_cache)
-    assert not list(cache.rglob("unet*"))
+    assert not list(cache.glob("*/unet*"))
 
 
 def test_float64_beyond_float32(folder: Path) -> None:
@@ -335,7 +336,7 @@ def test_second_start_maps_the_copy(folder: Path, cache: Path, monkeypatch: pyte
     assert any(done == total == 4 * sum(a.size for a in UNET_WEIGHTS.values()) for _, done, total in events)
     no_reading(monkeypatch)
     second = store.load(folder, progress=lambda *_: pytest.fail("there was something to do"))
-    assert isinstance(second.unet, MappedTensors)
+    assert isinstance(second.unet, FileTensors)
     assert second.unet.path.parent == cache / "weights"
     assert not any(a.flags.owndata for a in second.unet.values())
     assert same(second.unet, dict(first.unet))
@@ -355,18 +356,17 @@ def test_float32_safetensors_are_used_where_they_lie(folder: Path, cache: Path) 
     path = folder / "diffusion_pytorch_model.safetensors"
     safetensors.write(path, {**UNET_WEIGHTS, "global_step": np.array(5)})
     loaded = store.load(folder)
-    assert isinstance(loaded.unet, MappedTensors)
-    assert loaded.unet.path == path
+    assert loaded.sources["unet"] == {"path": str(path)}
     assert loaded.ignored == ("global_step",)
     assert same(loaded.unet, UNET_WEIGHTS)
-    assert not list(cache.rglob("unet-*"))
+    assert not list(cache.glob("weights/unet-*"))
 
 
 def test_other_safetensors_are_converted(folder: Path, cache: Path) -> None:
     half = {k: a.astype(np.float16) for k, a in UNET_WEIGHTS.items()}
     safetensors.write(folder / "diffusion_pytorch_model.safetensors", half)
     assert same(store.load(folder).unet, {k: a.astype(np.float32) for k, a in half.items()})
-    assert len(list(cache.rglob("unet-*"))) == 1
+    assert len(list(cache.glob("weights/unet-*"))) == 1
 
 
 def test_a_changed_source_is_converted_again(folder: Path) -> None:
@@ -387,7 +387,7 @@ def test_the_same_content_elsewhere_is_not_converted_again(
     shutil.copytree(folder, tmp_path / "copy")
     monkeypatch.setattr(safetensors, "write", lambda *_: pytest.fail("was written again"))
     assert same(store.load(tmp_path / "copy").unet, bfloat16(UNET_WEIGHTS))
-    assert len(list(cache.rglob("unet-*"))) == 1
+    assert len(list(cache.glob("weights/unet-*"))) == 1
 
 
 def test_a_changed_config_makes_another_copy(folder: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_full_disk(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WeightError, match=r"disk of .*weights is full: .*moebius cache.* or set MOEBIUS_CACHE.*same command"):
         store.load(folder)
-    assert not [p for p in cache.rglob("*") if p.is_file()]
+    assert [p.name for p in cache.rglob("*") if p.is_file()] == [MARK]
     monkeypatch.undo()
     monkeypatch.setenv("MOEBIUS_CACHE", str(cache))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000))
@@ -465,21 +465,23 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_listing_and_clearing(folder: Path, cache: Path) -> None:
     assert cache_entries() == []
-    assert clear_cache() == []
+    remove([])
     store.load(folder)
     (cache / "parts").mkdir()
-    (cache / "parts/abc.part").write_bytes(bytes(10))
-    (cache / "weights/.unet-x.safetensors.1234.part").write_bytes(bytes(5))  # left by a process that was killed
+    (cache / f"parts/download-{'0' * 64}.part").write_bytes(bytes(10))
+    (cache / f"weights/.unet-{'0' * 64}.safetensors.1234.part").write_bytes(bytes(5))  # left by a process that was killed
     listed = cache_entries()
     assert [e.size for e in listed] == sorted((e.size for e in listed), reverse=True)
     assert {source for e in listed for source in e.sources} == {str(folder / UNET_FILE), str(folder / VAE_FILE)}
     assert len(listed) == 4
-    removed = clear_cache("vae/")
-    assert [e.path.name[:4] for e in removed] == ["vae-"]
+    matching = cache_entries("vae/")
+    assert [e.path.name[:4] for e in matching] == ["vae-"]
+    remove(matching)
     assert len(list(cache.glob("refs/*"))) == 1
     mapped = store.load(folder).unet
-    assert len(clear_cache()) == 4
-    assert not [p for p in cache.rglob("*") if p.is_file()]
+    assert len(cache_entries()) == 4
+    remove(cache_entries())
+    assert [p.name for p in cache.rglob("*") if p.is_file()] == [MARK]
     assert same(mapped, bfloat16(UNET_WEIGHTS))  # what is in use stays usable
 
 
@@ -494,12 +496,15 @@ def test_start_is_quick(tmp_path: Path) -> None:
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
         at += size
     header["__metadata__"] = {"config": json.dumps(infer.to_json(config)), "ignored": "[]"}
+    header["sha256"] = {"dtype": "U8", "shape": [32], "data_offsets": [at, at + 32]}
+    at += 32
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + at)  # a hole in the file: nothing is stored
     start = time.process_time()
-    copy = read_copy("unet", path)
+    copy, _ = read_copy("unet", path)
     UNet(config, copy.tensors, CPU())
     assert time.process_time() - start < 1
     assert copy.config == config
@@ -513,7 +518,7 @@ def test_bundle(half: bool, tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "nano.safetensors"
     write_bundle(path, UNET, UNET_WEIGHTS, CODER, VAE_WEIGHTS, half=half, metadata={"license": "Apache-2.0"})
     for loaded in (read_bundle(path), store.load(path)):
-        assert (loaded.unet_config, loaded.vae_config, loaded.name, loaded.commit) == (UNET, CODER, "nano", None)
+        assert (loaded.unet_config, loaded.vae_config, loaded.name, loaded.commit) == (UNET, CODER, "nano.safetensors", None)
         for got, want in ((loaded.unet, UNET_WEIGHTS), (loaded.vae, VAE_WEIGHTS)):
             rounded = {k: a.astype(np.float16).astype(np.float32) if half and a.ndim > 1 else a for k, a in want.items()}
             assert same(dict(got), rounded)
@@ -543,7 +548,7 @@ def test_bundles_that_are_wrong(tmp_path: Path) -> None:
     refused("not a JSON object", metadata={"moebius": "[]"})
     refused("has no vae", vae=None)
     refused("has no unet", unet=[1])
-    refused("which cannot be", unet={"heads": 0})
+    refused("from 1 to 128", unet={"heads": 0})
     refused("wrong shape", unet={**configs["unet"], "encoder_hid_dim": 25})
     refused("neither unet", {"other": np.ones(1)})
     refused("1 missing", drop="vae.quant_conv.bias")

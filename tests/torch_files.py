@@ -16,8 +16,8 @@ import pytest
 
 from moebius.errors import WeightError
 from moebius.weights.formats import torch_save
-from moebius.weights.formats.mapped import MappedTensors
 from moebius.weights.formats.pickle import STORAGES
+from moebius.weights.formats.tensors import FileTensors
 
 MEMORY = 200 << 20  # bytes that a refusal may take
 
@@ -92,7 +92,7 @@ def patched(data: bytes, at: int, new: bytes) -> bytes:
     return data[:at] + new + data[at + len(new) :]
 
 
-def read_bytes(data: bytes, folder: Path) -> MappedTensors:
+def read_bytes(data: bytes, folder: Path) -> FileTensors:
     path = folder / "model.bin"
     path.write_bytes(data)
     return torch_save.read(path)

@@ -16,7 +16,9 @@ GOLDEN = Path(__file__).resolve().parents[1] / "tests/goldens/nano_sample.png"
 
 def main() -> None:
     weights, ops = bundle.read_bundle(packaged_nano()), Reference()
-    nano = Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano")
+    nano = Inpainter(
+        UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano", blend=weights.blend
+    )
     nano(sample.photo(), sample.mask()).image.save(GOLDEN)
 
 

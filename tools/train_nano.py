@@ -441,12 +441,15 @@ def train_unet(out: Path, triples: tuple[Tensor, ...], scale: float, rounds: lis
 # --- the file ---------------------------------------------------------------------------------------------------------------------
 
 
+BLEND = "match"  # a model of this size does not hit the colours around a hole: its fills want joining
+
+
 def export(path: Path, unet: TorchUNet, vae: TorchVAE, scale: float) -> None:
     def arrays(model: nn.Module) -> dict[str, np.ndarray]:
         return {k: v.contiguous().numpy() for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
 
     config = replace(VAE_CONFIG, scaling_factor=scale)
-    write_bundle(path, UNET_CONFIG, arrays(unet), config, arrays(vae), half=True)
+    write_bundle(path, UNET_CONFIG, arrays(unet), config, arrays(vae), half=True, blend=BLEND)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from moebius import sample
 from moebius.cli import options
+from moebius.cli.like import take_same_model
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Bar
 from moebius.errors import MoebiusError, UsageError
-from moebius.weights.published import FOLDERS, NANO
 
 if TYPE_CHECKING:
     from moebius.inpaint.inpainter import Inpainter
@@ -113,18 +113,6 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     settings |= {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     Settings(**settings)
     return settings
-
-
-def take_same_model(args: argparse.Namespace, record: dict[str, Any]) -> None:
-    """--like takes the model along, where it has a name that can be loaded again and the options name none."""
-    model = str(record.get("model", ""))
-    if args.model is None and args.synthetic is None:
-        if model in ("synthetic tiny", "synthetic full"):
-            args.synthetic = model.split()[1]
-        elif model in (*FOLDERS, NANO):
-            args.model, args.revision = model, args.revision or record.get("revision")
-        else:
-            raise UsageError(f"{args.like} was made with {model or 'an unnamed model'}; say where that is with --model.")
 
 
 def check_output(path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from moebius.cli.like import compare_model
 from moebius.cli.progress import Transfer
 from moebius.weights.published import NANO
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def load_model(
     args: argparse.Namespace, say: Callable[..., None], progress: Callable[[str, int, int | None], None] | None = None
 ) -> Inpainter:
-    """By the options of `options.add_model` and `add_device`; says which device it is on."""
+    """By the options of `options.add_model` and `add_device`; says which device it is on, and compares with the model of --like."""
     if args.synthetic:
         model = synthetic_model(args)
         say("Weights: synthetic. They were made from a seed, not trained: every op runs, but the hole is filled with noise.")
@@ -34,6 +35,8 @@ def load_model(
             progress=progress or (None if args.quiet else Transfer()),
         )
     say(f"Device: {model.device}")
+    if getattr(args, "like_record", None) is not None:
+        compare_model(args, model, say)
     return model
 
 
@@ -53,4 +56,5 @@ def synthetic_model(args: argparse.Namespace) -> Inpainter:
     vae_config = VAEConfig.tiny() if small else VAEConfig.full()
     unet = UNet(unet_config, synthetic(unet_shapes(unet_config), 0), ops)
     vae = VAE(vae_config, synthetic(vae_shapes(vae_config), 0), ops)
-    return Inpainter(unet, vae, model=f"synthetic {args.synthetic}")
+    source = {"synthetic": args.synthetic, "seed": "0"}
+    return Inpainter(unet, vae, model=f"synthetic {args.synthetic}", sources={"unet": source, "vae": source})

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+from moebius.cli.output import say
 from moebius.cli.progress import Transfer
 from moebius.weights.published import NAMES
+
+if TYPE_CHECKING:
+    from moebius.weights.cache import CacheEntry
 
 
 def add_parsers(commands: Any) -> None:
@@ -17,25 +22,43 @@ def add_parsers(commands: Any) -> None:
     p.set_defaults(command=download)
 
     p = commands.add_parser("cache", help="list the converted weights, or remove them")
-    p.add_argument("--clear", metavar="TEXT", nargs="?", const="", help="remove what has TEXT in its source (without TEXT: all)")
+    p.add_argument("--clear", metavar="TEXT", nargs="?", const="", help="list and remove what has TEXT in its source (without TEXT: all)")
+    p.add_argument("--check", action="store_true", help="read every copy through; what is damaged is set aside")
     p.set_defaults(command=cache)
 
 
 def download(args: argparse.Namespace) -> int:
     from moebius.weights import store
 
-    for item in store.download(args.name, revision=args.revision, dry_run=args.dry_run, progress=Transfer()):
+    notes: list[str] = []
+    items = store.download(args.name, revision=args.revision, dry_run=args.dry_run, progress=Transfer(), notes=notes)
+    for note in notes:
+        say(note)
+    for item in items:
         size = "of unknown size" if item.size is None else f"{item.size / 1e6:.1f} MB"
         print(f"{item.state:8} {size:>16}  {item.file}  {item.commit or ''}")
     return 0
 
 
 def cache(args: argparse.Namespace) -> int:
-    from moebius.weights.cache import cache_entries, cache_folder, clear_cache
+    from moebius.weights.cache import cache_entries, check_all, remove
+    from moebius.weights.folders import cache_folder
 
-    entries = cache_entries() if args.clear is None else clear_cache(args.clear)
+    if args.check:
+        return check(check_all())
+    entries = cache_entries(args.clear or "")
     for entry in entries:
-        print(f"{entry.size / 1e6:9.1f} MB  {entry.path.name}  {', '.join(entry.sources)}")
+        print(f"{entry.size / 1e6:9.1f} MB  {entry.path.name}  {', '.join(entry.sources)}", flush=True)
+    if args.clear is not None:
+        remove(entries)
     total = f"{len(entries)} files, {sum(e.size for e in entries) / 1e6:.1f} MB"
     print(f"{'Removed ' if args.clear is not None else ''}{total} in {cache_folder()}")
     return 0
+
+
+def check(found: Iterable[tuple[CacheEntry, str]]) -> int:
+    damaged = 0
+    for entry, note in found:
+        print(f"{'damaged' if note else 'sound':8} {entry.path.name}  {note}".rstrip(), flush=True)
+        damaged += bool(note)
+    return 1 if damaged else 0

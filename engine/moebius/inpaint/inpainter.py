@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from moebius.inpaint.run import Run
 from moebius.inpaint.settings import Settings
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
+from moebius.pictures.blend import Blend
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import Photo, PhotoSource
 from moebius.weights.published import NANO
@@ -44,17 +45,17 @@ class Inpainter(LoadedModel):
         """The packaged nano, a published model by name (`weights.published.FOLDERS`), a folder, or a .bin or .safetensors file."""
         from moebius.weights import nano, store  # imports what only loading needs
 
-        notes: tuple[str, ...] = ()
-        if model == NANO:
-            model, notes = nano.packaged_nano(), (nano.NOTE,)
         ops = open_device(device, require_gpu=require_gpu, precision=precision, threads=threads)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
         inpainter = cls(
             UNet(weights.unet_config, weights.unet, ops),
             VAE(weights.vae_config, weights.vae, ops),
             model=weights.name,
-            revision=weights.commit,
+            blend=cast(Blend, weights.blend or "paste"),
+            sources=weights.sources,
+            digests=weights.digests,
         )
+        notes = (*((nano.NOTE,) if model == NANO else ()), *weights.notes)
         if weights.ignored:
             some = ", ".join(weights.ignored[:3]) + (", …" if len(weights.ignored) > 3 else "")
             notes += (f"{len(weights.ignored)} entries of the checkpoint are no part of the model and were left out: {some}",)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self, get_args
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
 from moebius.pictures.blend import Blend
-from moebius.weights.published import NANO
+from moebius.weights import infer
 
 LOG_VARIANCE = (-30.0, 20.0)
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
@@ -25,19 +26,48 @@ Moments = tuple[np.ndarray, np.ndarray]  # mean and log variance, (1, 4, h, w) e
 class LoadedModel:
     """A UNet, a VAE and a schedule that go together, for any number of threads. `_denoisers` is all that one run leaves to the next."""
 
-    def __init__(self, unet: UNet, vae: VAE, scheduler: DDIM | None = None, *, model: str = "custom", revision: str | None = None) -> None:
+    def __init__(
+        self,
+        unet: UNet,
+        vae: VAE,
+        scheduler: DDIM | None = None,
+        *,
+        model: str = "custom",
+        blend: Blend = "paste",
+        sources: Mapping[str, Mapping[str, str]] | None = None,
+        digests: Mapping[str, str] | None = None,
+    ) -> None:
+        """`model` is a name for people, `blend` what counts where the settings name none. `sources` and `digests` say which model it is, as
+        in `weights.checkpoint.Weights`; weights handed in by hand have neither."""
+        if blend not in get_args(Blend):
+            raise UsageError(f"The model wants blend={ascii(blend)[:80]}; this version knows {', '.join(get_args(Blend))}.")
         latent, channels = vae.config.latent_channels, unet.config.in_channels
         if unet.config.out_channels != latent or channels != 2 * latent + 1:
             raise UsageError(
                 f"A UNet of {channels} channels in and {unet.config.out_channels} out does not go with a VAE of {latent} latent ones."
             )
         self.unet, self.vae, self.scheduler = unet, vae, scheduler or DDIM()
-        self.model, self.revision = model, revision
-        self.blend: Blend = "match" if model == NANO else "paste"  # where the settings name none: a small model's colours are off
+        self.model, self.blend = model, blend
+        self.sources, self.digests = sources or {}, digests or {}
         self.closed = False
         self.notes: tuple[str, ...] = ()  # what the user should know about the weights
         self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}
         self._lock = threading.RLock()  # of `_denoisers`; a run that is collected while its thread has it may come here again
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that the UNet is of, where it came from the Hub."""
+        return self.sources.get("unet", {}).get("commit")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which model this is, for the record of a picture: its name, and of each network where it came from, its config and its digest."""
+        return {
+            "model": self.model,
+            "source": {net: dict(source) for net, source in self.sources.items()},
+            "config": {"unet": infer.to_json(self.unet.config), "vae": infer.to_json(self.vae.config)},
+            "weights": dict(self.digests),
+        }
 
     @property
     def size(self) -> int:

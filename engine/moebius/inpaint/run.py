@@ -218,8 +218,7 @@ class Run:
         model, seconds = self.model, self._clock.seconds
         record = {
             "version": moebius.__version__,
-            "model": model.model,
-            "revision": model.revision,
+            **model.identity,
             "device": model.device,
             **asdict(self.settings),
             **({"noise": sorted(self.noise)} if self.noise else {}),  # what the seed did not decide

@@ -27,7 +27,7 @@ class Settings:
     rng: Rng = "numpy"
     num_images: int = 1  # seeds seed, seed + 1, …
     crop: Crop = "auto"
-    blend: Blend | None = None  # None: match for nano, paste (as published) for all others and with crop="upstream"
+    blend: Blend | None = None  # None: as the model's file says (nano: match), else paste, as published; with crop="upstream" paste
     grow: float = 0
     feather: float | None = None  # None: the published blur of 3, in the model's pixels; with match none
     invert: bool = False

@@ -15,15 +15,15 @@ from moebius.model import vae as vae_module
 from moebius.model.params import check
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
-from moebius.weights import infer
+from moebius.weights import identity, infer
 from moebius.weights.checkpoint import NET_NAMES, Weights, in_memory, stand_ins
 from moebius.weights.formats import safetensors
-from moebius.weights.formats.mapped import MappedTensors, is_finite
+from moebius.weights.formats.tensors import FileTensors, is_finite
 
-BUNDLE_KEY = "moebius"  # of the metadata: {"unet": {config}, "vae": {config}}
+BUNDLE_KEY = "moebius"  # of the metadata: {"unet": {config}, "vae": {config}, and "blend" where the model wants its fills joined so}
 
 
-def is_bundle(tensors: MappedTensors) -> bool:
+def is_bundle(tensors: FileTensors) -> bool:
     return BUNDLE_KEY in tensors.metadata
 
 
@@ -35,6 +35,7 @@ def write_bundle(
     vae: Mapping[str, np.ndarray],
     *,
     half: bool = False,
+    blend: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Both networks in one .safetensors, tensors named unet.… and vae.…, with their configs. `half` stores matrices as float16; vectors
@@ -53,22 +54,24 @@ def write_bundle(
             if not is_finite(array):
                 raise WeightError(f"{net}.{name} holds a value that {array.dtype} cannot. Write the bundle with half=False.")
             arrays[f"{net}.{name}"] = array
+    if blend is not None:
+        configs["blend"] = blend
     safetensors.write(path, arrays, {**(metadata or {}), BUNDLE_KEY: json.dumps(configs)})
 
 
-def read_bundle(path: str | Path) -> Weights:
-    """What `write_bundle` wrote. Meant for small models: 16-bit tensors are decoded into memory, at each start."""
+def read_bundle(path: str | Path, name: str | None = None, source: Mapping[str, str] | None = None) -> Weights:
+    """What `write_bundle` wrote. Meant for small models: it is decoded into memory at each start."""
     path = Path(path)
     tensors = safetensors.read(path)
     if not is_bundle(tensors):
         raise WeightError(f"{path} is no bundle: its metadata has no {BUNDLE_KEY!r}. Give a file that holds a UNet and a VAE of Moebius.")
     configs = infer.parse(tensors.metadata[BUNDLE_KEY], f"The config in {path}")
-    nets: dict[str, MappedTensors] = {}
+    nets: dict[str, FileTensors] = {}
     for net in NET_NAMES:
         if not isinstance(configs.get(net), dict):
             raise WeightError(f"The config in {path} has no {net}. Get the file again from where it came.")
         info = {name.removeprefix(f"{net}."): t for name, t in tensors.info.items() if name.startswith(f"{net}.")}
-        nets[net] = MappedTensors(tensors.file, info)
+        nets[net] = FileTensors(tensors.file, info)
     if len(nets["unet"]) + len(nets["vae"]) != len(tensors):
         raise WeightError(f"{path} has tensors that are neither unet.… nor vae.…. Get the file again from where it came.")
     try:
@@ -77,4 +80,10 @@ def read_bundle(path: str | Path) -> Weights:
         check(stand_ins(nets["vae"].info), vae_module.shapes(vae_config), NET_NAMES["vae"])
     except WeightError as error:
         raise WeightError(f"{path}: {error}") from error
-    return Weights(path.stem, unet_config, in_memory(nets["unet"]), vae_config, in_memory(nets["vae"]))
+    blend = configs.get("blend")
+    if blend is not None and not isinstance(blend, str):
+        raise WeightError(f"The config in {path} has a blend that is no text. Get the file again from where it came.")
+    unet, vae = in_memory(nets["unet"]), in_memory(nets["vae"])
+    digests = identity.Digests({"unet": (unet_config, unet), "vae": (vae_config, vae)})
+    source = source or {"path": str(path)}
+    return Weights(name or path.name, unet_config, unet, vae_config, vae, {"unet": source, "vae": source}, digests, blend)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,11 @@ from moebius.errors import UsageError, WeightError
 from moebius.model import unet as unet_module
 from moebius.model import vae as vae_module
 from moebius.model.params import check
-from moebius.model.unet import UNetConfig
+from moebius.model.unet import PREFIX, UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import infer
 from moebius.weights.formats import safetensors, torch_save
-from moebius.weights.formats.mapped import NUMPY, MappedTensors, Tensor, is_finite
+from moebius.weights.formats.tensors import NUMPY, FileTensors, Tensor, is_finite
 
 Net = Literal["unet", "vae"]
 NET_NAMES = {"unet": "UNet", "vae": "VAE"}
@@ -31,30 +31,49 @@ EXTRAS = re.compile(
 )
 
 
+# A name that every checkpoint of a network has: what stands in front of it, a wrapper has put there.
+LANDMARKS = {"unet": f"{PREFIX}.conv_in.conv_dw.weight", "vae": "encoder.conv_in.weight"}
+
+
 @dataclass(frozen=True)
 class Network:
-    """One network's weights: float32, finite, of exactly the config's names and shapes. `ignored` names what else the file held."""
+    """One network's weights: float32, finite, of exactly the config's names and shapes. `digest` is `identity.digest`, `source` where
+    they came from ({"repo", "file", "revision", "commit"}, {"path"}), and `ignored` names what else the file held."""
 
     config: UNetConfig | VAEConfig
     tensors: Mapping[str, np.ndarray]
+    digest: str
+    source: Mapping[str, str]
     ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Weights:
-    """All that a pipeline needs. `name` is that of the model or of its file, `commit` the Hub's, where it came from there."""
+    """All that a pipeline needs, and which model it is.
+
+    name: that of a published model, or of the file or folder. sources, digests: of "unet" and "vae", as in `Network`. blend: how the
+    model wants its fills put back, where its file says so. notes: what the user should know of how it was loaded.
+    """
 
     name: str
     unet_config: UNetConfig
     unet: Mapping[str, np.ndarray]
     vae_config: VAEConfig
     vae: Mapping[str, np.ndarray]
-    commit: str | None = None
+    sources: Mapping[str, Mapping[str, str]]
+    digests: Mapping[str, str]
+    blend: str | None = None
     ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def commit(self) -> str | None:
+        """The Hub's, of the UNet, where it came from there."""
+        return self.sources["unet"].get("commit")
 
 
-def open_tensors(path: Path, name: str | None = None) -> MappedTensors:
-    """Maps a file by its ending, which `name` has where the path does not."""
+def open_tensors(path: Path, name: str | None = None) -> FileTensors:
+    """Opens a file by its ending, which `name` has where the path does not."""
     ending = Path(name or path).suffix.lower()
     if ending == ".safetensors":
         return safetensors.read(path)
@@ -63,7 +82,7 @@ def open_tensors(path: Path, name: str | None = None) -> MappedTensors:
     raise UsageError(f"{path} ends in {ending or 'nothing'!r}; weights are read from .safetensors, {', '.join(TORCH_ENDINGS)}.")
 
 
-def recognise(net: Net, tensors: MappedTensors, declared: Mapping[str, Any] | None = None) -> tuple[UNetConfig | VAEConfig, MappedTensors]:
+def recognise(net: Net, tensors: FileTensors, declared: Mapping[str, Any] | None = None) -> tuple[UNetConfig | VAEConfig, FileTensors]:
     """The config, and the same file seen through it: its parameters alone, under their modern names. The data is not touched.
 
     `declared` are the fields of a config beside the file.
@@ -71,6 +90,7 @@ def recognise(net: Net, tensors: MappedTensors, declared: Mapping[str, Any] | No
     ignored = [name for name, t in tensors.info.items() if EXTRAS.fullmatch(name) or not t.size]
     unused = {*ignored, *(name for name in tensors.info if name.endswith("num_batches_tracked"))}
     info = {name: t for name, t in tensors.info.items() if name not in unused}
+    refuse_wrapped(net, info)
     config: UNetConfig | VAEConfig
     if net == "unet":
         config = infer.unet_config({name: t.shape for name, t in info.items()}, declared)
@@ -80,7 +100,22 @@ def recognise(net: Net, tensors: MappedTensors, declared: Mapping[str, Any] | No
         config = infer.vae_config({name: t.shape for name, t in info.items()}, declared)
         shapes = vae_module.shapes(config)
     check(stand_ins(info), shapes, NET_NAMES[net])
-    return config, MappedTensors(tensors.file, info, tensors.metadata, (*tensors.ignored, *ignored), tensors.verify)
+    return config, FileTensors(tensors.file, info, tensors.metadata, (*tensors.ignored, *ignored), tensors.verify)
+
+
+def refuse_wrapped(net: Net, names: Collection[str]) -> None:
+    """Says what to do with a checkpoint of a model that was saved with its wrapper."""
+    landmark = LANDMARKS[net]
+    name = next((n for n in names if n.endswith(f".{landmark}")), None)
+    if landmark in names or name is None:
+        return
+    prefix = ascii(name.removesuffix(landmark)[-80:])
+    raise WeightError(
+        f"The names of its tensors begin with {prefix}: the model was saved with a wrapper around it (DataParallel, torch.compile). "
+        "Save the one inside, torch.save(model.module.state_dict(), 'out.bin'), or take that off the names: "
+        f"torch.save({{k.removeprefix({prefix}): v for k, v in torch.load('in.bin', map_location='cpu', weights_only=True).items()}}, "
+        "'out.bin')."
+    )
 
 
 def stand_ins(info: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -104,15 +139,15 @@ def modern_info(info: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def is_ready(tensors: MappedTensors) -> bool:
-    """Whether views of this file are what a backend wants, aligned float32 in order: there is nothing to convert."""
+def is_ready(tensors: FileTensors) -> bool:
+    """Whether this file holds what a backend wants, aligned float32 in order: there is nothing to convert."""
     return all(t.dtype == "F32" and t.strides is None and t.offset % 4 == 0 for t in tensors.info.values())
 
 
 class Float32(Mapping[str, np.ndarray]):
     """Tensors as float32 arrays, each converted and checked for NaN and infinity when it is asked for."""
 
-    def __init__(self, tensors: MappedTensors) -> None:
+    def __init__(self, tensors: FileTensors) -> None:
         self.tensors = tensors
         self.shapes = {name: t.shape for name, t in tensors.info.items()}
 
@@ -133,11 +168,6 @@ class Float32(Mapping[str, np.ndarray]):
         return len(self.shapes)
 
 
-def in_memory(tensors: MappedTensors) -> Mapping[str, np.ndarray]:
-    """Views where the file holds aligned float32 in order, else copies. Every value is checked."""
-    arrays = Float32(tensors)
-    if not is_ready(tensors):
-        return dict(arrays)
-    for name in arrays:
-        arrays[name]
-    return tensors
+def in_memory(tensors: FileTensors) -> dict[str, np.ndarray]:
+    """Every tensor as float32, checked: copies of the file's bytes, which do not change when the file does."""
+    return dict(Float32(tensors))

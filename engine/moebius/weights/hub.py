@@ -1,7 +1,9 @@
 """Files of the Hub: asked about, looked up in the Hub's own cache, or downloaded, going on where a cut download stopped.
 
 `huggingface_hub` knows the Hub's address, tokens, proxies and errors; it is imported when the Hub is first needed. The transfer itself
-is done here, because the library (2.4) throws away what came of a file when its process ends, and does not compare checksums.
+is done here, because the library's (2.4, with hf-xet 1.8 or without) lacks four things. What came of a file is thrown away when its
+process ends (since 1.18, every try has a file of its own). No checksum is compared. Tries are counted from the last byte that came, so
+that a server that sends one and cuts is asked for ever, and what comes is written however much it is. A full disk is only warned of.
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ import importlib
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from moebius.errors import WeightError
+from moebius.weights.folders import DISK_FULL, MAKE_ROOM, make
+from moebius.weights.loading import Progress
 
-Progress = Callable[[str, int, int], None]  # (what is being done, bytes done, bytes in all)
-RETRIES = 5  # connections in a row that brought nothing
-RETRY_SECONDS = 1.0
+RETRIES = 9  # connections more than one, over the whole file: whatever a server does, it is asked ten times
+RETRY_SECONDS = 1.0  # the first pause; every further one is twice as long
+LONGEST_PAUSE = 30.0
 TIMEOUT_SECONDS = 10.0
 
 
@@ -54,6 +58,15 @@ class Remote:
     size: int
 
 
+def check_endpoint() -> None:
+    """To be called before `huggingface_hub` is imported, which an HF_ENDPOINT with a port beyond 65535 breaks."""
+    address = os.environ.get("HF_ENDPOINT", "")
+    try:
+        urlsplit(address).port  # noqa: B018 (it is read for what it raises)
+    except ValueError as error:
+        raise HubError(f"HF_ENDPOINT is {ascii(address)[:200]}, which is no address ({error}). Correct it, or unset it.") from error
+
+
 def is_offline() -> bool:
     """Whether the user forbids to ask the Hub."""
     from huggingface_hub import constants
@@ -75,6 +88,7 @@ def url(wanted: HubFile, revision: str) -> str:
 
 def ask(wanted: HubFile) -> Remote:
     """Size, commit and checksum, without the file."""
+    check_endpoint()
     from huggingface_hub import get_hf_file_metadata
 
     try:
@@ -85,16 +99,22 @@ def ask(wanted: HubFile) -> Remote:
         if sentence := explained(error, wanted):
             raise sentence from error
         raise
-    if answer.commit_hash is None or answer.etag is None or answer.size is None:
+    if not answer.commit_hash or not answer.etag or answer.size is None or answer.size < 0:
         raise HubError(f"{endpoint()} does not answer as the Hub does. Check HF_ENDPOINT, or a proxy that answers in its place.")
     return Remote(answer.commit_hash, answer.etag, answer.size)
 
 
 def in_hub_cache(wanted: HubFile) -> Path | None:
     """Where the Hub's own cache has the file: another program, or `hf download`, may have put it there."""
+    check_endpoint()
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+    try:
+        path = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+    except OSError as error:
+        raise WeightError(
+            f"The Hub's cache cannot be read: {error}. Set HF_HOME to a folder that can, or mend the rights to this one."
+        ) from error
     return Path(path) if isinstance(path, str) else None  # else a token for "not there", or None for "not known"
 
 
@@ -106,21 +126,21 @@ def commit_of(path: Path) -> str | None:
 
 def part_file(remote: Remote, folder: Path) -> Path:
     """Where a download lies until it is used. Its name is that of the content, so that it is found again."""
-    return folder / f"{re.sub(r'[^0-9A-Za-z]', '_', remote.etag)[:80]}.part"
+    return folder / f"download-{hashlib.sha256(remote.etag.encode()).hexdigest()}.part"
 
 
 def download(wanted: HubFile, remote: Remote, folder: Path, progress: Progress | None = None) -> Path:
     """Downloads into `folder`, going on from what an earlier call left there, and checks what came. The caller removes the file, and sees
-    to it that no other process does the same."""
+    to it that no other process does the same, and that there is room."""
     part = part_file(remote, folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make(folder)
         with open(part, "ab") as file:
             transfer(wanted, remote, file, progress)
-        if is_sha256(remote.etag) and (digest := sha256(part)) != remote.etag:
+        if (digest := checksum(part, remote.etag)) and digest != remote.etag:
             part.unlink()
             raise HubError(
-                f"{wanted} came with the SHA-256 {digest[:12]}… and the Hub announced {remote.etag[:12]}…, so it was thrown away. "
+                f"{wanted} came with the checksum {digest[:12]}… and the Hub announced {remote.etag[:12]}…, so it was thrown away. "
                 "Run the same command again; if this happens again, look for a proxy that changes files."
             )
     except Exception as error:
@@ -131,38 +151,52 @@ def download(wanted: HubFile, remote: Remote, folder: Path, progress: Progress |
 
 
 def transfer(wanted: HubFile, remote: Remote, file: BinaryIO, progress: Progress | None) -> None:
-    """Appends what is missing. After a connection that brought something, RETRIES are counted from the start."""
+    """Appends what is missing, and never a byte beyond what was announced. RETRIES are counted over the whole file."""
+    transport_error = http().TransportError
+    for attempt in range(RETRIES + 1):
+        if file.seek(0, os.SEEK_END) > remote.size:
+            file.truncate(0)
+        try:
+            receive(wanted, remote, file, progress)
+            break
+        except transport_error:
+            file.flush()
+            if attempt == RETRIES:
+                raise
+            time.sleep(min(RETRY_SECONDS * 2**attempt, LONGEST_PAUSE))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def receive(wanted: HubFile, remote: Remote, file: BinaryIO, progress: Progress | None) -> None:
+    """One connection: from the file's end to the announced size, or a transport error."""
     from huggingface_hub import get_session, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    transport_error = http().TransportError
-    done, failures = file.seek(0, os.SEEK_END), 0
-    while done != remote.size:
-        if done > remote.size:
+    done = file.seek(0, os.SEEK_END)
+    if done == remote.size:
+        return
+    # Asked of the Hub each time, not of the address it redirects to, which expires.
+    address = url(wanted, remote.commit)
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={done}-"}
+    with get_session().stream("GET", address, headers=headers, follow_redirects=True, timeout=TIMEOUT_SECONDS) as response:
+        hf_raise_for_status(response)
+        begin = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if response.status_code != 206:  # the whole file, from its start
             done = file.truncate(0)
-        # Asked of the Hub each time, not of the address it redirects to, which expires.
-        address = url(wanted, remote.commit)
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={done}-"}
-        try:
-            with get_session().stream("GET", address, headers=headers, follow_redirects=True, timeout=TIMEOUT_SECONDS) as response:
-                hf_raise_for_status(response)
-                if response.status_code != 206:  # the whole file, from its start
-                    done = file.truncate(0)
-                for chunk in response.iter_bytes():  # as they come: what a fixed size waits for is lost in a cut
-                    file.write(chunk)
-                    done, failures = done + len(chunk), 0
-                    if progress:
-                        progress(f"downloading {wanted.repo}/{wanted.file}", done, remote.size)
-                if done != remote.size:
-                    raise transport_error(f"{done} bytes came of {remote.size}")
-        except transport_error:
-            file.flush()
-            if failures == RETRIES:
-                raise
-            time.sleep(RETRY_SECONDS * failures)
-            failures += 1
-    file.flush()
-    os.fsync(file.fileno())
+        elif begin is None or int(begin[1]) != done:
+            raise http().TransportError(f"bytes from {done} on were asked for, and others came")
+        for chunk in response.iter_bytes():  # as they come: what a fixed size waits for is lost in a cut
+            file.write(chunk[: remote.size - done])
+            done += len(chunk)
+            if progress:
+                progress(f"downloading {wanted.repo}/{wanted.file}", min(done, remote.size), remote.size)
+            if done > remote.size:
+                raise HubError(
+                    f"{endpoint()} sends more of {wanted} than the {remote.size} bytes it announced. Check HF_ENDPOINT, or a proxy."
+                )
+        if done != remote.size:
+            raise http().TransportError(f"{done} bytes came of {remote.size}")
 
 
 def http() -> Any:
@@ -173,17 +207,20 @@ def http() -> Any:
 
 
 def is_sha256(etag: str) -> bool:
-    """Small files have another kind of checksum."""
     return re.fullmatch("[0-9a-f]{64}", etag) is not None
 
 
-def sha256(path: Path) -> str:
+def checksum(path: Path, etag: str) -> str | None:
+    """A file's checksum of the kind that the Hub announced: SHA-256 for large files, git's name for small ones; None for no known one."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if is_sha256(etag):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        if re.fullmatch("[0-9a-f]{40}", etag):
+            data = file.read()
+            return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return None
 
 
-MAKE_ROOM = "Free some space (see `moebius cache`) or set MOEBIUS_CACHE to a folder on another disk, and run the same command again."
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -223,8 +260,12 @@ def explained(error: Exception, wanted: HubFile, part: Path | None = None) -> Hu
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return HubError(f"The disk is full: there is no room for {wanted}.{kept} {MAKE_ROOM}")
     if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
-        return HubError(f"{error.filename or part} cannot be written: {error.strerror}. Set MOEBIUS_CACHE to a folder that can.")
-    if isinstance(error, (http().HTTPError, http().InvalidURL, OSError)):
+        file = str(error.filename or part)
+        if part is not None and Path(file).parent in (part.parent, part.parent.parent):
+            return HubError(f"{file} cannot be written: {error.strerror}. Set MOEBIUS_CACHE to a folder that can.")
+        return HubError(f"{file} cannot be read: {error.strerror}. Mend the rights to it, or set HF_HOME to another folder.")
+    # A port beyond 65535 and the like come from the socket's own checks of its arguments.
+    if isinstance(error, (http().HTTPError, http().InvalidURL, OSError, OverflowError, UnicodeError)):
         return OfflineError(
             f"The connection to {endpoint()} failed or was cut before {wanted} was complete ({str(error) or type(error).__name__}).{kept} "
             f"Check the network and HF_ENDPOINT, and run the same command again{'; it goes on from there' if kept else ''}."

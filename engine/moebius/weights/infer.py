@@ -14,7 +14,34 @@ from moebius.model.vae import VAEConfig
 
 Sizes = Mapping[str, tuple[int, ...]]
 Config = TypeVar("Config", UNetConfig, VAEConfig)
-MAX_SIZE, MAX_DEPTH = 1 << 16, 8  # of one number and of one list in a config
+
+# What a member of the family can be, field by field: from, to. Far beyond any that was trained, and near enough that a config cannot
+# cost time or memory: 65 536 layers a block took a minute and gigabytes before a single tensor was compared.
+LEVELS = 8  # of block_out_channels
+BOUNDS: dict[type, dict[str, tuple[float, float]]] = {
+    UNetConfig: {
+        "sample_size": (1, 512),
+        "in_channels": (1, 256),
+        "out_channels": (1, 128),
+        "block_out_channels": (1, 8192),
+        "layers_per_block": (1, 8),
+        "heads": (1, 128),
+        "cross_attention_dim": (1, 8192),
+        "encoder_hid_dim": (1, 16384),
+        "num_embeddings": (1, 65536),
+        "norm_num_groups": (1, 1024),
+        "mix_mlp_ratio": (0.1, 16),
+        "norm_eps": (1e-12, 0.1),
+    },
+    VAEConfig: {
+        "block_out_channels": (1, 8192),
+        "layers_per_block": (1, 8),
+        "latent_channels": (1, 128),
+        "in_channels": (1, 16),
+        "norm_num_groups": (1, 1024),
+        "scaling_factor": (1e-4, 1e4),
+    },
+}
 
 OTHER_NAMES = {"attention_head_dim": "heads"}  # the published yaml's name for the number of heads
 CHECK = "Check that the file is the right one, or put a config.json beside it."
@@ -87,15 +114,14 @@ def build(kind: type[Config], inferred: Mapping[str, Any], declared: Mapping[str
         if field in defaults and value is not None:
             values[field] = tuple(value) if isinstance(value, list) else value
     for name, value in values.items():
-        default = defaults[name]
-        if isinstance(default, tuple):
-            sound = isinstance(value, tuple) and 0 < len(value) <= MAX_DEPTH and all(type(n) is int and 0 < n <= MAX_SIZE for n in value)
-        elif isinstance(default, float):
-            sound = type(value) in (int, float) and 0 < value <= MAX_SIZE
-        else:
-            sound = type(value) is int and 0 < value <= MAX_SIZE
-        if not sound:
-            raise WeightError(f"The {what}'s config has {name} = {str(value)[:80]!r}, which cannot be. {CHECK}")
+        default, (low, high) = defaults[name], BOUNDS[kind][name]
+        numbers = value if isinstance(value, tuple) else (value,)
+        kinds = (int, float) if isinstance(default, float) else (int,)  # True is an int to Python, and its type is not
+        listed = isinstance(value, tuple) == isinstance(default, tuple) and 0 < len(numbers) <= LEVELS
+        if not listed or not all(type(n) in kinds and low <= n <= high for n in numbers):
+            raise WeightError(f"The {what}'s config has {name} = {ascii(value)[:80]}; it can be from {low:g} to {high:g}. {CHECK}")
+        if isinstance(default, float):
+            values[name] = float(value)
     try:
         return kind(**values)
     except UsageError as error:
@@ -123,7 +149,7 @@ def dimension(shapes: Sizes, name: str, axis: int, what: str) -> int:
 def count(shapes: Sizes, pattern: str) -> int:
     """How many names in a row there are: pattern with 0, 1, 2, …"""
     n = 0
-    while n < MAX_DEPTH + 1 and pattern.format(n) in shapes:
+    while n < LEVELS + 1 and pattern.format(n) in shapes:
         n += 1
     return n
 

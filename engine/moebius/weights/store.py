@@ -1,28 +1,33 @@
 """Where weights come from: a published model of the Hub by its name, a folder, a file.
 
-What is read is converted once (`convert.py`) and its copy kept (`cache.py`); `hub.py` speaks with the Hub.
+What is read is converted once (`convert.py`) and its copy kept (`copies.py`); `hub.py` speaks with the Hub.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from moebius.errors import UsageError, WeightError
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
-from moebius.weights import hub
+from moebius.weights import hub, refs
 from moebius.weights.bundle import is_bundle, read_bundle
-from moebius.weights.cache import cannot_write, copy_file, look_up, need_room, open_copy, parts_folder, remember
 from moebius.weights.checkpoint import Net, Network, Weights
-from moebius.weights.convert import Source, convert
+from moebius.weights.convert import Source, convert, file_signature
+from moebius.weights.copies import copy_file, open_copy
+from moebius.weights.folders import cannot_write, make, need_room, subfolder
 from moebius.weights.formats import safetensors
-from moebius.weights.hub import HubFile, OfflineError, Progress
-from moebius.weights.published import FOLDERS, NAMES, REVISIONS, UNET_REPO, VAE_REPO
+from moebius.weights.formats.tensors import identity_of
+from moebius.weights.hub import HubFile, OfflineError
+from moebius.weights.loading import Loading, Progress
+from moebius.weights.nano import packaged_nano
+from moebius.weights.published import FOLDERS, NAMES, NANO, REVISIONS, UNET_REPO, VAE_REPO
 
 STEM = "diffusion_pytorch_model"
 CONFIG_FILE = "config.json"
@@ -37,37 +42,92 @@ def load(
     cache: bool = True,
     progress: Progress | None = None,
 ) -> Weights:
-    """The weights of a published model by name (`FOLDERS`), of a folder, or of a file.
+    """The weights of "nano", of a published model by name (`FOLDERS`), of a folder, or of a file.
 
     A folder holds diffusion_pytorch_model.safetensors or .bin, and its VAE in vae/. A file is a UNet, or a bundle of both networks. `vae`
     is a file or folder, for where there is none beside; the published one is the default. `revision` is another one of the UNet's
     repository. `cache=False` writes no copy: what has to be converted is converted into memory.
     """
-    commit: str | None
-    vae_source: Path | HubFile = published_vae()
-    if isinstance(model, str) and model in FOLDERS:
-        name = model
-        unet, commit = from_hub("unet", published_unet(model, revision), cache, progress)
-    else:
-        if revision is not None:
-            raise UsageError(f"revision={revision!r} goes with a published model ({NAMES}), not with a path.")
-        path = Path(model).expanduser()
-        if path.suffix.lower() == ".safetensors" and path.is_file() and vae is None and is_bundle(safetensors.read(path)):
-            return read_bundle(path)
-        file = weights_file(path, model)
-        # A VAE lies in the folder of its UNet, or one above: a published repository has a folder for each UNet.
-        vae_source = first_file(*candidates(file.parent / "vae"), *candidates(file.parent.parent / "vae")) or vae_source
-        name, commit = path.resolve().stem if path.is_file() else path.resolve().name, None
-        unet = from_path("unet", file, cache, progress)
-    if vae is not None:
-        vae_source = weights_file(Path(vae).expanduser(), vae, "vae")
-    if isinstance(vae_source, HubFile):
-        decoder, _ = from_hub("vae", vae_source, cache, progress)
-    else:
-        decoder = from_path("vae", vae_source, cache, progress)
+    if revision is not None and not (isinstance(model, str) and model in FOLDERS):
+        raise UsageError(f"revision={revision!r} goes with a published model ({NAMES}), not with {model_text(model)}.")
+    loading = Loading(cache, progress)
+    try:
+        if model == NANO:
+            return bundle(packaged_nano(), vae, NANO, {"packaged": NANO})
+        if isinstance(model, str) and model in FOLDERS:
+            name, unet = model, from_hub("unet", published_unet(model, revision), loading)
+            decoder = given_vae(vae, loading) or from_hub("vae", published_vae(), loading)
+        else:
+            path = expanded(model)
+            file = weights_file(path, model)
+            if file == path and path.suffix.lower() == ".safetensors" and is_bundle(safetensors.read(path)):
+                return bundle(path, vae, path.name, {"path": str(path)})
+            unet = from_path("unet", file, loading)
+            name = path.name if path.name not in ("", "..") else path.resolve().name
+            decoder = given_vae(vae, loading) or vae_of(file, unet, loading)
+    except WeightError as error:
+        if loading.notes:  # a copy that was set aside could not be made again: that is why the source was asked for
+            kind = type(error) if isinstance(error, hub.HubError) else WeightError
+            raise kind(" ".join([str(error), *loading.notes])) from error
+        raise
+    return together(name, unet, decoder, loading)
+
+
+def together(name: str, unet: Network, vae: Network, loading: Loading) -> Weights:
     assert isinstance(unet.config, UNetConfig)
-    assert isinstance(decoder.config, VAEConfig)
-    return Weights(name, unet.config, unet.tensors, decoder.config, decoder.tensors, commit, (*unet.ignored, *decoder.ignored))
+    assert isinstance(vae.config, VAEConfig)
+    return Weights(
+        name,
+        unet.config,
+        unet.tensors,
+        vae.config,
+        vae.tensors,
+        {"unet": unet.source, "vae": vae.source},
+        {"unet": unet.digest, "vae": vae.digest},
+        ignored=(*unet.ignored, *vae.ignored),
+        notes=tuple(loading.notes),
+    )
+
+
+def bundle(path: Path, vae: str | Path | None, name: str, source: dict[str, str]) -> Weights:
+    if vae is not None:
+        raise UsageError(f"{name} brings a VAE of its own, that it was trained with; leave out the other one, {model_text(vae)}.")
+    return read_bundle(path, name, source)
+
+
+def given_vae(vae: str | Path | None, loading: Loading) -> Network | None:
+    return None if vae is None else from_path("vae", weights_file(expanded(vae), vae, "vae"), loading)
+
+
+def vae_of(file: Path, unet: Network, loading: Loading) -> Network:
+    """The VAE that lies in the folder of its UNet, or one above (a published repository has a folder for each UNet); else the published
+    one, where that can go with it."""
+    beside = first_file(*candidates(file.parent / "vae"), *candidates(file.parent.parent / "vae"))
+    if beside is not None:
+        return from_path("vae", beside, loading)
+    assert isinstance(unet.config, UNetConfig)
+    lacks = f"There is no VAE with {file} (looked for {file.parent / 'vae'}, {STEM}.safetensors or .bin)"
+    advice = "Put it there, or name its file: vae=…, on the command line --vae FILE."
+    if (latent := unet.config.out_channels) != (published := VAEConfig.full().latent_channels):
+        raise WeightError(
+            f"{lacks}, and the published one does not go with it: it has {published} latent channels, this UNet {latent}. {advice}"
+        )
+    try:
+        return from_hub("vae", published_vae(), loading)
+    except hub.HubError as error:
+        raise type(error)(f"{lacks}, and the published one cannot be had. {advice} ({error})") from error
+
+
+def expanded(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{model_text(path)} names a user who is not here ({error}). Give the whole path.") from error
+
+
+def model_text(typed: str | Path) -> str:
+    """What was typed, for an error."""
+    return ascii(str(typed))[:200]
 
 
 def published_unet(name: str, revision: str | None = None) -> HubFile:
@@ -91,11 +151,15 @@ def first_file(*paths: Path) -> Path | None:
 
 def weights_file(path: Path, typed: str | Path, subfolder: str = "unet") -> Path:
     """The weights that a path means: the file itself, or the one in a folder. Errors say what was `typed`."""
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise UsageError(f"{str(typed)!r} is neither a published model ({NAMES}) nor a file or folder. Check its spelling.")
-    file = first_file(*candidates(path), *candidates(path / subfolder))
+    try:
+        if path.is_file():
+            return path
+        there = path.exists()
+        file = first_file(*candidates(path), *candidates(path / subfolder))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{model_text(typed)} cannot be read: {getattr(error, 'strerror', None) or error}. Check its spelling.") from error
+    if not there:
+        raise UsageError(f"{model_text(typed)} is neither a published model ({NAMES}) nor a file or folder. Check its spelling.")
     if file is None:
         raise UsageError(
             f"{path} holds neither {STEM}.safetensors nor {STEM}.bin, nor a folder {subfolder} that does. Give the file itself."
@@ -106,42 +170,51 @@ def weights_file(path: Path, typed: str | Path, subfolder: str = "unet") -> Path
 # One network ----------------------------------------------------------------------------------------------------------
 
 
-def from_path(net: Net, path: Path, cache: bool, progress: Progress | None) -> Network:
+def from_path(net: Net, path: Path, loading: Loading) -> Network:
     try:
         path = path.resolve()
         config_path = path.with_name(CONFIG_FILE)
         config_text = read_config(config_path) if config_path.is_file() else ""
-        stat = path.stat()
+        identity = identity_of(path.stat())
     except OSError as error:
         raise WeightError(f"{path} cannot be read: {error}.") from error
-    # The times and the inode change whenever the content does, so a source that was converted once is not read again.
-    signature = f"{net} {path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino} {config_text}"
-    if cache and (copy := look_up(signature)):
-        return copy.network
-    source = Source(net, path, str(path), config_text, str(config_path), {"path": str(path)}, signature)
-    return convert(source, cache, progress)
+    source = Source(net, path, str(path), config_text, str(config_path), {"path": str(path)}, f"{net} {path} {config_text}")
+    if loading.cache and (copy := look_up(net, file_signature(source.signature, identity), loading)):
+        return copy
+    return convert(source, loading)
+
+
+def look_up(net: Net, signature: str, loading: Loading) -> Network | None:
+    """The copy that a source of this signature was converted into, if there is a sound one."""
+    ref = refs.find(signature, net)
+    network = open_copy(net, subfolder("weights") / ref.copy, loading) if ref and ref.copy else None
+    return replace(network, source=ref.source) if ref and network else None
 
 
 def read_config(path: Path) -> str:
-    return path.read_bytes()[:MAX_CONFIG].decode("utf-8", "replace")
+    """At most MAX_CONFIG bytes of text; the size is looked at first, and a file that grows meanwhile is cut."""
+    with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_CONFIG:
+            raise WeightError(f"{path} has {size} bytes, and no config has more than {MAX_CONFIG}. Put the model's own in its place.")
+        return file.read(MAX_CONFIG).decode("utf-8", "replace")
 
 
-def from_hub(net: Net, wanted: HubFile, cache: bool, progress: Progress | None, update: bool = False) -> tuple[Network, str | None]:
-    """The network and the commit it is of. Once there is a copy the Hub is not asked again, but for an `update`."""
+def from_hub(net: Net, wanted: HubFile, loading: Loading, update: bool = False) -> Network:
+    """A network of the Hub; its source has the commit. Once there is a copy the Hub is not asked again, but for an `update`."""
     signature = hub_signature(net, wanted)
-    if cache and not update and (copy := look_up(signature)):
-        return copy.network, copy.source.get("commit")
+    if loading.cache and not update and (copy := look_up(net, signature, loading)):
+        return copy
     with alone(wanted):
-        copy = look_up(signature) if cache else None
+        copy = look_up(net, signature, loading) if loading.cache else None
         if copy and not update:  # another process was quicker
-            return copy.network, copy.source.get("commit")
+            return copy
         try:
             remote = ask_if_online(wanted)
         except OfflineError:
             if copy:
-                return copy.network, copy.source.get("commit")
+                return copy
             raise
-        return fetch_and_convert(net, wanted, remote, cache, progress)
+        return fetch_and_convert(net, wanted, remote, loading)
 
 
 def hub_signature(net: Net, wanted: HubFile) -> str:
@@ -149,34 +222,34 @@ def hub_signature(net: Net, wanted: HubFile) -> str:
     return f"{net} {wanted}"
 
 
-def fetch_and_convert(
-    net: Net, wanted: HubFile, remote: hub.Remote | None, cache: bool, progress: Progress | None
-) -> tuple[Network, str | None]:
-    """The network and its commit, from a copy of the same content if there is one, else from the file. `remote` is None offline."""
+def fetch_and_convert(net: Net, wanted: HubFile, remote: hub.Remote | None, loading: Loading) -> Network:
+    """From a copy of the same content if there is one, else from the file. `remote` is None offline."""
     signature = hub_signature(net, wanted)
     origin = {"repo": wanted.repo, "file": wanted.file, "revision": wanted.revision}
     if remote:
         origin["commit"] = remote.commit
-    config_text = fetch_config(wanted, remote, progress) if net == "vae" else ""
-    if remote and cache and hub.is_sha256(remote.etag):
+    config_text = fetch_config(wanted, remote, loading) if net == "vae" else ""
+    if remote and loading.cache and hub.is_sha256(remote.etag):
         copy = copy_file(net, remote.etag, config_text)
-        if network := open_copy(net, copy):  # the same content under another revision, or converted already from a file
-            remember(signature, net, copy, origin)
-            return network, remote.commit
-    fetched = fetch(wanted, remote, progress)
+        if network := open_copy(net, copy, loading):  # the same content under another revision, or converted already from a file
+            refs.remember(signature, refs.Ref(net, origin, copy=copy.name))
+            return replace(network, source=origin)
+    fetched = fetch(wanted, remote, loading)
     if fetched.commit:
         origin["commit"] = fetched.commit
-    source = Source(net, fetched.path, str(wanted), config_text, f"{wanted.repo}'s {CONFIG_FILE}", origin, signature)
-    network = convert(source, cache, progress)
-    if fetched.temporary and cache:
+    network = convert(Source(net, fetched.path, str(wanted), config_text, f"{wanted.repo}'s {CONFIG_FILE}", origin, signature), loading)
+    if fetched.temporary and loading.cache:
         fetched.path.unlink(missing_ok=True)
-    return network, fetched.commit
+    return network
 
 
-def fetch_config(wanted: HubFile, remote: hub.Remote | None, progress: Progress | None) -> str:
+def fetch_config(wanted: HubFile, remote: hub.Remote | None, loading: Loading) -> str:
     """The text of the config.json beside a file of the Hub, of the same commit."""
     config = HubFile(wanted.repo, f"{wanted.file.rpartition('/')[0]}/{CONFIG_FILE}", remote.commit if remote else wanted.revision)
-    fetched = fetch(config, ask_if_online(config), progress)
+    announced = ask_if_online(config)
+    if announced and announced.size > MAX_CONFIG:
+        raise hub.HubError(f"{config} has {announced.size} bytes, and no config has more than {MAX_CONFIG}. Check HF_ENDPOINT.")
+    fetched = fetch(config, announced, loading)
     text = read_config(fetched.path)
     if fetched.temporary:
         fetched.path.unlink(missing_ok=True)
@@ -186,11 +259,12 @@ def fetch_config(wanted: HubFile, remote: hub.Remote | None, progress: Progress 
 @contextmanager
 def alone(wanted: HubFile) -> Iterator[None]:
     """One process at a time fetches a file."""
+    hub.check_endpoint()
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-    lock = parts_folder() / f"{hashlib.sha256(f'{wanted.repo}/{wanted.file}'.encode()).hexdigest()[:32]}.lock"
+    lock = subfolder("parts") / f"{hashlib.sha256(f'{wanted.repo}/{wanted.file}'.encode()).hexdigest()[:32]}.lock"
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        make(lock.parent)
         lock.touch()
     except OSError as error:
         raise cannot_write(error, str(wanted), lock) from error
@@ -216,15 +290,23 @@ class Fetched(NamedTuple):
     temporary: bool
 
 
-def fetch(wanted: HubFile, remote: hub.Remote | None, progress: Progress | None) -> Fetched:
+def fetch(wanted: HubFile, remote: hub.Remote | None, loading: Loading) -> Fetched:
     """From the Hub's own cache if it is there, else a download. Without `remote` the cache alone is looked into."""
     cached = hub.in_hub_cache(HubFile(wanted.repo, wanted.file, remote.commit) if remote else wanted)
     if cached is not None:
         return Fetched(cached, remote.commit if remote else hub.commit_of(cached), False)
     assert remote is not None, "ask_if_online looks into the Hub's cache too"
-    part = hub.part_file(remote, parts_folder())
-    need_room(part, remote.size - (part.stat().st_size if part.exists() else 0), str(wanted))
-    return Fetched(hub.download(wanted, remote, parts_folder(), progress), remote.commit, True)
+    part = hub.part_file(remote, subfolder("parts"))
+    need_room(part, remote.size - size_of(part), str(wanted))
+    return Fetched(hub.download(wanted, remote, part.parent, loading.progress), remote.commit, True)
+
+
+def size_of(part: Path) -> int:
+    """Of what has come of a download."""
+    try:
+        return part.stat().st_size
+    except OSError:
+        return 0
 
 
 # Downloading ahead ----------------------------------------------------------------------------------------------------
@@ -242,21 +324,30 @@ class Item:
     have: int = 0
 
 
-def download(name: str, *, revision: str | None = None, dry_run: bool = False, progress: Progress | None = None) -> list[Item]:
+def download(
+    name: str,
+    *,
+    revision: str | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    notes: list[str] | None = None,
+) -> list[Item]:
     """Fetches and converts a published model and its VAE ahead, or only says what there is and what that would take.
 
-    Unlike `load` it asks the Hub whether a branch has moved. Both items come back "ready" unless it is a dry run.
+    Unlike `load` it asks the Hub whether a branch has moved. Both items come back "ready" unless it is a dry run. `notes` gets what the user
+    should know.
     """
+    loading = Loading(progress=progress, notes=[] if notes is None else notes)
     wanted: list[tuple[Net, HubFile]] = [("unet", published_unet(name, revision)), ("vae", published_vae())]
     if not dry_run:
         for net, file in wanted:
-            from_hub(net, file, True, progress, update=True)
-    return [item(net, file) for net, file in wanted]
+            from_hub(net, file, loading, update=True)
+    return [item(net, file, loading) for net, file in wanted]
 
 
-def item(net: Net, wanted: HubFile) -> Item:
+def item(net: Net, wanted: HubFile, loading: Loading) -> Item:
     """How far a file of a published model has come onto this machine."""
-    copy = look_up(hub_signature(net, wanted))
+    copy = look_up(net, hub_signature(net, wanted), loading)
     try:
         remote = hub.ask(wanted)
     except OfflineError:
@@ -269,6 +360,5 @@ def item(net: Net, wanted: HubFile) -> Item:
         return Item(wanted, remote.commit, remote.size, "ready")
     if hub.in_hub_cache(HubFile(wanted.repo, wanted.file, remote.commit)):
         return Item(wanted, remote.commit, remote.size, "cached")
-    part = hub.part_file(remote, parts_folder())
-    have = part.stat().st_size if part.exists() else 0
+    have = size_of(hub.part_file(remote, subfolder("parts")))
     return Item(wanted, remote.commit, remote.size, "partial" if have else "missing", have)

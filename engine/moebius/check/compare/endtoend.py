@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from moebius.model.denoise import Denoiser
 from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet, UNetConfig, condition_ids
 from moebius.model.vae import VAE, VAEConfig
+from moebius.pictures.blend import Blend
 from moebius.pictures.published import to_uint8
 from moebius.weights.nano import packaged_nano
 
@@ -40,9 +41,10 @@ class Model:
     unet: dict[str, np.ndarray]
     vae_config: VAEConfig
     vae: dict[str, np.ndarray]
+    blend: Blend = "paste"
 
     def on(self, ops: Ops[Any]) -> Inpainter:
-        return Inpainter(UNet(self.unet_config, self.unet, ops), VAE(self.vae_config, self.vae, ops), model=self.name)
+        return Inpainter(UNet(self.unet_config, self.unet, ops), VAE(self.vae_config, self.vae, ops), model=self.name, blend=self.blend)
 
     def digest(self) -> str:
         """Of all that decides the run."""
@@ -71,7 +73,7 @@ def small_model() -> Model:
             portable_weights(vae.shapes(vae_config), "vae"),
         )
     loaded = store.load(path)
-    return Model("nano", loaded.unet_config, dict(loaded.unet), loaded.vae_config, dict(loaded.vae))
+    return Model("nano", loaded.unet_config, dict(loaded.unet), loaded.vae_config, dict(loaded.vae), cast(Blend, loaded.blend or "paste"))
 
 
 def end_to_end(ops: OpByOp[Any], say: Say) -> Json:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from moebius.weights.formats.mapped import MAX_NDIM
 from moebius.weights.formats.refused import HOW_TO_CONVERT, SAVE_AGAIN, RefusedError, damaged
+from moebius.weights.formats.tensors import MAX_NDIM
 
 MAX_OPCODES = 1_000_000  # each makes at most one small object; the full model's pickle has some 40 000
 MAX_MARKS = 64

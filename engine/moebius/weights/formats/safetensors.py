@@ -1,4 +1,10 @@
-"""`.safetensors`: 8 bytes of header length, a JSON header, the data. Read by mapping, written in one piece or not at all."""
+"""`.safetensors`: 8 bytes of header length, a JSON header, the data. Written in one piece or not at all.
+
+The published library (0.8) writes and reads the same files, and the tests hold this module to it both ways; it is no part of a run.
+With NumPy it cannot read bfloat16, which the model is published in. It opens a file by its name alone, so that what is looked at,
+hashed and read may be three files; it takes headers of 100 MB and a name that occurs twice; it writes only what is in memory as a
+whole, and straight into the place of what was there.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +17,19 @@ import numpy as np
 
 from moebius.errors import WeightError
 from moebius.files import replacing
-from moebius.weights.formats.mapped import ITEMSIZE, MAX_NDIM, NUMPY, MappedFile, MappedTensors, Tensor
+from moebius.weights.formats.tensors import ITEMSIZE, MAX_NDIM, NUMPY, FileTensors, MappedFile, OpenFile, Tensor
 
 MAX_HEADER = 4 << 20  # the format allows 100 MB, of which Python would make 1 GB of objects; the full model's header is 0.2 MB
 ALIGNMENT = 64
 NAMES = {np.dtype(code): name for name, code in NUMPY.items() if name != "BF16"}
 
 
-def read(path: str | Path) -> MappedTensors:
-    """Maps a file. All of the header is checked, so that every view lies inside the file and no two overlap."""
+def read(path: str | Path, *, mapped: bool = False) -> FileTensors:
+    """The tensors of a file. All of the header is checked, so that every one lies inside the file and no two overlap.
+
+    `mapped` is for files that nobody writes to: the cache's own."""
     path = Path(path)
-    file = MappedFile(path)
+    file = MappedFile(path) if mapped else OpenFile(path)
 
     def refuse(what: str) -> WeightError:
         return WeightError(f"{path} is not a sound .safetensors file: {what}. Copy or download it again.")
@@ -58,7 +66,7 @@ def read(path: str | Path) -> MappedTensors:
         at = end
     if at != file.size:
         raise refuse(f"its tensors end at byte {at} and the file at {file.size}")
-    return MappedTensors(file, info, metadata)
+    return FileTensors(file, info, metadata)
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

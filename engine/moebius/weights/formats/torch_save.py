@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from moebius.errors import WeightError
-from moebius.weights.formats.mapped import ITEMSIZE, MappedFile, MappedTensors, Tensor
 from moebius.weights.formats.pickle import Ref, interpret
 from moebius.weights.formats.refused import HOW_TO_CONVERT, SAVE_AGAIN, RefusedError, damaged
+from moebius.weights.formats.tensors import ITEMSIZE, FileTensors, OpenFile, Tensor
 from moebius.weights.formats.zip import Member, read_members, verify
 
 MAX_PICKLE = 8 << 20  # bytes; the full model's has 0.2 MB
@@ -24,10 +24,10 @@ MAX_NESTING = 4  # {"model": {"state_dict": {…}}}
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module", "unet", "vae", "params")
 
 
-def read(path: str | Path) -> MappedTensors:
-    """Maps a file. Everything but the tensors' bytes is read and checked here."""
+def read(path: str | Path) -> FileTensors:
+    """Opens a file. Everything but the tensors' bytes is read and checked here."""
     path = Path(path)
-    file = MappedFile(path)
+    file = OpenFile(path)
     try:
         check_format(file)
         members = read_members(file)
@@ -37,10 +37,10 @@ def read(path: str | Path) -> MappedTensors:
         info = {name: place(name, ref, storages) for name, ref in refs.items()}
     except RefusedError as refused:
         raise WeightError(f"{path} cannot be used: {refused}") from None
-    return MappedTensors(file, info, ignored=ignored, verify=lambda: verify(file, storages))
+    return FileTensors(file, info, ignored=ignored, verify=lambda: verify(file, storages))
 
 
-def check_format(file: MappedFile) -> None:
+def check_format(file: OpenFile) -> None:
     """Refuses what is no zip, with a word on what it is instead."""
     start = file[:512]
     if start.startswith(b"PK\x03\x04"):
@@ -60,7 +60,7 @@ def check_format(file: MappedFile) -> None:
     raise RefusedError(f"it is no file that torch.save has written (it starts with {start[:8].hex(' ')}). Copy or download it again.")
 
 
-def find_pickle(file: MappedFile, members: dict[str, Member]) -> Member:
+def find_pickle(file: OpenFile, members: dict[str, Member]) -> Member:
     """The member data.pkl, after a look at what the other members say of the file. Its checksum is compared."""
     if "constants.pkl" in members:
         raise RefusedError(f"it is a TorchScript program, not a state dict. {SAVE_AGAIN}")

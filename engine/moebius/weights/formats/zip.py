@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from moebius.errors import WeightError
-from moebius.weights.formats.mapped import MappedFile
 from moebius.weights.formats.refused import SAVE_AGAIN, RefusedError, damaged
+from moebius.weights.formats.tensors import OpenFile
 
 MAX_MEMBERS = 10_000
 MAX_GAP = 24  # bytes between members: at most the sizes that follow the data
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     header: int
 
 
-def read_members(file: MappedFile) -> dict[str, Member]:
+def read_members(file: OpenFile) -> dict[str, Member]:
     """The members by their names without the common folder. Only what torch.save writes is taken for a zip."""
     count, start, end = directory(file)
     at = start
@@ -60,7 +60,7 @@ def read_members(file: MappedFile) -> dict[str, Member]:
     return members
 
 
-def read_entry(file: MappedFile, at: int, end: int) -> tuple[Entry, int]:
+def read_entry(file: OpenFile, at: int, end: int) -> tuple[Entry, int]:
     """The entry at byte `at` of a table of contents that ends at `end`, and the byte after it."""
     if end - at < 46 or file[at : at + 4] != b"PK\x01\x02":
         damaged("its table of contents is broken")
@@ -92,7 +92,7 @@ def check_gaps(spans: Iterable[tuple[int, int, str]], start: int) -> None:
         damaged(f"its member {previous} and its table of contents overlap or leave a hole")
 
 
-def directory(file: MappedFile) -> tuple[int, int, int]:
+def directory(file: OpenFile) -> tuple[int, int, int]:
     """(count, first byte, byte after the last) of the zip's table of contents, from the record at the end of the file."""
     record = file[max(0, file.size - 22) :]
     if len(record) < 22 or record[:4] != b"PK\x05\x06":
@@ -128,7 +128,7 @@ def split_name(raw: bytes) -> tuple[str, str]:
     return folder, rest
 
 
-def data_offset(file: MappedFile, entry: Entry) -> int:
+def data_offset(file: OpenFile, entry: Entry) -> int:
     """Where a member's data begins. What its own header says must agree with the table of contents."""
     local = file[entry.header : entry.header + 30]
     if len(local) < 30 or local[:4] != b"PK\x03\x04":
@@ -145,13 +145,12 @@ def data_offset(file: MappedFile, entry: Entry) -> int:
     return int(offset)
 
 
-def verify(file: MappedFile, members: dict[str, Member]) -> None:
+def verify(file: OpenFile, members: dict[str, Member]) -> None:
     """Reads members through and compares checksums. Zero is what PyTorch writes when it is told to leave them out."""
     for name, m in members.items():
         crc = 0
         for at in range(m.offset, m.offset + m.size, 4 << 20):
             piece = file[at : min(at + (4 << 20), m.offset + m.size)]
-            file.use(len(piece))
             crc = zlib.crc32(piece, crc)
         if m.crc and crc != m.crc:
             raise WeightError(f"{file.path} is damaged: the checksum of its member {name} is wrong. Copy or download it again.")
