@@ -235,7 +235,7 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_serving(tmp_path: Path) -> None:
-    from moebius.cli.web import serve
+    from moebius.web.serve import serve
 
     (tmp_path / "page.js").write_text("1")
     said: list[str] = []

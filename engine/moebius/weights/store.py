@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from moebius.errors import UsageError, WeightError
+from moebius.files import open_regular
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import hub
@@ -95,6 +96,8 @@ def weights_file(path: Path, typed: str | Path, subfolder: str = "unet") -> Path
         return path
     if not path.exists():
         raise UsageError(f"{str(typed)!r} is neither a published model ({NAMES}) nor a file or folder. Check its spelling.")
+    if not path.is_dir():
+        raise UsageError(f"{path} is neither a regular file nor a folder. Weights are mapped: copy them into a file first.")
     file = first_file(*candidates(path), *candidates(path / subfolder))
     if file is None:
         raise UsageError(
@@ -110,7 +113,7 @@ def from_path(net: Net, path: Path, cache: bool, progress: Progress | None) -> N
     try:
         path = path.resolve()
         config_path = path.with_name(CONFIG_FILE)
-        config_text = read_config(config_path) if config_path.is_file() else ""
+        config_text = read_config(config_path) if config_path.exists() else ""
         stat = path.stat()
     except OSError as error:
         raise WeightError(f"{path} cannot be read: {error}.") from error
@@ -123,7 +126,8 @@ def from_path(net: Net, path: Path, cache: bool, progress: Progress | None) -> N
 
 
 def read_config(path: Path) -> str:
-    return path.read_bytes()[:MAX_CONFIG].decode("utf-8", "replace")
+    with open_regular(path) as file:
+        return file.read(MAX_CONFIG).decode("utf-8", "replace")
 
 
 def from_hub(net: Net, wanted: HubFile, cache: bool, progress: Progress | None, update: bool = False) -> tuple[Network, str | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from moebius.errors import WeightError
+from moebius.files import open_regular
 
 # By their safetensors names. NumPy has no bfloat16: its bits are read as integers and decoded.
 NUMPY = {
@@ -53,13 +54,13 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 self.size = file.seek(0, 2)
                 if not self.size:
                     raise WeightError(f"{path} is empty. Copy or download it again.")
                 self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise WeightError(f"{path} cannot be read: {error}.") from error
+            raise WeightError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
         self._used = 0
 
     def __getitem__(self, part: slice) -> bytes:
