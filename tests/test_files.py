@@ -29,7 +29,7 @@ from moebius.weights import store
 from moebius.weights.formats import safetensors
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files, and removes none that is open")
-LEFT = f".old.png.{files.HOST}-0123456789ab.part"
+LEFT = f".old.png.{files.HOST}0123456789ab.part"
 
 
 # only regular files are opened ---------------------------------------------------------------------------------------

@@ -163,10 +163,11 @@ def test_source_distribution_holds_every_tracked_file(sdist: Path) -> None:
         pytest.skip("this is no clone, or git is missing: there is nothing to compare with")
     tracked = set(run("git", "ls-files", "-z", cwd=ROOT).rstrip("\0").split("\0"))
     with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     assert "tests/test_package.py" in tracked
     assert not tracked - names
-    assert {name for name in names - tracked if "." in name} <= {"PKG-INFO", "setup.cfg", *(n for n in names if ".egg-info" in n)}
+    strange = {name for name in names - tracked if not name.startswith("engine/moebius_webgpu.egg-info/")}
+    assert strange - set(run("git", "ls-files", "-oz", "--exclude-standard", cwd=ROOT).split("\0")) <= {"PKG-INFO", "setup.cfg"}
 
 
 def test_tests_pass_in_the_unpacked_source_distribution(sdist: Path, tmp_path: Path) -> None:
@@ -175,8 +176,8 @@ def test_tests_pass_in_the_unpacked_source_distribution(sdist: Path, tmp_path: P
         archive.extractall(tmp_path, filter="data")
     (unpacked,) = tmp_path.iterdir()
     python = installed(tmp_path / "venv", "--editable", unpacked)
-    tests = ["tests/test_architecture.py", "tests/test_docs.py", "tests/test_package.py", "tests/test_scheduler.py"]
-    few = "upward or cycle or downward or links or files_that or quoted or every_tracked or depend or scheduler"
+    tests = ["tests/test_architecture.py", "tests/test_docs.py", "tests/test_package.py"]
+    few = "cycle or downward or links or files_that or every_tracked"
     said = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", *tests, "-k", few, cwd=unpacked)
     assert re.search(r"\d{2,} passed", said)
     assert re.search(r"SKIPPED \[1\].*this is no clone", said)

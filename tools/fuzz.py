@@ -48,6 +48,7 @@ CPU_SECONDS, WALL_SECONDS = 30, 120  # of a case; the second is for a busy machi
 MEMORY = 3 << 30
 CRASHED = 70
 ENDS = {0, 1, 2}
+UNFORESEEN = ("Traceback (most recent call last)", "MOEBIUS_DEBUG=1 shows where")
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 
 
@@ -186,7 +187,7 @@ def wrong_end(case: Case, ended: Ended) -> list[str]:
     ends = ENDS | ({-case.kill[0], 128 + case.kill[0]} if case.kill else set())
     if ended.seconds > WALL_SECONDS or ended.code in {-signal.SIGXCPU, -signal.SIGKILL} - ends:
         wrong.append(f"it took too long: {' '.join(ended.stack.split()[-12:])}")
-    elif "Traceback (most recent call last)" in words or ended.code == CRASHED:
+    elif any(text in words for text in UNFORESEEN) or ended.code == CRASHED:
         last = [line for line in words.splitlines() if line.strip()]
         wrong.append(f"a traceback: {last[-1] if last else ''}")
     elif ended.code not in ends:

@@ -98,7 +98,7 @@ def picture_bytes(rng: random.Random) -> tuple[bytes, str]:
     options: dict[str, Any] = {}
     if rng.random() < 0.4 and kind in ("PNG", "JPEG", "WEBP", "TIFF"):
         exif = Image.Exif()
-        exif[0x0112], exif[0x010E] = rng.randint(0, 9), "a picture\x1b[31m"
+        exif[0x0112], exif[0x010E] = rng.randint(1, 8), "a picture\x1b[31m"
         options |= {"exif": exif}
     if rng.random() < 0.3 and kind in ("PNG", "JPEG", "WEBP"):
         options |= {"icc_profile": rng.randbytes(rng.choice([4, 128, 3000]))}
@@ -327,7 +327,8 @@ def config(rng: random.Random, base: Path, at: Path) -> Case:
     path = at / "model" / rng.choice(["config.json", "vae/config.json"])
     fields = ["layers_per_block", "norm_num_groups", "block_out_channels", "scaling_factor", "sample_size", "act_fn", "latent_channels"]
     fields += ["cross_attention_dim", "encoder_hid_dim", "attention_head_dim", "in_channels", "out_channels", "mix_mlp_ratio"]
-    text = json.dumps({rng.choice(fields): strange(rng) for _ in range(rng.randint(1, 4))})
+    sound = json.loads((base / "model/vae/config.json").read_text()) if rng.random() < 0.7 else {}
+    text = json.dumps(sound | {rng.choice(fields): strange(rng) for _ in range(rng.randint(1, 4))})
     match rng.randrange(6):
         case 0:
             path.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ def refuse_special(path: str | os.PathLike[str], mode: int) -> None:
 
 NODE = "" if sys.platform == "win32" else os.uname().nodename
 HOST = hashlib.sha256(NODE.encode()).hexdigest()[:6]  # in the names of parts, for folders that machines share
-PART = re.compile(r"\..{0,100}\.([0-9a-f]{6})-[0-9a-f]{12}\.part", re.S)  # a file that is being written, or was when its writer was killed
+PART = re.compile(r"\..{0,100}\.([0-9a-f]{6})[0-9a-f]{12}\.part", re.S)  # a file that is being written, or was when its writer was killed
 STALE = 24 * 3600.0  # seconds after which a part of another machine's is taken for left behind: its locks may not be seen here
 
 
@@ -94,7 +94,7 @@ def new_part(path: Path, before: os.stat_result | None) -> tuple[Path, int]:
     """An empty file beside `path` that this process holds the lock of, and its descriptor."""
     name = path.name.encode("utf-8", "surrogateescape")[-100:].decode("utf-8", "ignore")  # file systems count bytes
     while True:
-        beside = path.with_name(f".{name}.{HOST}-{secrets.token_hex(6)}.part")
+        beside = path.with_name(f".{name}.{HOST}{secrets.token_hex(6)}.part")
         rights = 0o666 if before is None else 0o600  # until `keep_rights` has looked
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), rights)
         if lock(handle, wait=True) is not True or os.fstat(handle).st_nlink:

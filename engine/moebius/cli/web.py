@@ -10,6 +10,7 @@ from moebius.cli import options
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Transfer
+from moebius.web.serve import serve, server
 
 
 def add_parser(commands: Any) -> None:
@@ -40,9 +41,8 @@ def export_web(args: argparse.Namespace) -> int:
     size = export(model, args.folder, tile=args.tile, force=args.force, progress=None if args.quiet else Transfer())
     tell(f"Wrote {args.folder} ({size / 1e6:.1f} MB)")
     if args.serve:
-        from moebius.web.serve import serve
-
-        serve(args.folder, args.port, tell)
+        with server(args.folder, args.port) as serving:
+            serve(serving, tell)
     else:
         tell(f"Serve it with any static server, such as: python -m http.server -d {args.folder}")
     return 0
