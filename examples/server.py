@@ -3,7 +3,8 @@
     python examples/server.py [PORT]                 8080; 0 takes a free one, and the port is printed
     curl -F image=@photo.jpg -F mask=@mask.png -F seed=7 http://127.0.0.1:8080/ -o out.png
 
-It answers this machine alone. Every request has a thread; they may call the Inpainter at the same time, and take turns on its device.
+It answers this machine alone. A request has a thread, for at most AT_ONCE; they may call the Inpainter at the same time, and take turns
+on its device.
 """
 
 import io
@@ -12,17 +13,21 @@ from contextlib import suppress
 from email import message_from_bytes
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import BoundedSemaphore
 
 from moebius import Inpainter
 from moebius.errors import MoebiusError
 
 LARGEST = 64 << 20  # bytes of a request
+AT_ONCE = 8  # requests that have a thread, and their pictures in memory; the others wait
 SETTINGS = {"steps": int, "guidance": float, "strength": float, "seed": int, "grow": float}
 
 inpaint = Inpainter.from_pretrained("nano")
 
 
 class Handler(BaseHTTPRequestHandler):
+    timeout = 60  # seconds that a sender may be silent
+
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > LARGEST:
@@ -53,7 +58,21 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 8080), Handler)
+class Server(ThreadingHTTPServer):
+    places = BoundedSemaphore(AT_ONCE)
+
+    def process_request(self, *request) -> None:
+        self.places.acquire()
+        super().process_request(*request)
+
+    def process_request_thread(self, *request) -> None:
+        try:
+            super().process_request_thread(*request)
+        finally:
+            self.places.release()
+
+
+server = Server(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 8080), Handler)
 print(f"http://127.0.0.1:{server.server_port}", flush=True)
 with suppress(KeyboardInterrupt):
     server.serve_forever()

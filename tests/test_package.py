@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -17,11 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHADERS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "shaders").glob("*.wgsl")}
 PACKED = ("benchmarks", "docs", "engine", "examples", "shaders", "tests", "tools")  # folders of the source distribution
+EPOCH = "1700000000"  # SOURCE_DATE_EPOCH of what is built here
 PRIVATE_ALLOWED = "moebius/backends/webgpu/native.py"
 
 # Run by the Python that got the package, in an empty folder.
@@ -39,7 +45,7 @@ print(json.dumps({
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": EPOCH}
     done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, env=env)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -122,8 +128,9 @@ def test_the_command_goes_by_three_names(python: Path, tmp_path: Path) -> None:
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        (license_file,) = [n for n in names if n.endswith("licenses/LICENSE")]
-        assert archive.read(license_file) == (ROOT / "LICENSE").read_bytes()
+        for name in ("LICENSE", "NOTICE"):
+            (found,) = [n for n in names if n.endswith(f".dist-info/licenses/{name}")]
+            assert archive.read(found) == (ROOT / name).read_bytes()
     package = {n for n in names if ".dist-info/" not in n}
     kinds = ("**/*.py", "py.typed", "sample/*.png", "weights/nano.*", "web/site/*")
     engine = {p.relative_to(ROOT / "engine").as_posix() for kind in kinds for p in (ROOT / "engine/moebius").glob(kind)}
@@ -143,10 +150,118 @@ def test_source_distribution_holds_the_repository(sdist: Path) -> None:
         "CHANGELOG.md",
         "CONTRIBUTING.md",
         "LICENSE",
+        "NOTICE",
+        ".ci/lowest",
         ".ci/run",
         ".github/workflows/ci.yml",
         ".pre-commit-config.yaml",
     } <= names
+
+
+def test_source_distribution_holds_every_tracked_file(sdist: Path) -> None:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("this is no clone, or git is missing: there is nothing to compare with")
+    tracked = set(run("git", "ls-files", "-z", cwd=ROOT).rstrip("\0").split("\0"))
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert "tests/test_package.py" in tracked
+    assert not tracked - names
+    strange = {name for name in names - tracked if not name.startswith("engine/moebius_webgpu.egg-info/")}
+    assert strange - set(run("git", "ls-files", "-oz", "--exclude-standard", cwd=ROOT).split("\0")) <= {"PKG-INFO", "setup.cfg"}
+
+
+def test_tests_pass_in_the_unpacked_source_distribution(sdist: Path, tmp_path: Path) -> None:
+    """With its own package, and a few files of tests: what they read must be there. All of them do: this is a sample."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    python = installed(tmp_path / "venv", "--editable", unpacked)
+    tests = ["tests/test_architecture.py", "tests/test_docs.py", "tests/test_package.py"]
+    few = "cycle or downward or links or files_that or every_tracked"
+    said = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", *tests, "-k", few, cwd=unpacked)
+    assert re.search(r"\d{2,} passed", said)
+    assert re.search(r"SKIPPED \[1\].*this is no clone", said)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_who_builds_it_again_gets_the_same_bytes(dist: Path, source: Path, tmp_path: Path) -> None:
+    """Elsewhere, with other times, other rights and another umask; and the wheel not by way of the source distribution."""
+    again = shutil.copytree(source, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("*.egg-info", "build"))
+    for path in again.rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        if path.is_file():
+            path.chmod(0o700 if path.stat().st_mode & 0o100 else 0o600)
+    code = "import os, runpy, sys; os.umask(0o077); sys.argv[0] = 'build'; runpy.run_module('build', run_name='__main__')"
+    run(sys.executable, "-c", code, "--no-isolation", "--sdist", "--wheel", "--outdir", tmp_path / "dist", again, cwd=tmp_path)
+    assert digests(tmp_path / "dist") == digests(dist)
+
+
+# what it needs --------------------------------------------------------------------------------------------------------
+
+UNUSED = {"safetensors"}  # so far imported by tests alone
+IMPORTED_AS = {"pillow": "PIL", "python-xlib": "Xlib", "scikit-image": "skimage", "scikit-learn": "sklearn"}
+IMPORTED_AS |= {"opencv-python-headless": "cv2", "onnxruntime-webgpu": "onnxruntime", "pytest-timeout": "pytest_timeout"}
+RUN = {"ruff", "mypy", "build", "twine", "setuptools", "pytest-timeout"}  # tools: started, not imported
+NAMED = {"wgpudawn", "onnx", "onnxscript", "skimage", "sklearn"}  # imported by a name in a table, or for another, or for their pictures
+WITH_OTHERS = {"scipy": "scikit-image", "yaml": "huggingface-hub", "packaging": "pytest"}  # module: what it comes with
+
+
+def requirements(of: str | None = None) -> dict[str, Requirement]:
+    """What the package needs, or one of its extras, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = project["dependencies"] if of is None else project["optional-dependencies"][of]
+    return {canonicalize_name(r.name): r for r in map(Requirement, listed)}
+
+
+def modules(*folders: str) -> set[str]:
+    """The packages of others that files import, by statement or by name in a call."""
+    found: set[str] = set()
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add((node.module or "").split(".")[0])
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "importorskip", "find_spec"):
+                found |= {a.value.split(".")[0] for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+    return found - set(sys.stdlib_module_names) - {"moebius", *(path.stem for path in files), *(path.parent.name for path in files)}
+
+
+def module_of(requirement: str) -> str:
+    return IMPORTED_AS.get(requirement, requirement.replace("-", "_"))
+
+
+def test_the_package_depends_on_what_it_imports_and_on_nothing_else() -> None:
+    used = modules("engine")
+    needed = {module_of(name) for name in requirements()}
+    assert used - needed <= {"wgpudawn"}, "which the tests bring along, and a user may"
+    assert needed - used <= UNUSED
+
+
+@pytest.mark.parametrize("extra", ["test", "bench", "train"])
+def test_an_extra_brings_what_is_imported_or_run(extra: str) -> None:
+    used = modules("engine", "tests", "tools", "benchmarks", "examples")
+    texts = [p.read_text(encoding="utf-8") for folder in ("engine", "tools", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
+    named = {name for name in NAMED if any(f'"{name}"' in text for text in texts)}
+    assert {module_of(name) for name in requirements(extra).keys() - RUN} <= used | named
+    every = {module_of(name) for of in (None, "test", "bench", "train") for name in requirements(of)}
+    assert used - every <= WITH_OTHERS.keys()
+
+
+def test_every_dependency_has_a_range_and_both_its_ends_are_tested() -> None:
+    lines = (ROOT / "tools/lowest.txt").read_text(encoding="utf-8").splitlines()
+    lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert {canonicalize_name(name) for name in lowest} == requirements().keys()
+    for name, version in lowest.items():
+        needed = requirements()[canonicalize_name(name)]
+        bounds = {s.operator: Version(s.version) for s in needed.specifier}
+        assert bounds.keys() == {">=", "<"}, name
+        assert bounds[">="] == Version(version), f"{name}: tools/lowest.txt has another one than pyproject.toml"
+        assert needed.specifier.contains(importlib.metadata.version(name)), f"{name} here is one that nobody else would get"
 
 
 def test_the_index_would_take_both(dist: Path) -> None:
@@ -158,7 +273,8 @@ def test_metadata_is_what_the_index_shows(wheel: Path) -> None:
         (name,) = [n for n in archive.namelist() if n.endswith("dist-info/METADATA")]
         fields, _, description = archive.read(name).decode().partition("\n\n")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert "\nLicense-Expression: Apache-2.0\n" in fields
+    assert "\nLicense-Expression: Apache-2.0 AND CC-BY-2.0\n" in fields
+    assert re.findall(r"^License-File: (.+)$", fields, re.M) == ["LICENSE", "NOTICE"]
     assert fields.count("\nClassifier: ") == len(project["classifiers"])
     assert f"\nKeywords: {','.join(project['keywords'])}\n" in fields
     urls = dict(re.findall(r"^Project-URL: (\w+), (\S+)$", fields, re.M))
@@ -178,7 +294,9 @@ def test_hosted_ci_runs_what_ci_runs_and_commits_are_checked_by_the_same_ruff() 
         yaml.safe_load((ROOT / path).read_text(encoding="utf-8")) for path in (".github/workflows/ci.yml", ".pre-commit-config.yaml")
     )
     assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["test"]["steps"]]
-    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert ".ci/lowest" in [step.get("run") for step in workflow["jobs"]["lowest"]["steps"]]
+    assert ".ci/lowest" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert all(os.access(ROOT / path, os.X_OK) for path in (".ci/run", ".ci/lowest"))
     assert [hook["id"] for repo in hooks["repos"] for hook in repo["hooks"]] == ["ruff-check", "ruff-format"]
 
 

@@ -235,7 +235,7 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_serving(tmp_path: Path) -> None:
-    from moebius.cli.web import serve
+    from moebius.cli.web import serve, server
 
     (tmp_path / "page.js").write_text("1")
     said: list[str] = []
@@ -245,7 +245,7 @@ def test_serving(tmp_path: Path) -> None:
         said.append(text)
         ready.set()
 
-    threading.Thread(target=serve, args=(tmp_path, 0, say), daemon=True).start()
+    threading.Thread(target=lambda: serve(server(tmp_path, 0), say), daemon=True).start()
     assert ready.wait(120)
     port = int(said[0].split("localhost:")[1].split()[0])
     connection = HTTPConnection("127.0.0.1", port)
@@ -254,6 +254,6 @@ def test_serving(tmp_path: Path) -> None:
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("text/javascript")
     with pytest.raises(MoebiusError, match="choose another with --port"):
-        serve(tmp_path, port, say)
+        server(tmp_path, port)
     with pytest.raises(MoebiusError, match="choose another with --port"):
-        serve(tmp_path, 70000, say)
+        server(tmp_path, 70000)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +10,7 @@ from moebius.cli import options
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Transfer
-from moebius.errors import MoebiusError
-
-LOOPBACK = "127.0.0.1"
+from moebius.web.serve import serve, server
 
 
 def add_parser(commands: Any) -> None:
@@ -46,28 +41,8 @@ def export_web(args: argparse.Namespace) -> int:
     size = export(model, args.folder, tile=args.tile, force=args.force, progress=None if args.quiet else Transfer())
     tell(f"Wrote {args.folder} ({size / 1e6:.1f} MB)")
     if args.serve:
-        serve(args.folder, args.port, tell)
+        with server(args.folder, args.port) as serving:
+            serve(serving, tell)
     else:
         tell(f"Serve it with any static server, such as: python -m http.server -d {args.folder}")
     return 0
-
-
-class Handler(SimpleHTTPRequestHandler):
-    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".js": "text/javascript"}  # some registries know another type
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing for every file."""
-
-
-def serve(folder: Path, port: int, tell: Callable[..., None]) -> None:
-    """To this machine alone, until Ctrl-C."""
-    try:
-        server = ThreadingHTTPServer((LOOPBACK, port), partial(Handler, directory=str(folder)))
-    except (OSError, OverflowError) as error:
-        raise MoebiusError(f"Port {port} cannot be served on ({error}); choose another with --port, or --port 0 for a free one.") from error
-    with server:
-        tell(f"Serving it at http://localhost:{server.server_port} until Ctrl-C")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            tell("")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from moebius.errors import MoebiusError, UsageError
+from moebius.files import open_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # Pillow's names
 ENDINGS = {
@@ -35,7 +36,11 @@ def format_of(path: Path) -> str:
 @contextmanager
 def opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """The picture in a file, its pixels not yet read."""
-    with reading(name), Image.open(file, formats=FORMATS) as image:
+    with (
+        reading(name),
+        open_regular(file) if isinstance(file, Path) else nullcontext(file) as stream,
+        Image.open(stream, formats=FORMATS) as image,
+    ):
         yield image
 
 

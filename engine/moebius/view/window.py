@@ -138,7 +138,7 @@ class Window:
             nonlocal interrupted
             interrupted = True
 
-        before = signal.signal(signal.SIGINT, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         sys.setswitchinterval(SWITCH)
         try:
             self.worker.begin()
@@ -146,7 +146,8 @@ class Window:
                 self._turn()
         finally:
             sys.setswitchinterval(interval)
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self.close()
         if interrupted:
             raise KeyboardInterrupt

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from moebius.errors import UsageError, WeightError
+from moebius.files import open_regular
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import hub, refs
@@ -154,12 +155,14 @@ def weights_file(path: Path, typed: str | Path, subfolder: str = "unet") -> Path
     try:
         if path.is_file():
             return path
-        there = path.exists()
+        there, folder = path.exists(), path.is_dir()
         file = first_file(*candidates(path), *candidates(path / subfolder))
     except (OSError, ValueError) as error:
         raise UsageError(f"{model_text(typed)} cannot be read: {getattr(error, 'strerror', None) or error}. Check its spelling.") from error
     if not there:
         raise UsageError(f"{model_text(typed)} is neither a published model ({NAMES}) nor a file or folder. Check its spelling.")
+    if not folder:
+        raise UsageError(f"{model_text(typed)} is neither a regular file nor a folder. Copy the weights into a file first.")
     if file is None:
         raise UsageError(
             f"{path} holds neither {STEM}.safetensors nor {STEM}.bin, nor a folder {subfolder} that does. Give the file itself."
@@ -174,7 +177,7 @@ def from_path(net: Net, path: Path, loading: Loading) -> Network:
     try:
         path = path.resolve()
         config_path = path.with_name(CONFIG_FILE)
-        config_text = read_config(config_path) if config_path.is_file() else ""
+        config_text = read_config(config_path) if config_path.exists() else ""
         identity = identity_of(path.stat())
     except OSError as error:
         raise WeightError(f"{path} cannot be read: {error}.") from error
@@ -193,7 +196,7 @@ def look_up(net: Net, signature: str, loading: Loading) -> Network | None:
 
 def read_config(path: Path) -> str:
     """At most MAX_CONFIG bytes of text; the size is looked at first, and a file that grows meanwhile is cut."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > MAX_CONFIG:
             raise WeightError(f"{path} has {size} bytes, and no config has more than {MAX_CONFIG}. Put the model's own in its place.")
         return file.read(MAX_CONFIG).decode("utf-8", "replace")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from moebius.check.compare.fingerprint import FORMAT, MAP_SIDE, STATUSES, VERSION, Json
 from moebius.errors import MoebiusError, UsageError
-from moebius.files import replacing
+from moebius.files import open_regular, replacing
 
 LARGEST_FILE = 64 << 20
 LARGEST_TEXT = 2_000
@@ -59,7 +59,7 @@ def dumped(fingerprint: Json) -> str:
 
 def load(path: Path) -> Json:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise UsageError(f"{path} has more than the {LARGEST_FILE >> 20} MiB of the largest fingerprint. Give another file.")
