@@ -12,6 +12,7 @@ from chromium import Browser, browser, find
 from moebius.backends.webgpu import WebGPU, adapters
 from moebius.backends.webgpu.device import rank
 from moebius.errors import AdapterError
+from moebius.model import checks
 
 CI = os.environ.get("CI") == "true"
 SLOW_TIMEOUT = 7200
@@ -86,6 +87,13 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         (pytest.fail if CI else pytest.skip)("Chromium is not installed; on Debian it is the package chromium.")
     with browser(tmp_path_factory.mktemp("profile")) as started:
         yield started
+
+
+@pytest.fixture
+def untested_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights reach the kernels as they are. A backend refuses those that are not finite; where a kernel is what is tested, its weights are
+    the way to have it make a NaN, as an overflow would."""
+    monkeypatch.setattr(checks, "check_parameter", lambda array, name: None)
 
 
 def opened(adapter: str, limits: str = "adapter") -> WebGPU:
