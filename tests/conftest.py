@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +29,10 @@ SWIFTSHADER = [
 ]
 if SWIFTSHADER and not {"VK_ICD_FILENAMES", "VK_DRIVER_FILES", "VK_ADD_DRIVER_FILES"} & os.environ.keys():
     os.environ["VK_ADD_DRIVER_FILES"] = str(SWIFTSHADER[0])
+
+# A cache of the tests' own: nobody's files are touched, and an adapter that is opened by name is checked once.
+os.environ["MOEBIUS_CACHE"] = tempfile.mkdtemp(prefix="moebius-tests-")
+atexit.register(shutil.rmtree, os.environ["MOEBIUS_CACHE"], ignore_errors=True)
 
 os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # pytest has its own on; this is for the processes that tests start
 
