@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import math
 import platform
 import re
 from dataclasses import asdict, dataclass, field
@@ -33,10 +34,15 @@ def without_names(value: Any) -> Any:
         return {key: without_names(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [without_names(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no number for it
     return scrubbed(value) if isinstance(value, str) else value
 
 
-PATH = re.compile(r"(?:\b[A-Za-z]:|\\)(?:\\[^\\\s:;,'\"]+)+|~?(?<![\w.)])(?:/[^/\s:;,'\"()]+){2,}/?")
+PATH = re.compile(r"(?:\b[A-Za-z]:|\\)(?:\\[^\\\s:;,'\"]+)+|~?(?<![\w.)/])(?:/[^/\s:;,'\"()]+){2,}/?")
+
+
+NO_NAMES = ("root", "user", "home", "localhost")  # which tell nothing, and stand in sentences
 
 
 def scrubbed(text: str) -> str:
@@ -45,6 +51,6 @@ def scrubbed(text: str) -> str:
     with contextlib.suppress(Exception):  # a process without a user's name
         names.append(getpass.getuser())
     for name in names:
-        if len(name) > 2:
+        if len(name) > 2 and name not in NO_NAMES:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "(name)", text)
     return text
