@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from chromium import Browser, browser, find
 from moebius.backends.webgpu import WebGPU, adapters
 from moebius.backends.webgpu.device import rank
 from moebius.errors import AdapterError
+from moebius.model import checks
 
 CI = os.environ.get("CI") == "true"
 SLOW_TIMEOUT = 7200
@@ -25,6 +29,10 @@ SWIFTSHADER = [
 ]
 if SWIFTSHADER and not {"VK_ICD_FILENAMES", "VK_DRIVER_FILES", "VK_ADD_DRIVER_FILES"} & os.environ.keys():
     os.environ["VK_ADD_DRIVER_FILES"] = str(SWIFTSHADER[0])
+
+# A cache of the tests' own: nobody's files are touched, and an adapter that is opened by name is checked once.
+os.environ["MOEBIUS_CACHE"] = tempfile.mkdtemp(prefix="moebius-tests-")
+atexit.register(shutil.rmtree, os.environ["MOEBIUS_CACHE"], ignore_errors=True)
 
 os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # pytest has its own on; this is for the processes that tests start
 
@@ -86,6 +94,13 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         (pytest.fail if CI else pytest.skip)("Chromium is not installed; on Debian it is the package chromium.")
     with browser(tmp_path_factory.mktemp("profile")) as started:
         yield started
+
+
+@pytest.fixture
+def untested_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights reach the kernels as they are. A backend refuses those that are not finite; where a kernel is what is tested, its weights are
+    the way to have it make a NaN, as an overflow would."""
+    monkeypatch.setattr(checks, "check_parameter", lambda array, name: None)
 
 
 def opened(adapter: str, limits: str = "adapter") -> WebGPU:

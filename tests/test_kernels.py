@@ -511,6 +511,7 @@ def test_a_buffer_read_and_written_in_one_dispatch_is_refused(gpu: WebGPU) -> No
 
 
 # not finite ----------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("untested_weights")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize(
     ("leaf", "says"),
@@ -552,6 +553,7 @@ def test_the_op_that_makes_a_value_not_finite_is_named(gpu: WebGPU, leaf: str | 
         plan.find_non_finite(2)
 
 
+@pytest.mark.usefixtures("untested_weights")
 @pytest.mark.parametrize("name", ["self_lambda", "attention"])
 def test_a_softmax_swallows_no_nan(gpu: WebGPU, name: str) -> None:
     case = OPS[name]((1, 5, 7))

@@ -24,7 +24,7 @@ from moebius.weights.nano import packaged_nano
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import nano_data
 
-GOLDEN = Path(__file__).parent / "goldens" / "nano_sample.png"  # what the float64 oracle makes of the sample: tools/nano_golden.py
+GOLDEN = sample.filled()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The whole networks on every adapter: against the oracle, against themselves, and what the user is told when it fails."""
 
 import gc
+import re
 import subprocess
 import sys
 import weakref
@@ -12,12 +13,13 @@ from goldens import CONFIGS, FOLDER, IDS, ModuleSamples, load, noise, relative, 
 from PIL import Image
 
 from moebius import Inpainter
+from moebius.backends.cpu import CPU
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, native
 from moebius.backends.webgpu import device as gpu_module
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.tensor import Buffer
-from moebius.errors import AdapterError, DeviceLostError, LimitError, MoebiusError, NonFiniteError, UsageError
+from moebius.errors import AdapterError, DeviceLostError, LimitError, MoebiusError, NonFiniteError, UsageError, WeightError
 from moebius.model import unet, vae
 from moebius.model.denoise import Denoiser
 from moebius.model.params import Checkpoint, Params, ShapeOnly
@@ -178,6 +180,7 @@ def test_no_gpu_object_is_leaked(gpu):
     assert counts[1]["Buffer"] > 0
 
 
+@pytest.mark.usefixtures("untested_weights")
 def test_a_value_that_is_not_finite_names_its_op_and_step(gpu):
     params = synthetic(unet.shapes(UNetConfig.tiny()), 0)
     path = "diff_model.down_blocks.1.attentions.0.transformer_blocks.0.ff"
@@ -189,6 +192,7 @@ def test_a_value_that_is_not_finite_names_its_op_and_step(gpu):
         denoiser(net).run(*start())
 
 
+@pytest.mark.usefixtures("untested_weights")
 @pytest.mark.parametrize("name", ["time_embedding.linear_1.weight", "down_blocks.1.resnets.0.time_emb_proj.bias"])
 def test_a_value_that_is_not_finite_in_the_time_tables_names_its_op(llvmpipe, name):
     params = synthetic(unet.shapes(UNetConfig.tiny()), 0)
@@ -196,6 +200,44 @@ def test_a_value_that_is_not_finite_in_the_time_tables_names_its_op(llvmpipe, na
     net = UNet(UNetConfig.tiny(), params, llvmpipe)
     with pytest.raises(NonFiniteError, match=rf"time_(embedding|shift) \(diff_model\.{name.rpartition('.')[0]}"):
         net(latents(net.config, 2), 5, IDS)
+
+
+UNSOUND = {
+    "a weight": ("diff_model.down_blocks.0.resnets.0.conv1.conv_pw.weight", np.nan),
+    "what a batch norm scales": ("diff_model.down_blocks.0.resnets.0.conv1.bn1.running_mean", -np.inf),
+    "what would fold into zeros": ("diff_model.down_blocks.0.resnets.0.conv1.bn1.running_var", np.inf),
+    "what only the condition needs": ("embedding_layer.weight", np.nan),
+    "a bias of a time table": ("diff_model.time_embedding.linear_1.bias", np.inf),
+}
+
+
+@pytest.mark.parametrize("what", UNSOUND)
+@pytest.mark.parametrize("device", ["gpu", "cpu", "oracle"])
+def test_weights_that_are_not_finite_are_refused_by_name(llvmpipe, device, what):
+    """On every backend, when they are first taken: nobody tested what a caller hands in."""
+    name, value = UNSOUND[what]
+    params = synthetic(unet.shapes(UNetConfig.tiny()), 0)
+    params[name].flat[3] = value
+    net = UNet(UNetConfig.tiny(), params, {"gpu": lambda: llvmpipe, "cpu": CPU, "oracle": Reference}[device]())
+    with pytest.raises(WeightError, match=rf"^{re.escape(name)} holds {value}"):
+        net(latents(net.config, 2), 5, IDS)
+
+
+def test_a_vae_whose_weights_are_not_finite_is_refused(llvmpipe):
+    params = synthetic(vae.shapes(VAEConfig.tiny()), 0)
+    params["decoder.conv_in.bias"][:2] = np.nan
+    for ops in (llvmpipe, CPU()):
+        with pytest.raises(WeightError, match=r"^decoder\.conv_in\.bias holds nan and 1 more"):
+            VAE(VAEConfig.tiny(), params, ops).decode(noise("z", (1, 4, 4, 4)))
+
+
+@pytest.mark.parametrize(("leaf", "value"), [("running_var", -1.0), ("weight", 3e38)])
+def test_weights_that_fold_into_something_not_finite_are_refused(llvmpipe, leaf, value):
+    params = synthetic(unet.shapes(UNetConfig.tiny()), 0)
+    path = "diff_model.down_blocks.0.resnets.0.conv1"
+    params[f"{path}.bn1.{leaf}"][0], params[f"{path}.bn1.running_mean"][0] = value, 1e6
+    with pytest.raises(WeightError, match=rf"^{re.escape(path)}\.depthwise( bias)?, as it is packed"):
+        UNet(UNetConfig.tiny(), params, llvmpipe)(latents(UNetConfig.tiny(), 2), 5, IDS)
 
 
 def test_a_second_run_of_a_sampler_leaves_the_first_its_latents(gpu):

@@ -238,7 +238,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     ],
     "engine/moebius/backends/webgpu/ops/lambdas.py": [
         ("outer=width // 4, inner=k4 // 4)", "outer=width // 4, inner=0)"),
-        ("lambda: constants(1), cond.key)", "lambda: constants(1))"),
+        ("lambda p: constants(p, 1), cond.key)", "lambda p: constants(p, 1))"),
     ],
     "engine/moebius/backends/webgpu/ops/attention.py": [
         ("values_at = image * n * (pitch // 4) + 2 * c4 // 4", "values_at = 2 * c4 // 4"),

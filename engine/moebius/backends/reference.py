@@ -116,7 +116,7 @@ class Reference:
                     self._tap(path[: -len(ending)] + other, x)
 
     def _p(self, p: Params, name: str) -> Array:
-        return np.asarray(p[name], self.dtype)
+        return np.asarray(p.finite(name), self.dtype)
 
     # pieces ------------------------------------------------------------------------------------------------------
     def _matrix(self, x: Array, p: Params) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ def load_model(
     args: argparse.Namespace, say: Callable[..., None], progress: Callable[[str, int, int | None], None] | None = None
 ) -> Inpainter:
     """By the options of `options.add_model` and `add_device`; says which device it is on, and compares with the model of --like."""
+    if args.quiet:
+        logging.getLogger("moebius").setLevel(logging.ERROR)
     if args.synthetic:
         model = synthetic_model(args)
         say("Weights: synthetic. They were made from a seed, not trained: every op runs, but the hole is filled with noise.")

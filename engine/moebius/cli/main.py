@@ -10,7 +10,7 @@ import os
 import sys
 
 import moebius
-from moebius.cli import batch, compare, gpu, inpaint, view, web, weights
+from moebius.cli import batch, compare, doctor, gpu, inpaint, view, web, weights
 from moebius.cli.output import say_error, write_plainly
 from moebius.errors import MoebiusError
 
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     inpaint.add_info_parser(commands)
     weights.add_parsers(commands)
     view.add_parser(commands)
+    doctor.add_parser(commands)
     compare.add_parser(commands)
     web.add_parser(commands)
     gpu.add_parsers(commands)

@@ -10,7 +10,7 @@ import sys
 from moebius.errors import MoebiusError
 
 # What a code page lacks is written with these, or else as an escape (\u65e5), by which two file names can still be told apart.
-PLAIN = {"×": "x", "…": "...", "→": "->", "·": "-", "–": "-", "−": "-", "✗": "x", "≤": "<=", "≥": ">="}
+PLAIN = {"×": "x", "…": "...", "→": "->", "·": "-", "–": "-", "−": "-", "✓": "+", "✗": "x", "≤": "<=", "≥": ">="}
 
 
 def write_plainly() -> None:

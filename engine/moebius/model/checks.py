@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moebius.errors import UsageError
+from moebius.errors import UsageError, WeightError
 
 
 def check_floats(array: np.ndarray, what: str) -> None:
@@ -14,6 +14,18 @@ def check_floats(array: np.ndarray, what: str) -> None:
     with np.errstate(over="ignore"):
         if not np.isfinite(np.asarray(array).astype(np.float32)).all():
             raise UsageError(f"The {what} hold a NaN, an infinity, or a number beyond float32; give finite numbers.")
+
+
+def check_parameter(array: np.ndarray, name: str) -> None:
+    """Refuses a parameter that is not finite in float32."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32, copy=False))
+    if not finite.all():
+        bad = np.asarray(array)[~finite]
+        raise WeightError(
+            f"{name} holds {bad[0]}{f' and {len(bad) - 1} more values' * (len(bad) > 1)} that float32 has no number for. "
+            "Weights must be finite: load the checkpoint again, or look for the step of a training at which it diverged."
+        )
 
 
 def check_timestep(t: int) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from moebius.errors import WeightError
+from moebius.model import checks
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -18,10 +19,20 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weights = weights
+        self._finite: set[str] = set()
         self.derived: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._weights[name]
+
+    def finite(self, name: str) -> np.ndarray:
+        """A parameter that was tested for NaN and infinities when it was first taken: files are tested as they are loaded, but what a
+        caller hands in is not."""
+        array = self._weights[name]
+        if name not in self._finite:
+            checks.check_parameter(array, name)
+            self._finite.add(name)
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights)
@@ -41,8 +52,8 @@ class Params:
     def __init__(self, root: Checkpoint, path: str = "") -> None:
         self.root, self.path = root, path
 
-    def at(self, path: str) -> Params:
-        return Params(self.root, self._join(path))
+    def at(self, path: str) -> Self:
+        return type(self)(self.root, self._join(path))
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.root[self._join(name)]
@@ -50,8 +61,21 @@ class Params:
     def get(self, name: str) -> np.ndarray | None:
         return self.root.get(self._join(name))
 
+    def finite(self, name: str) -> np.ndarray:
+        """`self[name]`, as `Checkpoint.finite` gives it."""
+        return self.root.finite(self._join(name))
+
     def _join(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
+
+
+class Finite(Params):
+    """The same parameters, each known to be finite."""
+
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.finite(name)
 
 
 class ShapeOnly(Mapping[str, np.ndarray]):

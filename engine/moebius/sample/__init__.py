@@ -17,3 +17,8 @@ def photo() -> Path:
 def mask() -> Path:
     """White where the photo is to be filled."""
     return Path(str(files(__name__) / "mask.png"))
+
+
+def filled() -> Path:
+    """What the packaged nano makes of the two by the float64 oracle, which every device has to reach: tools/nano_golden.py."""
+    return Path(str(files(__name__) / "filled.png"))

@@ -11,9 +11,9 @@ import numpy as np
 from moebius import sample
 from moebius.backends.cpu import CPU
 from moebius.backends.webgpu.pack import pad4
+from moebius.backends.webgpu.wgsl import shaders_digest
 from moebius.check.compare import endtoend
 from moebius.check.compare.fingerprint import FORMAT, VERSION
-from moebius.check.compare.measure import shaders_digest
 from moebius.inpaint.draws import draws
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.settings import Settings

@@ -49,7 +49,7 @@ class CPU(Reference):
 
     # pieces ------------------------------------------------------------------------------------------------------
     def _p(self, p: Params, name: str) -> Array:
-        array = p[name]
+        array = p.finite(name)
         return array if array.dtype == self.dtype else self._once(p, name, as_stored)
 
     def _once(self, p: Params, name: str, make: Callable[[Array], Array]) -> Array:
@@ -57,13 +57,14 @@ class CPU(Reference):
         kept: dict[str, Array] = p.root.derived.setdefault(self, {})
         key = f"{p.path}.{name}" + ("" if make is as_stored else " rearranged")  # in one other way at most
         if key not in kept:
-            kept[key] = np.ascontiguousarray(make(p[name]), self.dtype)
+            kept[key] = np.ascontiguousarray(make(p.finite(name)), self.dtype)
         return kept[key]
 
     def _scale_shift(self, p: Params) -> tuple[Array, Array]:
         """BN(x) = x·scale + shift, folded in float64. A microsecond a hundred channels, so not worth keeping."""
-        scale = p["weight"].astype(np.float64) / np.sqrt(p["running_var"].astype(np.float64) + BATCH_NORM_EPS)
-        shift = p["bias"].astype(np.float64) - p["running_mean"] * scale
+        mean, var, weight, bias = (p.finite(k).astype(np.float64) for k in ("running_mean", "running_var", "weight", "bias"))
+        scale = weight / np.sqrt(var + BATCH_NORM_EPS)
+        shift = bias - mean * scale
         return scale.astype(self.dtype), shift.astype(self.dtype)
 
     def _product(self, x: Array, p: Params, scale: Array | None = None, shift: Array | None = None, *others: Array | None) -> Array:

@@ -22,7 +22,7 @@ from moebius.backends.webgpu.tensor import Tensor, read, write
 from moebius.errors import NonFiniteError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Step, StepState, Tap, Timesteps
-from moebius.model.params import Checkpoint, Params
+from moebius.model.params import Checkpoint, Finite, Params
 
 PLANS_PER_MODEL = 4
 
@@ -173,7 +173,7 @@ class WebGPU:
         return dense.time_table(self._dense, temb, p, "time_shift", None)
 
     def condition(self, ids: np.ndarray, p: Params) -> Condition:
-        return Condition(ids, lambda: pack.condition_tokens(ids, p))
+        return Condition(ids, lambda: pack.condition_tokens(ids, Finite(p.root, p.path)))
 
     def linear(self, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
         return dense.linear(self._dense, x, p, residual)

@@ -5,10 +5,13 @@ Every row is padded with zeros to a multiple of four channels; batch norms that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from moebius.model import checks
 from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW
-from moebius.model.params import Params
+from moebius.model.params import Finite, Params
 
 Array = np.ndarray
 
@@ -18,6 +21,15 @@ def up4(n: int) -> int:
 
 
 WINDOW_PITCH = up4(POSITION_WINDOW)  # a row of the positional window
+
+
+def packed(fill: Callable[[Params], Array], p: Params, name: str) -> Array:
+    """What `fill` makes of the parameters, which are tested for NaN and infinities as they are taken. What it makes is tested too: finite
+    parameters can fold into an infinity, and a negative variance into a NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = fill(Finite(p.root, p.path))
+    checks.check_parameter(array, f"{p.path}.{name}, as it is packed for the GPU,")
+    return array
 
 
 def pad4(x: Array, axis: int = -1) -> Array:

@@ -77,17 +77,18 @@ class Recorder:
         b, h, w, c = shape
         return Tensor(self.buffer(4 * b * h * w * up4(c), label, kind), (b, h, w, c))
 
-    def constant(self, p: Params, name: str, shape: Sequence[int], fill: Callable[[], np.ndarray], *key: Any) -> Binding:
-        """A packed parameter, made once for a checkpoint. `shape` is the packed one; `fill` runs when it is uploaded."""
+    def constant(self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any) -> Binding:
+        """A packed parameter, made once for a checkpoint. `shape` is the packed one; `fill` makes it of the parameters when it is uploaded,
+        and a NaN or an infinity in one of those, or in what they become, is refused then."""
         packed: dict[tuple[Any, ...], Buffer] = p.root.derived.setdefault(self, {})
         at = (p.path, name, *key)
         if at not in packed:
-            packed[at] = self.buffer(4 * int(np.prod(shape)), f"{p.path}.{name}", "weight", fill)
+            packed[at] = self.buffer(4 * int(np.prod(shape)), f"{p.path}.{name}", "weight", lambda: pack.packed(fill, p, name))
         return Binding(name, "read", packed[at], tuple(shape))
 
     def vector(self, p: Params, name: str) -> Binding:
         n = p[name].shape[0]
-        return self.constant(p, name, (up4(n),), lambda: pack.vector(p[name]))
+        return self.constant(p, name, (up4(n),), lambda p: pack.vector(p[name]))
 
     # dispatches --------------------------------------------------------------------------------------------------
     def dispatch(

@@ -11,6 +11,7 @@ loops marked `// unroll` are written out (naga never unrolls, and arrays indexed
 from __future__ import annotations
 
 import ast
+import hashlib
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -69,6 +70,16 @@ def interface(shader: str) -> Interface:
     struct = re.search(r"struct Params \{(.*?)\}", text, re.S)
     fields = re.findall(r"^\s*(\w+): (u32|f32),", struct[1], re.M) if struct else []
     return Interface(slots, tuple(fields))
+
+
+@cache
+def shaders_digest() -> str:
+    """Of all .wgsl files: measurements and verdicts are of these kernels, and of no others."""
+    hashed = hashlib.sha256()
+    for file in sorted(files("moebius.shaders").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".wgsl"):
+            hashed.update(file.name.encode() + b"\0" + file.read_bytes())
+    return hashed.hexdigest()
 
 
 def pack_params(shader: str, values: Mapping[str, int | float]) -> bytes:

@@ -32,9 +32,11 @@ class EndedError(Exception):
         self.status, self.reason = status, one_line(reason)
 
 
-def messages(arguments: Sequence[str], environment: dict[str, str], timeout: float) -> Iterator[Json]:
+def messages(
+    arguments: Sequence[str], environment: dict[str, str], timeout: float, module: str = "moebius.check.compare.child"
+) -> Iterator[Json]:
     """What a child says, line by line. Raises EndedError when it dies, or is silent for `timeout` seconds."""
-    command = [sys.executable, "-P", "-m", "moebius.check.compare.child", *arguments]
+    command = [sys.executable, "-P", "-m", module, *arguments]
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=os.environ | environment)
         lines: queue.Queue[bytes | None] = queue.Queue()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 
 import numpy as np
 
@@ -14,6 +12,7 @@ import moebius
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.tensor import read
+from moebius.backends.webgpu.wgsl import shaders_digest
 from moebius.check.compare.cases import Case, fixed_set
 from moebius.check.compare.endtoend import RUNS
 from moebius.check.compare.fingerprint import Json, digest, error_map, errors
@@ -143,14 +142,6 @@ def identity(ops: Backend) -> Json:
         "versions": {gpu.implementation: gpu.module.__version__},
         "shaders": shaders_digest(),
     }
-
-
-def shaders_digest() -> str:
-    hashed = hashlib.sha256()
-    for file in sorted(files("moebius.shaders").iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".wgsl"):
-            hashed.update(file.name.encode() + b"\0" + file.read_bytes())
-    return hashed.hexdigest()
 
 
 def machine() -> dict[str, str]:

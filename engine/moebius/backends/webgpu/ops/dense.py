@@ -17,7 +17,7 @@ def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"]
     rec = dense.recorder
     n, k = p["weight"].shape
     out = rec.new((1, 1, x.shape[2], n), f"{p.path} table")
-    w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda: pack.gemm(p["weight"])))
+    w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(p["weight"])))
     dense(GemmCall(op, p.path, Operands(x, w, out, k, n), epilogue=Epilogue(rec.vector(p, "bias"), act), prologue=True))
     return out
 
@@ -26,7 +26,7 @@ def linear(dense: Dense, x: Tensor, p: Params, residual: Tensor | None = None) -
     rec = dense.recorder
     n, k = p["weight"].shape[:2]
     out = rec.new((*x.shape[:3], n), p.path)
-    w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda: pack.gemm(pack.matrix(p))))
+    w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(pack.matrix(p))))
     bias = rec.vector(p, "bias") if p.get("bias") is not None else None
     dense(GemmCall("linear", p.path, Operands(x, w, out, k, n), epilogue=Epilogue(bias, residuals=present(residual))))
     return out
@@ -37,7 +37,7 @@ def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, r
     n, k = p["weight"].shape[:2]
     b, h, w, _ = x.shape
     out = rec.new((b, ceil(h, stride), ceil(w, stride), n), p.path)
-    weight = Weight(rec.constant(p, "weight", (9, up4(k), up4(n)), lambda: pack.taps(p["weight"])))
+    weight = Weight(rec.constant(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])))
     epilogue = Epilogue(rec.vector(p, "bias"), residuals=present(residual))
     dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), Taps(stride, pad), epilogue))
     return out
@@ -48,7 +48,7 @@ def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
     n, k = p["weight"].shape[:2]
     b, h, w, _ = x.shape
     out = rec.new((b, 2 * h, 2 * w, n), p.path)
-    weight = Weight(rec.constant(p, "phases", (4, 4, up4(k), up4(n)), lambda: pack.phases(p["weight"])))
+    weight = Weight(rec.constant(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])))
     dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(rec.vector(p, "bias"))))
     return out
 
@@ -56,13 +56,13 @@ def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
 def dwconv(dense: Dense, x: Tensor, p: Params, shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
     rec = dense.recorder
     n, k = p["conv_pw.weight"].shape[:2]
-    w = rec.constant(p, "depthwise", (9, up4(k)), lambda: pack.depthwise(p)[0])
-    bias = rec.constant(p, "depthwise bias", (up4(k),), lambda: pack.depthwise(p)[1])
+    w = rec.constant(p, "depthwise", (9, up4(k)), lambda p: pack.depthwise(p)[0])
+    bias = rec.constant(p, "depthwise bias", (up4(k),), lambda p: pack.depthwise(p)[1])
     h = rec.new(x.shape, f"{p.path}.conv_dw")
     _depthwise(rec, "dwconv", p.path, x, w, bias, h, gated=False)
     out = rec.new((*x.shape[:3], n), p.path)
-    weight = Weight(rec.constant(p, "pointwise", (up4(k), up4(n)), lambda: pack.pointwise(p)[0]))
-    bias = rec.constant(p, "pointwise bias", (up4(n),), lambda: pack.pointwise(p)[1])
+    weight = Weight(rec.constant(p, "pointwise", (up4(k), up4(n)), lambda p: pack.pointwise(p)[0]))
+    bias = rec.constant(p, "pointwise bias", (up4(n),), lambda p: pack.pointwise(p)[1])
     epilogue = Epilogue(bias, shift=shift, residuals=present(x if n == x.shape[3] else None, residual))
     dense(GemmCall("dwconv", p.path, Operands(h, weight, out, k, n), epilogue=epilogue))
     return out
@@ -75,15 +75,15 @@ def feed_forward(dense: Dense, x: Tensor, p: Params, residual: Tensor) -> Tensor
     hid4 = up4(hid)
     # Both halves are padded by themselves, so that value and gate of a channel are one distance apart.
     h = rec.new((*x.shape[:3], 2 * hid4), inverted.path)
-    weight = Weight(rec.constant(inverted, "weight", (up4(c), 2 * hid4), lambda: pack.gemm(pack.halves(pack.matrix(inverted)))))
-    bias = rec.constant(inverted, "bias", (2 * hid4,), lambda: pack.f32(pack.halves(inverted["bias"])))
+    weight = Weight(rec.constant(inverted, "weight", (up4(c), 2 * hid4), lambda inverted: pack.gemm(pack.halves(pack.matrix(inverted)))))
+    bias = rec.constant(inverted, "bias", (2 * hid4,), lambda inverted: pack.f32(pack.halves(inverted["bias"])))
     dense(GemmCall(op, inverted.path, Operands(x, weight, h, c, 2 * hid4), epilogue=Epilogue(bias, "silu")))
     g = rec.new((*x.shape[:3], hid), depth.path)
-    w = rec.constant(depth, "weight", (9, 2 * hid4), lambda: pack.f32(pack.halves(depth["weight"].reshape(-1, 9)).T))
-    bias = rec.constant(depth, "bias", (2 * hid4,), lambda: pack.f32(pack.halves(depth["bias"])))
+    w = rec.constant(depth, "weight", (9, 2 * hid4), lambda depth: pack.f32(pack.halves(depth["weight"].reshape(-1, 9)).T))
+    bias = rec.constant(depth, "bias", (2 * hid4,), lambda depth: pack.f32(pack.halves(depth["bias"])))
     _depthwise(rec, op, depth.path, h, w, bias, g, gated=True)
     out = rec.new((*x.shape[:3], c), p.path)
-    weight = Weight(rec.constant(point, "weight", (hid4, up4(c)), lambda: pack.gemm(pack.matrix(point))))
+    weight = Weight(rec.constant(point, "weight", (hid4, up4(c)), lambda point: pack.gemm(pack.matrix(point))))
     dense(GemmCall(op, point.path, Operands(g, weight, out, hid, c), epilogue=Epilogue(residuals=(residual,))))
     return out
 

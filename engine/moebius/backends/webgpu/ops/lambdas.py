@@ -23,13 +23,13 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     k4 = up4(k)
     width = (heads + 2) * k4  # q of every head, key, value
     qkv = rec.new((b, h, w, width), f"{p.path} qkv")
-    weight = rec.constant(p, "qkv", (up4(c), width), lambda: pack.lambda_qkv(p, heads)[0])
-    bias = rec.constant(p, "qkv bias", (width,), lambda: pack.lambda_qkv(p, heads)[1])
+    weight = rec.constant(p, "qkv", (up4(c), width), lambda p: pack.lambda_qkv(p, heads)[0])
+    bias = rec.constant(p, "qkv bias", (width,), lambda p: pack.lambda_qkv(p, heads)[1])
     dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(bias)))
     content = _content(rec, qkv, p, heads, k)
     window = POSITION_WINDOW * WINDOW_PITCH
     logits = rec.new((b, h * w, heads, window), f"{p.path} logits")
-    filters = Weight(rec.constant(p, "pos_conv", (k4, window), lambda: pack.position_filters(p)))
+    filters = Weight(rec.constant(p, "pos_conv", (k4, window), lambda p: pack.position_filters(p)))
     every_head = Rows(split=heads, outer=width // 4, inner=k4 // 4)
     dense(GemmCall(SELF, f"{p.path}.logits", Operands(qkv, filters, logits, k, window), every_head))
     out = rec.new(x.shape, p.path)
@@ -68,7 +68,7 @@ def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tenso
         flops=2 * b * n * k * k,
     )
     content = rec.new((b, 1, k4, k4), f"{p.path} lambda")
-    bias = rec.constant(p, "pos_conv bias", (k4,), lambda: pack.vector(p["pos_conv.bias"]))
+    bias = rec.constant(p, "pos_conv bias", (k4,), lambda p: pack.vector(p["pos_conv.bias"]))
     rec.dispatch(
         SELF,
         f"{p.path}.combine",
@@ -88,14 +88,14 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
     n, k, tokens = h * w, c // heads, cond.ids.shape[1]
     k4 = up4(k)
     q = rec.new((b, h, w, heads * k4), f"{p.path} q")
-    weight = rec.constant(p, "q", (up4(c), heads * k4), lambda: pack.lambda_query(p, heads)[0])
-    bias = rec.constant(p, "q bias", (heads * k4,), lambda: pack.lambda_query(p, heads)[1])
+    weight = rec.constant(p, "q", (up4(c), heads * k4), lambda p: pack.lambda_query(p, heads)[0])
+    bias = rec.constant(p, "q bias", (heads * k4,), lambda p: pack.lambda_query(p, heads)[1])
     dense(GemmCall(CROSS, f"{p.path}.q", Operands(x, Weight(weight), q, c, heads * k4), epilogue=Epilogue(bias)))
 
-    def constants(which: int) -> np.ndarray:
+    def constants(p: Params, which: int) -> np.ndarray:
         return pack.vector(pack.condition_keys_values(cond.tokens, p)[which])
 
-    table = rec.constant(p, "rel_pos_emb", (n, tokens, k4), lambda: pack.position_table(p))
+    table = rec.constant(p, "rel_pos_emb", (n, tokens, k4), lambda p: pack.position_table(p))
     out = rec.new(x.shape, p.path)
     rec.dispatch(
         CROSS,
@@ -105,8 +105,8 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
         {
             "q": q,
             "table": table,
-            "keys": rec.constant(p, "keys", (b, tokens, k4), lambda: constants(0), cond.key),
-            "values": rec.constant(p, "values", (b, tokens, k4), lambda: constants(1), cond.key),
+            "keys": rec.constant(p, "keys", (b, tokens, k4), lambda p: constants(p, 0), cond.key),
+            "values": rec.constant(p, "values", (b, tokens, k4), lambda p: constants(p, 1), cond.key),
             "residual": residual,
             "out": out,
         },

@@ -1,0 +1,64 @@
+"""Whether an adapter computes right: asked once, and kept in the cache for as long as adapter, driver and this version stay the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import moebius
+from moebius.backends.webgpu import WebGPU, probe
+from moebius.backends.webgpu.wgsl import shaders_digest
+from moebius.errors import DeviceLostError
+from moebius.files import replacing
+from moebius.weights.cache import cache_folder
+
+
+def fault(ops: WebGPU) -> str:
+    """What is wrong with the adapter, from the cache or by the quick check; empty where nothing is."""
+    file = verdict_file(ops)
+    kept = read(file)
+    return check(ops, file) if kept is None else kept
+
+
+def check(ops: WebGPU, file: Path | None = None) -> str:
+    """The same, measured now; kept for the next time unless it may have been bad luck."""
+    try:
+        found = probe.fault(ops)
+    except DeviceLostError as error:
+        return str(error)
+    write(file or verdict_file(ops), found)
+    return found
+
+
+def verdict_file(ops: WebGPU) -> Path:
+    """Named by all that the verdict depends on: the adapter, its driver, what speaks to it, and the two versions."""
+    gpu = ops.gpu
+    what = {
+        "adapter": {str(key): str(value) for key, value in gpu.info.items()},
+        "implementation": [gpu.implementation, str(gpu.module.__version__)],
+        "limits": dict(ops.caps.limits),
+        "moebius": moebius.__version__,
+        "shaders": shaders_digest(),
+    }
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "verdicts" / f"{digest}.json"
+
+
+def read(file: Path) -> str | None:
+    """None where there is no verdict, or none that can be read."""
+    try:
+        kept = json.loads(file.read_text("utf-8"))["fault"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return kept if isinstance(kept, str) else None
+
+
+def write(file: Path, found: str) -> None:
+    """Whole or not at all. Where the cache cannot be written, the check is done anew at the next start."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as opened:
+            opened.write(json.dumps({"fault": found}).encode())
+    except OSError:
+        pass
