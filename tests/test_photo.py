@@ -586,6 +586,30 @@ def test_modes_a_format_lacks_become_ones_it_has(tmp_path: Path, mode: str, suff
             np.testing.assert_array_equal(again.alpha, photo.alpha)
 
 
+@pytest.mark.parametrize("first", [".webp", ".tif", ".png", ".gif"])
+@pytest.mark.parametrize("mode", ["P key", "L key", "RGB key"])
+def test_a_picture_with_a_key_can_be_saved_again(tmp_path: Path, mode: str, first: str) -> None:
+    """Saving changes nothing of the picture that is saved."""
+    image = load(in_mode(mode, 20, 10)).with_rgb(255 - load(in_mode(mode, 20, 10)).rgb)
+    before, photo = raw(image).copy(), load(image)
+    for name in [name for name in (f"a{first}", "b.gif", "c.webp", "d.png") if mode != "RGB key" or not name.endswith(".gif")]:
+        save(image, tmp_path / name)
+        again = load(tmp_path / name)
+        np.testing.assert_array_equal(again.alpha, photo.alpha)
+        np.testing.assert_array_equal(again.rgb[photo.alpha > 0], photo.rgb[photo.alpha > 0])
+        np.testing.assert_array_equal(raw(image), before)
+
+
+def test_a_gif_has_one_transparent_entry_for_several(tmp_path: Path) -> None:
+    image = in_mode("P few", 20, 10)
+    image.info["transparency"] = bytes([255, 0, 255, 0])
+    photo = load(image)
+    assert save(photo.with_rgb(photo.rgb), tmp_path / "out.gif") == ()
+    again = load(tmp_path / "out.gif")
+    np.testing.assert_array_equal(again.alpha, photo.alpha)
+    np.testing.assert_array_equal(again.rgb[photo.alpha > 0], photo.rgb[photo.alpha > 0])
+
+
 @pytest.mark.parametrize(
     ("mode", "name", "says"),
     [
@@ -597,6 +621,8 @@ def test_modes_a_format_lacks_become_ones_it_has(tmp_path: Path, mode: str, suff
         ("P RGBA", "out.jpg", "cannot keep the picture's transparency"),
         ("RGB key", "out.jpg", "cannot keep the picture's transparency"),
         ("L key", "out.bmp", "cannot keep the picture's transparency"),
+        ("P alpha", "out.gif", "half transparent"),
+        ("P RGBA", "out.gif", "half transparent"),
         ("I;16", "out.jpg", "cannot hold mode I;16; use .png or .tif"),
         ("CMYK", "out.png", "cannot hold mode CMYK; use .jpg or .tif"),
         ("F", "out.png", "cannot hold mode F; use .tif"),

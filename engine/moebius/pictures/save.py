@@ -12,6 +12,7 @@ from PIL import Image
 
 from moebius.errors import MoebiusError, UsageError
 from moebius.files import replacing
+from moebius.pictures import palette
 from moebius.pictures.formats import ENDINGS, format_of
 from moebius.pictures.metadata import Extras, as_json, png_info, with_comment
 from moebius.pictures.modes import MODES
@@ -63,11 +64,16 @@ def _fitting(image: Image.Image, path: Path) -> Image.Image:
     if mode is not None and mode.keyed and image.has_transparency_data and kind not in ("PNG", "GIF"):
         if _written_mode(kind, "RGBA") != "RGBA":
             raise UsageError(f"{path}: a {ending} file cannot keep the picture's transparency; use .png, .webp or .tif.")
-        return image.convert("RGBA")
+        return image.copy().convert("RGBA")  # of a copy: Pillow puts the key into the palette of what it converts
     written = _written_mode(kind, image.mode)
     if written is None:
         fitting = [e for e, other in ENDINGS.items() if _written_mode(other, image.mode)]
         raise UsageError(f"{path}: a {ending} file cannot hold mode {image.mode}; use {' or '.join(fitting) or 'another mode'}.")
+    if kind == "GIF" and image.mode == "P" and image.has_transparency_data:
+        one = palette.keyed(image)
+        if one is None:
+            raise UsageError(f"{path}: a .gif file cannot keep colours that are half transparent; use .png, .webp or .tif.")
+        return one
     if written == image.mode:
         return image
     if image.mode.startswith("I;16"):  # convert() would go by way of 8 bits
