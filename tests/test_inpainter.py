@@ -357,8 +357,8 @@ def test_a_mask_that_marks_nothing_or_most(small: Inpainter) -> None:
     with pytest.raises(EmptyMaskError):
         small.steps(photo, fill)
     np.testing.assert_array_equal(np.asarray(small(photo, fill, allow_empty=True).image), np.asarray(photo))
-    fill[:25] = True
-    with pytest.warns(UserWarning, match=r"63 %.*4 steps.*2 windows?, 2 each"):
+    fill[:26] = True
+    with pytest.warns(UserWarning, match=r"65 %.*2 windows of 2 steps"):
         result = small(photo, fill, steps=2, strength=1, blend="raw", crop="full", num_images=2)
     run = small.steps(photo, fill, steps=2, strength=1)
     assert run.warning in run.notes  # before it begins

@@ -126,6 +126,9 @@ def test_how_bright_a_mask_is_that_marks_nothing() -> None:
         load(np.full((30, 40), 100, np.uint8), photo(40, 30))
     with pytest.raises(EmptyMaskError, match=r"\b128\b"):
         load(np.full((30, 40), 25700, np.uint16), photo(40, 30))
+    with pytest.raises(EmptyMaskError) as caught:  # which is all white: not why
+        load(WHITE | np.uint8(255), photo(40, 30), invert=True)
+    assert "255" not in str(caught.value)
     with pytest.raises(EmptyMaskError, match="transparent"):
         load("alpha", load_photo(np.full((30, 40, 4), 255, np.uint8)))
 

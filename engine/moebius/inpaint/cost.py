@@ -20,7 +20,8 @@ def large_mask(fill: np.ndarray, windows: Sequence[Window], steps: int, images: 
     scale = max(window.scale for window in windows)
     coarse = f"; a pixel of the model is {scale:.1f} of the image wide" if scale > 1.05 else ""
     count = len(windows) * images
+    work = f"{count} window{'s' * (count > 1)} of {steps} step{'s' * (steps > 1)}"
     return (
-        f"The mask marks {100 * share:.0f} % of the image: {left} left to go by. It takes {count * steps} steps of the model "
-        f"({count} windows, {steps} each){coarse}. If the rest is meant, invert the mask (invert=True, --invert)."
+        f"The mask marks {100 * share:.0f} % of the image: {left} left to go by. It takes {work} of the model{coarse}. "
+        "If the rest is meant, invert the mask (invert=True, --invert)."
     )

@@ -66,7 +66,7 @@ def load(
         fill, why_empty = _marked(mask, notes)
         fill = _fitted(fill, mask, photo, notes)
     if invert:
-        fill = ~fill
+        fill, why_empty = ~fill, "; inverted, it marks the rest, and there is none"
     if grow:
         fill = dilated(fill, grow)
     if not fill.any():
@@ -189,10 +189,10 @@ def _marked(mask: Photo, notes: list[str]) -> tuple[np.ndarray, str]:
     painted = None if mask.alpha is None else mask.alpha > _half(mask.alpha)
     if painted is None or painted.all():
         top = int(grey.max()) * 255 // np.iinfo(grey.dtype).max
-        return white, f"; its brightest pixel is {top} of 255, and what is filled in begins at {WHITE}"
+        return white, "" if white.any() else f"; its brightest pixel is {top} of 255, and what is filled in begins at {WHITE}"
     if (painted & ~white).any():
         notes.append("The mask is paint on transparency: what is painted is filled in, whatever its colour.")
-    return painted, "; it is transparent everywhere"
+    return painted, "" if painted.any() else "; it is transparent everywhere"
 
 
 def _fitted(fill: np.ndarray, mask: Photo, photo: Photo, notes: list[str]) -> np.ndarray:
