@@ -211,32 +211,37 @@ def test_several_images_and_json(capsys, tmp_path):
     assert np.abs(difference).max() <= 1  # the second seed, in a batch or alone
 
 
-def test_an_empty_mask_returns_the_image_and_says_so(capsys, tmp_path):
+def test_an_empty_mask_is_an_error_unless_it_is_allowed(capsys, tmp_path):
     empty, target = tmp_path / "empty.png", tmp_path / "out.png"
     Image.new("L", (200, 200)).save(empty)
     code, _, err = run(capsys, "inpaint", IMAGE, empty, *FAST, "-o", target)
-    assert code == 0
-    assert "nothing to fill in" in err
+    assert code == 2
+    assert "marks nothing" in err
+    assert "Device" not in err
+    assert not target.exists()
+    assert run(capsys, "inpaint", IMAGE, empty, *FAST, "-o", target, "--allow-empty")[0] == 0
     np.testing.assert_array_equal(np.asarray(Image.open(target)), np.asarray(Image.open(IMAGE)))
 
 
-def test_batch(capsys, tmp_path):
-    images, masks = pictures(tmp_path / "in", ["a.png", "b.jpg", "c.png"]), tmp_path / "masks"
-    masks.mkdir()
-    (images / "broken.png").write_bytes(b"\x89PNG not really")
-    for stem in ("a", "b", "broken"):
-        Image.fromarray((np.indices((30, 40))[0] < 9).astype(np.uint8) * 255).save(masks / f"{stem}.png")
-    code, _, err = run(capsys, "batch", images, masks, tmp_path / "out", *FAST)
-    assert code == 1
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg"]
-    assert "c.png: there is no mask of that stem" in err
-    assert "broken.png" in err
-    assert "2 done, 0 skipped, 2 failed" in err
-    before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
-    code, _, err = run(capsys, "batch", images, masks / "a.png", tmp_path / "out", *FAST, "--resume")
-    assert code == 1
-    assert "1 done, 2 skipped, 1 failed" in err
-    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+def test_a_photograph_for_a_mask_is_refused_before_anything_is_loaded(capsys, tmp_path):
+    target = tmp_path / "out.png"
+    code, _, err = run(capsys, "inpaint", MASK, IMAGE, *FAST, "-o", target)
+    assert code == 2
+    assert f"{MASK} looks like the mask" in err
+    assert "Device" not in err
+    assert run(capsys, "inpaint", MASK, IMAGE, *FAST, "-o", target, "--yes")[0] == 0
+
+
+def test_a_mask_that_marks_most_is_warned_of_before_it_starts(capsys, tmp_path, monkeypatch):
+    from moebius.inpaint.inpainter import Inpainter
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Inpainter, "moments", stop)
+    with pytest.raises(KeyboardInterrupt):
+        cli.run(["inpaint", IMAGE, "--box", "0,0,200,150", *map(str, FAST), "-o", str(tmp_path / "out.png")])
+    assert "75 %" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_130_and_leaves_nothing(capsys, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The whole pipeline against the published one, on the nano nets with the goldens' own noise."""
 
+import warnings
 import weakref
 from types import SimpleNamespace
 
@@ -8,9 +9,10 @@ import pytest
 from goldens import CONFIGS, FOLDER, load, noise, relative, weights
 from PIL import Image
 
+from moebius import sample
 from moebius.backends.cpu import CPU
 from moebius.backends.reference import Reference
-from moebius.errors import NonFiniteError, OutOfMemoryError, UsageError
+from moebius.errors import EmptyMaskError, NonFiniteError, OutOfMemoryError, UsageError
 from moebius.inpaint.draws import draws as draws_of
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.settings import Settings
@@ -338,7 +340,7 @@ def test_any_photo_and_any_mask(small: Inpainter, case: int) -> None:
         "blend": ["paste", "compensate", "match"][case // 2 % 3],
         "feather": [None, 0, 2.5][case % 3],
     }
-    result = small(photo, fill, steps=1, strength=1, seed=case, **settings)
+    result = small(photo, fill, steps=1, strength=1, seed=case, force=True, allow_empty=True, **settings)
     assert (result.image.size, result.image.mode) == (photo.size, photo.mode)
     touched = np.zeros_like(fill)
     for window in result.windows:
@@ -347,6 +349,32 @@ def test_any_photo_and_any_mask(small: Inpainter, case: int) -> None:
     assert touched[fill].all() or any(w.radius for w in result.windows)
     np.testing.assert_array_equal(np.asarray(result.image)[~touched], np.asarray(photo)[~touched])
     assert len(result.windows) > 0 or not fill.any()
+
+
+def test_a_mask_that_marks_nothing_or_most(small: Inpainter) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
+    fill = np.zeros((40, 60), bool)
+    with pytest.raises(EmptyMaskError):
+        small.steps(photo, fill)
+    np.testing.assert_array_equal(np.asarray(small(photo, fill, allow_empty=True).image), np.asarray(photo))
+    fill[:26] = True
+    with pytest.warns(UserWarning, match=r"65 %.*2 windows of 2 steps"):
+        result = small(photo, fill, steps=2, strength=1, blend="raw", crop="full", num_images=2)
+    run = small.steps(photo, fill, steps=2, strength=1)
+    assert run.warning in run.notes  # before it begins
+    assert len(result.notes) == 1
+    fill[:24], fill[24:] = True, False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert small(photo, fill, steps=1, strength=1).notes == ()  # 60 %
+
+
+def test_a_photograph_for_a_mask_is_refused_unless_forced(small: Inpainter) -> None:
+    """The two swapped."""
+    with Image.open(sample.photo()) as photo, Image.open(sample.mask()) as mask:
+        with pytest.raises(UsageError, match="swapped"):
+            small.steps(mask, photo)
+        assert any("swapped" in note for note in small.steps(mask, photo, force=True).notes)
 
 
 def test_windows_and_seeds_run_as_one_batch(small: Inpainter) -> None:

@@ -4,12 +4,15 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
-from moebius.errors import UsageError
-from moebius.pictures.mask import boxes, dilated, feathered, load, support
+from moebius import sample
+from moebius.errors import EmptyMaskError, UsageError
+from moebius.pictures.look import look
+from moebius.pictures.mask import Mask, _same_aspect, boxes, dilated, feathered, load, support
 from moebius.pictures.photo import Photo
 from moebius.pictures.photo import load as load_photo
+from moebius.pictures.pixels import luma
 
 
 def photo(width: int, height: int) -> Photo:
@@ -38,6 +41,7 @@ SOURCES = {
     "bools, one channel": FILL[..., None],
     "uint8": WHITE,
     "uint16": WHITE.astype(np.uint16) * 257,
+    "uint16 of 0 and 255": WHITE.astype(np.uint16),
     "int64": WHITE.astype(np.int64),
     "floats": FILL.astype(np.float64),
     "RGB array": np.stack([WHITE] * 3, axis=-1),
@@ -49,6 +53,8 @@ SOURCES = {
     "PIL F": Image.fromarray(FILL.astype(np.float32)),
     "PIL CMYK": Image.fromarray(WHITE).convert("CMYK"),
     "white strokes on transparency": Image.merge("LA", [Image.new("L", (40, 30), 255), Image.fromarray(WHITE)]),
+    "white on opaque black": Image.fromarray(WHITE).convert("RGBA"),
+    "white on black that is nearly opaque": Image.merge("LA", [Image.fromarray(WHITE), Image.new("L", (40, 30), 254)]),
     "bytes": as_png(Image.fromarray(WHITE)),
     "boxes": [(5, 7, 10, 11), (10, 7, 10, 11)],
 }
@@ -90,7 +96,7 @@ def test_zeros_and_ones_mean_what_they_say() -> None:
     assert "0 and 1" in mask.notes[0]
 
 
-@pytest.mark.parametrize("size", [(20, 15), (160, 120), (41, 29), (300, 20)])
+@pytest.mark.parametrize("size", [(20, 15), (160, 120), (41, 30), (399, 301)])
 def test_another_size_is_resized_as_published_and_said(size: tuple[int, int]) -> None:
     mask = load(WHITE, photo(*size))
     expected = np.asarray(Image.fromarray(WHITE).resize(size, Image.Resampling.LANCZOS)) >= 127.5
@@ -105,13 +111,191 @@ def test_invert_comes_before_grow() -> None:
     np.testing.assert_array_equal(load(WHITE, photo(40, 30), invert=True, grow=2).fill, dilated(~FILL, 2))
 
 
-def test_empty_and_full_masks_are_legal_and_said() -> None:
-    empty, full = load(np.zeros((30, 40), np.uint8), photo(40, 30)), load(np.zeros((30, 40), np.uint8), photo(40, 30), invert=True)
-    assert not empty.fill.any()
-    assert "marks nothing" in empty.notes[0]
-    assert full.fill.all()
-    assert "whole image" in full.notes[0]
-    assert "marks nothing" in load([], photo(40, 30)).notes[0]
+@pytest.mark.parametrize("source", [np.zeros((30, 40), np.uint8), np.full((30, 40), 100, np.uint8), np.zeros((30, 40, 4), np.uint8), []])
+def test_a_mask_that_marks_nothing_is_an_error_or_said(source: object) -> None:
+    with pytest.raises(EmptyMaskError):
+        load(source, photo(40, 30))
+    mask = load(source, photo(40, 30), allow_empty=True)
+    assert not mask.fill.any()
+    assert len(mask.notes) == 1
+    assert load(source, photo(40, 30), invert=True).fill.all()
+
+
+def test_how_bright_a_mask_is_that_marks_nothing() -> None:
+    with pytest.raises(EmptyMaskError, match="100 of 255"):
+        load(np.full((30, 40), 100, np.uint8), photo(40, 30))
+    with pytest.raises(EmptyMaskError, match=r"\b128\b"):
+        load(np.full((30, 40), 25700, np.uint16), photo(40, 30))
+    with pytest.raises(EmptyMaskError) as caught:  # which is all white: not why
+        load(WHITE | np.uint8(255), photo(40, 30), invert=True)
+    assert "255" not in str(caught.value)
+    with pytest.raises(EmptyMaskError, match="transparent"):
+        load("alpha", load_photo(np.full((30, 40, 4), 255, np.uint8)))
+
+
+@pytest.mark.parametrize("colours", [[(255, 0, 0)], [(0, 0, 0)], [(255, 255, 255), (0, 0, 0), (9, 90, 200)]])
+def test_paint_on_transparency_counts_whatever_its_colour(colours: list[tuple[int, int, int]]) -> None:
+    paint = np.zeros((30, 40, 4), np.uint8)
+    paint[FILL, :3] = [colours[i % len(colours)] for i in range(FILL.sum())]
+    paint[FILL, 3] = 255
+    paint[2, 2], paint[3, 3] = (255, 255, 255, 127), (0, 0, 0, 128)
+    expected = FILL.copy()
+    expected[3, 3] = True
+    for source in (paint, Image.fromarray(paint), as_png(Image.fromarray(paint))):
+        mask = load(source, photo(40, 30))
+        np.testing.assert_array_equal(mask.fill, expected)
+        assert len(mask.notes) == 1
+    keyed = Image.new("P", (40, 30), 0)
+    keyed.putpalette([0, 0, 0, 200, 0, 0])
+    keyed.paste(1, (5, 7, 20, 18))
+    keyed.info["transparency"] = 0
+    np.testing.assert_array_equal(load(keyed, photo(40, 30)).fill, FILL)
+
+
+# The stored size of a photo, other sizes -------------------------------------------------------------------------------
+def stored(array: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels that a camera stores, with this orientation, for an upright picture."""
+    turn = {
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation]
+    return np.ascontiguousarray(turn(array))
+
+
+def with_orientation(array: np.ndarray, orientation: int, kind: str) -> bytes:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(array).save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_of_the_stored_size_is_turned_with_its_photo(orientation: int, kind: str) -> None:
+    upright = np.zeros((30, 40, 3), np.uint8)
+    given = load_photo(with_orientation(stored(upright, orientation), orientation, kind))
+    assert (given.size, given.orientation) == ((40, 30), orientation)
+    assert given.stored_size == ((30, 40) if orientation > 4 else (40, 30))
+    as_stored = stored(WHITE, orientation)
+    for source in (WHITE, Image.fromarray(WHITE), with_orientation(as_stored, orientation, kind if kind != "JPEG" else "PNG")):
+        np.testing.assert_array_equal(load(source, given).fill, FILL)
+        assert load(source, given).notes == ()
+    if orientation > 4:
+        for source in (as_stored, Image.fromarray(as_stored), as_png(Image.fromarray(as_stored))):
+            mask = load(source, given)
+            np.testing.assert_array_equal(mask.fill, FILL)
+            assert len(mask.notes) == 1
+        twice = np.asarray(Image.fromarray(as_stored).resize((60, 80), Image.Resampling.NEAREST))
+        mask = load(twice, given)
+        np.testing.assert_array_equal(mask.fill, FILL)
+        assert len(mask.notes) == 2
+    elif orientation > 1:  # nothing tells whether a file of that size was turned: it is said how it is taken
+        mask = load(as_png(Image.fromarray(WHITE)), given)
+        np.testing.assert_array_equal(mask.fill, FILL)
+        assert len(mask.notes) == 1
+
+
+@pytest.mark.parametrize("size", [(40, 40), (30, 40), (300, 20), (41, 29), (40, 32), (80, 64), (512, 512)])
+def test_another_aspect_ratio_is_refused_with_both_sizes(size: tuple[int, int]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(WHITE, photo(*size), force=True)
+    assert "40×30" in str(caught.value)
+    assert f"{size[0]}×{size[1]}" in str(caught.value)
+
+
+def test_every_rounding_of_the_same_aspect_ratio_is_the_same() -> None:
+    g = np.random.default_rng(0)
+    for _ in range(1000):
+        width, height = (int(n) for n in g.integers(40, 400, 2))
+        scale = float(g.uniform(0.2, 3))
+        up, down = g.choice([np.floor, np.ceil, np.rint], 2)
+        size = int(up(width * scale)), int(down(height * scale))
+        assert _same_aspect(size, (width, height)), (size, width, height)
+        assert _same_aspect((width, height), size), (size, width, height)
+
+
+def test_a_turned_photo_and_a_mask_of_neither_size() -> None:
+    given = load_photo(with_orientation(np.zeros((40, 30, 3), np.uint8), 6, "PNG"))
+    with pytest.raises(UsageError, match="40×40") as caught:
+        load(np.ones((40, 40), bool), given)
+    assert all(size in str(caught.value) for size in ("40×30", "30×40"))
+
+
+def test_a_loaded_mask_is_taken_as_it_is() -> None:
+    mask = load(WHITE, photo(40, 30), invert=True, grow=3)
+    assert load(mask, photo(40, 30), invert=True, grow=3) is mask
+    assert not load(Mask(np.zeros((30, 40), bool)), photo(40, 30)).fill.any()
+    with pytest.raises(UsageError, match=r"40×30.*20×15"):
+        load(mask, photo(20, 15))
+
+
+# What looks like a photograph ------------------------------------------------------------------------------------------
+def masks_of_all_kinds() -> dict[str, Image.Image]:
+    """What people draw, blurred, small, in colour, and as JPEGs of low quality."""
+    shapes = Image.new("L", (400, 300))
+    draw = ImageDraw.Draw(shapes)
+    draw.ellipse((40, 40, 190, 200), fill=255)
+    draw.rectangle((250, 150, 350, 280), fill=255)
+    draw.line((0, 0, 400, 300), fill=255, width=9)
+    dots = Image.fromarray(np.uint8(255) * (np.random.default_rng(0).random((300, 400)) < 0.5))
+    kinds = {"hard": shapes, "soft": shapes.filter(ImageFilter.GaussianBlur(3)), "softer": shapes.filter(ImageFilter.GaussianBlur(12))}
+    kinds |= {"red": Image.merge("RGB", [shapes, *[Image.new("L", shapes.size)] * 2]), "dots": dots}
+    for name, image in list(kinds.items()):
+        if name != "dots":
+            file = io.BytesIO()
+            image.save(file, "JPEG", quality=30)
+            kinds[f"{name} JPEG"] = Image.open(file)
+    return kinds
+
+
+@pytest.mark.parametrize("name", ["hard", "soft", "softer", "red", "dots", "hard JPEG", "soft JPEG", "softer JPEG", "red JPEG"])
+def test_masks_do_not_look_like_photographs(name: str) -> None:
+    seen = look(np.asarray(masks_of_all_kinds()[name].convert("RGB")))
+    assert not seen.photograph
+    assert seen.mask or name.startswith("red") or name == "softer JPEG"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_mask_that_looks_like_a_photograph_is_refused(grey: bool, dtype: type) -> None:
+    with Image.open(sample.photo()) as image:
+        picture = np.asarray(image.convert("L" if grey else "RGB")).astype(dtype) * dtype(np.iinfo(dtype).max // 255)
+    with Image.open(sample.mask()) as image:
+        mask = np.asarray(image.convert("L"))
+    height, width = mask.shape
+    with pytest.raises(UsageError, match="looks like a photograph"):
+        load(picture, photo(width, height))
+    with pytest.raises(UsageError, match="swapped"):
+        load(picture, load_photo(mask))
+    forced = load(picture, load_photo(mask), force=True)
+    assert "swapped" in forced.notes[0]
+    np.testing.assert_array_equal(forced.fill, (luma(picture) if not grey else picture) > np.iinfo(dtype).max // 2)
+
+
+def test_the_files_are_named_that_may_be_swapped(tmp_path) -> None:
+    for name, source in (("a.png", sample.photo()), ("b.png", sample.mask())):
+        (tmp_path / name).write_bytes(source.read_bytes())
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path / "a.png", load_photo(tmp_path / "b.png"))
+    assert f"{tmp_path / 'b.png'} looks like the mask" in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "a.png"))
+
+
+def test_a_photo_with_a_hole_in_it_is_no_mask() -> None:
+    with Image.open(sample.photo()) as image:
+        holed = image.convert("RGBA")
+    holed.paste((0, 0, 0, 0), (10, 10, 60, 60))
+    with pytest.raises(UsageError, match="looks like a photograph"):
+        load(holed, photo(*holed.size))
+    paint = Image.new("RGBA", holed.size)
+    paint.paste(holed.crop((100, 100, 130, 130)), (50, 50))  # a colourful brush
+    assert load(paint, photo(*holed.size)).fill.sum() == 900
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

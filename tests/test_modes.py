@@ -113,7 +113,7 @@ def test_every_row_says_what_files_hold_it(tmp_path: Path, name: str, ending: st
     save(photo.with_rgb(photo.rgb), path)
     again = load(path)
     assert again.mode == ("RGB" if written == "YCbCr" else written)  # Pillow reads what it wrote as YCbCr as RGB
-    if ENDINGS[ending] != "JPEG" and name not in COARSE:
+    if ENDINGS[ending] not in ("JPEG", "AVIF") and name not in COARSE:
         white = np.iinfo(again.rgb.dtype).max
         assert np.array_equal(again.rgb // (white // 255), photo.rgb // (np.iinfo(photo.rgb.dtype).max // 255))
 

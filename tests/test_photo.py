@@ -4,13 +4,15 @@ import io
 import json
 import os
 import struct
+import sys
+import types
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin, features
 
 from moebius.errors import MoebiusError, UsageError
 from moebius.pictures import mask as masks
@@ -389,6 +391,64 @@ def test_files_keep_every_byte_outside_the_change(tmp_path: Path, suffix: str, m
         np.testing.assert_array_equal(again.alpha, photo.alpha)
 
 
+AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+
+
+@AVIF
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P key", "1"])
+def test_avif_is_read_and_written_with_what_comes_with_it(tmp_path: Path, mode: str) -> None:
+    image = in_mode(mode, 40, 30)
+    photo = load(tagged(tmp_path, ".avif"))
+    assert (photo.format, photo.extras.icc) == ("AVIF", SRGB)
+    assert save(image, tmp_path / "out.avif", like=photo, metadata={"seed": 3}, quality=100) == ()
+    assert read_metadata(tmp_path / "out.avif") == {"seed": 3}
+    again, before = load(tmp_path / "out.avif"), load(image)
+    assert again.mode == ("RGBA" if before.alpha is not None else "RGB")
+    assert again.extras.icc == SRGB
+    assert b"Maker" in again.extras.exif
+    seen = np.ones((30, 40), bool) if before.alpha is None else before.alpha > 200
+    assert np.abs(again.rgb[seen].astype(int) - before.rgb[seen]).mean() < 6
+    if before.alpha is not None:
+        assert np.abs(again.alpha.astype(int) - before.alpha).max() <= 2
+
+
+@AVIF
+def test_an_avif_is_read_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth(40, 30).save(tmp_path / "in.avif", exif=exif)
+    assert (load(tmp_path / "in.avif").size, load(tmp_path / "in.avif").orientation) == ((30, 40), 6)
+
+
+def test_heic_is_read_by_a_package_that_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"\0\0\0\x18ftypheic" + b"\0" * 20
+    (tmp_path / "a.heic").write_bytes(data)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+    for source in (data, tmp_path / "a.heic"):
+        with pytest.raises(UsageError, match="pillow-heif"):
+            load(source)
+
+    class Heif(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self) -> None:
+            self._mode, self._size, self.tile = "RGB", (4, 3), []
+
+        def load(self) -> None:
+            self.im = smooth(4, 3).im
+
+    def register() -> None:
+        Image.register_open("HEIF", Heif, lambda prefix: prefix[4:12] == b"ftypheic")
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    for source in (data, tmp_path / "a.heic"):
+        photo = load(source)
+        assert (photo.size, photo.format) == ((4, 3), "HEIF")
+        np.testing.assert_array_equal(photo.rgb, np.asarray(smooth(4, 3)))
+
+
 def tagged(tmp_path: Path, suffix: str, mode: str = "RGB") -> Path:
     """A file with everything that is to be kept, and a thumbnail that is not."""
     exif = Image.Exif()
@@ -396,7 +456,7 @@ def tagged(tmp_path: Path, suffix: str, mode: str = "RGB") -> Path:
     exif[0x8769] = {0x829A: 0.125, 0x9003: "2020:01:02 03:04:05"}
     exif[0x8825] = {1: "N", 2: (52.0, 30.0, 15.5)}
     path = tmp_path / f"tagged{suffix}"
-    in_mode(mode, 32, 24).save(path, exif=exif.tobytes(), icc_profile=SRGB, **({} if suffix == ".webp" else {"dpi": (300, 300)}))
+    in_mode(mode, 32, 24).save(path, exif=exif.tobytes(), icc_profile=SRGB, **({} if suffix in (".webp", ".avif") else {"dpi": (300, 300)}))
     return path
 
 
@@ -526,6 +586,55 @@ def test_metadata_of_others_is_not_taken_for_ours(tmp_path: Path) -> None:
             read_metadata(tmp_path / "b.png")
 
 
+WORDS = b"ASCII\0\0\0the harbour, from the north"
+
+
+def commented(path: Path, **comments: bytes) -> Photo:
+    exif = Image.Exif()
+    exif[0x8769] = {{"comment": 0x9286, "history": 0x9213}[name]: text for name, text in comments.items()}
+    smooth(8, 8).save(path, exif=exif.tobytes(), **({"lossless": True} if path.suffix == ".webp" else {}))
+    return load(path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_a_comment_of_the_photos_own_is_kept(tmp_path: Path, suffix: str) -> None:
+    """Through two fills: the record of the first is replaced, and the comment is not."""
+    path = tmp_path / f"in{suffix}"
+    photo = commented(path, comment=WORDS)
+    for settings in ({"seed": 1}, {"seed": 2}, None):
+        path = tmp_path / f"out{suffix}"
+        assert save(photo.with_rgb(photo.rgb), path, like=photo, metadata=settings) == ()
+        with Image.open(path) as image:
+            assert image.getexif().get_ifd(0x8769)[0x9286] == WORDS
+        assert read_metadata(path) == settings
+        photo = load(path)
+
+
+def test_a_blank_comment_is_no_comment_and_an_old_record_is_not_kept(tmp_path: Path) -> None:
+    photo = commented(tmp_path / "in.jpg", comment=b"ASCII\0\0\0" + b" " * 40)
+    save(photo.with_rgb(photo.rgb), tmp_path / "a.jpg", like=photo, metadata={"seed": 1})
+    assert b"seed" in load_ifd(tmp_path / "a.jpg")[0x9286]
+    again = load(tmp_path / "a.jpg")
+    for suffix in (".jpg", ".png"):
+        save(again.with_rgb(again.rgb), tmp_path / f"b{suffix}", like=again)
+        assert b"seed" not in (tmp_path / f"b{suffix}").read_bytes()
+
+
+def load_ifd(path: Path) -> dict:
+    with Image.open(path) as image:
+        return image.getexif().get_ifd(0x8769)
+
+
+def test_where_there_is_no_place_for_the_settings_they_are_left_out_and_said(tmp_path: Path) -> None:
+    photo = commented(tmp_path / "in.jpg", comment=WORDS, history=b"developed in 1998")
+    (note,) = save(photo.with_rgb(photo.rgb), tmp_path / "out.jpg", like=photo, metadata={"seed": 1})
+    assert "settings are left out" in note
+    assert read_metadata(tmp_path / "out.jpg") is None
+    entries = load_ifd(tmp_path / "out.jpg")
+    assert entries[0x9286] == WORDS
+    assert "1998" in str(entries[0x9213])
+
+
 def test_metadata_too_large_for_a_jpeg_is_left_out_and_said(tmp_path: Path) -> None:
     photo = load(tagged(tmp_path, ".jpg"))
     (note,) = save(photo.with_rgb(photo.rgb), tmp_path / "out.jpg", like=photo, metadata={"long": "x" * 70000})
@@ -586,6 +695,30 @@ def test_modes_a_format_lacks_become_ones_it_has(tmp_path: Path, mode: str, suff
             np.testing.assert_array_equal(again.alpha, photo.alpha)
 
 
+@pytest.mark.parametrize("first", [".webp", ".tif", ".png", ".gif"])
+@pytest.mark.parametrize("mode", ["P key", "L key", "RGB key"])
+def test_a_picture_with_a_key_can_be_saved_again(tmp_path: Path, mode: str, first: str) -> None:
+    """Saving changes nothing of the picture that is saved."""
+    image = load(in_mode(mode, 20, 10)).with_rgb(255 - load(in_mode(mode, 20, 10)).rgb)
+    before, photo = raw(image).copy(), load(image)
+    for name in [name for name in (f"a{first}", "b.gif", "c.webp", "d.png") if mode != "RGB key" or not name.endswith(".gif")]:
+        save(image, tmp_path / name)
+        again = load(tmp_path / name)
+        np.testing.assert_array_equal(again.alpha, photo.alpha)
+        np.testing.assert_array_equal(again.rgb[photo.alpha > 0], photo.rgb[photo.alpha > 0])
+        np.testing.assert_array_equal(raw(image), before)
+
+
+def test_a_gif_has_one_transparent_entry_for_several(tmp_path: Path) -> None:
+    image = in_mode("P few", 20, 10)
+    image.info["transparency"] = bytes([255, 0, 255, 0])
+    photo = load(image)
+    assert save(photo.with_rgb(photo.rgb), tmp_path / "out.gif") == ()
+    again = load(tmp_path / "out.gif")
+    np.testing.assert_array_equal(again.alpha, photo.alpha)
+    np.testing.assert_array_equal(again.rgb[photo.alpha > 0], photo.rgb[photo.alpha > 0])
+
+
 @pytest.mark.parametrize(
     ("mode", "name", "says"),
     [
@@ -597,6 +730,8 @@ def test_modes_a_format_lacks_become_ones_it_has(tmp_path: Path, mode: str, suff
         ("P RGBA", "out.jpg", "cannot keep the picture's transparency"),
         ("RGB key", "out.jpg", "cannot keep the picture's transparency"),
         ("L key", "out.bmp", "cannot keep the picture's transparency"),
+        ("P alpha", "out.gif", "half transparent"),
+        ("P RGBA", "out.gif", "half transparent"),
         ("I;16", "out.jpg", "cannot hold mode I;16; use .png or .tif"),
         ("CMYK", "out.png", "cannot hold mode CMYK; use .jpg or .tif"),
         ("F", "out.png", "cannot hold mode F; use .tif"),
@@ -671,9 +806,10 @@ def png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
     [
         ("nowhere.png", "nowhere.png cannot be read as a picture: No such file"),
         (".", "cannot be read as a picture: Is a directory"),
-        (b"", "is not a PNG, JPEG, WebP, TIFF, BMP or GIF picture"),
+        (b"", "is not a PNG, JPEG"),
         (b"%PDF-1.4", "is not a PNG"),
-        (b"\0\0\0\x18ftypheic", "convert it to one of those first"),
+        (b"\0\0\0\x18ftypheic", "pip install pillow-heif"),
+        (b"\0\0\0\x18ftypmp42", "is not a PNG"),
         (png(20000, 20000, 8, 2, b""), "has more than 178,956,970 pixels"),
         (png(12000, 10000, 8, 2, b""), "12000×10000 = 120,000,000 pixels; the limit is 100,000,000"),
         (png(0, 5, 8, 2, b""), "The image"),
@@ -786,7 +922,7 @@ def test_a_fill_changes_nothing_outside_the_feathered_mask(kind: str) -> None:
         photo = load(given)
         x, y = int(g.integers(width)), int(g.integers(height))
         boxes = [(x, y, int(g.integers(1, width + 1)), int(g.integers(1, height + 1)))]
-        mask = masks.load(boxes, photo, grow=float(g.choice([0, 2.5])), invert=bool(g.random() < 0.2))
+        mask = masks.load(boxes, photo, grow=float(g.choice([0, 2.5])), invert=bool(g.random() < 0.2), allow_empty=True)
         into, shown = photo.rgb.copy(), np.zeros((height, width), bool)
         mode, blend = str(g.choice(["auto", "full"])), str(g.choice(["paste", "compensate", "match"]))
         for window in windows(mask.fill, 64, mode, g.choice([None, 0.0, 5.0])):

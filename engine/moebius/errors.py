@@ -13,6 +13,10 @@ class UsageError(MoebiusError, ValueError):
     exit_code = 2
 
 
+class EmptyMaskError(UsageError):
+    """The mask marks nothing, so there is nothing to fill in."""
+
+
 class WeightError(MoebiusError):
     """The weights do not fit the model: missing, unexpected, of another shape or type, or not finite."""
 

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
+import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
-from moebius.cli.inpaint import chosen_settings, numbered, report, run_with_progress
+from moebius.cli.inpaint import chosen_settings, mask_settings, numbered, report
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_error, say_nothing
-from moebius.errors import MoebiusError, UsageError
+from moebius.cli.pairs import Pair, find
+from moebius.errors import EmptyMaskError, MoebiusError, UsageError
+from moebius.files import replacing
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+if TYPE_CHECKING:
+    from moebius.inpaint.inpainter import Inpainter
+    from moebius.inpaint.result import Result
+
+LISTED = 12  # names in a line
+EVERY = 5.0  # seconds between two lines where there is no terminal
 
 
 def add_parser(commands: Any) -> None:
@@ -21,10 +34,13 @@ def add_parser(commands: Any) -> None:
         "batch", help="the same for folders", formatter_class=options.Narrow, usage="%(prog)s IMAGES MASKS OUT [options]"
     )
     p.add_argument("images", metavar="IMAGES", type=Path, help="a folder")
-    p.add_argument("masks", metavar="MASKS", type=Path, help="a folder of masks with the images' stems, or one mask for all")
+    p.add_argument("masks", metavar="MASKS", type=Path, help="a folder of masks, a.* or a_mask.* for a.jpg (may be IMAGES); or one for all")
     p.add_argument("out", metavar="OUT", type=Path, help="a folder, made when missing; the images' names and formats")
-    p.add_argument("--resume", action="store_true", help="skip images whose result is there")
+    p.add_argument("--recursive", action="store_true", help="subfolders too; OUT gets the same ones")
+    p.add_argument("--resume", action="store_true", help="skip images whose result is there, of the same settings and model")
     options.add_settings(p)
+    options.add_consent(p)
+    p.add_argument("--like", metavar="FILE", type=Path, help="the settings that made FILE; options given here win")
     options.add_model(p)
     options.add_device(p)
     options.add_output(p)
@@ -33,55 +49,211 @@ def add_parser(commands: Any) -> None:
 
 def batch(args: argparse.Namespace) -> int:
     tell = say_nothing if args.quiet else say
-    images, mask_of = inputs(args)
+    found = find(args.images, args.masks, args.out, args.recursive)
     settings = chosen_settings(args)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MoebiusError(f"{args.out} cannot be made: {error.strerror}.") from error
+    make_folder(args.out)
+    for why, names in found.ignored.items():
+        if names:
+            more = f", … and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            tell(f"Ignored, {why}: {', '.join(names[:LISTED])}{more}")
     model = load_model(args, tell)
-    done = skipped = failed = 0
-    start = time.perf_counter()
-    for image in images:
-        outputs = numbered(args.out / image.name, settings.get("num_images", 1))
-        if args.resume and all(p.exists() for p in outputs):
-            skipped += 1
-            continue
+    for note in model.notes:
+        tell(note)
+    bar = Bar(len(found.pairs), silent=args.quiet or args.json)
+    work = Work(args, model, settings, bar)
+    try:
+        for pair in found.pairs:
+            bar.begin(pair.image.relative_to(args.images).as_posix())
+            bar.end(work.one(pair))
+    finally:
+        bar.close()
+    counts = {what: bar.ended.count(what) for what in ("done", "skipped", "failed")}
+    tell(f"{', '.join(f'{n} {what}' for what, n in counts.items())} in {time.perf_counter() - bar.start:.1f} s")
+    if args.json:
+        ignored = [name for names in found.ignored.values() for name in names]
+        print(json.dumps({"summary": {**counts, "ignored": ignored, "seconds": round(time.perf_counter() - bar.start, 3)}}))
+    return 1 if counts["failed"] else 0
+
+
+class Work:
+    """What a batch does with a picture."""
+
+    def __init__(self, args: argparse.Namespace, model: Inpainter, settings: dict[str, Any], bar: Bar) -> None:
+        self.args, self.model, self.settings, self.bar = args, model, settings, bar
+        self.tell: Callable[..., None] = say_nothing if args.quiet else bar.say
+
+    def one(self, pair: Pair) -> str:
+        """done, skipped or failed. What is wrong with one picture does not end the batch."""
+        given = {"image": str(pair.image), **({"mask": str(pair.mask)} if pair.mask else {})}
         try:
-            if image.stem not in mask_of:
-                raise UsageError(f"there is no mask of that stem in {args.masks}.")
-            result = run_with_progress(model, image, mask_of[image.stem], settings, args)
-            for i, path in enumerate(outputs):
-                result.save(path, index=i, metadata=not args.no_metadata, quality=args.quality)
-            for note in result.notes:
-                tell(f"{image.name}: {note}")
-            report(args, tell, result, outputs)
-            done += 1
-        except MoebiusError as error:
-            failed += 1
-            say_error(f"{image.name}: {error}")
-    tell(f"{done} done, {skipped} skipped, {failed} failed in {time.perf_counter() - start:.1f} s")
-    return 1 if failed else 0
+            return self.filled(pair, given)
+        except (MoebiusError, MemoryError) as error:
+            sentence = str(error)
+            if isinstance(error, MemoryError):
+                self.model.forget_denoisers()  # what the next picture needs is taken again
+                sentence = "there is not enough memory for this picture; use a smaller one, or fewer images at once."
+            self.bar.say_error(f"{self.bar.doing}: {sentence}")
+            if self.args.json:
+                code = error.exit_code if isinstance(error, MoebiusError) else 1
+                print(json.dumps({**given, "error": {"kind": type(error).__name__, "message": sentence}, "exit_code": code}))
+            return "failed"
+
+    def filled(self, pair: Pair, given: Mapping[str, str]) -> str:
+        from moebius.pictures import mask as masks
+        from moebius.pictures import photo as photos
+
+        args, settings = self.args, self.settings
+        outputs = numbered(pair.out, settings.get("num_images", 1))
+        if args.resume and self.is_there(outputs):
+            if args.json:
+                print(json.dumps({**given, "skipped": True, "output": [str(p) for p in outputs]}))
+            return "skipped"
+        if pair.mask is None:
+            raise UsageError(pair.problem)
+        photo = photos.load(pair.image)
+        make_folder(pair.out.parent)
+        load = partial(masks.load, pair.mask, photo, force=args.yes, **mask_settings(settings))
+        try:
+            mask = load()
+        except EmptyMaskError:
+            if not args.allow_empty:
+                raise
+            if pair.out.suffix == pair.image.suffix:
+                return self.copied(pair.image, outputs, given)
+            mask = load(allow_empty=True)
+        result = self.run(photo, mask)
+        for i, path in enumerate(outputs):
+            for note in result.save(path, index=i, metadata=not args.no_metadata, quality=args.quality):
+                self.tell(f"{self.bar.doing}: {note}")
+        report(args, partial(self.tell, self.bar.place), result, outputs, dict(given))
+        return "done"
+
+    def copied(self, image: Path, outputs: Sequence[Path], given: Mapping[str, str]) -> str:
+        """The picture byte by byte, where there is nothing to fill in."""
+        for path in outputs:
+            try:
+                with open(image, "rb") as source, replacing(path) as target:
+                    shutil.copyfileobj(source, target)
+            except OSError as error:
+                raise MoebiusError(f"{path} cannot be written: {error.strerror or error}.") from error
+        self.tell(f"{self.bar.place} Copied to {', '.join(map(str, outputs))}: the mask marks nothing")
+        if self.args.json:
+            print(json.dumps({**given, "copied": True, "output": [str(p) for p in outputs]}))
+        return "done"
+
+    def run(self, photo: Any, mask: Any) -> Result:
+        run = self.model.steps(photo, mask, **self.settings)
+        for note in run.notes[len(self.model.notes) :]:  # those of the model were told before
+            self.tell(f"{self.bar.doing}: {note}")
+        for step in run:
+            if not self.bar.silent:
+                step.state.estimate()  # waits for the GPU: without it steps would count that are only queued
+                self.bar.step(step.index + 1, step.total)
+        return run.result
+
+    def is_there(self, outputs: Sequence[Path]) -> bool:
+        """Whether all of these were made with the same settings and model; says of one that is there and was not why it is made again."""
+        from moebius.inpaint.record import differing, of_image, record, resolved
+        from moebius.inpaint.settings import Settings
+        from moebius.pictures.metadata import read_metadata
+
+        if not all(path.exists() for path in outputs):
+            return False
+        wanted = record(self.model, resolved(Settings(**self.settings), self.model))
+        for i, path in enumerate(outputs):
+            try:
+                made = read_metadata(path)
+            except MoebiusError as error:
+                self.tell(f"{error} It is made again.")
+                return False
+            if made is None:
+                self.tell(f"{path} does not say how it was made; it is made again.")
+                return False
+            if others := differing(made, of_image(wanted, i)):
+                self.tell(f"{path} was made with another {', '.join(others)}; it is made again.")
+                return False
+        return True
 
 
-def inputs(args: argparse.Namespace) -> tuple[list[Path], dict[str, Path]]:
-    """The pictures in order, and the masks by the stem of the picture."""
-    if not args.images.is_dir():
-        raise UsageError(f"{args.images} is not a folder; `moebius inpaint` takes single pictures.")
-    if not args.masks.exists():
-        raise UsageError(f"{args.masks} is neither a folder of masks nor a mask.")
-    images = [p for p in pictures_in(args.images) if not p.name.startswith(".")]
-    if not images:
-        raise UsageError(f"{args.images} holds no picture ({', '.join(PICTURES)}).")
-    if args.out.exists() and any(args.out.samefile(p) for p in (args.images, args.masks)):
-        raise UsageError(f"{args.out} is one of the inputs itself; give another folder for the results.")
-    twice = sorted({p.stem for p in images if sum(q.stem == p.stem for q in images) > 1})
-    if twice:
-        raise UsageError(f"{args.images} holds several pictures named {', '.join(twice[:3])}; masks go by that name. Rename or move them.")
-    if args.masks.is_dir():
-        return images, {p.stem: p for p in pictures_in(args.masks)}
-    return images, {p.stem: args.masks for p in images}
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MoebiusError(f"{folder} cannot be made: {error.strerror}.") from error
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+class Bar:
+    """How far a batch is: tqdm's bar on a terminal, with the time left; elsewhere a line a picture, and every few seconds in between."""
+
+    def __init__(self, count: int, silent: bool) -> None:
+        self.count, self.silent = count, silent
+        self.start = self._said = time.perf_counter()
+        self.doing = ""  # 3/120 a.jpg
+        self.ended: list[str] = []
+        self._worked = 0.0  # seconds, on pictures that are done
+        self._bar: Any = None
+        if not silent and sys.stderr.isatty():
+            quiet = type("Bar", (import_module("tqdm").tqdm,), {"monitor_interval": 0})  # it would start a thread
+            look = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+            file = getattr(sys.stderr, "stream", sys.stderr)
+            self._bar = quiet(total=count, file=file, leave=False, dynamic_ncols=True, smoothing=0, bar_format=look)
+
+    @property
+    def place(self) -> str:
+        """[3/120], and the time that all the others will take."""
+        left = self.left(1.0)
+        return f"[{len(self.ended) + 1}/{self.count}{f', {left}' if left else ''}]"
+
+    def begin(self, name: str) -> None:
+        printable = "".join(c if c.isprintable() else "?" for c in name)
+        self.doing, self._began = f"{len(self.ended) + 1}/{self.count} {printable}", time.perf_counter()
+        if self._bar is not None:
+            self._bar.set_description_str(self.doing)
+
+    def step(self, done: int, total: int) -> None:
+        part = done / total
+        if self._bar is not None:
+            self._bar.n = self._worked_on() + part
+            self._bar.refresh()
+        elif time.perf_counter() - self._said >= EVERY:
+            left = self.left(part)
+            say(f"{self.doing}: step {done} of {total}{f', {left}' if left else ''}")
+            self._said = time.perf_counter()
+
+    def end(self, how: str) -> None:
+        self.ended.append(how)
+        if how == "done":
+            self._worked += time.perf_counter() - self._began
+        if self._bar is not None:
+            self._bar.total = self.count - len(self.ended) + self._worked_on()
+            self._bar.n = self._worked_on()
+            self._bar.refresh()
+
+    def left(self, part: float) -> str:
+        """The time left, when so much of this picture is done; nothing at the end."""
+        done = self._worked_on() + part
+        seconds = (self._worked + time.perf_counter() - self._began) / done * (self.count - len(self.ended) - part)
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{rest:02} left" if len(self.ended) + part < self.count else ""
+
+    def say(self, *words: object) -> None:
+        """A line above the bar."""
+        self._said = time.perf_counter()
+        if self._bar is not None:
+            self._bar.clear()
+        say(*words)
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def say_error(self, sentence: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        say_error(sentence)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _worked_on(self) -> int:
+        """Pictures that took the time of one: those skipped, and those that failed, are no measure of the others."""
+        return self.ended.count("done")

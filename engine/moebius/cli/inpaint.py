@@ -21,6 +21,8 @@ from moebius.errors import MoebiusError, UsageError
 if TYPE_CHECKING:
     from moebius.inpaint.inpainter import Inpainter
     from moebius.inpaint.result import Result
+    from moebius.pictures.mask import Mask, MaskSource
+    from moebius.pictures.photo import Photo
 
 
 def add_parsers(commands: Any) -> None:
@@ -33,6 +35,7 @@ def add_parsers(commands: Any) -> None:
     p.add_argument("--sample", action="store_true", help="the picture and mask that come with moebius, in place of IMAGE and MASK")
     p.add_argument("--box", metavar="X,Y,W,H", type=options.box, action="append", default=[], help="fill this rectangle too; repeatable")
     options.add_settings(p)
+    options.add_consent(p)
     p.add_argument("--like", metavar="FILE", type=Path, help="the settings that made FILE; options given here win")
     p.add_argument("--overwrite", action="store_true", help="let the output take the image's place")
     options.add_model(p)
@@ -67,11 +70,9 @@ def inpaint(args: argparse.Namespace) -> int:
     photo = photos.load(args.image)
     if settings.get("crop") != "upstream":
         check_fits(photo, args.output)
-    mask = chosen_mask(args, photo, tell)
+    mask = chosen_mask(args, photo, settings, tell)
     model = load_model(args, tell)
     result = run_with_progress(model, photo, mask, settings, args)
-    for note in result.notes:
-        tell(note)
     for i, path in enumerate(outputs):
         for note in result.save(path, index=i, metadata=not args.no_metadata, quality=args.quality):
             tell(note)
@@ -79,22 +80,26 @@ def inpaint(args: argparse.Namespace) -> int:
     return 0
 
 
-def chosen_mask(args: argparse.Namespace, photo: Any, tell: Callable[..., None]) -> Any:
-    """The mask's file, the boxes, both as one mask, or None for the photo's transparency. Wrong boxes raise here, before the model
-    is loaded."""
+def chosen_mask(args: argparse.Namespace, photo: Photo, settings: dict[str, Any], tell: Callable[..., None]) -> Mask:
+    """The mask's file, the boxes, both as one mask, or the photo's transparency. Wrong ones raise here, before the model is loaded."""
     from moebius.pictures import mask as masks
 
-    if args.box and args.mask is not None:
-        loaded = masks.load(args.mask, photo)
-        for note in loaded.notes:
-            tell(note)
-        return masks.boxes(args.box, *photo.size) | loaded.fill
+    source: MaskSource = args.mask if args.mask is not None else masks.ALPHA
     if args.box:
-        masks.boxes(args.box, *photo.size)
-        return args.box
-    if args.mask is None and photo.alpha is None:
+        source = masks.boxes(args.box, *photo.size)
+        if args.mask is not None:
+            loaded = masks.load(args.mask, photo, force=args.yes, allow_empty=True)
+            for note in loaded.notes:
+                tell(note)
+            source |= loaded.fill
+    elif args.mask is None and photo.alpha is None:
         raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or --box.")
-    return args.mask
+    return masks.load(source, photo, force=args.yes, allow_empty=args.allow_empty, **mask_settings(settings))
+
+
+def mask_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those that change the mask."""
+    return {name: settings[name] for name in ("invert", "grow") if name in settings}
 
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -136,8 +141,10 @@ def numbered(path: Path, count: int) -> list[Path]:
 
 
 def run_with_progress(model: Inpainter, photo: Any, mask: Any, settings: dict[str, Any], args: argparse.Namespace) -> Result:
-    """With a bar on a terminal."""
+    """Says first what the user should know; then with a bar on a terminal."""
     run = model.steps(photo, mask, **settings)
+    for note in () if args.quiet else run.notes:
+        say(note)
     bar = None if args.quiet or args.json or not sys.stderr.isatty() else Bar()
     try:
         for step in run:
@@ -150,11 +157,13 @@ def run_with_progress(model: Inpainter, photo: Any, mask: Any, settings: dict[st
     return run.result
 
 
-def report(args: argparse.Namespace, tell: Callable[..., None], result: Result, outputs: Sequence[Path]) -> None:
-    """What was written, and how long it took."""
+def report(
+    args: argparse.Namespace, tell: Callable[..., None], result: Result, outputs: Sequence[Path], given: dict[str, Any] | None = None
+) -> None:
+    """What was made of what, and how long it took."""
     if args.json:
         about = {"windows": len(result.windows), "notes": list(result.notes), "output": [str(p) for p in outputs]}
-        print(json.dumps({**result.metadata, **about}))
+        print(json.dumps({**(given or {}), **result.metadata, **about}))
     else:
         seconds = ", ".join(f"{stage} {t:.2f} s" for stage, t in result.timings.items())
         tell(f"Wrote {', '.join(map(str, outputs))} ({seconds})")

@@ -31,6 +31,12 @@ def add_settings(p: argparse.ArgumentParser) -> None:
     p.add_argument("--invert", action="store_true", default=None, help="fill in the black part of the mask")
 
 
+def add_consent(p: argparse.ArgumentParser) -> None:
+    """What is refused otherwise."""
+    p.add_argument("--yes", action="store_true", help="take a mask that looks like a photograph")
+    p.add_argument("--allow-empty", action="store_true", help="where the mask marks nothing, the picture as it is")
+
+
 def add_model(p: argparse.ArgumentParser) -> None:
     """Which weights."""
     p.add_argument("--model", metavar="NAME", help=f"{NAMES}, nano, a folder or a file (nano)")

@@ -59,7 +59,7 @@ def _best(require_gpu: bool, threads: int | None) -> Ops:
             raise AdapterError(f"A GPU is required. {wrong} Update its driver, or drop --require-gpu; `moebius doctor` says more.")
         # Without a handler of the user's, the line goes to standard error as it is.
         logging.getLogger("moebius").warning("%s The CPU device is used instead; `moebius doctor` says more.", wrong)
-        return _cpu()
+        return _cpu(threads)
     if require_gpu:
         summaries = "; ".join(a.summary for a in listed) or "none"
         raise AdapterError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, cast
@@ -69,25 +70,39 @@ class Inpainter(LoadedModel):
         *,
         noise: Mapping[str, np.ndarray] | None = None,
         on_step: Callable[[Step], None] | None = None,
+        force: bool = False,
+        allow_empty: bool = False,
         **settings: Any,
     ) -> Result:
         """Fills in what is white in `mask`; see `Settings` for the rest. Without a mask, what is transparent in the image.
 
-        `on_step` is called after every sampling step; what it raises ends the run.
+        `on_step` is called after every sampling step; what it raises ends the run. A mask that looks like a photograph is refused unless
+        `force`, one that marks nothing (EmptyMaskError) unless `allow_empty`; one that marks most of the image is a UserWarning, with the
+        cost, before the run begins.
         """
-        run = self.steps(image, mask, noise=noise, **settings)
+        run = self.steps(image, mask, noise=noise, force=force, allow_empty=allow_empty, **settings)
+        if run.warning:
+            warnings.warn(run.warning, UserWarning, stacklevel=2)
         for step in run:
             if on_step is not None:
                 on_step(step)
         return run.result
 
     def steps(
-        self, image: PhotoSource | Photo, mask: MaskSource | None = None, *, noise: Mapping[str, np.ndarray] | None = None, **settings: Any
+        self,
+        image: PhotoSource | Photo,
+        mask: MaskSource | None = None,
+        *,
+        noise: Mapping[str, np.ndarray] | None = None,
+        force: bool = False,
+        allow_empty: bool = False,
+        **settings: Any,
     ) -> Run:
-        """The same, step by step: iterate over it; then its `result` is there. Not iterated further, it has stopped."""
+        """The same, step by step: iterate over it; then its `result` is there. Not iterated further, it has stopped. What would be
+        warned of is its `warning`, and among its `notes`, from the start."""
         self.check_open()
         names = [f.name for f in fields(Settings)]
         unknown = settings.keys() - set(names)
         if unknown:
             raise UsageError(f"There is no setting {', '.join(sorted(unknown))}. There are {', '.join(names)}.")
-        return Run(self, image, mask, Settings(**settings), noise)
+        return Run(self, image, mask, Settings(**settings), noise, force=force, allow_empty=allow_empty)

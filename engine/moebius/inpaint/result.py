@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from moebius.inpaint.record import of_image
 from moebius.model.contract import StepState
 from moebius.pictures.photo import Photo
 from moebius.pictures.save import save
@@ -53,7 +54,7 @@ class Result:
 
     def save(self, path: Any, *, index: int = 0, metadata: bool = True, quality: Any = None) -> tuple[str, ...]:
         """Writes one image with what belongs to the photo (profile, EXIF) and what was done; returns notes."""
-        record = self.metadata | {"seed": self.metadata["seed"] + index, "num_images": 1} if metadata else None
+        record = of_image(self.metadata, index) if metadata else None
         return save(self.images[index], path, like=self.photo, metadata=record, quality=quality)
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
-import moebius
 from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError, UsageError
+from moebius.inpaint.cost import large_mask
 from moebius.inpaint.draws import draws
 from moebius.inpaint.item import Item
 from moebius.inpaint.loaded import LoadedModel, check_finite
 from moebius.inpaint.preview import Preview
+from moebius.inpaint.record import record, resolved
 from moebius.inpaint.result import Result, Step
 from moebius.inpaint.settings import Settings
 from moebius.model.contract import StepState
@@ -39,22 +41,31 @@ class Run:
         mask: MaskSource | None,
         settings: Settings,
         noise: Mapping[str, np.ndarray] | None,
+        *,
+        force: bool = False,
+        allow_empty: bool = False,
     ) -> None:
         self._clock = Clock()
-        self.blend: Blend = settings.blend or ("paste" if settings.crop == "upstream" else model.blend)
-        self.model, self.settings, self.noise = model, replace(settings, blend=self.blend), noise
+        self.model, self.settings, self.noise = model, resolved(settings, model), noise
+        self.blend = cast(Blend, self.settings.blend)
         self.timesteps = model.scheduler.timesteps(settings.steps, settings.strength)
         self.photo = image if isinstance(image, Photo) else photos.load(image)
         if mask is None and self.photo.alpha is None:
             raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or a box.")
-        self.from_alpha = mask is None or (isinstance(mask, str) and mask == masks.ALPHA)
-        self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, invert=settings.invert, grow=settings.grow)
+        options: dict[str, Any] = {"invert": settings.invert, "grow": settings.grow, "force": force, "allow_empty": allow_empty}
+        self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, **options)
         self.windows = windows.windows(self.mask.fill, model.size, settings.crop, settings.feather)
         if self.blend == "match" and settings.feather is None:  # the same windows, pasted with no blur
             self.windows = [replace(w, feather=0) for w in self.windows]
+        self.warning = large_mask(self.mask.fill, self.windows, len(self.timesteps), settings.num_images)
         self.items: list[Item] = []  # all windows of the first picture, then of the next
         self._result: Result | None = None
         self._started = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, before the run begins: of the model, of photo and mask, of the cost where most is marked."""
+        return (*self.model.notes, *self.photo.notes, *self.mask.notes, *([self.warning] if self.warning else []))
 
     @property
     def result(self) -> Result:
@@ -193,13 +204,13 @@ class Run:
         if self.settings.crop == "upstream" and self.windows:
             item = self.items[image]
             return published_picture(rescaled(item.decoded, np.dtype(np.uint8)), item.cut, blend)
-        return self.photo.with_rgb(*self._canvas(image, blend), opaque=self.from_alpha)
+        return self.photo.with_rgb(*self._canvas(image, blend), opaque=self.mask.from_alpha)
 
     def _array(self, image: int) -> np.ndarray:
         """The same as an array of the photo's own shape and type."""
         if self.settings.crop == "upstream" and self.windows:
             return np.asarray(self._picture(image, self.blend))
-        return self.photo.array_with_rgb(*self._canvas(image, self.blend), opaque=self.from_alpha)
+        return self.photo.array_with_rgb(*self._canvas(image, self.blend), opaque=self.mask.from_alpha)
 
     def _canvas(self, image: int, blend: Blend) -> tuple[np.ndarray, np.ndarray]:
         """The photo's pixels with every window put back, and which of them may have changed."""
@@ -216,20 +227,13 @@ class Run:
     # result ------------------------------------------------------------------------------------------------------
     def _finished(self, images: list[Image.Image]) -> Result:
         model, seconds = self.model, self._clock.seconds
-        record = {
-            "version": moebius.__version__,
-            **model.identity,
-            "device": model.device,
-            **asdict(self.settings),
-            **({"noise": sorted(self.noise)} if self.noise else {}),  # what the seed did not decide
-            "timings": {stage: round(s, 4) for stage, s in seconds.items()},
-        }
+        known = record(model, self.settings, self.noise or ()) | {"timings": {stage: round(s, 4) for stage, s in seconds.items()}}
         return Result(
             images,
             self._latents(),
             seconds,
-            record,
-            (*model.notes, *self.photo.notes, *self.mask.notes),
+            known,
+            self.notes,
             self.photo,
             self.windows,
             lambda i: self._picture(i, "raw"),

@@ -11,7 +11,7 @@ from moebius.backends.webgpu import WebGPU, probe
 from moebius.backends.webgpu.wgsl import shaders_digest
 from moebius.errors import DeviceLostError
 from moebius.files import replacing
-from moebius.weights.cache import cache_folder
+from moebius.weights import folders
 
 
 def fault(ops: WebGPU) -> str:
@@ -42,7 +42,7 @@ def verdict_file(ops: WebGPU) -> Path:
         "shaders": shaders_digest(),
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    return cache_folder() / "verdicts" / f"{digest}.json"
+    return folders.subfolder("verdicts") / f"{digest}.json"
 
 
 def read(file: Path) -> str | None:
@@ -57,7 +57,7 @@ def read(file: Path) -> str | None:
 def write(file: Path, found: str) -> None:
     """Whole or not at all. Where the cache cannot be written, the check is done anew at the next start."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folders.make(file.parent)
         with replacing(file) as opened:
             opened.write(json.dumps({"fault": found}).encode())
     except OSError:

@@ -6,14 +6,16 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
+from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from moebius.errors import MoebiusError, UsageError
 from moebius.files import open_regular
 
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # Pillow's names
+FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"]  # Pillow's names
 ENDINGS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -24,6 +26,13 @@ ENDINGS = {
     ".jpeg": "JPEG",
     ".tiff": "TIFF",
 }
+if features.check("avif"):  # a Pillow from 11.3 on, built with it
+    FORMATS.append("AVIF")
+    ENDINGS[".avif"] = "AVIF"
+
+HEIC_ENDINGS = (".heic", ".heif")  # read with pillow-heif, never written
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+AVIF_BRANDS = (b"avif", b"avis")
 
 
 def format_of(path: Path) -> str:
@@ -39,9 +48,33 @@ def opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     with (
         reading(name),
         open_regular(file) if isinstance(file, Path) else nullcontext(file) as stream,
-        Image.open(stream, formats=FORMATS) as image,
+        _opened(stream, name) as image,
     ):
         yield image
+
+
+def _opened(file: BinaryIO, name: str) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        brand = _brand(file)
+        if brand in AVIF_BRANDS:
+            raise UsageError(f"{name} is an AVIF picture, which this Pillow does not read; install Pillow 11.3 or newer.") from None
+        if brand not in HEIC_BRANDS:
+            raise
+    try:
+        import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        raise UsageError(f"{name} is a HEIC picture; pip install pillow-heif to have it read, or convert it first.") from None
+    return Image.open(file, formats=["HEIF"])
+
+
+def _brand(file: BinaryIO) -> bytes:
+    """What kind of ISO base media file this is, in four letters; nothing for other files."""
+    file.seek(0)
+    head = file.read(12)
+    file.seek(0)
+    return head[8:12] if head[4:8] == b"ftyp" else b""
 
 
 @contextmanager
@@ -56,7 +89,7 @@ def reading(name: str) -> Iterator[None]:
         except Image.DecompressionBombError:
             raise UsageError(f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which Pillow does not read.") from None
         except UnidentifiedImageError:
-            raise UsageError(f"{name} is not a PNG, JPEG, WebP, TIFF, BMP or GIF picture; convert it to one of those first.") from None
+            raise UsageError(f"{name} is not a PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF picture; convert it first.") from None
         except OSError as error:
             raise UsageError(f"{name} cannot be read as a picture: {error.strerror or error}.") from error
         except Exception as error:  # a decoder fed with broken bytes raises whatever they lead it to

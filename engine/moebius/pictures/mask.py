@@ -3,53 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from moebius.errors import UsageError
+from moebius.errors import EmptyMaskError, UsageError
 from moebius.pictures import photo as photos
+from moebius.pictures.look import look
 from moebius.pictures.photo import Photo, PhotoSource
-from moebius.pictures.pixels import bounds, luma
+from moebius.pictures.pixels import bounds, luma, turned
 
 Box = Sequence[int]  # x, y, width, height
-MaskSource = PhotoSource | Sequence[Box]
 ALPHA = "alpha"
+WHITE = 128  # of 255: filled in from here on
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
     fill: np.ndarray  # (H, W) bool
     notes: tuple[str, ...] = ()
+    from_alpha: bool = False  # the photo's own transparency
 
 
-def load(source: MaskSource, photo: Photo, *, invert: bool = False, grow: float = 0, max_pixels: int = photos.MAX_PIXELS) -> Mask:
-    """White, from the middle of the range on (127.5 of 255), is filled in; what is transparent in a mask is not.
+MaskSource = PhotoSource | Sequence[Box] | Mask
 
-    `source` is whatever a photo can be loaded from, a list of boxes (x, y, width, height), or "alpha": where `photo` itself is
-    transparent. A mask of another size is resized as published, by LANCZOS and then [≥ ½]. First inverted, then grown.
+
+def load(
+    source: MaskSource,
+    photo: Photo,
+    *,
+    invert: bool = False,
+    grow: float = 0,
+    force: bool = False,
+    allow_empty: bool = False,
+    max_pixels: int = photos.MAX_PIXELS,
+) -> Mask:
+    """White, from the middle of the range on (127.5 of 255), is filled in; on transparency whatever is painted is, of any colour.
+
+    `source` is whatever a photo can be loaded from, a list of boxes (x, y, width, height), "alpha": where `photo` itself is
+    transparent, or what this returned before, which is taken as it is. A mask of another size is resized as published, by LANCZOS
+    and then [≥ ½], when it has the photo's aspect ratio; one with that of the photo's stored pixels is first turned upright as they were.
+    First inverted, then grown.
+
+    What looks like a photograph is refused unless `force`, what marks nothing (EmptyMaskError) unless `allow_empty`.
     """
     width, height = photo.size
+    if isinstance(source, Mask):
+        if source.fill.shape != (height, width):
+            raise UsageError(f"The mask was loaded for an image of {_size(source.fill.shape)}; this one is {width}×{height}.")
+        return source
     notes: list[str] = []
+    why_empty = ""
     if isinstance(source, str) and source == ALPHA:
         fill = _transparent(photo)
+        why_empty = "; no pixel of the image is more than half transparent"
     elif isinstance(source, list | tuple):
         fill = boxes(source, width, height)
     else:
-        fill, notes = _white(source, max_pixels)
-        if fill.shape != (height, width):
-            notes.append(f"The mask is {fill.shape[1]}×{fill.shape[0]}, the image {width}×{height}: the mask was resized to the image.")
-            fill = _resized(fill, width, height)
+        mask = _picture(source, notes, max_pixels)
+        notes += _swapped(mask, photo, force)
+        fill, why_empty = _marked(mask, notes)
+        fill = _fitted(fill, mask, photo, notes)
     if invert:
-        fill = ~fill
+        fill, why_empty = ~fill, "; inverted, it marks the rest, and there is none"
     if grow:
         fill = dilated(fill, grow)
     if not fill.any():
+        if not allow_empty:
+            raise EmptyMaskError(f"The mask marks nothing: there is nothing to fill in{why_empty}.")
         notes.append("The mask marks nothing: there is nothing to fill in.")
-    elif fill.all():
-        notes.append("The mask marks the whole image: nothing of it is left to go by.")
-    return Mask(fill, tuple(notes))
+    return Mask(fill, tuple(notes), isinstance(source, str) and source == ALPHA)
 
 
 def boxes(wanted: Sequence[Box], width: int, height: int) -> np.ndarray:
@@ -121,8 +145,8 @@ def support(radius: float) -> int:
     return 3 * (int(((4 * radius * radius + 1) ** 0.5 - 1) / 2) + 1) if radius else 0
 
 
-def _white(source: object, max_pixels: int) -> tuple[np.ndarray, list[str]]:
-    notes = []
+def _picture(source: object, notes: list[str], max_pixels: int) -> Photo:
+    """The mask as a picture; arrays also of the types that only masks have."""
     if isinstance(source, np.ndarray) and source.dtype.kind in "iu" and source.size:
         top = source.max()
         if source.min() < 0 or (source.dtype.itemsize > 2 and top > 255):
@@ -130,27 +154,86 @@ def _white(source: object, max_pixels: int) -> tuple[np.ndarray, list[str]]:
         if top == 1:
             notes.append("The mask is an array of 0 and 1: 1 is filled in.")
             source = source.astype(bool)
-        elif source.dtype not in (np.uint8, np.uint16):
+        elif source.dtype != np.uint8 and top <= 255:
             source = source.astype(np.uint8)
     try:
         mask = photos.load(source, max_pixels)  # type: ignore[arg-type] # it says what it does not take
     except UsageError as error:
         raise UsageError(str(error).replace("The image", "The mask")) from error
+    notes[:0] = [note.replace("The image", "The mask") for note in mask.notes]
+    return replace(mask, name=mask.name.replace("The image", "The mask"))
+
+
+def _swapped(mask: Photo, photo: Photo, force: bool) -> list[str]:
+    """Raises where the mask looks like a photograph; with `force` that is a note."""
+    seen = look(mask.rgb, None if mask.alpha is None else mask.alpha > _half(mask.alpha))
+    if not seen.photograph:
+        return []
+    what = f"{mask.name} looks like a photograph, with {100 * seen.middle:.0f} % middle greys and {seen.colours} colours"
+    guess = (
+        f"{photo.name} looks like the mask: are they swapped?" if look(photo.rgb).mask else "A mask is white where to fill in, else black."
+    )
+    if force:
+        return [f"{what}. {guess}"]
+    raise UsageError(f"{what}. {guess} If it is meant, say force=True (--yes).")
+
+
+def _marked(mask: Photo, notes: list[str]) -> tuple[np.ndarray, str]:
+    """(H, W) of bools: what is painted where there is transparency, else what is white; and why it may be nothing."""
     half = np.iinfo(mask.rgb.dtype).max // 2
     if mask.rgb.dtype == np.uint8 and mask.rgb.strides[2]:
         grey = np.asarray(Image.fromarray(mask.rgb).convert("L"))
     else:
         grey = luma(mask.rgb) if mask.rgb.strides[2] else mask.rgb[..., 0]
-    fill = grey > half
-    if mask.alpha is not None:
-        fill &= mask.alpha > half
-    return fill, [*(note.replace("The image", "The mask") for note in mask.notes), *notes]
+    white = grey > half
+    painted = None if mask.alpha is None else mask.alpha > _half(mask.alpha)
+    if painted is None or painted.all():
+        top = int(grey.max()) * 255 // np.iinfo(grey.dtype).max
+        return white, "" if white.any() else f"; its brightest pixel is {top} of 255, and what is filled in begins at {WHITE}"
+    if (painted & ~white).any():
+        notes.append("The mask is paint on transparency: what is painted is filled in, whatever its colour.")
+    return painted, "" if painted.any() else "; it is transparent everywhere"
+
+
+def _fitted(fill: np.ndarray, mask: Photo, photo: Photo, notes: list[str]) -> np.ndarray:
+    """The marks in the photo's size, turned and resized where they can be."""
+    size, own = photo.size, fill.shape[1::-1]
+    if not _same_aspect(own, size):
+        if mask.orientation != 1 or not _same_aspect(own, photo.stored_size):
+            stored = photo.stored_size
+            turned_by = f" ({_size(stored[::-1])} as stored)" if stored != size else ""
+            raise UsageError(
+                f"{mask.name} is {own[0]}×{own[1]}, {photo.name} {size[0]}×{size[1]}{turned_by}: they have different aspect ratios. "
+                "Give a mask that was made for this image."
+            )
+        fill = turned(fill, photo.orientation)
+        notes.append(f"The mask has the size of the image as it is stored: it was turned with it, to {_size(fill.shape)}.")
+    elif photo.orientation != 1 and mask.format and mask.orientation == 1 and _same_aspect(own, photo.stored_size):
+        notes.append("The image is turned as its EXIF block says, and the mask, which has none, is not: it is taken as upright.")
+    if fill.shape != size[::-1]:
+        notes.append(f"The mask is {_size(fill.shape)}, the image {size[0]}×{size[1]}: the mask was resized to the image.")
+        fill = _resized(fill, *size)
+    return fill
+
+
+def _same_aspect(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """One is the other scaled by some factor, either way, with each side rounded by less than a pixel."""
+    (w, h), (wide, tall) = one, other
+    return abs(w * tall - h * wide) < max(w + h, wide + tall)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}×{shape[0]}"
+
+
+def _half(alpha: np.ndarray) -> int:
+    return int(np.iinfo(alpha.dtype).max // 2)
 
 
 def _transparent(photo: Photo) -> np.ndarray:
     if photo.alpha is None:
         raise UsageError("The image has no alpha channel to take the mask from; give a mask.")
-    return photo.alpha <= np.iinfo(photo.alpha.dtype).max // 2
+    return photo.alpha <= _half(photo.alpha)
 
 
 def _resized(fill: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -91,7 +91,11 @@ def exif_of(image: Image.Image) -> bytes:
             kept[tag] = source[tag]
     for directory in (IFD.Exif, IFD.GPSInfo):
         entries = source.get_ifd(directory)
-        good = {tag: value for tag, value in entries.items() if tag != IFD.Interop and _can_be_written(tag, value)}
+        good = {
+            tag: value
+            for tag, value in entries.items()
+            if tag != IFD.Interop and _can_be_written(tag, value) and not (tag in PLACES and _own_record(value))
+        }
         if good:
             kept[directory] = good
     return kept.tobytes() if len(kept) else b""
@@ -107,7 +111,19 @@ def _can_be_written(tag: int, value: Any) -> bool:
     return True
 
 
-# The record of the settings: JSON, in PNG a text of its own, elsewhere the EXIF block's UserComment
+# The record of the settings: JSON, in PNG a text of its own, elsewhere an entry of the EXIF block
+
+PLACES = (Base.UserComment, Base.ImageHistory)  # the first that holds nothing of the photo's own
+
+
+def _comment(value: Any) -> bytes:
+    """The text of an EXIF entry, without the eight bytes that name its encoding, and without blanks around it."""
+    data = value.encode("ascii", "replace") if isinstance(value, str) else value
+    return data.removeprefix(USER_COMMENT).strip(b"\0 ") if isinstance(data, bytes) else repr(value).encode()
+
+
+def _own_record(value: Any) -> bool:
+    return _comment(value).startswith(f'{{"{METADATA_KEY}":'.encode())
 
 
 def as_json(metadata: Mapping[str, Any]) -> str:
@@ -141,13 +157,17 @@ def png_info(extras: Extras, record: str | None) -> PngImagePlugin.PngInfo:
     return info
 
 
-def with_comment(exif: bytes, record: str) -> bytes:
-    """The EXIF block with the record as its UserComment."""
+def with_record(exif: bytes, record: str) -> bytes | None:
+    """The EXIF block with the record in the first of `PLACES` that is free; None where the photo has words of its own in all."""
     block = Image.Exif()
     if exif:
         block.load(exif)
-    comment = USER_COMMENT + f'{{"{METADATA_KEY}": {record}}}'.encode("ascii")
-    block[IFD.Exif] = {**block.get_ifd(IFD.Exif), Base.UserComment: comment}
+    entries = block.get_ifd(IFD.Exif)
+    free = [tag for tag in PLACES if not _comment(entries.get(tag, b""))]
+    if not free:
+        return None
+    text = f'{{"{METADATA_KEY}": {record}}}'
+    block[IFD.Exif] = {**entries, free[0]: USER_COMMENT + text.encode("ascii") if free[0] == Base.UserComment else text}
     return block.tobytes()
 
 
@@ -155,13 +175,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What `save` was given as metadata; None when the file has none."""
     with opened(Path(path), str(path)) as image:
         text = image.info.get(METADATA_KEY)
-        comment = image.getexif().get_ifd(IFD.Exif).get(Base.UserComment)
-    start = USER_COMMENT + f'{{"{METADATA_KEY}":'.encode()
+        entries = image.getexif().get_ifd(IFD.Exif)
+    records = [entries[tag] for tag in PLACES if tag in entries and _own_record(entries[tag])]
     try:
         if isinstance(text, str):
             record = json.loads(text)
-        elif isinstance(comment, bytes) and comment.startswith(start):
-            record = json.loads(comment.removeprefix(USER_COMMENT))[METADATA_KEY]
+        elif records:
+            record = json.loads(_comment(records[0]))[METADATA_KEY]
         else:
             return None
     except (ValueError, RecursionError):

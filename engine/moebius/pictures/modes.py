@@ -238,12 +238,12 @@ _GREY, _COLOUR, _FLOATS = (_grey_to_rgb, _rgb_to_grey), (_colour_to_rgb, _rgb_to
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        Mode("1", "bool", 1, _bits_to_rgb, _rgb_to_bits, "unread", "PNG TIFF BMP JPEG:L WEBP:RGB GIF:L", array=True),
-        Mode("L", "u1", 1, *_GREY, "key", "PNG JPEG TIFF BMP GIF WEBP:RGB", array=True),
-        Mode("LA", "u1", 2, _grey_to_rgb, _rgb_to_first_channel, "channel", "PNG TIFF WEBP:RGBA"),
-        Mode("P", "u1", 1, _indices_to_rgb, _rgb_to_indices, "palette", "PNG TIFF BMP GIF JPEG:RGB WEBP:RGB"),
-        Mode("RGB", "u1", 3, *_COLOUR, "key", "PNG JPEG WEBP TIFF BMP", array=True),
-        Mode("RGBA", "u1", 4, *_COLOUR, "channel", "PNG WEBP TIFF", array=True),
+        Mode("1", "bool", 1, _bits_to_rgb, _rgb_to_bits, "unread", "PNG TIFF BMP JPEG:L WEBP:RGB AVIF:RGB GIF:L", array=True),
+        Mode("L", "u1", 1, *_GREY, "key", "PNG JPEG TIFF BMP GIF WEBP:RGB AVIF:RGB", array=True),
+        Mode("LA", "u1", 2, _grey_to_rgb, _rgb_to_first_channel, "channel", "PNG TIFF WEBP:RGBA AVIF:RGBA"),
+        Mode("P", "u1", 1, _indices_to_rgb, _rgb_to_indices, "palette", "PNG TIFF BMP GIF JPEG:RGB WEBP:RGB AVIF:RGB"),
+        Mode("RGB", "u1", 3, *_COLOUR, "key", "PNG JPEG WEBP TIFF BMP AVIF", array=True),
+        Mode("RGBA", "u1", 4, *_COLOUR, "channel", "PNG WEBP TIFF AVIF", array=True),
         Mode("RGBX", "u1", 4, _converted_to_rgb("RGBX"), _rgb_converted("RGBX"), None, "JPEG:RGB"),
         Mode("CMYK", "u1", 4, _converted_to_rgb("CMYK"), _rgb_to_cmyk, None, "JPEG TIFF"),
         Mode("YCbCr", "u1", 3, _converted_to_rgb("YCbCr"), _rgb_converted("YCbCr"), None, "TIFF JPEG:RGB"),

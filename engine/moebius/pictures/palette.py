@@ -25,6 +25,23 @@ def of(image: Image.Image) -> np.ndarray:
     return palette
 
 
+def keyed(image: Image.Image) -> Image.Image | None:
+    """The picture with at most one entry that is transparent, as GIF has it; None where an entry is half transparent."""
+    entries = of(image)
+    alpha = entries[:, 3]
+    if ((alpha > 0) & (alpha < 255)).any():
+        return None
+    clear = np.flatnonzero(alpha == 0)
+    same = np.arange(ENTRIES, dtype=np.uint8)
+    same[clear[1:]] = clear[0] if clear.size else 0
+    one = Image.fromarray(same[np.asarray(image)])
+    one.putpalette(entries[:, :3].tobytes(), "RGB")
+    one.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    if clear.size:
+        one.info["transparency"] = int(clear[0])
+    return one
+
+
 def padded(palette: np.ndarray) -> np.ndarray:
     """(256, 4): an index beyond the palette is opaque black."""
     full = np.zeros((ENTRIES, 4), np.uint8)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.ExifTags import Base
 
 from moebius.errors import UsageError
 from moebius.pictures import modes, palette
@@ -36,6 +37,14 @@ class Photo:
     extras: Extras = field(default_factory=Extras)
     notes: tuple[str, ...] = ()
     colours: Colours = field(default_factory=Colours)
+    name: str = "The image"  # of the file, where there is one
+    orientation: int = 1  # EXIF's, of the stored pixels; all pixels here are upright
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(width, height) of the stored pixels, before they were turned upright."""
+        width, height = self.size
+        return (height, width) if self.orientation >= 5 else (width, height)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -173,7 +182,9 @@ def _from_file(file: Path | io.BytesIO, name: str, max_pixels: int) -> Photo:
 def _from_image(source: Image.Image, name: str, max_pixels: int) -> Photo:
     _check_size(*source.size, name, max_pixels)
     with reading(name):
+        orientation = _orientation(source) if source.format == "TIFF" else 0  # of those, Pillow forgets it when it decodes
         notes = _decoded(source, name)
+        orientation = orientation or _orientation(source)  # of a PNG, asking for it decodes
         try:
             exif = exif_of(source)
         except Exception:  # as with pixels; but a photo does not need its EXIF block
@@ -192,7 +203,17 @@ def _from_image(source: Image.Image, name: str, max_pixels: int) -> Photo:
         mode = MODES[upright.mode]
         colours = mode.colours(upright, extras.icc)
         file_format = "JPEG" if source.format == "MPO" else source.format
-        return Photo(*_planes(upright, mode, colours), upright, mode.name, file_format, extras, tuple(notes), colours)
+        planes = _planes(upright, mode, colours)
+        return Photo(*planes, upright, mode.name, file_format, extras, tuple(notes), colours, name, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, from 1 to 8; 1 where it says nothing."""
+    try:
+        value = image.getexif().get(Base.Orientation)
+    except Exception:  # as with the whole EXIF block
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _decoded(image: Image.Image, name: str) -> list[str]:

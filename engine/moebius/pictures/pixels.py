@@ -23,6 +23,15 @@ def rescaled(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return ((array.astype(np.uint32) + 128) // 257).astype(dtype)
 
 
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels (H, W, …) upright, as EXIF's orientation, from 1 to 8, says."""
+    if orientation in (5, 6, 7, 8):  # the first row is a column of the upright picture
+        pixels = pixels.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    right = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::down, ::right]
+
+
 def bounds(marked: np.ndarray) -> tuple[slice, slice]:
     """The rows and columns of the smallest box around what is marked; empty slices for nothing."""
     rows = np.flatnonzero(marked.any(axis=1))

@@ -12,8 +12,9 @@ from PIL import Image
 
 from moebius.errors import MoebiusError, UsageError
 from moebius.files import replacing
+from moebius.pictures import palette
 from moebius.pictures.formats import ENDINGS, format_of
-from moebius.pictures.metadata import Extras, as_json, png_info, with_comment
+from moebius.pictures.metadata import Extras, as_json, png_info, with_record
 from moebius.pictures.modes import MODES
 from moebius.pictures.photo import Photo
 
@@ -34,8 +35,9 @@ def save(
     """Writes the file that the ending of `path` asks for, whole or not at all, and returns notes on what it could not keep.
 
     `like` gives ICC profile, EXIF, XMP (but to TIFF), resolution and PNG texts; `metadata` becomes JSON under one PNG text key,
-    or the EXIF UserComment. A JPEG is written at `quality` 95 without colour subsampling; "keep" takes the tables of `like`, if
-    that was a JPEG, for a file of about its size. A WebP is lossless unless a number is given.
+    or the EXIF UserComment; where the photo has one of its own, the ImageHistory. A JPEG is written at `quality` 95, an AVIF at 90, both
+    without colour subsampling; "keep" takes the tables of `like`, if that was a JPEG, for a file of about its size. A WebP is lossless
+    unless a number is given.
     """
     path = Path(path)
     kind = format_of(path)
@@ -63,11 +65,16 @@ def _fitting(image: Image.Image, path: Path) -> Image.Image:
     if mode is not None and mode.keyed and image.has_transparency_data and kind not in ("PNG", "GIF"):
         if _written_mode(kind, "RGBA") != "RGBA":
             raise UsageError(f"{path}: a {ending} file cannot keep the picture's transparency; use .png, .webp or .tif.")
-        return image.convert("RGBA")
+        return image.copy().convert("RGBA")  # of a copy: Pillow puts the key into the palette of what it converts
     written = _written_mode(kind, image.mode)
     if written is None:
         fitting = [e for e, other in ENDINGS.items() if _written_mode(other, image.mode)]
         raise UsageError(f"{path}: a {ending} file cannot hold mode {image.mode}; use {' or '.join(fitting) or 'another mode'}.")
+    if kind == "GIF" and image.mode == "P" and image.has_transparency_data:
+        one = palette.keyed(image)
+        if one is None:
+            raise UsageError(f"{path}: a .gif file cannot keep colours that are half transparent; use .png, .webp or .tif.")
+        return one
     if written == image.mode:
         return image
     if image.mode.startswith("I;16"):  # convert() would go by way of 8 bits
@@ -85,7 +92,7 @@ def _metadata_options(kind: str, extras: Extras, record: str | None) -> tuple[di
     options: dict[str, Any] = {}
     if extras.icc and kind not in ("BMP", "GIF"):
         options["icc_profile"] = extras.icc
-    if extras.dpi and kind not in ("WEBP", "GIF"):
+    if extras.dpi and kind not in ("WEBP", "AVIF", "GIF"):
         options["dpi"] = extras.dpi
     if kind in ("BMP", "GIF"):
         lost = record is not None or extras.exif or extras.icc
@@ -93,13 +100,18 @@ def _metadata_options(kind: str, extras: Extras, record: str | None) -> tuple[di
     notes = []
     if kind == "PNG":
         options["pnginfo"] = png_info(extras, record)
-    exif = extras.exif if kind == "PNG" or record is None else with_comment(extras.exif, record)
+    exif = extras.exif
+    if kind != "PNG" and record is not None:
+        with_settings = with_record(exif, record)
+        if with_settings is None:
+            notes.append("The photo's EXIF block has words of its own wherever the settings could go: the settings are left out.")
+        exif = exif if with_settings is None else with_settings
     if kind == "JPEG" and len(exif) > JPEG_MARKER:
         exif = extras.exif if len(extras.exif) <= JPEG_MARKER else b""
         notes.append("There is no room in a JPEG for all the metadata; " + ("the settings are" if exif else "EXIF is") + " left out.")
     if exif:
         options["exif"] = exif
-    if extras.xmp and kind in ("JPEG", "WEBP") and len(extras.xmp) < XMP_LIMIT:
+    if extras.xmp and kind in ("JPEG", "WEBP", "AVIF") and len(extras.xmp) < XMP_LIMIT:
         options["xmp"] = extras.xmp
     return options, notes
 
@@ -112,6 +124,8 @@ def _encoder_options(kind: str, extras: Extras, quality: Quality) -> dict[str, A
         return {"quality": quality if isinstance(quality, int) else 95, "subsampling": 0}
     if kind == "WEBP":
         return {"quality": quality} if isinstance(quality, int) else {"lossless": True, "exact": True}
+    if kind == "AVIF":
+        return {"quality": quality if isinstance(quality, int) else 90, "subsampling": "4:4:4"}
     if kind == "GIF":
         return {"optimize": False}  # keeps palette and indices as they are
     return {}

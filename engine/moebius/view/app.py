@@ -81,7 +81,8 @@ class App:
         """Another photo. One that cannot be read leaves all as it was."""
         with self._errors_shown():
             photo = photos.load(path)
-            fill = None if mask is None else masks.load(mask, photo).fill
+            marked = None if mask is None else masks.load(mask, photo, force=True, allow_empty=True)  # it is seen at once
+            fill = None if marked is None else marked.fill
             picture = Picture.of(photo, self.largest_side)
             width, height = photo.size
             self.cancel()
@@ -91,7 +92,7 @@ class App:
             self.brush.fit(photo.size)
             self.camera.picture = photo.size
             self.camera.fit()
-            self.say(" ".join(photo.notes))
+            self.say(" ".join((*photo.notes, *(marked.notes if marked else ()))))
 
     def close_picture(self, why: str) -> None:
         """There is no memory on the GPU to show it."""

@@ -30,6 +30,7 @@ OWN = {
     "weights": re.compile(rf"{COPY}(\.damaged)?|\.{COPY}{UNDER_WAY}"),
     "checked": re.compile(rf"{COPY}\.json|\.{COPY}\.json{UNDER_WAY}"),
     "refs": re.compile(rf"[0-9a-f]{{64}}\.json|\.[0-9a-f]{{64}}\.json{UNDER_WAY}"),
+    "verdicts": re.compile(rf"[0-9a-f]{{64}}\.json|\.[0-9a-f]{{64}}\.json{UNDER_WAY}"),
     "parts": re.compile(r"download-[0-9a-f]{64}\.part"),
 }
 

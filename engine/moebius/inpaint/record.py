@@ -1,0 +1,43 @@
+"""The record of what made a picture: the settings and the model, from which the same can be made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import moebius
+from moebius.inpaint.loaded import LoadedModel
+from moebius.inpaint.settings import Settings
+from moebius.pictures.metadata import as_json
+
+CIRCUMSTANCES = ("device", "timings", "source")  # of a run; all else in its record says which picture it makes
+
+
+def resolved(settings: Settings, model: LoadedModel) -> Settings:
+    """With the model's own blend, where they name none."""
+    return replace(settings, blend=settings.blend or ("paste" if settings.crop == "upstream" else model.blend))
+
+
+def record(model: LoadedModel, settings: Settings, noise: Iterable[str] = ()) -> dict[str, Any]:
+    """What is known before a run with these settings, `resolved`; `noise` are the names of the draws that the seed does not decide."""
+    return {
+        "version": moebius.__version__,
+        **model.identity,
+        "device": model.device,
+        **asdict(settings),
+        **({"noise": sorted(noise)} if noise else {}),
+    }
+
+
+def of_image(record: dict[str, Any], index: int) -> dict[str, Any]:
+    """The record of one picture of a run: it can be made alone."""
+    return record | {"seed": record["seed"] + index, "num_images": 1}
+
+
+def differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Of two records, one read from a file, what they differ in besides the circumstances: none for the same picture."""
+    wanted = json.loads(as_json(wanted))  # as a file would have it
+    keys = [key for key in {**wanted, **made} if key not in CIRCUMSTANCES]
+    return [key for key in keys if key not in made or key not in wanted or made[key] != wanted[key]]
