@@ -1,4 +1,13 @@
-"""Every error a user can meet. Each message says what went wrong, where, and what to do next."""
+"""Every error a user can meet. Each message says what went wrong, where, and what to do next.
+
+Bad input and bad luck are told apart by class: a `UsageError` is the caller's to mend (a server answers 4xx), every other `MoebiusError`
+is the machine's, the weights' or the device's (5xx), and the same call may do on another day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class MoebiusError(Exception):
@@ -35,3 +44,9 @@ class OutOfMemoryError(DeviceLostError):
 
 class NonFiniteError(MoebiusError):
     """A NaN or infinity appeared; the message names the op, the step and the adapter."""
+
+
+def did_you_mean(word: object, choices: Iterable[str]) -> str:
+    """The end of a message on a wrong name: " Did you mean places2?", or nothing where none is near."""
+    near = get_close_matches(str(word)[:100].lower(), list(choices), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""

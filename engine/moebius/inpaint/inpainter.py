@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moebius.errors import UsageError
+from moebius.errors import UsageError, did_you_mean
 from moebius.inpaint.device import open_device
 from moebius.inpaint.loaded import LoadedModel
 from moebius.inpaint.result import Result, Step
@@ -17,7 +17,7 @@ from moebius.inpaint.settings import Settings
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.pictures.mask import MaskSource
-from moebius.pictures.photo import Photo, PhotoSource
+from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
 from moebius.weights.published import NANO
 
 
@@ -45,6 +45,10 @@ class Inpainter(LoadedModel):
 
         notes: tuple[str, ...] = ()
         if model == NANO:
+            if vae is not None:
+                raise UsageError("nano has a VAE of its own, in its own file; leave out vae (--vae), or name another model.")
+            if revision is not None:
+                raise UsageError("nano comes with the package and has no revisions; leave out revision (--revision).")
             model, notes = nano.packaged_nano(), (nano.NOTE,)
         ops = open_device(device, require_gpu=require_gpu, precision=precision)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
@@ -66,26 +70,33 @@ class Inpainter(LoadedModel):
         mask: MaskSource | None = None,
         *,
         noise: Mapping[str, np.ndarray] | None = None,
+        max_pixels: int = MAX_PIXELS,
         on_step: Callable[[Step], None] | None = None,
         **settings: Any,
     ) -> Result:
         """Fills in what is white in `mask`; see `Settings` for the rest. Without a mask, what is transparent in the image.
 
-        `on_step` is called after every sampling step; what it raises ends the run.
+        `max_pixels` is the most that a picture may have. `on_step` is called after every sampling step; what it raises ends the run.
         """
-        run = self.steps(image, mask, noise=noise, **settings)
+        run = self.steps(image, mask, noise=noise, max_pixels=max_pixels, **settings)
         for step in run:
             if on_step is not None:
                 on_step(step)
         return run.result
 
     def steps(
-        self, image: PhotoSource | Photo, mask: MaskSource | None = None, *, noise: Mapping[str, np.ndarray] | None = None, **settings: Any
+        self,
+        image: PhotoSource | Photo,
+        mask: MaskSource | None = None,
+        *,
+        noise: Mapping[str, np.ndarray] | None = None,
+        max_pixels: int = MAX_PIXELS,
+        **settings: Any,
     ) -> Run:
         """The same, step by step: iterate over it; then its `result` is there. Not iterated further, it has stopped."""
         self.check_open()
         names = [f.name for f in fields(Settings)]
-        unknown = settings.keys() - set(names)
+        unknown = sorted(settings.keys() - set(names))
         if unknown:
-            raise UsageError(f"There is no setting {', '.join(sorted(unknown))}. There are {', '.join(names)}.")
-        return Run(self, image, mask, Settings(**settings), noise)
+            raise UsageError(f"There is no setting {', '.join(unknown)}. There are {', '.join(names)}.{did_you_mean(unknown[0], names)}")
+        return Run(self, image, mask, Settings(**settings), noise, max_pixels)
