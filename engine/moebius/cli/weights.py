@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from moebius.cli.progress import Transfer
-from moebius.weights.published import NAMES
+from moebius.errors import UsageError, did_you_mean
+from moebius.weights.published import FOLDERS, NAMES
 
 
 def add_parsers(commands: Any) -> None:
@@ -24,6 +25,8 @@ def add_parsers(commands: Any) -> None:
 def download(args: argparse.Namespace) -> int:
     from moebius.weights import store
 
+    if args.name not in FOLDERS:
+        raise UsageError(f"{args.name!r} is no published model. There are {NAMES}.{did_you_mean(args.name, FOLDERS)}")
     for item in store.download(args.name, revision=args.revision, dry_run=args.dry_run, progress=Transfer()):
         size = "of unknown size" if item.size is None else f"{item.size / 1e6:.1f} MB"
         print(f"{item.state:8} {size:>16}  {item.file}  {item.commit or ''}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from moebius.errors import AdapterError, UsageError
 from moebius.model.contract import Ops
 
@@ -28,6 +31,13 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
     return ops
 
 
+def preferred(listed: Sequence[Any]) -> Any | None:
+    """The one of these adapters that "auto" takes: the best hardware GPU. None where there is none, and the CPU device computes."""
+    from moebius.backends.webgpu.device import rank
+
+    return min((a for a in listed if a.info["adapter_type"] != "CPU"), key=rank, default=None)
+
+
 def _best(require_gpu: bool) -> Ops:
     from moebius.backends.webgpu import WebGPU, adapters
 
@@ -35,7 +45,7 @@ def _best(require_gpu: bool) -> Ops:
         listed = list(adapters())
     except AdapterError:  # wgpu cannot even load (no loader library); the CPU device still works
         listed = []
-    if any(a.info["adapter_type"] != "CPU" for a in listed):
+    if preferred(listed) is not None:
         return WebGPU()
     if require_gpu:
         summaries = "; ".join(a.summary for a in listed) or "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -18,7 +19,7 @@ from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
-from moebius.weights.published import NANO
+from moebius.weights.published import FOLDERS, NAMES, NANO
 
 
 class Inpainter(LoadedModel):
@@ -50,6 +51,8 @@ class Inpainter(LoadedModel):
             if revision is not None:
                 raise UsageError("nano comes with the package and has no revisions; leave out revision (--revision).")
             model, notes = nano.packaged_nano(), (nano.NOTE,)
+        elif isinstance(model, str):
+            check_name(model)
         ops = open_device(device, require_gpu=require_gpu, precision=precision)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
         inpainter = cls(
@@ -100,3 +103,10 @@ class Inpainter(LoadedModel):
         if unknown:
             raise UsageError(f"There is no setting {', '.join(unknown)}. There are {', '.join(names)}.{did_you_mean(unknown[0], names)}")
         return Run(self, image, mask, Settings(**settings), noise, max_pixels)
+
+
+def check_name(model: str) -> None:
+    """Refuses a name that is nearly one of a model, before a device is opened; what is far from all of them may be a path."""
+    near = did_you_mean(model, (*FOLDERS, NANO))
+    if near and model not in FOLDERS and not os.path.lexists(os.path.expanduser(model)):
+        raise UsageError(f"{model!r} is neither a published model ({NAMES}) nor a file or folder.{near}")

@@ -20,11 +20,10 @@ from moebius.pictures.formats import opened, reading
 from moebius.pictures.metadata import Extras, exif_of, extras_of
 from moebius.pictures.modes import MODES, READ_AS, Colours, Mode
 from moebius.pictures.pixels import bounds, rescaled
+from moebius.pictures.source import MAX_PIXELS as MAX_PIXELS
 from moebius.pictures.source import FileSource, file_of
 
 PhotoSource = FileSource | Image.Image | np.ndarray
-
-MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True, eq=False)

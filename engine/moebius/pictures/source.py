@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from moebius.errors import UsageError
 
+MAX_PIXELS = 100_000_000  # of a picture, where the caller names no other number
 LARGEST_FILE = 1 << 30  # bytes that are read from an open file
 LONGEST_NAME = 300  # characters of a path that is not there and is still shown in a message; beyond it is no path but a picture's bytes
 ACCEPTED = "give a path, bytes, an open file, a data URL, a PIL image or an array"

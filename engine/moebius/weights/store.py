@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from moebius.errors import UsageError, WeightError, did_you_mean
+from moebius.errors import UsageError, WeightError
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import hub
@@ -22,7 +22,7 @@ from moebius.weights.checkpoint import Net, Network, Weights
 from moebius.weights.convert import Source, convert
 from moebius.weights.formats import safetensors
 from moebius.weights.hub import HubFile, OfflineError, Progress
-from moebius.weights.published import FOLDERS, NAMES, NANO, REVISIONS, UNET_REPO, VAE_REPO
+from moebius.weights.published import FOLDERS, NAMES, REVISIONS, UNET_REPO, VAE_REPO
 
 STEM = "diffusion_pytorch_model"
 CONFIG_FILE = "config.json"
@@ -94,8 +94,7 @@ def weights_file(path: Path, typed: str | Path, subfolder: str = "unet") -> Path
     if path.is_file():
         return path
     if not path.exists():
-        near = did_you_mean(typed, (*FOLDERS, NANO))
-        raise UsageError(f"{str(typed)!r} is neither a published model ({NAMES}) nor a file or folder. Check its spelling.{near}")
+        raise UsageError(f"{str(typed)!r} is neither a published model ({NAMES}) nor a file or folder. Check its spelling.")
     file = first_file(*candidates(path), *candidates(path / subfolder))
     if file is None:
         raise UsageError(
