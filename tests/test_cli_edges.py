@@ -23,8 +23,7 @@ from moebius import sample
 from moebius.backends.webgpu.device import uninterrupted
 from moebius.cli import batch, endings, inpaint, view, web
 from moebius.cli import main as cli
-from moebius.cli.output import CONTROL_BUT_LINES
-from moebius.errors import AdapterError, MoebiusError, UsageError
+from moebius.errors import CONTROL_BUT_LINES, AdapterError, MoebiusError, UsageError
 
 REACHED = "the work begins here"
 LONG = "a" * 300 + ".png"
@@ -275,6 +274,27 @@ def test_no_text_from_a_file_commands_the_terminal(folder: Path, capsys: pytest.
         assert not re.search(r"^moebius: all is well", out + err, re.M), argv
 
 
+RECORDS = ['{"guidance": %s}' % ("9" * 401), '{"seed": %s}' % ("9" * 5000), '{"strength": 1e999}', '{"steps": [1]}', '{"steps": null}']
+
+
+@pytest.mark.parametrize("record", [*RECORDS, '{"model": {"a": 1}}', '{"rng": {}}', "[" * 100_000, "[]", "{", "1"], ids=lambda r: r[:16])
+def test_settings_from_a_file_are_checked_like_those_that_are_typed(record: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("moebius", record)
+    Image.open("there.png").save("made.png", pnginfo=info)
+    for argv in (["inpaint", "there.png", "mask.png", "-o", "x.png", "--model", "nano", "--like", "made.png"], ["info", "made.png"]):
+        code, err = run(argv, capsys)
+        assert wrong_with(code, err) is None, err
+        assert code == 2 or argv[0] == "info" or REACHED in err
+
+
+def test_an_error_that_nobody_catches_commands_no_terminal_either() -> None:
+    assert str(MoebiusError(f"{EVIL} is broken\nin two lines", 3)).isascii()
+    assert str(UsageError(f"{EVIL}\nx")).endswith("\nx")
+
+
 # every way to end ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("error", "code"),
@@ -352,6 +372,8 @@ ENVIRONMENTS: list[tuple[str, dict[str, str | None], int, bool]] = [  # a comman
     ("inpaint --help", {"COLUMNS": "many"}, 0, False),
     ("inpaint there.png mask.png -o out.png --model there.png --device cpu", {}, 2, False),
     ("inpaint - --box 1,1,3,3 --device cpu --steps 2 -o - <there.png >out.png", {}, 0, True),
+    ("inpaint there.png - --device cpu --steps 2 -o out.png --json <mask.png", {}, 0, True),
+    ("inpaint there.png mask.png --device cpu --steps 2 -o - | true", {}, 1, False),
     ("inpaint - mask.png --device cpu -o out.png </dev/null", {}, 2, False),
 ]
 

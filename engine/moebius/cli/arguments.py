@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from moebius.cli.output import shown
-from moebius.errors import did_you_mean
+from moebius.errors import did_you_mean, shown
 
 LONGEST = 600  # characters of a message: an argument may have any length
 

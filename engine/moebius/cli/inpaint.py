@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,9 +13,9 @@ from moebius import sample
 from moebius.cli import options, target
 from moebius.cli.endings import inputs
 from moebius.cli.load import load_model
-from moebius.cli.output import say, say_nothing, shown
+from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Bar
-from moebius.errors import MoebiusError, UsageError
+from moebius.errors import MoebiusError, UsageError, shown
 from moebius.weights.published import FOLDERS, NANO
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def inpaint(args: argparse.Namespace) -> int:
         tell(note)
     options = {"metadata": not args.no_metadata, "quality": args.quality}
     if args.output == target.STREAM:
-        sys.stdout.buffer.write(result.to_bytes(outputs[0].suffix, **options))
+        target.write_stream(result.to_bytes(outputs[0].suffix, **options))
     else:
         for i, path in enumerate(outputs):
             for note in result.save(path, index=i, **options):
@@ -109,19 +108,18 @@ def chosen_mask(args: argparse.Namespace, photo: Any, tell: Callable[..., None])
     is loaded."""
     from moebius.pictures import mask as masks
 
-    if args.mask == target.STREAM:
-        args.mask = given(args.mask, args.image)
-    if args.box and args.mask is not None:
-        loaded = masks.load(args.mask, photo, max_pixels=args.max_pixels)
+    mask = args.mask if args.mask is None else given(args.mask, args.image)
+    if args.box and mask is not None:
+        loaded = masks.load(mask, photo, max_pixels=args.max_pixels)
         for note in loaded.notes:
             tell(note)
         return masks.boxes(args.box, *photo.size) | loaded.fill
     if args.box:
         masks.boxes(args.box, *photo.size)
         return args.box
-    if args.mask is None and photo.alpha is None:
+    if mask is None and photo.alpha is None:
         raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or --box.")
-    return args.mask
+    return mask
 
 
 def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:

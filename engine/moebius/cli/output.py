@@ -5,18 +5,14 @@ from __future__ import annotations
 import codecs
 import io
 import os
-import re
 import sys
 from contextlib import suppress
 from typing import Any
 
-from moebius.errors import MoebiusError
+from moebius.errors import CONTROL_BUT_LINES, MoebiusError, shown
 
 # What a code page lacks is written with these, or else as an escape (\u65e5), by which two file names can still be told apart.
 PLAIN = {"×": "x", "…": "...", "→": "->", "·": "-", "–": "-", "−": "-", "✗": "x", "≤": "<=", "≥": ">="}
-# What moves the cursor, colours, rings, turns the direction of writing or begins a line: C0, DEL, C1, line separators, bidi controls.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-CONTROL_BUT_LINES = re.compile(CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 
 def write_plainly() -> None:
@@ -57,20 +53,11 @@ class Shown:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        self.stream.write(CONTROL_BUT_LINES.sub(_escape, text))
+        self.stream.write(shown(text, CONTROL_BUT_LINES))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
-
-
-def shown(text: object) -> str:
-    """A text from a file in one line of ours: line breaks are escapes too."""
-    return CONTROL.sub(_escape, str(text))
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()
 
 
 def plain(error: UnicodeError) -> tuple[str, int]:

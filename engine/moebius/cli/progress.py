@@ -7,7 +7,8 @@ import time
 from importlib import import_module
 from typing import Any
 
-from moebius.cli.output import say, shown
+from moebius.cli.output import say
+from moebius.errors import shown
 
 EVERY = 5.0  # seconds between two lines where there is no terminal
 
@@ -24,12 +25,14 @@ class Bar:
     def show(self, done: int, total: int) -> None:
         if sys.stderr.isatty():
             if self._bar is None:
-                self._bar = bar(self.doing, total, " step", done - 1)
+                self._bar = bar(self.doing, total, " step", done)  # the first step also warms up; it would spoil the estimate
             self._bar.total = total
             self._bar.update(done - self._bar.n)
+            if done >= total:
+                self._bar.refresh()
             return
         now = time.perf_counter()
-        if self._start is None:  # the first step also encodes and warms up; it would spoil the estimate
+        if self._start is None:
             self._start, self._first = now, done
         if now - self._said >= EVERY:
             self._said = now
@@ -47,7 +50,7 @@ class Transfer:
     """How far a download or a conversion is."""
 
     def __init__(self) -> None:
-        self.doing, self._said = "", 0.0
+        self.doing, self._said, self._whole = "", 0.0, False
         self._bar: Any = None
 
     def __call__(self, doing: str, done: int, total: int | None) -> None:
@@ -59,11 +62,12 @@ class Transfer:
                 self._bar = bar(doing, total, "B", 0)
             self._bar.update(done - self._bar.n)
             if whole:
+                self._bar.refresh()
                 self.close(leave=True)
             return
         now = time.perf_counter()
-        if new or whole or now - self._said >= EVERY:
-            self._said = now
+        if new or whole > self._whole or now - self._said >= EVERY:
+            self._said, self._whole = now, whole
             say(f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{doing}: {done / 1e6:.0f} MB")
 
     def close(self, leave: bool = False) -> None:

@@ -94,3 +94,12 @@ def stream_format(name: str | None) -> str:
     if ending not in ENDINGS:
         raise UsageError(f"--format is {name!r}; choose one of {', '.join(e[1:] for e in ENDINGS)}.")
     return ending
+
+
+def write_stream(data: bytes) -> None:
+    """A picture to standard output."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:  # also a reader that went away: the picture has not arrived
+        raise MoebiusError(f"The picture cannot be written to standard output: {error.strerror}.") from error

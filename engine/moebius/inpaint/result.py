@@ -15,9 +15,12 @@ from PIL import Image
 from moebius.errors import UsageError
 from moebius.model.contract import StepState
 from moebius.pictures import palette
-from moebius.pictures.photo import Photo
+from moebius.pictures.photo import Photo, load
+from moebius.pictures.pixels import rescaled
 from moebius.pictures.save import encoded, save
 from moebius.pictures.windows import Window
+
+SHOWN_SIDE = 2048
 
 
 @dataclass(repr=False)
@@ -40,10 +43,14 @@ class Result:
         return f"<Result {width}×{height} {self.image.mode}, images: {images}, windows: {windows}, {seconds:.1f} s on {device}>"
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
+        """What a notebook shows, and keeps in its file: at most SHOWN_SIDE pixels a side."""
         image = self.image
-        shown = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else image.convert("RGB")
-        return encoded(shown, Path("shown.png"))[0]
+        if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+            image = Image.fromarray(np.ascontiguousarray(rescaled(load(image).rgb, np.dtype(np.uint8))))
+        if max(image.size) > SHOWN_SIDE:
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        return encoded(image, Path("shown.png"))[0]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the run that made it, and so without the model: what would be worked out on demand is there instead."""
