@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from importlib import import_module
@@ -82,5 +83,10 @@ def bar(doing: str, total: int | None, unit: str, initial: int) -> Any:
     tqdm: Any = import_module("tqdm").tqdm
     quiet = type("Bar", (tqdm,), {"monitor_interval": 0})  # it would start a thread
     file = getattr(sys.stderr, "stream", sys.stderr)
-    scale = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
-    return quiet(desc=shown(doing) or None, total=total, unit=unit, initial=initial, file=file, leave=False, dynamic_ncols=True, **scale)
+    options: dict[str, Any] = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
+    try:
+        wide = os.get_terminal_size(file.fileno()).columns > 0
+    except (OSError, ValueError):
+        wide = False
+    options |= {"dynamic_ncols": True} if wide else {"ncols": 80}  # a terminal that says it has no columns would get no bar
+    return quiet(desc=shown(doing) or None, total=total, unit=unit, initial=initial, file=file, leave=False, **options)
