@@ -20,16 +20,16 @@ from moebius.backends.webgpu import WebGPU, pack
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS
 from moebius.cli import main as cli
 from moebius.cli import web
-from moebius.cli.web import THREADS, serve, server
 from moebius.errors import MoebiusError, UsageError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.model import unet, vae
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
-from moebius.web import bundle
+from moebius.web import bundle, serve
 from moebius.web.bundle import Bundle, ForBrowsers
 from moebius.web.export import OPENING, check_target, constants, export, is_page, page_files, publish, record, write_site
+from moebius.web.serve import MOST_AT_ONCE, opened
 from moebius.web.witness import sampled
 
 
@@ -254,8 +254,8 @@ def test_serving(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("secret")
     (page / "link.txt").symlink_to(tmp_path / "diary.txt")
     (page / "out").symlink_to(tmp_path)
-    with server(page, 0) as serving:
-        thread = threading.Thread(target=serve, args=(serving, lambda text: None), daemon=True)
+    with opened(page, 0) as serving:
+        thread = threading.Thread(target=serve.serve, args=(serving, lambda text: None), daemon=True)
         thread.start()
         port = serving.server_port
         assert answer_of(port, "/page.js")[:2] == (200, b"1")
@@ -264,10 +264,10 @@ def test_serving(tmp_path: Path) -> None:
             status, body, _ = answer_of(port, path)
             assert status == 404
             assert b"secret" not in body
-        for _ in range(THREADS + 4):  # no thread is kept
+        for _ in range(MOST_AT_ONCE + 4):  # no thread is kept
             assert answer_of(port, "/page.js")[0] == 200
         with pytest.raises(MoebiusError, match="choose another with --port"):
-            server(page, port)
+            opened(page, port)
         serving.shutdown()
 
 
@@ -275,7 +275,7 @@ def test_serve_alone_serves_the_page_that_is_there(tmp_path: Path, monkeypatch: 
     page, done = tmp_path / "page", []
     page.mkdir()
     (page / "plan.json").write_bytes(OPENING + b'"moebius":""}')
-    monkeypatch.setattr(web, "serve", lambda serving, tell: done.append("serve"))
+    monkeypatch.setattr(serve, "serve", lambda serving, tell: done.append("serve"))
     monkeypatch.setattr(web, "export_page", lambda args, tell: done.append("export"))
     assert cli.run(["export-web", str(page), "--serve", "--port", "0"]) == 0
     assert done == ["serve"]
@@ -287,7 +287,7 @@ def test_serve_alone_serves_the_page_that_is_there(tmp_path: Path, monkeypatch: 
 
 def test_a_port_that_is_taken_is_found_out_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "export_page", lambda args, tell: pytest.fail("exported first"))
-    with server(tmp_path, 0) as other:
+    with opened(tmp_path, 0) as other:
         assert cli.run(["export-web", str(tmp_path / "page"), "--serve", "--port", str(other.server_port)]) == 1
     for port in ("70000", "-1", "http"):
         assert cli.run(["export-web", str(tmp_path / "page"), "--serve", "--port", port]) == 2

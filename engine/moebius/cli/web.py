@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import threading
 from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,6 @@ from moebius.cli import options
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Transfer
-from moebius.errors import MoebiusError
-
-LOOPBACK = "127.0.0.1"
-THREADS = 16
 
 
 def add_parser(commands: Any) -> None:
@@ -38,6 +31,7 @@ def add_parser(commands: Any) -> None:
 
 
 def export_web(args: argparse.Namespace) -> int:
+    from moebius.web import serve
     from moebius.web.export import check_target, is_page
 
     tell = say_nothing if args.quiet else say
@@ -46,12 +40,12 @@ def export_web(args: argparse.Namespace) -> int:
         export_page(args, tell)
         tell(f"Serve it with any static server, such as: python -m http.server -d {args.folder}")
         return 0
-    with server(args.folder, args.port) as serving:  # a port that is taken is found out before the work
+    with serve.opened(args.folder, args.port) as server:
         if is_page(args.folder) and not any((args.model, args.vae, args.revision, args.synthetic, args.tile)):
             tell(f"{args.folder} holds a page already; name a model to write it anew")
         else:
             export_page(args, tell)
-        serve(serving, tell)
+        serve.serve(server, tell)
     return 0
 
 
@@ -62,56 +56,3 @@ def export_page(args: argparse.Namespace, tell: Callable[..., None]) -> None:
     tell("Recording the plans, and running the sample picture in float64 to check the page against")
     size = export(model, args.folder, tile=args.tile or "gpu", progress=None if args.quiet else Transfer())
     tell(f"Wrote {args.folder} ({size / 1e6:.1f} MB)")
-
-
-class Handler(SimpleHTTPRequestHandler):
-    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".js": "text/javascript"}  # some registries know another type
-    timeout = 30  # seconds that a browser may be silent
-
-    def translate_path(self, path: str) -> str:
-        """A link that leads out of the folder leads nowhere."""
-        found, folder = Path(super().translate_path(path)), Path(self.directory).resolve()
-        inside = found.resolve().is_relative_to(folder)
-        return str(found) + ("/" if path.endswith("/") else "") if inside else str(folder / "there is no such file")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing for every file."""
-
-
-class Server(ThreadingHTTPServer):
-    """With at most THREADS at work; the next request waits until one of them has ended."""
-
-    def __init__(self, address: tuple[str, int], folder: Path) -> None:
-        self._free = threading.BoundedSemaphore(THREADS)
-        super().__init__(address, partial(Handler, directory=str(folder)))
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._free.acquire()
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._free.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-
-def server(folder: Path, port: int) -> Server:
-    """For this machine alone, and not yet answering."""
-    try:
-        return Server((LOOPBACK, port), folder)
-    except (OSError, OverflowError) as error:
-        raise MoebiusError(f"Port {port} cannot be served on ({error}); choose another with --port, or --port 0 for a free one.") from error
-
-
-def serve(serving: Server, tell: Callable[..., None]) -> None:
-    """Until Ctrl-C."""
-    tell(f"Serving it at http://localhost:{serving.server_port} until Ctrl-C")
-    try:
-        serving.serve_forever()
-    except KeyboardInterrupt:
-        tell("")
