@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 import moebius
 from moebius.__main__ import main
 from moebius.backends.webgpu import wgsl
+from moebius.check import lockstep
 from moebius.cli import main as cli
 from moebius.cli import progress
 from moebius.inpaint.device import open_device
@@ -178,6 +179,27 @@ def test_validate_passes_and_shows_every_op(capsys, llvmpipe):
     contract = "time_embedding time_shift linear conv3x3 upsample_conv3x3 dwconv feed_forward group_norm layer_norm self_lambda "
     assert ops == set((contract + "cross_lambda attention concat unet_input guided_ddim").split())
     assert re.search(r"^\d+ ops, 0 over their limit", out, re.M)
+
+
+def test_validate_takes_nano_with_its_own_weights(llvmpipe):
+    """Its first ops; all of them take nine seconds."""
+
+    class Enough(Exception):  # noqa: N818
+        pass
+
+    rows = []
+
+    def report(row):
+        rows.append(row)
+        if len(rows) == 12:
+            raise Enough
+
+    with pytest.raises(Enough):
+        lockstep.validate(llvmpipe, "nano", None, report)
+    assert all(row.ok for row in rows)
+    config, weights, _, _ = lockstep.networks("nano")
+    assert len({row.path for row in rows} & {name.rpartition(".")[0] for name in weights}) > 3
+    assert lockstep.networks("tiny")[0] != config
 
 
 @pytest.mark.parametrize(

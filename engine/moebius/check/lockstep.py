@@ -105,7 +105,8 @@ def validate(gpu: WebGPU, config: str, image_size: int | None, report: Callable[
     net = UNet(unet_config, unet_weights, ops)
     denoiser = Denoiser(net, condition_ids(unet_config), timesteps.tolist(), scheduler.coefficients(timesteps, 20), 2.5)
     s = unet_config.sample_size
-    noise = {name: rng(0, f"validate.{name}").standard_normal((1, 4, s, s), dtype=np.float32) for name in ("y", "masked")}
+    shape = 1, unet_config.out_channels, s, s
+    noise = {name: rng(0, f"validate.{name}").standard_normal(shape, dtype=np.float32) for name in ("y", "masked")}
     mask = (rng(0, "validate.mask").random((1, 1, s, s)) < 0.3).astype(np.float32)
     next(denoiser.steps(noise["y"], mask, noise["masked"]))  # from the second step on the ops are the same
     del net, denoiser

@@ -10,7 +10,7 @@ import argparse
 import moebius
 from moebius.cli import batch, compare, gpu, inpaint, view, web, weights
 from moebius.cli.arguments import Parser
-from moebius.cli.endings import DONE, ending
+from moebius.cli.endings import DEBUG, DONE, ending
 from moebius.cli.output import write_plainly
 
 
@@ -32,7 +32,8 @@ def run(argv: list[str]) -> int:
 
 
 def parser() -> Parser:
-    top = Parser(prog="moebius", description="Moebius image inpainting on WebGPU.")
+    epilog = f"`moebius COMMAND --help` has the options of a command. {DEBUG}=1 shows where an error came from."
+    top = Parser(prog="moebius", description="Moebius image inpainting on WebGPU.", epilog=epilog)
     top.add_argument("-V", "--version", action="version", version=f"moebius {moebius.__version__}")
     top.set_defaults(command=None)
     commands = top.add_subparsers(metavar="COMMAND")
