@@ -116,6 +116,17 @@ def test_what_a_code_page_lacks_is_written_plainly(encoding: str, text: str, wri
     assert sys.stdout.encoding == encoding
 
 
+def test_no_stream_takes_a_command_for_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(buffer, encoding="utf-8"))
+    write_plainly()
+    write_plainly()  # twice is once
+    print("a\tb\x1b[2J\x07\x9b\u202e\r", flush=True)
+    print("c", file=sys.stderr, flush=True)
+    assert buffer.getvalue() == b"a\tb\\x1b[2J\\x07\\x9b\\u202e\\r\nc\n".replace(b"\n", os.linesep.encode())
+
+
 def without_encoding(call: ast.Call) -> bool:
     """Of a call that opens a text file: the encoding is left to the locale."""
     name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr if isinstance(call.func, ast.Attribute) else ""

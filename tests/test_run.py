@@ -52,6 +52,20 @@ def test_a_progress_bar_counts_its_steps(small: Inpainter, boxes: list[tuple[int
     assert len(run.result.images) == images
 
 
+def test_its_length_follows_a_device_that_has_too_little_memory(small: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = small.steps(PHOTO, BOXES, steps=3, num_images=2)
+    loop, length = run._loop, len(run)
+
+    def refuses(items: Any) -> Any:
+        if len(items) > 1:
+            raise errors.OutOfMemoryError("x")
+        return loop(items)
+
+    monkeypatch.setattr(run, "_loop", refuses)
+    steps = list(run)
+    assert steps[-1].total == len(steps) == len(run) == 4 * length
+
+
 def test_nothing_runs_before_the_first_step_is_asked_for(small: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[int] = []
     moments = small.moments
