@@ -2,15 +2,20 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 from goldens import FOLDER
 from PIL import Image, ImageFilter
 
+import moebius
 from moebius.__main__ import main
 from moebius.backends.webgpu import wgsl
+from moebius.check import lockstep
 from moebius.cli import main as cli
+from moebius.cli import progress
+from moebius.inpaint.device import open_device
 
 IMAGE, MASK = (str(FOLDER / f"pipeline_nano.{which}.png") for which in ("image", "mask"))
 
@@ -65,7 +70,7 @@ MISUSE = [
     (["inpaint", NOT_A_PICTURE, MASK, "-o", "x.png", "--synthetic", "tiny"], "is not a PNG, JPEG"),
     (["inpaint", "missing.png", MASK, "-o", "x.png", "--synthetic", "tiny"], "missing.png"),
     (["inpaint", IMAGE, "-o", "x.png", "--synthetic", "tiny"], "There is no mask"),
-    (["inpaint", IMAGE, "--box", "1,2,3", "-o", "x.png", "--synthetic", "tiny"], "invalid box value"),
+    (["inpaint", IMAGE, "--box", "1,2,3", "-o", "x.png", "--synthetic", "tiny"], "four whole numbers"),
     (["inpaint", IMAGE, "--box", "900,2,3,4", "-o", "x.png", "--synthetic", "tiny"], "covers nothing of the image, which is 200×200"),
     (["inpaint", IMAGE, MASK, "-o", IMAGE, "--synthetic", "tiny"], "is one of the inputs itself"),
     (["inpaint", IMAGE, MASK, "-o", MASK, "--synthetic", "tiny"], "is one of the inputs itself"),
@@ -78,7 +83,20 @@ MISUSE = [
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--device", "cpu", "--steps", "0"], "steps is 0"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--device", "cpu", "--strength", "-1"], "strength is -1"),
     (["plan", "--config", "huge"], "invalid choice"),
-    ([], "COMMAND"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--steps", "1"], "leaves none of 1 steps"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "-n", "1000000000"], "num_images is 1000000000"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--vae", "x.bin"], "nano has a VAE of its own"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--model", "plaecs2"], "Did you mean places2"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--max-pixels", "39999"], r"200×200.*\(--max-pixels\)"),
+    (["inpaint", IMAGE, MASK, "-o", "."], "is a folder"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--stepz", "2"], "Did you mean --steps"),
+    (["inpant", IMAGE, MASK, "-o", "x.png"], "Did you mean inpaint"),
+    (["inpaint", "-", "-", "-o", "x.png"], "not both"),
+    (["inpaint", IMAGE, MASK, "-o", "-", "-n", "2"], "one picture"),
+    (["inpaint", IMAGE, MASK, "-o", "-", "--json"], "--json"),
+    (["inpaint", IMAGE, MASK, "-o", "-", "--format", "xcf"], "--format is 'xcf'"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--format", "png"], "--format goes with -o -"),
+    (["inpaint", "https://user:secret@host/a.png", MASK, "-o", "x.png"], "is a URL"),
 ]
 
 
@@ -92,6 +110,33 @@ def test_misuse_is_exit_code_2(capsys, argv, message, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_bare_moebius_prints_its_help_and_a_capital_v_the_version(capsys):
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "")
+    assert re.search(r"^ +inpaint +", out, re.M)
+    assert run(capsys, "-V") == run(capsys, "--version") == (0, f"moebius {moebius.__version__}\n", "")
+
+
+def test_a_box_that_begins_left_of_the_picture_needs_no_equals_sign(capsys, tmp_path):
+    for i, box in enumerate((["--box", "-5,-3,40,40"], ["--box=-5,-3,40,40"])):
+        code, _, err = run(capsys, "inpaint", IMAGE, *box, *FAST, "-o", tmp_path / f"{i}.png")
+        assert code == 0, err
+    a, b = (np.asarray(Image.open(tmp_path / f"{i}.png")) for i in range(2))
+    np.testing.assert_array_equal(a, b)
+    assert (a != np.asarray(Image.open(IMAGE))).any()
+
+
+def test_json_names_what_went_in_and_says_what_failed(capsys, tmp_path):
+    code, out, _ = run(capsys, "inpaint", IMAGE, MASK, "--box", "1,2,30,40", *FAST, "-o", tmp_path / "a.png", "--json")
+    row = json.loads(out)
+    assert code == 0
+    assert (row["image"], row["mask"], row["box"]) == (IMAGE, MASK, [[1, 2, 30, 40]])
+    code, out, err = run(capsys, "inpaint", "missing.png", MASK, *FAST, "-o", tmp_path / "b.png", "--json")
+    row = json.loads(out)
+    assert (code, row["exit_code"], row["error"]["kind"], row["image"]) == (2, 2, "UsageError", "missing.png")
+    assert err.strip().endswith(row["error"]["message"])
+
+
 def test_an_adapter_that_is_not_there_is_exit_code_1(capsys, llvmpipe):
     code, _, err = run(capsys, "plan", "--adapter", "voodoo")
     assert code == 1
@@ -101,15 +146,19 @@ def test_an_adapter_that_is_not_there_is_exit_code_1(capsys, llvmpipe):
 def test_adapters_marks_the_chosen_one(capsys, llvmpipe):
     code, out, _ = run(capsys, "adapters")
     assert code == 0
-    assert len(re.findall(r"^\* \d+: ", out, re.M)) == 1
+    marked = re.findall(r"^\* (\d+|cpu): (.*)$", out, re.M)
+    assert len(marked) == 1
     code, out, _ = run(capsys, "adapters", "--json")
     rows = json.loads(out)
-    assert sum(r["chosen"] for r in rows) == 1
+    assert [str(r["index"]) for r in rows if r["chosen"]] == [marked[0][0]]
+    chosen = open_device().name  # what `inpaint` computes on
+    assert chosen == marked[0][1] if marked[0][0] == "cpu" else rows[int(marked[0][0])]["name"] in chosen
+    rows = [r for r in rows if r["index"] != "cpu"]
     assert any("llvmpipe" in r["name"] and r["backend"] == "Vulkan" and r["driver"].startswith("Mesa") for r in rows)
     assert all(r["limits"]["max-buffer-size"] > 0 and isinstance(r["features"], list) for r in rows)
 
 
-@pytest.mark.parametrize("config", ["tiny", "full"])
+@pytest.mark.parametrize("config", ["tiny", "nano", "full"])
 def test_plan(capsys, llvmpipe, config):
     code, out, _ = run(capsys, "plan", "--config", config, "--adapter", "llvmpipe", "--json")
     data = json.loads(out)
@@ -130,6 +179,27 @@ def test_validate_passes_and_shows_every_op(capsys, llvmpipe):
     contract = "time_embedding time_shift linear conv3x3 upsample_conv3x3 dwconv feed_forward group_norm layer_norm self_lambda "
     assert ops == set((contract + "cross_lambda attention concat unet_input guided_ddim").split())
     assert re.search(r"^\d+ ops, 0 over their limit", out, re.M)
+
+
+def test_validate_takes_nano_with_its_own_weights(llvmpipe):
+    """Its first ops; all of them take nine seconds."""
+
+    class Enough(Exception):  # noqa: N818
+        pass
+
+    rows = []
+
+    def report(row):
+        rows.append(row)
+        if len(rows) == 12:
+            raise Enough
+
+    with pytest.raises(Enough):
+        lockstep.validate(llvmpipe, "nano", None, report)
+    assert all(row.ok for row in rows)
+    config, weights, _, _ = lockstep.networks("nano")
+    assert len({row.path for row in rows} & {name.rpartition(".")[0] for name in weights}) > 3
+    assert lockstep.networks("tiny")[0] != config
 
 
 @pytest.mark.parametrize(
@@ -277,13 +347,32 @@ def test_help_fits_a_screen_and_the_page_has_every_option(capsys):
 
 
 def test_the_bar_is_for_terminals(capsys, tmp_path, monkeypatch):
-    import sys
-
+    command = ["inpaint", IMAGE, MASK, *FAST, "--strength", 1, "-o", tmp_path / "a.png"]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert run(capsys, "inpaint", IMAGE, MASK, *FAST, "-o", tmp_path / "a.png")[0] == 0
-    shown = run(capsys, "inpaint", IMAGE, MASK, *FAST, "-o", tmp_path / "a.png")[2]
+    shown = run(capsys, *command)[2]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
-    plain = run(capsys, "inpaint", IMAGE, MASK, *FAST, "-o", tmp_path / "a.png")[2]
-    assert "#] 1/1" in shown
-    assert "\r" not in plain
-    assert "#" not in plain
+    silent = run(capsys, *command)[2]
+    monkeypatch.setattr(progress, "EVERY", 0)
+    lines = run(capsys, *command)[2]
+    quiet = run(capsys, *command, "--quiet")[2]
+    assert "2/2" in shown
+    assert "\r" in shown
+    assert "step" not in silent  # it was done before a line was due
+    assert re.findall(r"^step (\d) of 2", lines, re.M) == ["1", "2"]
+    assert "\r" not in silent + lines
+    assert quiet == ""
+
+
+def test_transfers_too(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 1e9)
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        transfer = progress.Transfer()
+        for done in range(0, 11):
+            transfer("downloading \x1b]x", done * 10**6, 10**7)
+        err = capsys.readouterr().err
+        if terminal:
+            assert "10.0M/10.0M" in err
+        else:
+            assert err.splitlines() == [f"downloading \\x1b]x: {n} of 10 MB" for n in (0, 10)]
+        assert "\x1b]" not in err

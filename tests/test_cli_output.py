@@ -87,9 +87,7 @@ def test_a_program_without_a_console(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert cli.run(["info", str(tmp_path / "missing.png")]) == 2
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
-    with pytest.raises(SystemExit) as stop:
-        cli.run(["--help"])
-    assert stop.value.code == 0
+    assert cli.run(["--help"]) == 0
 
 
 def test_streams_of_another_kind_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +114,17 @@ def test_what_a_code_page_lacks_is_written_plainly(encoding: str, text: str, wri
     print(text, end="", flush=True)
     assert buffer.getvalue() == written
     assert sys.stdout.encoding == encoding
+
+
+def test_no_stream_takes_a_command_for_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(buffer, encoding="utf-8"))
+    write_plainly()
+    write_plainly()  # twice is once
+    print("a\tb\x1b[2J\x07\x9b\u202e\r", flush=True)
+    print("c", file=sys.stderr, flush=True)
+    assert buffer.getvalue() == b"a\tb\\x1b[2J\\x07\\x9b\\u202e\\r\nc\n".replace(b"\n", os.linesep.encode())
 
 
 def without_encoding(call: ast.Call) -> bool:

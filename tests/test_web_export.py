@@ -18,15 +18,18 @@ import pytest
 from moebius.backends.cpu import CPU
 from moebius.backends.webgpu import WebGPU, pack
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS
+from moebius.cli import main as cli
+from moebius.cli import web
 from moebius.errors import MoebiusError, UsageError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.model import unet, vae
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
-from moebius.web import bundle
+from moebius.web import bundle, serve
 from moebius.web.bundle import Bundle, ForBrowsers
-from moebius.web.export import check_target, constants, export, publish, record, write_site
+from moebius.web.export import OPENING, check_target, constants, export, is_page, page_files, publish, record, write_site
+from moebius.web.serve import MOST_AT_ONCE, opened
 from moebius.web.witness import sampled
 
 
@@ -157,26 +160,30 @@ def test_samples_are_of_the_kernels_layout() -> None:
 
 
 # the folder ----------------------------------------------------------------------------------------------------------
-def test_folders_are_not_overwritten(tmp_path: Path) -> None:
+def test_only_a_page_of_its_own_is_replaced(tmp_path: Path) -> None:
     page, other, file = tmp_path / "page", tmp_path / "other", tmp_path / "file"
     for made in (page, other):
         made.mkdir()
-    check_target(page, force=False)  # empty
-    (page / "plan.json").write_text("{}")
-    with pytest.raises(UsageError, match="--force"):
-        check_target(page, force=False)
-    check_target(page, force=True)
+    check_target(page)  # empty
+    (page / "plan.json").write_bytes(OPENING + b'"moebius":""}')
+    check_target(page)
+    assert is_page(page)
     (page / "letters").mkdir()
-    with pytest.raises(UsageError, match=r"what no export wrote \(letters\)"):
-        check_target(page, force=True)
+    with pytest.raises(UsageError, match=r"\(letters\)"):
+        check_target(page)
+    (page / "letters").rmdir()
+    (page / "plan.json").write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match=r"no plan\.json of one"):
+        check_target(page)
     (other / "diary.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"what no export wrote \(no plan.json\)"):
-        check_target(other, force=True)
+    with pytest.raises(UsageError, match=r"\(diary\.json\)"):
+        check_target(other)
     file.write_text("")
     with pytest.raises(UsageError, match="is a file"):
-        check_target(file, force=True)
+        check_target(file)
     with pytest.raises(UsageError, match="there is no folder"):
-        check_target(tmp_path / "a" / "b", force=True)
+        check_target(tmp_path / "a" / "b")
+    assert sorted(os.listdir(tmp_path)) == ["file", "other", "page"]
 
 
 @pytest.mark.parametrize(("trouble", "said"), [(OSError(5, "Input/output error"), MoebiusError), (KeyboardInterrupt(), KeyboardInterrupt)])
@@ -184,14 +191,14 @@ def test_a_failed_export_leaves_the_old_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: BaseException, said: type[BaseException]
 ) -> None:
     page = tmp_path / "page"
-    publish(page, lambda folder: (folder / "plan.json").write_text("old"), force=False)
+    publish(page, lambda folder: (folder / "plan.json").write_bytes(OPENING + b"old"))
 
     def fails(folder: Path) -> int:
         (folder / "plan.json").write_text("half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(MoebiusError, match="No space left on device"):
-        publish(page, fails, force=True)
+        publish(page, fails)
     rename = Path.rename
 
     def broken(self: Path, target: Path) -> Path:
@@ -201,11 +208,11 @@ def test_a_failed_export_leaves_the_old_page(
 
     monkeypatch.setattr(Path, "rename", broken)
     with pytest.raises(said, match="Input/output error" if said is MoebiusError else None):
-        publish(page, lambda folder: (folder / "plan.json").write_text("new"), force=True)
-    assert (page / "plan.json").read_text() == "old"
+        publish(page, lambda folder: (folder / "plan.json").write_text("new"))
+    assert (page / "plan.json").read_bytes() == OPENING + b"old"
     assert os.listdir(tmp_path) == ["page"]
     monkeypatch.undo()
-    assert publish(page, lambda folder: (folder / "plan.json").write_text("newer"), force=True) == 5
+    assert publish(page, lambda folder: (folder / "plan.json").write_text("newer")) == 5
     assert (page / "plan.json").read_text() == "newer"
     assert os.listdir(tmp_path) == ["page"]
 
@@ -228,32 +235,60 @@ def test_command(tmp_path: Path) -> None:
     assert "python -m http.server -d page" in done.stderr
     assert {"index.html", "page.js", "plan.json", "weights.bin"} <= set(os.listdir(tmp_path / "page"))
     assert json.loads((tmp_path / "page/plan.json").read_text())["defaults"]["blend"] == "paste"
+    assert set(os.listdir(tmp_path / "page")) == page_files()
     again = moebius("export-web", "page", "--synthetic", "tiny")
-    assert again.returncode == 2
-    assert again.stderr.count("\n") == 1
-    assert "--force" in again.stderr
+    assert again.returncode == 0, again.stderr
+
+
+def answer_of(port: int, path: str) -> tuple[int, bytes, str]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read(), answer.headers["Content-Type"]
 
 
 def test_serving(tmp_path: Path) -> None:
-    from moebius.cli.web import serve, server
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "page.js").write_text("1")
+    (tmp_path / "diary.txt").write_text("secret")
+    (page / "link.txt").symlink_to(tmp_path / "diary.txt")
+    (page / "out").symlink_to(tmp_path)
+    with opened(page, 0) as serving:
+        thread = threading.Thread(target=serve.serve, args=(serving, lambda text: None), daemon=True)
+        thread.start()
+        port = serving.server_port
+        assert answer_of(port, "/page.js")[:2] == (200, b"1")
+        assert answer_of(port, "/page.js")[2].startswith("text/javascript")
+        for path in ("/link.txt", "/out/diary.txt", "/out/", "/../diary.txt"):
+            status, body, _ = answer_of(port, path)
+            assert status == 404
+            assert b"secret" not in body
+        for _ in range(MOST_AT_ONCE + 4):  # no thread is kept
+            assert answer_of(port, "/page.js")[0] == 200
+        with pytest.raises(MoebiusError, match="choose another with --port"):
+            opened(page, port)
+        serving.shutdown()
 
-    (tmp_path / "page.js").write_text("1")
-    said: list[str] = []
-    ready = threading.Event()
 
-    def say(text: str) -> None:
-        said.append(text)
-        ready.set()
+def test_serve_alone_serves_the_page_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, done = tmp_path / "page", []
+    page.mkdir()
+    (page / "plan.json").write_bytes(OPENING + b'"moebius":""}')
+    monkeypatch.setattr(serve, "serve", lambda serving, tell: done.append("serve"))
+    monkeypatch.setattr(web, "export_page", lambda args, tell: done.append("export"))
+    assert cli.run(["export-web", str(page), "--serve", "--port", "0"]) == 0
+    assert done == ["serve"]
+    assert cli.run(["export-web", str(page), "--serve", "--port", "0", "--synthetic", "tiny"]) == 0
+    assert done == ["serve", "export", "serve"]
+    assert cli.run(["export-web", str(tmp_path / "new"), "--serve", "--port", "0"]) == 0
+    assert done[3:] == ["export", "serve"]
 
-    threading.Thread(target=lambda: serve(server(tmp_path, 0), say), daemon=True).start()
-    assert ready.wait(120)
-    port = int(said[0].split("localhost:")[1].split()[0])
-    connection = HTTPConnection("127.0.0.1", port)
-    connection.request("GET", "/page.js")
-    answer = connection.getresponse()
-    assert answer.status == 200
-    assert answer.headers["Content-Type"].startswith("text/javascript")
-    with pytest.raises(MoebiusError, match="choose another with --port"):
-        server(tmp_path, port)
-    with pytest.raises(MoebiusError, match="choose another with --port"):
-        server(tmp_path, 70000)
+
+def test_a_port_that_is_taken_is_found_out_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "export_page", lambda args, tell: pytest.fail("exported first"))
+    with opened(tmp_path, 0) as other:
+        assert cli.run(["export-web", str(tmp_path / "page"), "--serve", "--port", str(other.server_port)]) == 1
+    for port in ("70000", "-1", "http"):
+        assert cli.run(["export-web", str(tmp_path / "page"), "--serve", "--port", port]) == 2
+    assert not (tmp_path / "page").exists()

@@ -30,7 +30,7 @@ def page(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(page: Path) -> Iterator[Server]:
-    with serving.server(page, 0) as started:
+    with serving.opened(page, 0) as started:
         thread = threading.Thread(target=started.serve_forever, args=(0.01,))
         thread.start()
         yield started
@@ -71,9 +71,9 @@ def test_nothing_else_is(server: Server, page: Path, capfd: pytest.CaptureFixtur
 
 
 def test_threads_are_bounded_and_silent_browsers_go(page: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(serving, "THREADS", 3)
+    monkeypatch.setattr(serving, "MOST_AT_ONCE", 3)
     monkeypatch.setattr(Handler, "timeout", 0.4)
-    with serving.server(page, 0) as server:
+    with serving.opened(page, 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         before = threading.active_count()
         thread.start()

@@ -5,7 +5,7 @@ The GPU's own tensors are the inputs of both, so an error is that op's own and n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ from moebius.model.scheduler import DDIM
 from moebius.model.synthetic import rng, synthetic
 from moebius.model.unet import UNet, UNetConfig, condition_ids
 from moebius.model.vae import VAE, VAEConfig
+from moebius.weights.bundle import read_bundle
+from moebius.weights.nano import packaged_nano
 
 
 @dataclass(frozen=True)
@@ -73,23 +75,42 @@ class LockStep(StandIn):
         return self.ops.read(value).astype(np.float64) if isinstance(value, Tensor) else value
 
 
-def validate(gpu: WebGPU, config: str, image_size: int | None, report: Callable[[Row], None]) -> None:
-    """UNet, one guided sampling step, VAE both ways; synthetic weights of seed 0."""
+CONFIGS = ("tiny", "nano", "full")
+LARGEST_IMAGE = 4096  # a side
+
+
+def networks(config: str) -> tuple[UNetConfig, Mapping[str, np.ndarray], VAEConfig, Mapping[str, np.ndarray]]:
+    """Configurations and weights of the UNet and the VAE: nano's own, and synthetic ones of seed 0 for the others."""
+    if config == "nano":
+        weights = read_bundle(packaged_nano())
+        return weights.unet_config, weights.unet, weights.vae_config, weights.vae
     unet_config = UNetConfig.full() if config == "full" else UNetConfig.tiny()
     vae_config = VAEConfig.full() if config == "full" else VAEConfig.tiny()
-    if image_size is not None and (image_size <= 0 or image_size % vae_config.factor):
-        raise UsageError(f"The image size is {image_size}; it must be a multiple of {vae_config.factor} from {vae_config.factor} up.")
+    return unet_config, synthetic(unet.shapes(unet_config), 0), vae_config, synthetic(vae.shapes(vae_config), 0)
+
+
+def check_image_size(size: int | None) -> None:
+    factor = VAEConfig.full().factor  # every VAE of the family has it
+    if size is not None and not (0 < size <= LARGEST_IMAGE and size % factor == 0):
+        raise UsageError(f"The image size is {size}; it must be a multiple of {factor} from {factor} to {LARGEST_IMAGE}.")
+
+
+def validate(gpu: WebGPU, config: str, image_size: int | None, report: Callable[[Row], None]) -> None:
+    """UNet, one guided sampling step, VAE both ways, of one of CONFIGS."""
+    check_image_size(image_size)
+    unet_config, unet_weights, vae_config, vae_weights = networks(config)
     ops = LockStep(gpu, report)
     scheduler = DDIM()
     timesteps = scheduler.timesteps()
-    net = UNet(unet_config, synthetic(unet.shapes(unet_config), 0), ops)
+    net = UNet(unet_config, unet_weights, ops)
     denoiser = Denoiser(net, condition_ids(unet_config), timesteps.tolist(), scheduler.coefficients(timesteps, 20), 2.5)
     s = unet_config.sample_size
-    noise = {name: rng(0, f"validate.{name}").standard_normal((1, 4, s, s), dtype=np.float32) for name in ("y", "masked")}
+    shape = 1, unet_config.out_channels, s, s
+    noise = {name: rng(0, f"validate.{name}").standard_normal(shape, dtype=np.float32) for name in ("y", "masked")}
     mask = (rng(0, "validate.mask").random((1, 1, s, s)) < 0.3).astype(np.float32)
     next(denoiser.steps(noise["y"], mask, noise["masked"]))  # from the second step on the ops are the same
     del net, denoiser
-    coder = VAE(vae_config, synthetic(vae.shapes(vae_config), 0), ops)
+    coder = VAE(vae_config, vae_weights, ops)
     size = image_size or s * vae_config.factor
     coder.encode(np.clip(rng(0, "validate.image").standard_normal((1, 3, size, size), dtype=np.float32), -1, 1))
     latent = size // vae_config.factor

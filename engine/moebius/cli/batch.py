@@ -110,9 +110,9 @@ class Work:
             return "skipped"
         if pair.mask is None:
             raise UsageError(pair.problem)
-        photo = photos.load(pair.image)
+        photo = photos.load(pair.image, args.max_pixels)
         make_folder(pair.out.parent)
-        load = partial(masks.load, pair.mask, photo, force=args.yes, **mask_settings(settings))
+        load = partial(masks.load, pair.mask, photo, force=args.yes, max_pixels=args.max_pixels, **mask_settings(settings))
         try:
             mask = load()
         except EmptyMaskError:

@@ -48,6 +48,8 @@ def compare(args: argparse.Namespace) -> int:
         check_place(place)
         fingerprints = {path: files.load(path) for path in args.files}
     else:
+        if place is not None:
+            files.check_folder(place.absolute().parent)
         path, fingerprint = measured(args)
         if fingerprint is None:
             return 0

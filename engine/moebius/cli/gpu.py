@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from moebius.cli import options
-from moebius.errors import AdapterError
+
+CONFIGS = ["tiny", "nano", "full"]
 
 
 def add_parsers(commands: Any) -> None:
@@ -17,13 +18,13 @@ def add_parsers(commands: Any) -> None:
     p.set_defaults(command=adapters)
 
     p = commands.add_parser("plan", help="what one guided step of the UNet costs, from its recorded plan")
-    p.add_argument("--config", choices=["tiny", "full"], default="full")
+    p.add_argument("--config", choices=CONFIGS, default="full")
     options.add_adapter(p)
     p.add_argument("--json", action="store_true", help="flops, dispatches, peak_bytes, weight_bytes and every dispatch")
     p.set_defaults(command=plan)
 
     p = commands.add_parser("validate", help="every op on the GPU against the float64 oracle, from the GPU's own inputs")
-    p.add_argument("--config", choices=["tiny", "full"], default="tiny")
+    p.add_argument("--config", choices=CONFIGS, default="tiny", help="nano: with its own weights; the others have synthetic ones")
     options.add_adapter(p)
     p.add_argument("--image-size", type=int, help="side of the VAE's image (default: the config's own)")
     p.add_argument("--json", action="store_true")
@@ -31,14 +32,15 @@ def add_parsers(commands: Any) -> None:
 
 
 def adapters(args: argparse.Namespace) -> int:
+    """The CPU device is one of them: it is what computes where there is no hardware GPU."""
+    from moebius.backends.cpu import CPU
     from moebius.backends.webgpu import device
     from moebius.backends.webgpu.caps import DEFAULT_LIMITS
+    from moebius.inpaint.device import preferred
 
     listed = device.adapters(args.implementation)
-    if not listed:
-        raise AdapterError(device.NO_ADAPTER)
-    best = device.choose(None, args.implementation, listed)
-    rows = [
+    best = preferred(listed)
+    rows: list[dict[str, Any]] = [
         {
             "index": i,
             "name": a.info["device"],
@@ -52,12 +54,17 @@ def adapters(args: argparse.Namespace) -> int:
         }
         for i, a in enumerate(listed)
     ]
+    cpu = {"index": "cpu", "name": CPU().name, "type": "CPU device", "backend": "NumPy", "vendor": "", "driver": "", "chosen": best is None}
+    rows.append({**cpu, "limits": {}, "features": []})
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
     for row in rows:
         limits = row["limits"]
         mark = "* " if row["chosen"] else "  "
+        if not limits:
+            print(f"{mark}{row['index']}: {row['name']}")
+            continue
         print(f"{mark}{row['index']}: {row['name']} ({row['type']}) via {row['backend']}, driver: {row['driver'] or row['vendor']}")
         print(
             f"     binding {limits['max-storage-buffer-binding-size'] >> 20} MiB, buffer {limits['max-buffer-size'] >> 20} MiB, "
@@ -65,7 +72,8 @@ def adapters(args: argparse.Namespace) -> int:
             f"{limits['max-compute-workgroup-storage-size'] >> 10} KiB, {limits['max-storage-buffers-per-shader-stage']} storage buffers"
         )
         print(f"     features: {', '.join(row['features'])}")
-    print("* is what WebGPU() chooses: discrete before integrated before software, OpenGL last. Any name or index here works as --adapter.")
+    print("* is what --device auto chooses: a discrete GPU before an integrated one, the CPU device before a software driver.")
+    print("Any name or index here works as --device, and all but cpu as --adapter.")
     return 0
 
 
@@ -73,12 +81,13 @@ def plan(args: argparse.Namespace) -> int:
     import numpy as np
 
     from moebius.backends.webgpu import WebGPU
+    from moebius.check.lockstep import networks
     from moebius.model.denoise import Denoiser
     from moebius.model.params import ShapeOnly
     from moebius.model.scheduler import DDIM
     from moebius.model.unet import UNet, UNetConfig, condition_ids, shapes
 
-    config = UNetConfig.full() if args.config == "full" else UNetConfig.tiny()
+    config = networks("nano")[0] if args.config == "nano" else UNetConfig.full() if args.config == "full" else UNetConfig.tiny()
     gpu = WebGPU(args.adapter, limits=args.limits)
     net = UNet(config, ShapeOnly(shapes(config)), gpu)
     scheduler = DDIM()
@@ -115,6 +124,7 @@ def validate(args: argparse.Namespace) -> int:
     from moebius.backends.webgpu import WebGPU
     from moebius.check import lockstep
 
+    lockstep.check_image_size(args.image_size)
     gpu = WebGPU(args.adapter, limits=args.limits)
     rows: list[lockstep.Row] = []
 

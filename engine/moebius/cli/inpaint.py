@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moebius import sample
-from moebius.cli import options
+from moebius.cli import options, target
+from moebius.cli.endings import inputs
 from moebius.cli.like import take_same_model
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Bar
-from moebius.errors import MoebiusError, UsageError
+from moebius.errors import MoebiusError, UsageError, shown
 
 if TYPE_CHECKING:
     from moebius.inpaint.inpainter import Inpainter
@@ -29,9 +29,10 @@ def add_parsers(commands: Any) -> None:
     p = commands.add_parser(
         "inpaint", help="fill in the white part of a mask", formatter_class=options.Narrow, usage="%(prog)s IMAGE [MASK] -o FILE [options]"
     )
-    p.add_argument("image", metavar="IMAGE", type=Path, nargs="?")
+    p.add_argument("image", metavar="IMAGE", type=Path, nargs="?", help="a file, or - for standard input")
     p.add_argument("mask", metavar="MASK", type=Path, nargs="?", help="white = fill in (default: boxes, or the image's transparency)")
-    p.add_argument("-o", "--output", metavar="FILE", type=Path, required=True)
+    p.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="- for standard output, in --format")
+    p.add_argument("--format", metavar="F", help="of -o -: png, jpg, webp, tif, bmp, gif (png)")
     p.add_argument("--sample", action="store_true", help="the picture and mask that come with moebius, in place of IMAGE and MASK")
     p.add_argument("--box", metavar="X,Y,W,H", type=options.box, action="append", default=[], help="fill this rectangle too; repeatable")
     options.add_settings(p)
@@ -53,7 +54,6 @@ def add_info_parser(commands: Any) -> None:
 
 def inpaint(args: argparse.Namespace) -> int:
     from moebius.pictures import photo as photos
-    from moebius.pictures.save import check_fits
 
     tell = say_nothing if args.quiet else say
     if args.sample:
@@ -62,39 +62,65 @@ def inpaint(args: argparse.Namespace) -> int:
         args.image, args.mask = sample.photo(), None if args.box else sample.mask()
     elif args.image is None:
         raise UsageError("There is no image; give one, or --sample for the one that comes with moebius.")
-    check_output(args.output)
     settings = chosen_settings(args)
-    outputs = numbered(args.output, settings.get("num_images", 1))
-    if not args.overwrite:
-        refuse_to_replace(outputs, [p for p in (args.image, args.mask, args.like) if p is not None])
-    photo = photos.load(args.image)
-    if settings.get("crop") != "upstream":
-        check_fits(photo, args.output)
+    outputs = chosen_outputs(args, settings.get("num_images", 1))
+    photo = photos.load(given(args.image, args.mask), args.max_pixels)
+    target.check_holds(photo, outputs, settings.get("crop") == "upstream")
     mask = chosen_mask(args, photo, settings, tell)
     model = load_model(args, tell)
     result = run_with_progress(model, photo, mask, settings, args)
-    for i, path in enumerate(outputs):
-        for note in result.save(path, index=i, metadata=not args.no_metadata, quality=args.quality):
-            tell(note)
-    report(args, tell, result, outputs)
+    options = {"metadata": not args.no_metadata, "quality": args.quality}
+    if args.output == target.STREAM:
+        target.write_stream(result.to_bytes(outputs[0].suffix, **options))
+    else:
+        for i, path in enumerate(outputs):
+            for note in result.save(path, index=i, **options):
+                tell(note)
+    report(args, tell, result, [args.output] if args.output == target.STREAM else outputs, inputs(args))
     return 0
+
+
+def chosen_outputs(args: argparse.Namespace, count: int) -> list[Path]:
+    """The files to write, each of them checked; of -o - a name that stands for it."""
+    if args.output == target.STREAM:
+        target.check_stream(count, args.json)
+        return [Path(f"picture{target.stream_format(args.format)}")]
+    if args.format is not None:
+        raise UsageError(f"--format goes with -o -; {args.output} says its format by its ending.")
+    outputs = numbered(args.output, count)
+    for path in outputs:
+        target.check_output(path)
+    if not args.overwrite:
+        refuse_to_replace(outputs, [p for p in (args.image, args.mask, args.like) if p is not None])
+    return outputs
+
+
+def given(path: Path, other: Path | None) -> Path | bytes:
+    """What is to be read for a path that was typed: of - what comes in by standard input."""
+    if path != target.STREAM:
+        return path
+    if other == path:
+        raise UsageError("Standard input holds one picture; - can be the image or the mask, and not both.")
+    return target.stdin_picture()
 
 
 def chosen_mask(args: argparse.Namespace, photo: Photo, settings: dict[str, Any], tell: Callable[..., None]) -> Mask:
     """The mask's file, the boxes, both as one mask, or the photo's transparency. Wrong ones raise here, before the model is loaded."""
     from moebius.pictures import mask as masks
 
-    source: MaskSource = args.mask if args.mask is not None else masks.ALPHA
+    source: MaskSource = masks.ALPHA if args.mask is None else given(args.mask, args.image)
     if args.box:
-        source = masks.boxes(args.box, *photo.size)
+        boxes = masks.boxes(args.box, *photo.size)
         if args.mask is not None:
-            loaded = masks.load(args.mask, photo, force=args.yes, allow_empty=True)
+            loaded = masks.load(source, photo, force=args.yes, allow_empty=True, max_pixels=args.max_pixels)
             for note in loaded.notes:
                 tell(note)
-            source |= loaded.fill
+            boxes |= loaded.fill
+        source = boxes
     elif args.mask is None and photo.alpha is None:
         raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or --box.")
-    return masks.load(source, photo, force=args.yes, allow_empty=args.allow_empty, **mask_settings(settings))
+    rest: dict[str, Any] = {"force": args.yes, "allow_empty": args.allow_empty, "max_pixels": args.max_pixels}
+    return masks.load(source, photo, **rest, **mask_settings(settings))
 
 
 def mask_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -120,14 +146,6 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def check_output(path: Path) -> None:
-    from moebius.pictures.formats import format_of
-
-    format_of(path)
-    if not path.parent.is_dir():
-        raise MoebiusError(f"{path} cannot be written: there is no folder {path.parent}.")
-
-
 def refuse_to_replace(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     for output in outputs:
         for path in inputs:
@@ -140,12 +158,12 @@ def numbered(path: Path, count: int) -> list[Path]:
     return [path] if count == 1 else [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]
 
 
-def run_with_progress(model: Inpainter, photo: Any, mask: Any, settings: dict[str, Any], args: argparse.Namespace) -> Result:
-    """Says first what the user should know; then with a bar on a terminal."""
+def run_with_progress(model: Inpainter, photo: Photo, mask: Mask, settings: dict[str, Any], args: argparse.Namespace) -> Result:
+    """Says first what the user should know; then with a bar on a terminal, and a line every few seconds elsewhere."""
     run = model.steps(photo, mask, **settings)
     for note in () if args.quiet else run.notes:
         say(note)
-    bar = None if args.quiet or args.json or not sys.stderr.isatty() else Bar()
+    bar = None if args.quiet or args.json else Bar()
     try:
         for step in run:
             if bar is not None:
@@ -179,5 +197,5 @@ def info(args: argparse.Namespace) -> int:
         print(json.dumps(record))
     else:
         for key, value in record.items():
-            print(f"{key:14} {json.dumps(value) if isinstance(value, dict | list) else value}")
+            print(f"{shown(key):14} {json.dumps(value) if isinstance(value, dict | list) else shown(value)}")
     return 0

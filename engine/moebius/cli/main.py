@@ -6,36 +6,37 @@ A file beside this one holds a family of commands: their options, and a function
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
 import moebius
 from moebius.cli import batch, compare, doctor, gpu, inpaint, view, web, weights
-from moebius.cli.output import say_error, write_plainly
-from moebius.errors import MoebiusError
+from moebius.cli.arguments import Parser
+from moebius.cli.endings import DEBUG, DONE, ending
+from moebius.cli.output import write_plainly
 
 
 def run(argv: list[str]) -> int:
-    """The exit code of the command; misuse that argparse sees exits by itself."""
+    """The exit code of the command."""
     write_plainly()
-    args = parser().parse_args(argv)
-    try:
+    args: argparse.Namespace | None = None
+
+    def work() -> int:
+        nonlocal args
+        top = parser()
+        args = top.parse_args(argv)
+        if args.command is None:
+            top.print_help()
+            return DONE
         return int(args.command(args))
-    except MoebiusError as error:
-        say_error(error)
-        return error.exit_code
-    except MemoryError:
-        say_error("there is not enough memory; use a smaller picture, or fewer images at once.")
-        return 1
-    except BrokenPipeError:  # the reader of a table went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+    return ending(work, lambda: args)
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="moebius", description="Moebius image inpainting on WebGPU.")
-    top.add_argument("--version", action="version", version=f"moebius {moebius.__version__}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> Parser:
+    epilog = f"`moebius COMMAND --help` has the options of a command. {DEBUG}=1 shows where an error came from."
+    top = Parser(prog="moebius", description="Moebius image inpainting on WebGPU.", epilog=epilog)
+    top.add_argument("-V", "--version", action="version", version=f"moebius {moebius.__version__}")
+    top.set_defaults(command=None)
+    commands = top.add_subparsers(metavar="COMMAND")
     inpaint.add_parsers(commands)
     batch.add_parser(commands)
     inpaint.add_info_parser(commands)

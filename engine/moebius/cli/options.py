@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from moebius.pictures.source import MAX_PIXELS
 from moebius.weights.published import NAMES
 
 
@@ -29,6 +30,7 @@ def add_settings(p: argparse.ArgumentParser) -> None:
     p.add_argument("--grow", metavar="PX", type=float, help="grow the mask (0)")
     p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (match: 0, else the published 3 of the model's pixels)")
     p.add_argument("--invert", action="store_true", default=None, help="fill in the black part of the mask")
+    p.add_argument("--max-pixels", metavar="N", type=pixels, default=MAX_PIXELS, help=f"refuse larger pictures ({MAX_PIXELS:,})")
 
 
 def add_consent(p: argparse.ArgumentParser) -> None:
@@ -69,17 +71,32 @@ def add_output(p: argparse.ArgumentParser) -> None:
 
 def box(text: str) -> tuple[int, ...]:
     """X,Y,W,H"""
-    values = tuple(int(v) for v in text.split(","))
-    if len(values) != 4:
-        raise ValueError
-    return values
+    try:
+        x, y, w, h = (int(v) for v in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,W,H: four whole numbers with commas between") from None
+    return x, y, w, h
 
 
 def quality(text: str) -> int | str:
     """A number from 1 to 100, or "keep"."""
-    if text == "keep":
-        return text
-    value = int(text)
-    if not 1 <= value <= 100:
-        raise ValueError
+    return text if text == "keep" else whole(text, 1, 100, ", or keep")
+
+
+def pixels(text: str) -> int:
+    return whole(text, 1, 10**12)
+
+
+def port(text: str) -> int:
+    return whole(text, 0, 65535)
+
+
+def whole(text: str, first: int, last: int, more: str = "") -> int:
+    """A whole number within bounds, as argparse's `type`."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = first - 1
+    if not first <= value <= last:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {first} to {last}{more}")
     return value

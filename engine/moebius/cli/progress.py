@@ -1,44 +1,92 @@
-"""How far a command is, on standard error."""
+"""How far a command is, on standard error: a bar on a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from importlib import import_module
+from typing import Any
+
+from moebius.cli.output import say
+from moebius.errors import shown
+
+EVERY = 5.0  # seconds between two lines where there is no terminal
 
 
 class Bar:
-    """[#####-----] 5/19  120 ms/step  1.7 s left — on a terminal only."""
+    """Steps of a run: `show(done, total)` after each."""
 
-    def __init__(self) -> None:
-        self.start: float | None = None
+    def __init__(self, doing: str = "") -> None:
+        self.doing = doing
+        self._bar: Any = None
+        self._start: float | None = None
+        self._said = time.perf_counter()
 
     def show(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = bar(self.doing, total, " step", done)  # the first step also warms up; it would spoil the estimate
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+            if done >= total:
+                self._bar.refresh()
+            return
         now = time.perf_counter()
-        if self.start is None:  # the first step also encodes and warms up; it would spoil the estimate
-            self.start, self.first = now, done
-        text = ""
-        if done > self.first:
-            each = (now - self.start) / (done - self.first)
-            text = f"  {1000 * each:.0f} ms/step  {each * (total - done):.1f} s left"
-        filled = 24 * done // max(total, 1)
-        print(f"\r[{'#' * filled}{'-' * (24 - filled)}] {done}/{total}{text}\x1b[K", end="", file=sys.stderr, flush=True)
+        if self._start is None:
+            self._start, self._first = now, done
+        if now - self._said >= EVERY:
+            self._said = now
+            each = (now - self._start) / (done - self._first) if done > self._first else None
+            left = "" if each is None else f", {1000 * each:.0f} ms a step, {each * (total - done):.0f} s left"
+            say(f"{self.doing}{': ' if self.doing else ''}step {done} of {total}{left}")
 
     def clear(self) -> None:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 class Transfer:
-    """Says how far a download or a conversion is: a line that overwrites itself on a terminal, a line every ten percent elsewhere."""
+    """How far a download or a conversion is."""
 
     def __init__(self) -> None:
-        self.doing, self.percent = "", -1  # of the last line
+        self.doing, self._said, self._whole = "", 0.0, False
+        self._bar: Any = None
 
     def __call__(self, doing: str, done: int, total: int | None) -> None:
-        percent = 100 * done // total if total else 0
-        terminal = sys.stderr.isatty()
-        if doing == self.doing and (percent == self.percent if terminal else percent // 10 == self.percent // 10):
+        new, whole = doing != self.doing, total is not None and done >= total
+        self.doing = doing
+        if sys.stderr.isatty():
+            if new or self._bar is None:
+                self.close()
+                self._bar = bar(doing, total, "B", 0)
+            self._bar.update(done - self._bar.n)
+            if whole:
+                self._bar.refresh()
+                self.close(leave=True)
             return
-        self.doing, self.percent = doing, percent
-        size = f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{done / 1e6:.0f} MB"
-        end = "\n" if not terminal or (total and done >= total) else ""
-        print(f"{chr(13) if terminal else ''}{doing}: {size}{chr(27) + '[K' if terminal else ''}", end=end, file=sys.stderr, flush=True)
+        now = time.perf_counter()
+        if new or whole > self._whole or now - self._said >= EVERY:
+            self._said, self._whole = now, whole
+            say(f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{doing}: {done / 1e6:.0f} MB")
+
+    def close(self, leave: bool = False) -> None:
+        if self._bar is not None:
+            self._bar.leave = leave
+            self._bar.close()
+            self._bar = None
+
+
+def bar(doing: str, total: int | None, unit: str, initial: int) -> Any:
+    """tqdm's, on the terminal itself: what it moves the cursor with is no text from a file."""
+    tqdm: Any = import_module("tqdm").tqdm
+    quiet = type("Bar", (tqdm,), {"monitor_interval": 0})  # it would start a thread
+    file = getattr(sys.stderr, "stream", sys.stderr)
+    options: dict[str, Any] = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
+    try:
+        wide = os.get_terminal_size(file.fileno()).columns > 0
+    except (OSError, ValueError):
+        wide = False
+    options |= {"dynamic_ncols": True} if wide else {"ncols": 80}  # a terminal that says it has no columns would get no bar
+    return quiet(desc=shown(doing) or None, total=total, unit=unit, initial=initial, file=file, leave=False, **options)

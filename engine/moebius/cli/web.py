@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from moebius.cli import options
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Transfer
-from moebius.web.serve import serve, server
 
 
 def add_parser(commands: Any) -> None:
@@ -20,29 +20,39 @@ def add_parser(commands: Any) -> None:
         formatter_class=options.Narrow,
         usage="%(prog)s DIR [options]",
     )
-    p.add_argument("folder", metavar="DIR", type=Path, help="a folder to make, or an empty one")
+    p.add_argument("folder", metavar="DIR", type=Path, help="a folder to make, an empty one, or one with such a page, which is replaced")
     options.add_model(p)
-    p.add_argument("--tile", choices=["gpu", "cpu"], default="gpu", help="cpu: for browsers without a graphics card (gpu)")
-    p.add_argument("--force", action="store_true", help="replace the exported page that is in DIR")
-    p.add_argument("--serve", action="store_true", help="then serve it to this machine's browsers until Ctrl-C")
-    p.add_argument("--port", metavar="N", type=int, default=8000, help="of --serve (8000); 0 takes a free one")
+    p.add_argument("--tile", choices=["gpu", "cpu"], help="cpu: for browsers without a graphics card (gpu)")
+    p.add_argument("--serve", action="store_true", help="serve it to this machine's browsers until Ctrl-C; alone: the page that is there")
+    p.add_argument("--port", metavar="N", type=options.port, default=8000, help="of --serve (8000); 0 takes a free one")
     p.add_argument("--quiet", action="store_true", help="errors only")
     # The run that the page is checked against is NumPy's, wherever the page will run.
     p.set_defaults(command=export_web, device="cpu", require_gpu=False, precision="f32", threads=None)
 
 
 def export_web(args: argparse.Namespace) -> int:
-    from moebius.web.export import check_target, export
+    from moebius.web import serve
+    from moebius.web.export import check_target, is_page
 
     tell = say_nothing if args.quiet else say
-    check_target(args.folder, args.force)
+    check_target(args.folder)
+    if not args.serve:
+        export_page(args, tell)
+        tell(f"Serve it with any static server, such as: python -m http.server -d {args.folder}")
+        return 0
+    with serve.opened(args.folder, args.port) as server:
+        if is_page(args.folder) and not any((args.model, args.vae, args.revision, args.synthetic, args.tile)):
+            tell(f"{args.folder} holds a page already; name a model to write it anew")
+        else:
+            export_page(args, tell)
+        serve.serve(server, tell)
+    return 0
+
+
+def export_page(args: argparse.Namespace, tell: Callable[..., None]) -> None:
+    from moebius.web.export import export
+
     model = load_model(args, tell)
     tell("Recording the plans, and running the sample picture in float64 to check the page against")
-    size = export(model, args.folder, tile=args.tile, force=args.force, progress=None if args.quiet else Transfer())
+    size = export(model, args.folder, tile=args.tile or "gpu", progress=None if args.quiet else Transfer())
     tell(f"Wrote {args.folder} ({size / 1e6:.1f} MB)")
-    if args.serve:
-        with server(args.folder, args.port) as serving:
-            serve(serving, tell)
-    else:
-        tell(f"Serve it with any static server, such as: python -m http.server -d {args.folder}")
-    return 0

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from moebius.cli.output import say
 from moebius.cli.progress import Transfer
-from moebius.weights.published import NAMES
+from moebius.errors import UsageError, did_you_mean
+from moebius.weights.published import FOLDERS, NAMES
 
 if TYPE_CHECKING:
     from moebius.weights.cache import CacheEntry
@@ -30,6 +31,8 @@ def add_parsers(commands: Any) -> None:
 def download(args: argparse.Namespace) -> int:
     from moebius.weights import store
 
+    if args.name not in FOLDERS:
+        raise UsageError(f"{args.name!r} is no published model. There are {NAMES}.{did_you_mean(args.name, FOLDERS)}")
     notes: list[str] = []
     items = store.download(args.name, revision=args.revision, dry_run=args.dry_run, progress=Transfer(), notes=notes)
     for note in notes:

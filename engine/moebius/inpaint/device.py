@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from moebius.backends import hardware
 from moebius.errors import AdapterError, UsageError
@@ -41,6 +42,13 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
     return ops
 
 
+def preferred(listed: Sequence[Any]) -> Any | None:
+    """The one of these adapters that "auto" takes: the best hardware GPU. None where there is none, and the CPU device computes."""
+    from moebius.backends.webgpu.device import rank
+
+    return min((a for a in listed if a.info["adapter_type"] != "CPU"), key=rank, default=None)
+
+
 def _best(require_gpu: bool, threads: int | None) -> Ops:
     if not require_gpu and not hardware.possible():
         return _cpu(threads)
@@ -50,7 +58,7 @@ def _best(require_gpu: bool, threads: int | None) -> Ops:
         listed = list(adapters())
     except AdapterError:  # wgpu cannot even load (no loader library); the CPU device still works
         listed = []
-    if any(a.info["adapter_type"] != "CPU" for a in listed):
+    if preferred(listed) is not None:
         ops = WebGPU()
         wrong = _fault(ops)
         if not wrong:

@@ -25,10 +25,14 @@ def draws(
     gets depends on no other seed. An array in `own` takes the place of the draws of its name and leaves the others as they were.
     """
     shapes = {"image": shape, "masked": shape, "start": shape, "offset": (*shape[:2], 1, 1)}
-    own = own or {}
+    own = {} if own is None else own
+    if not isinstance(own, Mapping):
+        raise UsageError(f"noise is a {type(own).__name__}; give a dict of arrays, with the names {', '.join(shapes)}.")
     for name, array in own.items():
         if name not in shapes:
             raise UsageError(f"noise has no draw named {name!r}; its names are {', '.join(shapes)}.")
+        if np.asarray(array).dtype.kind not in "fiu":
+            raise UsageError(f"noise[{name!r}] is an array of {np.asarray(array).dtype}; give floats.")
         if np.shape(array) != shapes[name]:
             raise UsageError(f"noise[{name!r}] is {np.shape(array)}; it must be {shapes[name]} (seeds × windows first).")
     drawn = {name: np.empty(s, np.float32) for name, s in shapes.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from moebius.errors import UsageError
+from moebius.errors import UsageError, did_you_mean
 from moebius.inpaint.device import open_device
 from moebius.inpaint.loaded import LoadedModel
 from moebius.inpaint.result import Result, Step
@@ -19,8 +20,8 @@ from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.pictures.blend import Blend
 from moebius.pictures.mask import MaskSource
-from moebius.pictures.photo import Photo, PhotoSource
-from moebius.weights.published import NANO
+from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
+from moebius.weights.published import FOLDERS, NAMES, NANO
 
 
 class Inpainter(LoadedModel):
@@ -46,6 +47,8 @@ class Inpainter(LoadedModel):
         """The packaged nano, a published model by name (`weights.published.FOLDERS`), a folder, or a .bin or .safetensors file."""
         from moebius.weights import nano, store  # imports what only loading needs
 
+        if isinstance(model, str):
+            check_name(model)
         ops = open_device(device, require_gpu=require_gpu, precision=precision, threads=threads)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
         inpainter = cls(
@@ -69,6 +72,7 @@ class Inpainter(LoadedModel):
         mask: MaskSource | None = None,
         *,
         noise: Mapping[str, np.ndarray] | None = None,
+        max_pixels: int = MAX_PIXELS,
         on_step: Callable[[Step], None] | None = None,
         force: bool = False,
         allow_empty: bool = False,
@@ -76,11 +80,11 @@ class Inpainter(LoadedModel):
     ) -> Result:
         """Fills in what is white in `mask`; see `Settings` for the rest. Without a mask, what is transparent in the image.
 
-        `on_step` is called after every sampling step; what it raises ends the run. A mask that looks like a photograph is refused unless
-        `force`, one that marks nothing (EmptyMaskError) unless `allow_empty`; one that marks most of the image is a UserWarning, with the
-        cost, before the run begins.
+        `max_pixels` is the most that a picture may have. `on_step` is called after every sampling step; what it raises ends the run. A
+        mask that looks like a photograph is refused unless `force`, one that marks nothing (EmptyMaskError) unless `allow_empty`; one that
+        marks most of the image is a UserWarning, with the cost, before the run begins.
         """
-        run = self.steps(image, mask, noise=noise, force=force, allow_empty=allow_empty, **settings)
+        run = self.steps(image, mask, noise=noise, max_pixels=max_pixels, force=force, allow_empty=allow_empty, **settings)
         if run.warning:
             warnings.warn(run.warning, UserWarning, stacklevel=2)
         for step in run:
@@ -94,6 +98,7 @@ class Inpainter(LoadedModel):
         mask: MaskSource | None = None,
         *,
         noise: Mapping[str, np.ndarray] | None = None,
+        max_pixels: int = MAX_PIXELS,
         force: bool = False,
         allow_empty: bool = False,
         **settings: Any,
@@ -102,7 +107,15 @@ class Inpainter(LoadedModel):
         warned of is its `warning`, and among its `notes`, from the start."""
         self.check_open()
         names = [f.name for f in fields(Settings)]
-        unknown = settings.keys() - set(names)
+        unknown = sorted(settings.keys() - set(names))
         if unknown:
-            raise UsageError(f"There is no setting {', '.join(sorted(unknown))}. There are {', '.join(names)}.")
-        return Run(self, image, mask, Settings(**settings), noise, force=force, allow_empty=allow_empty)
+            raise UsageError(f"There is no setting {', '.join(unknown)}. There are {', '.join(names)}.{did_you_mean(unknown[0], names)}")
+        options: dict[str, Any] = {"max_pixels": max_pixels, "force": force, "allow_empty": allow_empty}
+        return Run(self, image, mask, Settings(**settings), noise, **options)
+
+
+def check_name(model: str) -> None:
+    """Refuses a name that is nearly one of a model, before a device is opened; what is far from all of them may be a path."""
+    near = did_you_mean(model, (*FOLDERS, NANO))
+    if near and model not in FOLDERS and not os.path.lexists(os.path.expanduser(model)):
+        raise UsageError(f"{model!r} is neither a published model ({NAMES}) nor a file or folder.{near}")

@@ -27,12 +27,17 @@ from moebius.pictures import published, windows
 from moebius.pictures.blend import Blend, published_picture, put_back, seam_weights
 from moebius.pictures.cut import cut_out
 from moebius.pictures.mask import MaskSource
-from moebius.pictures.photo import Photo, PhotoSource
+from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
 from moebius.pictures.pixels import rescaled
+
+MOST_ITEMS = 10_000  # windows × pictures of one run: each keeps its noise and its latents
 
 
 class Run:
-    """One inpainting on its way. Iterating does the work; `result` is there afterwards."""
+    """One inpainting on its way. Photo and mask are read at once; iterating does the work, and `result` is there afterwards.
+
+    Nothing runs before the first step is asked for, so that a progress bar may take it: `for step in tqdm(run)`.
+    """
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class Run:
         settings: Settings,
         noise: Mapping[str, np.ndarray] | None,
         *,
+        max_pixels: int = MAX_PIXELS,
         force: bool = False,
         allow_empty: bool = False,
     ) -> None:
@@ -49,18 +55,25 @@ class Run:
         self.model, self.settings, self.noise = model, resolved(settings, model), noise
         self.blend = cast(Blend, self.settings.blend)
         self.timesteps = model.scheduler.timesteps(settings.steps, settings.strength)
-        self.photo = image if isinstance(image, Photo) else photos.load(image)
+        self.photo = image if isinstance(image, Photo) else photos.load(image, max_pixels)
         if mask is None and self.photo.alpha is None:
             raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or a box.")
         options: dict[str, Any] = {"invert": settings.invert, "grow": settings.grow, "force": force, "allow_empty": allow_empty}
-        self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, **options)
+        self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, max_pixels=max_pixels, **options)
         self.windows = windows.windows(self.mask.fill, model.size, settings.crop, settings.feather)
         if self.blend == "match" and settings.feather is None:  # the same windows, pasted with no blur
             self.windows = [replace(w, feather=0) for w in self.windows]
+        if self._count > MOST_ITEMS:
+            raise UsageError(
+                f"{settings.num_images} pictures of {len(self.windows)} windows each are {self._count} runs of the model; at most "
+                f"{MOST_ITEMS} can be one call's. Ask for fewer pictures at once, or grow the mask so that its parts become one."
+            )
         self.warning = large_mask(self.mask.fill, self.windows, len(self.timesteps), settings.num_images)
         self.items: list[Item] = []  # all windows of the first picture, then of the next
+        self._total: int | None = None  # steps, as soon as it is known how many windows the device takes at once
         self._result: Result | None = None
         self._started = False
+        self._clock.book("prepare")
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -73,14 +86,34 @@ class Run:
             raise UsageError("The run has not ended; iterate over it first.")
         return self._result
 
+    def __len__(self) -> int:
+        """How many steps it has; of a device with little memory there may become more of them on the way. The step is recorded for this."""
+        if self._total is None:
+            self.model.check_open()
+            self._total = -(-self._count // self._batch()) * len(self.timesteps)
+        return self._total
+
+    def __bool__(self) -> bool:
+        return True  # also where there is nothing to fill in
+
     def __iter__(self) -> Iterator[Step]:
-        if self._started:
-            raise UsageError("A run can be iterated once; start another with steps().")
+        self._check_not_started()
         self.model.check_open()
-        self._started = True
         return self._stages()
 
+    def _check_not_started(self) -> None:
+        if self._started:
+            raise UsageError("A run can be iterated once; start another with steps().")
+
+    @property
+    def _count(self) -> int:
+        """Windows × pictures."""
+        return len(self.windows) * self.settings.num_images
+
     def _stages(self) -> Iterator[Step]:
+        self._check_not_started()
+        self._started = True
+        self._clock.resume()
         try:
             yield from self._in_order()
         finally:
@@ -144,7 +177,8 @@ class Run:
         first = done = 0
         while first < count:
             items = self.items[first : first + batch]
-            begun, total = done, done + -(-(count - first) // batch) * steps
+            begun = done
+            total = self._total = done + -(-(count - first) // batch) * steps
             try:
                 for state in self._loop(items):
                     shown = partial(preview, state.estimate, items), partial(preview.patches, state.estimate, items)
@@ -162,10 +196,10 @@ class Run:
 
     def _batch(self) -> int:
         """As many as fit one batch on this device; a limit says no when the step is recorded, before any memory is taken."""
-        batch = max(1, min(len(self.items), self.model.unet.ops.largest_batch))
+        batch = max(1, min(self._count, self.model.unet.ops.largest_batch))
         while True:
             try:
-                if self.items:
+                if self._count:
                     self.model.denoiser(batch, self.timesteps, self.settings)
                 return batch
             except LimitError:
@@ -242,7 +276,7 @@ class Run:
 
 
 class Clock:
-    """book(stage) puts down the seconds since the call before under that stage."""
+    """book(stage) puts down the seconds since the call before under that stage; those before resume() are nobody's."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -250,4 +284,8 @@ class Clock:
 
     def book(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage], self._last = now - self._last, now
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+    def resume(self) -> None:
+        self._last = time.perf_counter()

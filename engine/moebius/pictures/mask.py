@@ -154,7 +154,7 @@ def _picture(source: object, notes: list[str], max_pixels: int) -> Photo:
         if top == 1:
             notes.append("The mask is an array of 0 and 1: 1 is filled in.")
             source = source.astype(bool)
-        elif source.dtype != np.uint8 and top <= 255:
+        elif source.dtype != np.uint8 and top <= 255:  # 0 to 255, whatever the type: of 16 bits it would all be black
             source = source.astype(np.uint8)
     try:
         mask = photos.load(source, max_pixels)  # type: ignore[arg-type] # it says what it does not take

@@ -13,6 +13,23 @@ def stored_as(image: Image.Image) -> str:
     return "RGBA" if image.palette is not None and image.palette.mode == "RGBA" else "RGB"
 
 
+Packed = Image.Image | tuple[Image.Image, list[int]]
+
+
+def packed(image: Image.Image) -> Packed:
+    """The picture for pickling: Pillow leaves the alpha of a palette behind."""
+    is_rgba = image.mode == "P" and stored_as(image) == "RGBA"
+    return (image, image.getpalette("RGBA") or []) if is_rgba else image
+
+
+def unpacked(stored: Packed) -> Image.Image:
+    if isinstance(stored, tuple):
+        image, entries = stored
+        image.putpalette(entries, "RGBA")
+        return image
+    return stored
+
+
 def of(image: Image.Image) -> np.ndarray:
     """(n, 4) uint8: RGB and alpha of every entry."""
     palette = np.array(image.getpalette("RGBA"), np.uint8).reshape(-1, 4)[:ENTRIES]

@@ -7,9 +7,9 @@ are kept beside it: `with_rgb` writes into a copy of those, so that a pixel nobo
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,10 +21,10 @@ from moebius.pictures.formats import opened, reading
 from moebius.pictures.metadata import Extras, exif_of, extras_of
 from moebius.pictures.modes import MODES, READ_AS, Colours, Mode
 from moebius.pictures.pixels import bounds, rescaled
+from moebius.pictures.source import MAX_PIXELS as MAX_PIXELS
+from moebius.pictures.source import FileSource, file_of
 
-PhotoSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
-
-MAX_PIXELS = 100_000_000
+PhotoSource = FileSource | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,15 @@ class Photo:
         """(width, height) of the stored pixels, before they were turned upright."""
         width, height = self.size
         return (height, width) if self.orientation >= 5 else (width, height)
+
+    def __getstate__(self) -> dict[str, Any]:
+        native = palette.packed(self.native) if isinstance(self.native, Image.Image) else self.native
+        return self.__dict__ | {"native": native}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        native = state["native"]
+        self.__dict__.update(state | {"native": native if isinstance(native, np.ndarray) else palette.unpacked(native)})
+        self.rgb.flags.writeable = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -129,7 +138,7 @@ def _as_image(pixels: np.ndarray, mode: Mode) -> Image.Image:
 
 
 def load(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> Photo:
-    """A file, the bytes of one, a PIL image, or an array: uint8, uint16 or floats from 0 to 1, (H, W) or (H, W, 1|3|4).
+    """A path, bytes, an open file, a data URL, a PIL image, or an array: uint8, uint16 or floats from 0 to 1, (H, W) or (H, W, 1|3|4).
 
     Nothing is decoded before the size is checked. Pillow has a limit of its own, PIL.Image.MAX_IMAGE_PIXELS: above twice
     that, it refuses whatever `max_pixels` says.
@@ -138,18 +147,17 @@ def load(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> Photo:
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
         return _from_image(source, "The image", max_pixels)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _from_file(io.BytesIO(source), "The image", max_pixels)
-    if isinstance(source, str | os.PathLike):
-        return _from_file(Path(source), str(source), max_pixels)
-    raise UsageError(f"The image is a {type(source).__name__}; give a path, bytes, a PIL image or an array.")
+    return _from_file(*file_of(source), max_pixels)
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height == 0:
         raise UsageError(f"{name} is empty: {width}×{height} pixels.")
     if width * height > max_pixels:
-        raise UsageError(f"{name} has {width}×{height} = {width * height:,} pixels; the limit is {max_pixels:,}. Raise it with max_pixels.")
+        raise UsageError(
+            f"{name} has {width}×{height} = {width * height:,} pixels; the limit is {max_pixels:,}. "
+            "Raise it with max_pixels (--max-pixels), or make the picture smaller."
+        )
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> Photo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,14 +41,37 @@ def save(
     unless a number is given.
     """
     path = Path(path)
+    image, options, notes = _prepared(image, path, like, metadata, quality)
+    _write(image, path, options)
+    return notes
+
+
+def encoded(
+    image: Image.Image, name: Path, *, like: Photo | None = None, metadata: Mapping[str, Any] | None = None, quality: Quality = None
+) -> tuple[bytes, tuple[str, ...]]:
+    """The bytes of the file that `save` would write under this name, and the notes."""
+    image, options, notes = _prepared(image, name, like, metadata, quality)
+    file = io.BytesIO()
+    try:
+        image.save(file, **options)
+    except Exception as error:  # as in `_write`
+        raise MoebiusError(f"The picture cannot be written as {options['format']}: {error}.") from error
+    return file.getvalue(), notes
+
+
+def _prepared(
+    image: Image.Image, path: Path, like: Photo | None, metadata: Mapping[str, Any] | None, quality: Quality
+) -> tuple[Image.Image, dict[str, Any], tuple[str, ...]]:
+    """The picture in a mode that its file can hold, the options of Pillow's save(), and notes."""
+    if quality is not None and quality != "keep" and not (isinstance(quality, int) and 1 <= quality <= 100):
+        raise UsageError(f"quality is {quality!r}; it must be a whole number from 1 to 100, or 'keep'.")
     kind = format_of(path)
     image = _fitting(image, path)
     extras = like.extras if like else Extras()
     options, notes = _metadata_options(kind, extras, None if metadata is None else as_json(metadata))
     if kind == "TIFF" and "exif" not in options and image.mode != "I;16B":  # Pillow's compressing writer can do neither
         options["compression"] = "tiff_adobe_deflate"
-    _write(image, path, {"format": kind, **options, **_encoder_options(kind, extras, quality)})
-    return tuple(notes)
+    return image, {"format": kind, **options, **_encoder_options(kind, extras, quality)}, tuple(notes)
 
 
 def check_fits(photo: Photo, path: Path) -> None:

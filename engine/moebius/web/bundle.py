@@ -36,6 +36,7 @@ from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch, Plan, place
 from moebius.backends.webgpu.tensor import Buffer, Tensor
 
 FORMAT = 1
+PLAN, WEIGHTS = "plan.json", "weights.bin"
 ALIGN = DEFAULT_LIMITS["min-storage-buffer-offset-alignment"]
 SEGMENT = DEFAULT_LIMITS["max-storage-buffer-binding-size"]  # weights lie together in buffers of at most this size
 BLOCKS, BLOCK = 16, 128  # samples of a module's output: blocks of neighbouring values
@@ -177,7 +178,7 @@ class Bundle:
     def write(self, folder: Path, about: dict[str, Any], progress: Callable[[str, int, int | None], None] | None = None) -> int:
         """plan.json and weights.bin; how many bytes they have."""
         digest, at, total = hashlib.sha256(), 0, self._size()
-        with (folder / "weights.bin").open("wb") as file:
+        with (folder / WEIGHTS).open("wb") as file:
 
             def put(data: bytes | bytearray) -> int:
                 nonlocal at
@@ -203,7 +204,7 @@ class Bundle:
         plan = {
             "format": FORMAT,
             **about,
-            "binary": {"file": "weights.bin", "size": at, "sha256": digest.hexdigest()},
+            "binary": {"file": WEIGHTS, "size": at, "sha256": digest.hexdigest()},
             "modules": list(self.modules),
             "pipelines": [{"module": m, "entry": e, "access": list(a)} for m, e, a in self.pipelines],
             "buffers": self.buffers,
@@ -212,7 +213,7 @@ class Bundle:
             "arrays": arrays,
         }
         text = json.dumps(plan, ensure_ascii=False, separators=(",", ":"))
-        (folder / "plan.json").write_text(text, encoding="utf-8")
+        (folder / PLAN).write_text(text, encoding="utf-8")
         return at + len(text.encode())
 
     def _size(self) -> int:

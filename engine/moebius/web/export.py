@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -23,14 +24,14 @@ from moebius.model.denoise import Denoiser
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
 from moebius.pictures import blend, published, seam, windows
-from moebius.web.bundle import Bundle, ForBrowsers
+from moebius.web.bundle import FORMAT, PLAN, WEIGHTS, Bundle, ForBrowsers
 from moebius.web.witness import witness
 
 ROWS = 100  # sampling steps that a page can take: the rows of its time tables
 
 SYNTHETIC = "Its weights were made from a seed, not trained: the hole is filled with noise."
 TILES = ("gpu", "cpu")
-SUFFIXES = (".html", ".css", ".js", ".json", ".bin")
+OPENING = f'{{"format":{json.dumps(FORMAT)},'.encode()  # of every plan.json
 PLAYED = ("steps", "guidance", "strength", "noise_offset", "seed")  # the settings that the page has
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take from plan.json: they type no number of the engine's
     blend: ("LANCZOS",),
@@ -51,17 +52,17 @@ def export(
     *,
     tile: str = "gpu",
     adapter: str | int | None = None,
-    force: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Writes the page of this model into `folder`; returns its bytes. `tile` "cpu" is for browsers on a software driver.
+    """Writes the page of this model into `folder`, in place of a page that is there; returns its bytes.
 
-    Plans are recorded with WebGPU's default limits, so that every browser grants them; `adapter` only lends its driver.
+    `tile` "cpu" is for browsers on a software driver. Plans are recorded with WebGPU's default limits, so that every browser grants
+    them; `adapter` only lends its driver.
     """
     target = Path(folder)
     if tile not in TILES:
         raise UsageError(f"tile is {tile!r}; choose one of {', '.join(TILES)}.")
-    check_target(target, force)
+    check_target(target)
     recorder = ForBrowsers(adapter, software=tile == "cpu")
     bundle = record(inpainter, recorder)
     check = witness(inpainter)
@@ -85,7 +86,7 @@ def export(
         "constants": constants(),
         "check": check.about,
     }
-    return publish(target, lambda folder: write_site(folder) + bundle.write(folder, about, progress), force)
+    return publish(target, lambda folder: write_site(folder) + bundle.write(folder, about, progress))
 
 
 def constants() -> dict[str, Any]:
@@ -130,23 +131,41 @@ def write_site(folder: Path) -> int:
 # the folder ----------------------------------------------------------------------------------------------------------
 
 
-def check_target(folder: Path, force: bool) -> None:
-    """Refuses what is no folder, or one with something in it, before any work is done."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; name a folder to write the page into.")
-    if folder.is_dir() and any(folder.iterdir()):
-        strange = [f.name for f in folder.iterdir() if f.suffix not in SUFFIXES or not f.is_file()]
-        if strange or not (folder / "plan.json").is_file():
+def page_files() -> set[str]:
+    """The names of all that an export writes."""
+    return {item.name for item in files("moebius.web").joinpath("site").iterdir()} | {PLAN, WEIGHTS}
+
+
+def is_page(folder: Path) -> bool:
+    """Whether an export wrote what is in this folder, and nobody has put anything beside it."""
+    if not (folder / PLAN).is_file() or any(f.name not in page_files() or not f.is_file() for f in folder.iterdir()):
+        return False
+    try:
+        with (folder / PLAN).open("rb") as file:
+            return file.read(len(OPENING)) == OPENING
+    except OSError:
+        return False
+
+
+def check_target(folder: Path) -> None:
+    """Refuses, before any work is done, what is no folder, cannot be written, or holds anything but a page."""
+    parent = folder.absolute().parent
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file; name a folder to write the page into.")
+        if folder.is_dir() and any(folder.iterdir()) and not is_page(folder):
+            strange = [f.name for f in folder.iterdir() if f.name not in page_files() or not f.is_file()]
             raise UsageError(
-                f"{folder} holds what no export wrote ({', '.join(sorted(strange)[:3]) or 'no plan.json'}); name another folder."
+                f"{folder} holds what no export wrote ({', '.join(sorted(strange)[:3]) or f'no {PLAN} of one'}); name another folder."
             )
-        if not force:
-            raise UsageError(f"{folder} holds an exported page; give --force to replace it, or name another folder.")
-    if not folder.absolute().parent.is_dir():
-        raise UsageError(f"{folder} cannot be made: there is no folder {folder.absolute().parent}.")
+        if not parent.is_dir():
+            raise UsageError(f"{folder} cannot be made: there is no folder {parent}.")
+        os.rmdir(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+    except OSError as error:
+        raise MoebiusError(f"{folder} cannot be written ({error.strerror or error}); choose another place.") from error
 
 
-def publish(folder: Path, write: Callable[[Path], int], force: bool) -> int:
+def publish(folder: Path, write: Callable[[Path], int]) -> int:
     """Writes beside, then takes the name: nobody sees half a page, and a failure leaves the page that was there."""
     folder = folder.absolute()
     try:
@@ -155,7 +174,7 @@ def publish(folder: Path, write: Callable[[Path], int], force: bool) -> int:
             new, old = beside / "new", beside / "old"
             new.mkdir()
             size = write(new)
-            check_target(folder, force)  # minutes may have passed
+            check_target(folder)  # minutes may have passed
             if folder.is_dir():
                 folder.rename(old)
             try:

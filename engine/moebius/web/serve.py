@@ -14,7 +14,7 @@ from typing import Any
 from moebius.errors import MoebiusError
 
 LOOPBACK = "127.0.0.1"
-THREADS = 16  # of a server; a browser opens six connections
+MOST_AT_ONCE = 16  # connections that have a thread; a browser opens six
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -38,11 +38,11 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """A thread for a connection, for at most THREADS; the others wait until one has ended."""
+    """A thread for a connection, for at most MOST_AT_ONCE; the others wait until one has ended."""
 
-    def __init__(self, address: tuple[str, int], folder: Path) -> None:
-        self.places = threading.BoundedSemaphore(THREADS)
-        super().__init__(address, partial(Handler, directory=str(folder)))
+    def __init__(self, folder: Path, port: int) -> None:
+        super().__init__((LOOPBACK, port), partial(Handler, directory=str(folder)))
+        self.places = threading.BoundedSemaphore(MOST_AT_ONCE)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.places.acquire()
@@ -63,18 +63,18 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def server(folder: Path, port: int) -> Server:
-    """For this machine alone, and not yet answering."""
+def opened(folder: Path, port: int) -> Server:
+    """For this machine alone, and not yet answering: a port that is taken is found out before the page is made."""
     try:
-        return Server((LOOPBACK, port), folder)
+        return Server(folder, port)
     except (OSError, OverflowError) as error:
         raise MoebiusError(f"Port {port} cannot be served on ({error}); choose another with --port, or --port 0 for a free one.") from error
 
 
-def serve(serving: Server, tell: Callable[..., None]) -> None:
+def serve(server: Server, tell: Callable[..., None]) -> None:
     """Until Ctrl-C."""
-    tell(f"Serving it at http://localhost:{serving.server_port} until Ctrl-C")
+    tell(f"Serving it at http://localhost:{server.server_port} until Ctrl-C")
     try:
-        serving.serve_forever()
+        server.serve_forever()
     except KeyboardInterrupt:
         tell("")

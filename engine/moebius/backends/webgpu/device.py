@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -162,7 +164,8 @@ def is_short(limit: str, has: int, needs: int) -> bool:
 def guard(adapter: str, doing: str) -> Iterator[None]:
     """Turns what wgpu raises into one sentence. Programming errors (validation) keep their own text."""
     try:
-        yield
+        with uninterrupted():
+            yield
     except MoebiusError:
         raise
     except Exception as error:
@@ -176,6 +179,29 @@ def guard(adapter: str, doing: str) -> Iterator[None]:
                 f"{adapter} was lost while {doing}. Open it again with a new WebGPU(); if it happens again, use a smaller image."
             ) from error
         raise MoebiusError(f"{adapter} failed while {doing}: {text}") from error
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C takes effect when the block has ended. Inside a callback, which wgpu's calls come back by, Python would print a traceback
+    and forget it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # nobody's to take, or taken already
+        yield
+        return
+    pressed = False
+
+    def note(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if pressed:
+            raise KeyboardInterrupt
 
 
 class _LossWatch(logging.Filter):

@@ -42,7 +42,7 @@ def drivers(environment: Mapping[str, str] = os.environ) -> list[Path]:
             return [Path(p) for p in environment[name].split(os.pathsep) if p]
     added = [Path(p) for p in environment.get("VK_ADD_DRIVER_FILES", "").split(os.pathsep) if p]
     for folder in MANIFESTS:
-        added += sorted(Path(folder).expanduser().glob("*.json"))
+        added += sorted(Path(os.path.expanduser(folder)).glob("*.json"))
     added += [path for folder in BROWSERS if (path := Path(folder) / "vk_swiftshader_icd.json").exists()]
     return list({path.resolve(): path for path in added}.values())
 
