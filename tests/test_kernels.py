@@ -173,7 +173,14 @@ def test_the_guards_notice(gpu: WebGPU, says: str) -> None:
 
 
 # gemm ----------------------------------------------------------------------------------------------------------------
-SMALL_TILES = [tiles.CPU_TILE, tiles.SINGLE_ROWS, Tile("direct", 2, 1, 8, 8), Tile("tiled", 2, 1, 8, 8), Tile("tiled", 4, 1, 4, 16)]
+SMALL_TILES = [
+    tiles.CPU_TILE,
+    tiles.CPU_THIN,
+    tiles.SINGLE_ROWS,
+    Tile("direct", 2, 1, 8, 8),
+    Tile("tiled", 2, 1, 8, 8),
+    Tile("tiled", 4, 1, 4, 16),
+]
 LINES = [Tile("lines", 2, 1, 4, 4), Tile("lines", 3, 1, 1, 8)]
 LARGE_TILES = [
     tiles.LINES,
@@ -197,7 +204,7 @@ def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
 def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
     names = ["linear without bias", "conv3x3 stride 2 pad 0", "upsample_conv3x3", "dwconv with all"]
     more = ["conv3x3", "conv3x3 stride 2", "feed_forward", "self_lambda", "attention"]
-    for tile in some(gpu, SMALL_TILES[2:4], [*LINES[:1], *SMALL_TILES[4:], *LARGE_TILES]):
+    for tile in some(gpu, SMALL_TILES[3:5], [*LINES[:1], *SMALL_TILES[5:], *LARGE_TILES]):
         for name in some(gpu, names, more):
             OPS[name]((2, 5, 7)).check(gpu, tile)
             OPS[name]((1, 6, 9)).check(gpu, tile)
@@ -205,7 +212,7 @@ def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
 
 def test_lines_meet_every_edge(gpu: WebGPU) -> None:
     """Runs shorter than a line, as long, longer; lines that end in the middle of a workgroup; images one after the other."""
-    for tile in some(gpu, LINES, [tiles.LINES]):
+    for tile in some(gpu, LINES, [tiles.LINES, tiles.LINES_THIN]):
         for size in some(gpu, [(2, 5, 2 * tile.tm + 1), (1, 3, tile.tm)], [(1, 7, 1), (3, 2, tile.tm - 1), (2, tile.wgy + 1, tile.tm + 1)]):
             for case in (conv3x3(size, 5, 4 * tile.wgx + 3), upsample_conv3x3(size, 6, 3)):
                 guarded = case.check(gpu, tile)

@@ -74,10 +74,15 @@ def depth4() -> int:
 
 
 SINGLE_ROWS = Tile("direct", 1, 1, 16, 4)  # a handful of rows: time tables
-CPU_TILE = Tile("direct", 4, 1, 8, 8)  # SwiftShader takes half a minute to compile 8×2, and runs it no faster
-LINES = Tile("lines", 8, 1, 8, 8)  # llvmpipe makes every load lane by lane: 22 for 96 products of vec4, where CPU_TILE has 48
 GPU_TILE = Tile("tiled", 8, 2, 8, 16)  # 128×64
 GPU_TILE_SMALL = Tile("tiled", 4, 2, 8, 16)  # 64×64: the 16² level has 512 rows, which must make enough workgroups
+# Software drivers: what counts is loads for each product. `thin` ones are for outputs of few channels, of which a workgroup is one column.
+CPU_TILE = Tile("direct", 4, 1, 8, 8)  # SwiftShader takes half a minute to compile 8×2, and runs it no faster
+CPU_THIN = Tile("direct", 4, 1, 1, 64)
+# llvmpipe makes every load lane by lane, and compiles what SwiftShader takes minutes and gigabytes for.
+LLVMPIPE_WIDE = Tile("direct", 8, 2, 8, 8)  # 16 loads of vec4 for 64 products, where CPU_TILE has 32
+LINES = Tile("lines", 8, 1, 8, 8)  # 22 for 96, where CPU_TILE has 48
+LINES_THIN = Tile("lines", 8, 1, 1, 64)
 
 Choose = Callable[[Caps, GemmCall], Tile]
 
@@ -86,10 +91,15 @@ def choose_tile(caps: Caps, call: GemmCall) -> Tile:
     """The tile of a call on a device."""
     if call.rows <= 4:
         return SINGLE_ROWS
-    if caps.is_software:
-        # SwiftShader takes minutes and gigabytes to compile `lines`.
-        return LINES if "llvmpipe" in caps.name and LINES.supports(call) else CPU_TILE
-    return GPU_TILE if call.rows * call.operands.n >= 2**21 else GPU_TILE_SMALL
+    if not caps.is_software:
+        return GPU_TILE if call.rows * call.operands.n >= 2**21 else GPU_TILE_SMALL
+    thin = call.n4 <= 2
+    if "llvmpipe" in caps.name:
+        if LINES.supports(call):
+            return LINES_THIN if thin else LINES
+        if call.n4 >= LLVMPIPE_WIDE.wgx * LLVMPIPE_WIDE.tn4:
+            return LLVMPIPE_WIDE
+    return CPU_THIN if thin else CPU_TILE
 
 
 def always(tile: Tile) -> Choose:
