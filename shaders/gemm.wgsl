@@ -181,6 +181,49 @@ fn direct(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id)
   }
 }
 
+const COLUMNS: u32 = TM + KERNEL - 1u; // of the input under TM neighbouring outputs
+
+@compute @workgroup_size(WGX, WGY)
+fn lines(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+  let c = group.x * WGX + local.x;
+  let runs = (params.out_width + TM - 1u) / TM;
+  let run = group.y * WGY + local.y;
+  let line = params.row0 / params.out_width + run / runs; // of all images
+  let x0 = run % runs * TM;
+  let first_tap = locate(min(line, (params.rows - 1u) / params.out_width) * params.out_width + x0, group.z);
+  let depth = 4u * params.ldb4;
+  let w0 = params.w_offset + group.z * KERNEL * KERNEL * params.k4 * depth + min(c, params.n4 - 1u);
+  var acc: array<vec4<f32>, TM>;
+  for (var dy = 0u; dy < KERNEL; dy++) {
+    var at: array<i32, COLUMNS>;
+    for (var i = 0u; i < COLUMNS; i++) { // unroll
+      at[i] = tap_index(first_tap + vec3<i32>(0, 0, i32(i)), dy * KERNEL);
+    }
+    for (var k = 0u; k < params.k4; k++) {
+      var x: array<vec4<f32>, COLUMNS>;
+      for (var i = 0u; i < COLUMNS; i++) { // unroll
+        x[i] = load_a(at[i], k);
+      }
+      for (var dx = 0u; dx < KERNEL; dx++) { // unroll
+        let at_w = w0 + ((dy * KERNEL + dx) * params.k4 + k) * depth;
+        let b0 = w[at_w];
+        let b1 = w[at_w + params.ldb4];
+        let b2 = w[at_w + 2u * params.ldb4];
+        let b3 = w[at_w + 3u * params.ldb4];
+        for (var i = 0u; i < TM; i++) { // unroll
+          let v = x[i + dx];
+          acc[i] += v.x * b0 + v.y * b1 + v.z * b2 + v.w * b3;
+        }
+      }
+    }
+  }
+  for (var i = 0u; i < TM; i++) { // unroll
+    if (x0 + i < params.out_width) {
+      store(line * params.out_width + x0 + i, c, group.z, acc[i]);
+    }
+  }
+}
+
 const ROW_PITCH: u32 = BK4 + 1u; // one vec4 of padding keeps the rows of a tile on different banks
 var<workgroup> tile_a: array<vec4<f32>, WGY * TM * ROW_PITCH>;
 var<workgroup> tile_w: array<vec4<f32>, 4u * BK4 * WGX * TN4>;

@@ -14,8 +14,8 @@ from harness import Guarded
 
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
-from moebius.backends.webgpu.gemm import Tile
 from moebius.backends.webgpu.plan import Plan
+from moebius.backends.webgpu.tiles import Tile
 from moebius.check.specs import assembling, convolutions, listed, norms, tables
 from moebius.check.specs import attention as lambdas
 from moebius.check.specs.case import OpCase, Size

@@ -17,10 +17,10 @@ import numpy as np
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
-from moebius.backends.webgpu.gemm import Tile, always, choose_tile
 from moebius.backends.webgpu.plan import Dispatch, Plan, Recording
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import Buffer, BufferKind, Tensor
+from moebius.backends.webgpu.tiles import Tile, always, choose_tile
 
 GUARD = 4096  # bytes
 POISON = 0x7FDE  # the upper half of a quiet NaN no arithmetic makes; the lower tells buffers apart, for NaNs travel through sums

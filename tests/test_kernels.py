@@ -36,11 +36,11 @@ from cases import (
 )
 from harness import Guarded, GuardedRecorder
 
-from moebius.backends.webgpu import WebGPU, gemm
-from moebius.backends.webgpu.gemm import Tile
+from moebius.backends.webgpu import WebGPU, tiles
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import check
 from moebius.backends.webgpu.tensor import read
+from moebius.backends.webgpu.tiles import Tile
 from moebius.errors import LimitError, NonFiniteError
 from moebius.model.arrays import time_sinusoid
 from moebius.model.contract import Timesteps
@@ -173,8 +173,22 @@ def test_the_guards_notice(gpu: WebGPU, says: str) -> None:
 
 
 # gemm ----------------------------------------------------------------------------------------------------------------
-SMALL_TILES = [gemm.CPU_TILE, gemm.SINGLE_ROWS, Tile("direct", 2, 1, 8, 8), Tile("tiled", 2, 1, 8, 8), Tile("tiled", 4, 1, 4, 16)]
-LARGE_TILES = [Tile("direct", 8, 2, 8, 8), Tile("direct", 3, 2, 16, 4), gemm.GPU_TILE_SMALL, gemm.GPU_TILE]  # slow on SwiftShader
+SMALL_TILES = [
+    tiles.CPU_TILE,
+    tiles.CPU_THIN,
+    tiles.SINGLE_ROWS,
+    Tile("direct", 2, 1, 8, 8),
+    Tile("tiled", 2, 1, 8, 8),
+    Tile("tiled", 4, 1, 4, 16),
+]
+LINES = [Tile("lines", 2, 1, 4, 4), Tile("lines", 3, 1, 1, 8)]
+LARGE_TILES = [
+    tiles.LINES,
+    Tile("direct", 8, 2, 8, 8),
+    Tile("direct", 3, 2, 16, 4),
+    tiles.GPU_TILE_SMALL,
+    tiles.GPU_TILE,
+]  # slow on SwiftShader
 
 
 def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
@@ -190,10 +204,20 @@ def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
 def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
     names = ["linear without bias", "conv3x3 stride 2 pad 0", "upsample_conv3x3", "dwconv with all"]
     more = ["conv3x3", "conv3x3 stride 2", "feed_forward", "self_lambda", "attention"]
-    for tile in some(gpu, SMALL_TILES[2:4], SMALL_TILES[4:] + LARGE_TILES):
+    for tile in some(gpu, SMALL_TILES[3:5], [*LINES[:1], *SMALL_TILES[5:], *LARGE_TILES]):
         for name in some(gpu, names, more):
             OPS[name]((2, 5, 7)).check(gpu, tile)
             OPS[name]((1, 6, 9)).check(gpu, tile)
+
+
+def test_lines_meet_every_edge(gpu: WebGPU) -> None:
+    """Runs shorter than a line, as long, longer; lines that end in the middle of a workgroup; images one after the other."""
+    for tile in some(gpu, LINES, [tiles.LINES, tiles.LINES_THIN]):
+        for size in some(gpu, [(2, 5, 2 * tile.tm + 1), (1, 3, tile.tm)], [(1, 7, 1), (3, 2, tile.tm - 1), (2, tile.wgy + 1, tile.tm + 1)]):
+            for case in (conv3x3(size, 5, 4 * tile.wgx + 3), upsample_conv3x3(size, 6, 3)):
+                guarded = case.check(gpu, tile)
+                assert [d.entry for d in guarded.dispatches] == ["lines"]
+        assert [d.entry for d in conv3x3((1, 4, 6), stride=2).check(gpu, tile).dispatches] == ["direct"]  # no neighbours to share
 
 
 def test_one_row_of_tokens_to_many_channels(gpu: WebGPU) -> None:
@@ -411,7 +435,7 @@ def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: 
         conv3x3((1, 37, 5), 5, 4, residual=False),
         upsample_conv3x3((2, 13, 5)),
     ]:
-        for tile in some(gpu, [None], [Tile("tiled", 2, 1, 8, 8)]):
+        for tile in some(gpu, [None, LINES[1]], [Tile("tiled", 2, 1, 8, 8)]):
             in_bands(case, gpu, "gemm", tile, **small)
     in_bands(attention((2, 11, 13), 4), gpu, "softmax", max_storage_buffer_binding_size=20000)
     monkeypatch.setattr(norms, "CHUNK", 32)
@@ -489,9 +513,9 @@ REFUSED: dict[str, tuple[Callable[[WebGPU], Any], dict[str, int], str]] = {
 def test_what_does_not_fit_is_refused_with_both_numbers(gpu: WebGPU, what: str) -> None:
     record, limits, says = REFUSED[what]
     with pytest.raises(LimitError, match=says):
-        record(Guarded(gpu, gemm.CPU_TILE, **limits))
+        record(Guarded(gpu, tiles.CPU_TILE, **limits))
     if limits:
-        record(Guarded(gpu, gemm.CPU_TILE))
+        record(Guarded(gpu, tiles.CPU_TILE))
 
 
 def test_a_loop_of_sixty_thousand_is_not_refused(gpu: WebGPU) -> None:

@@ -93,6 +93,14 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("TAIL && k >= params.k", "TAIL && k > params.k"),
         ("w0 += 4u * params.ldb4;", "w0 += 3u * params.ldb4;"),
         ("let c = w0 + min(c0 + j * WGX, last);", "let c = w0 + min(c0, last);"),
+        ("params.row0 / params.out_width + run / runs", "run / runs"),
+        ("min(line, (params.rows - 1u) / params.out_width)", "line"),
+        ("(params.out_width + TM - 1u) / TM", "params.out_width / TM + 1u"),
+        ("group.z * KERNEL * KERNEL * params.k4 * depth", "group.z * params.k4 * depth"),
+        ("tap_index(first_tap + vec3<i32>(0, 0, i32(i)), dy * KERNEL)", "tap_index(first_tap, dy * KERNEL)"),
+        ("(dy * KERNEL + dx) * params.k4 + k", "(dx * KERNEL + dy) * params.k4 + k"),
+        ("let v = x[i + dx];", "let v = x[i];"),
+        ("if (x0 + i < params.out_width) {", "if (true) {"),
         ("if (k < params.k4) {", "if (k <= params.k4) {"),
         ("w0 + (tap * 4u * params.k4 + k) * params.ldb4", "w0 + (tap * params.k4 + k) * params.ldb4"),
         ("let k = k0 + e % BK4;", "let k = k0 + (e + 1u) % BK4;"),
@@ -216,8 +224,17 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("top, bottom = max(y * stride - 1, 0)", "top, bottom = max(y * stride, 0)"),
         ("min((y1 - 1) * stride + 3, height)", "min((y1 - 1) * stride + 1, height)"),
         (" - out_row * call.n4) % 2**32", ") % 2**32"),
-        ("iterations=taps * (1 + depth),", "iterations=taps * depth,"),
+    ],
+    "engine/moebius/backends/webgpu/calls.py": [
         ("not w.packed and self.operands.k % 4 > 0", "False"),
+    ],
+    "engine/moebius/backends/webgpu/tiles.py": [
+        (
+            "turns * (1 + (",
+            "turns * ((",
+        ),
+        ("rows // width * ceil(width, self.tm)", "rows // width * (width // self.tm)"),
+        (" and call.stride == 1", ""),
     ],
     "engine/moebius/backends/webgpu/backend.py": [
         ('linear_1"), "time_embedding", "silu")', 'linear_1"), "time_embedding", None)'),

@@ -12,13 +12,14 @@ import numpy as np
 from moebius.backends.webgpu import pack
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
-from moebius.backends.webgpu.gemm import Choose, Dense, choose_tile
+from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.ops import assembling, dense, lambdas, norms
 from moebius.backends.webgpu.ops.attention import attention
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tenant import Tenant
 from moebius.backends.webgpu.tensor import Tensor, read, write
+from moebius.backends.webgpu.tiles import Choose, choose_tile
 from moebius.errors import NonFiniteError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Step, StepState, Tap, Timesteps

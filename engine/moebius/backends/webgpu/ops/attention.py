@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from moebius.backends.webgpu import pack, wgsl
-from moebius.backends.webgpu.gemm import Dense, Epilogue, GemmCall, Operands, Rows, Weight
+from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Rows, Weight
+from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.ops.dense import linear
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.recorder import Recorder, ceil

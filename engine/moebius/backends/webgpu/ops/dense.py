@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
-from moebius.backends.webgpu.gemm import Dense, Epilogue, GemmCall, Operands, Phases, Taps, Weight
+from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Taps, Weight
+from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor

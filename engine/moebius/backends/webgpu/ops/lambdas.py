@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from moebius.backends.webgpu import pack
-from moebius.backends.webgpu.gemm import Dense, Epilogue, GemmCall, Operands, Rows, Weight
+from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Rows, Weight
+from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.pack import WINDOW_PITCH, up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Tensor

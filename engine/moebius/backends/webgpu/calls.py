@@ -1,0 +1,151 @@
+"""What gemm.wgsl can be asked for: a dense layer as an op describes it, whatever tile it will run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu.pack import up4
+from moebius.backends.webgpu.tensor import Binding, Tensor
+
+SHADER = "gemm"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """W, K rows of N columns: a packed parameter, or a matrix within a tensor."""
+
+    binding: Binding
+    packed: bool = True  # else what follows its last row is not zero
+    pitch4: int | None = None  # vec4 from one row to the next, where they are not those of N columns
+    offset4: int = 0  # vec4 before the first row
+
+
+@dataclass(frozen=True)
+class Operands:
+    """out = A · W. `k` and `n` are the true sizes, without padding."""
+
+    a: Tensor
+    w: Weight
+    out: Tensor
+    k: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A row of A for every row of the output. Row p·split + s begins at p·outer + s·inner, so that heads in a row are rows too."""
+
+    name: ClassVar[str] = "ROWS"
+    side: ClassVar[int] = 1  # taps on a side
+    count: int | None = None  # where they are not all rows of the output
+    split: int = 1
+    outer: int | None = None  # vec4; A's own pitch unless given
+    inner: int = 0
+    offset: int = 0  # vec4 of A before the first row
+    out_row: int = 0  # where the first row lands
+
+
+@dataclass(frozen=True)
+class Taps:
+    """A 3×3 convolution."""
+
+    name: ClassVar[str] = "TAPS"
+    side: ClassVar[int] = 3
+    stride: int = 1
+    pad: int = 0
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Nearest×2 and a 3×3 convolution behind it, as four 2×2 convolutions of the small image."""
+
+    name: ClassVar[str] = "PHASE"
+    side: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What is done to a sum before it is stored, in this order."""
+
+    bias: Binding | None = None
+    act: Literal["silu"] | None = None
+    shift: Tensor | None = None  # a row for every step
+    residuals: tuple[Tensor, ...] = ()  # two at most
+
+
+@dataclass(frozen=True)
+class GemmCall:
+    """A dense layer, as an op asks for it."""
+
+    op: str
+    path: str
+    operands: Operands
+    mode: Rows | Taps | Phases = Rows()
+    epilogue: Epilogue = Epilogue()
+    prologue: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Those of the grid: of the output, or of the small image under four phases."""
+        if isinstance(self.mode, Phases):
+            return self.operands.a.rows
+        return (self.mode.count if isinstance(self.mode, Rows) else None) or self.operands.out.rows
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Height and width of the image that the rows run over."""
+        _, height, width, _ = self.operands.a.shape if isinstance(self.mode, Phases) else self.operands.out.shape
+        return height, width
+
+    @property
+    def phases(self) -> int:
+        return 4 if isinstance(self.mode, Phases) else 1
+
+    @property
+    def stride(self) -> int:
+        return self.mode.stride if isinstance(self.mode, Taps) else 1
+
+    @property
+    def n4(self) -> int:
+        return up4(self.operands.n) // 4
+
+    @property
+    def k4(self) -> int:
+        return up4(self.operands.k) // 4
+
+    def constants(self) -> dict[str, int | bool | str]:
+        names, epilogue, w = wgsl.numbers(SHADER), self.epilogue, self.operands.w
+        return {
+            "MODE": names[self.mode.name],
+            "KERNEL": self.mode.side,
+            "ACT": names["SILU"] if epilogue.act == "silu" else 0,
+            "BIAS": epilogue.bias is not None,
+            "SHIFT": epilogue.shift is not None,
+            "RESIDUALS": len(epilogue.residuals),
+            "TAIL": not w.packed and self.operands.k % 4 > 0,
+        }
+
+    def params(self) -> dict[str, int | float]:
+        a, w = self.operands.a, self.operands.w
+        rows = self.mode if isinstance(self.mode, Rows) else Rows()
+        _, height, width, _ = a.shape
+        out_height, out_width = self.grid_size
+        return {
+            "n4": self.n4,
+            "k": self.operands.k,
+            "k4": self.k4,
+            "ldb4": self.n4 if w.pitch4 is None else w.pitch4,
+            "w_offset": w.offset4,
+            "split": rows.split,
+            "outer": a.pitch // 4 if rows.outer is None else rows.outer,
+            "inner": rows.inner,
+            "a_offset": rows.offset,
+            "height": height,
+            "width": width,
+            "out_height": out_height,
+            "out_width": out_width,
+            "stride": self.stride,
+            "pad": self.mode.pad if isinstance(self.mode, Taps) else 0,
+        }
