@@ -303,6 +303,18 @@ def test_a_changed_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert page.read_text(encoding="utf-8") == text
 
 
+def test_a_changed_figure_of_the_report_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(readme.COMPARE, tmp_path / "compare")
+    monkeypatch.setattr(readme, "COMPARE", tmp_path / "compare")
+    report = tmp_path / "compare/report.md"
+    text = report.read_text(encoding="utf-8")
+    report.write_text(text.replace("exact", "about", 1), encoding="utf-8")
+    assert readme.main(["--check"]) == 1
+    assert readme.main([]) == 0
+    assert report.read_text(encoding="utf-8") == text
+    assert not (tmp_path / "compare/report.html").exists()
+
+
 def test_quoted_code_is_the_code() -> None:
     pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
     assert sum(len(quote.QUOTE.findall(page)) for page in pages) >= 5
