@@ -1,10 +1,11 @@
-"""Writes the tables of README.md, docs/results.md and docs/accuracy.md from benchmarks/results/, and nothing else in those pages.
+"""Writes the figures of README.md, docs/results.md and docs/accuracy.md from benchmarks/results/, and nothing else in those pages; and the
+report of `moebius compare` from the fingerprints beside it.
 
     python benchmarks/readme.py [--check]
 
 kernels.*.json are of bench_kernels, model.*.json of bench_model, start.json of bench_start, accuracy.json of accuracy, nano.json of
-bench_nano. Each table stands between two markers. With --check nothing is written, and the exit code is 1 where a page differs from the
-results.
+bench_nano, plans.json of plans, compare/*.json of fingerprints. Each table stands between two markers. With --check nothing is written,
+and the exit code is 1 where a page differs from the results. It needs no GPU.
 """
 
 from __future__ import annotations
@@ -19,12 +20,22 @@ from typing import Any
 
 from common import RESULTS, ROOT, between, busy, read_json, run, write_text
 
+from moebius.check.compare.document import document
+from moebius.check.compare.files import load
+from moebius.check.compare.fingerprint import Json, is_own_rounding, is_rounding
+from moebius.check.compare.publish import markdown, publish
+from moebius.check.compare.report import PICTURE, Report, share
 from moebius.errors import UsageError
 
 sys.path.insert(0, str(ROOT / "tools"))
 from nano_data import STRUCTURED
 
-PAGES = {"README.md": ("short",), "docs/results.md": ("nano", "speed", "start", "kernels"), "docs/accuracy.md": ("accuracy",)}
+PAGES = {
+    "README.md": ("short", "plan"),
+    "docs/results.md": ("nano", "plan", "speed", "start", "kernels"),
+    "docs/accuracy.md": ("accuracy", "compare"),
+}
+COMPARE = RESULTS / "compare"  # the report, and the fingerprints it is made of
 CASES = ("UNet tiny", "VAE tiny", "UNet full", "VAE full 512²")  # the columns of accuracy.json
 PHOTOS = "photographs"
 METHODS = ("nano", "border mean", "Telea", "unmatched", "film", "VAE")  # the columns of nano.json
@@ -44,8 +55,11 @@ def read_plain(name: str) -> dict[str, Any]:
     return result
 
 
-def short(models: Mapping[str, Any], measured: Mapping[str, Any], accuracy: Mapping[str, Any], nano: Mapping[str, Any]) -> list[str]:
-    """README's four tables: a run a row, a hardware GPU's kernels a row, a backend a row, and three of nano's rows."""
+def short(
+    models: Mapping[str, Any], measured: Mapping[str, Any], accuracy: Mapping[str, Any], nano: Mapping[str, Any], columns: list[Json]
+) -> list[str]:
+    """README's five tables: a run a row, a hardware GPU's kernels a row, a backend a row, a hardware GPU's column of `moebius compare`
+    a row, and three of nano's rows."""
     lines = ["| one picture, weights made from a seed | this engine | the others |", "|---|---|---|"]
     for result in models.values():
         seconds = {name: f"{name} {duration(row['image']['median_s'])}" for name, row in result["contenders"].items()}
@@ -62,10 +76,56 @@ def short(models: Mapping[str, Any], measured: Mapping[str, Any], accuracy: Mapp
         if any(row["oracle"] for row in rows.values()):  # not the oracle itself
             cells = (f"{rows[case]['oracle']:.1e}" if case in rows else "" for case in CASES[2:])
             lines.append(f"| {backend} | {' | '.join(cells)} |")
+    if hardware := [c for c in columns if is_hardware(c) and c["status"] == "done"]:
+        lines += [
+            "",
+            "| on a hardware GPU, against float64 | ops in their bounds; worst | nano: latents | the picture |",
+            "|---|---|---|---|",
+        ]
+        lines += [f"| {c['name']} | {' | '.join(compared(c)[:3])} |" for c in hardware]
     lines += ["", "| PSNR in the hole, dB | nano | border mean | Telea |", "|---|---|---|---|"]
     for name, row in nano_groups(nano).items():
         lines.append(f"| {name} | {' | '.join(f'{row[method]:.1f}' for method in METHODS[:3])} |")
     return lines
+
+
+def is_hardware(column: Json) -> bool:
+    return column.get("adapter", {}).get("type") in ("DiscreteGPU", "IntegratedGPU")
+
+
+def compared(column: Json) -> list[str]:
+    """Of a column of `moebius compare`: its ops, nano's latents and picture against the oracle's, and the seconds of that picture."""
+    rows = [row for row in column.get("ops", []) if row["status"] == "done"]
+    (run,) = (run for run in column.get("runs", []) if run["name"] == "end to end")
+    latents, picture = (next(o for o in run["outputs"] if o["name"] == name) for name in ("latents", PICTURE))
+    judged = [is_rounding(row) for row in rows] + [is_own_rounding(t) for t in run.get("trace", []) if "own" in t]
+    ops = f"{judged.count(True)} of {len(judged)}; {100 * max((share(r) or 0 for r in rows), default=0):.0f} %" if judged else ""
+    levels = "the same" if picture["max_abs"] == 0 else f"{picture['max_abs']:.0f} of 255 levels"
+    return [ops, f"{latents['relative_l2']:.1e}", levels, duration(sum(run["seconds"].values()))]
+
+
+def compare_table(fingerprints: Mapping[str, Json]) -> list[str]:
+    """A row a column, hardware first."""
+    lines = ["| adapter | commit | ops in their bounds; worst | nano: latents | the picture | its seconds |", "|---|---|---|---|---|---|"]
+    rows = [(fp["machine"].get("commit", ""), c) for fp in fingerprints.values() for c in fp["columns"]]
+    for commit, column in sorted(rows, key=lambda row: not is_hardware(row[1])):
+        cells = compared(column) if column["status"] == "done" else [column["status"], "", "", ""]
+        lines.append(f"| {column['name']} | {commit} | {' | '.join(cells)} |")
+    return lines
+
+
+def plan_line(plans: Mapping[str, Any]) -> list[str]:
+    step = plans["full step"]
+    return [
+        f"One guided step of the full UNet (batch 2, 64×64 latents): {step['flops'] / 1e9:.0f} GFLOP in {step['dispatches']} dispatches; "
+        f"{step['peak_bytes'] / 1e6:.0f} MB beyond the {step['weight_bytes'] / 1e6:.0f} MB of its weights."
+    ]
+
+
+def fingerprints() -> dict[str, Json]:
+    """By file, the hardware's first."""
+    found = {path.as_posix(): load(path) for path in sorted(COMPARE.glob("*.json"))}
+    return dict(sorted(found.items(), key=lambda item: not any(map(is_hardware, item[1]["columns"]))))
 
 
 def accuracy_table(results: Mapping[str, Any]) -> list[str]:
@@ -196,8 +256,11 @@ def tables() -> dict[str, list[str]]:
             f"{RESULTS} has no kernels.*.json or no model.*.json; measure them first (bench_kernels.py, bench_model.py --json)."
         )
     accuracy, nano = read_plain("accuracy.json"), read_plain("nano.json")["PSNR in dB"]
+    found = fingerprints()
     return {
-        "short": short(models, measured, accuracy, nano),
+        "short": short(models, measured, accuracy, nano, [c for fingerprint in found.values() for c in fingerprint["columns"]]),
+        "plan": plan_line(read_plain("plans.json")),
+        "compare": compare_table(found),
         "speed": speed(models),
         "kernels": kernels(measured),
         "start": start(read_plain("start.json")),
@@ -222,6 +285,15 @@ def main(argv: list[str] | None = None) -> int:
             differs |= text != old
         elif text != old:
             write_text(path, text)
+    report = Report.of(fingerprints())
+    path, text = COMPARE / "report.md", markdown(document(report), "pictures")
+    current = path.is_file() and path.read_text(encoding="utf-8") == text
+    if args.check:
+        print(f"{path.name} is what the fingerprints say." if current else f"{path.name} differs from them; run benchmarks/readme.py.")
+        differs |= not current
+    elif not current:
+        publish(report, COMPARE)
+        (COMPARE / "report.html").unlink()  # the same once more, with the pictures inside
     return int(differs)
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import one_thread  # noqa: F401 # before NumPy
 import pytest
 from chromium import Browser, browser, find
 
@@ -37,10 +38,20 @@ atexit.register(shutil.rmtree, os.environ["MOEBIUS_CACHE"], ignore_errors=True)
 os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # pytest has its own on; this is for the processes that tests start
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+        item.add_marker(pytest.mark.xdist_group(together(item)))
+
+
+def together(item: pytest.Item) -> str:
+    """Tests with the same one run in one process: of a file, on a driver. So fixtures are made once; and there is one window."""
+    call = getattr(item, "callspec", None)
+    driver = call.params.get("gpu", "") if call else ""
+    file = item.path.stem
+    return "test_view" if file.startswith("test_view") else f"{file} {driver}".strip()
 
 
 def hardware_index() -> str | None:

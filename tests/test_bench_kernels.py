@@ -95,7 +95,7 @@ def test_a_row_is_named_by_all_that_makes_it_another(llvmpipe: WebGPU) -> None:
 def test_a_filter_takes_the_rows_that_hold_its_words() -> None:
     assert {c.op for c in bench_kernels.chosen(TINY_CALLS, "conv3x3 128x128")} == {"conv3x3"}
     assert len(bench_kernels.chosen(TINY_CALLS, "")) == len(TINY_CALLS)
-    with pytest.raises(UsageError, match=r"No row holds 'conv9'\. A row reads like '"):
+    with pytest.raises(UsageError, match="'conv9'"):
         bench_kernels.chosen(TINY_CALLS, "conv9")
 
 

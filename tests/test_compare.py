@@ -275,5 +275,5 @@ def test_adapters_are_chosen_by_words() -> None:
     assert [t.selector for t in adapters.chosen(targets, ["dawn:soft", "cpu"])] == ["dawn:0", "cpu"]
     assert [t.selector for t in adapters.chosen(targets, ["vulkan SOFT"])] == ["wgpu:0"]
     assert len(adapters.chosen(targets, [])) == 3
-    with pytest.raises(AdapterError, match="No adapter matches 'Hard'"):
+    with pytest.raises(AdapterError, match="'Hard'"):
         adapters.chosen(targets, ["Hard"])

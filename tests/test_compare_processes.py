@@ -27,6 +27,10 @@ ROOT = Path(__file__).parents[1]
 # A copy measures less: the edge shapes, and two steps of the tiny network.
 EDGES = "\n\ndef _edges(every=fixed_set):\n    return [case for case in every() if case.kind == 'edge']\n\n\nfixed_set = _edges\n"
 SHORT = '\nSETTINGS["steps"] = 2\n'
+SMALL = """
+UNetConfig.tiny = lambda: UNetConfig(8, block_out_channels=(8, 16), heads=2, cross_attention_dim=8, encoder_hid_dim=8, norm_num_groups=4)
+VAEConfig.tiny = lambda: VAEConfig((8, 8, 8, 8), norm_num_groups=4)
+"""
 NO_RUNS = "\nRUNS.clear()\n"
 # For every shader, where its result is written, and the ops that must be named. Those that only move values are wrong at any digit.
 WRITES = {
@@ -81,13 +85,14 @@ def named(report: str) -> set[str]:
 
 
 def test_a_sound_package_has_nothing_but_rounding(tmp_path: Path) -> None:
-    code, made, report = compare(tmp_path, package(tmp_path, ("check/compare/endtoend.py", SHORT)), "--adapter", "wgpu:llvmpipe Vulkan")
+    environment = package(tmp_path, ("check/compare/endtoend.py", SHORT + SMALL))
+    code, made, report = compare(tmp_path, environment, "--adapter", "wgpu:llvmpipe Vulkan")
     (column,) = made["columns"]
     assert (code, column["status"]) == (0, "done"), report
     assert column["implementation"] == "wgpu"
     assert "llvmpipe" in column["adapter"]["device"]
     assert column["runs"][0]["status"] == "done"
-    assert "Every difference that was measured is rounding" in report
+    assert not named(report)
 
 
 def test_a_kernel_wrong_in_the_fifth_digit_is_flagged_and_named(tmp_path: Path) -> None:
@@ -141,8 +146,8 @@ CPU.concat, CPU.unet_input = _dies, _sleeps
     expected = {"concat": "crashed", "unet_input": "hung"}
     assert all(status[key] == expected.get(key[0], "done") for key in status)
     assert (code, column["status"]) == (1, "crashed")
-    assert "crashed: the process ended by SIGABRT" in report
-    assert "hung: it gave no sign of life for 5 s" in report
+    assert re.search("crashed: .*SIGABRT", report)
+    assert re.search("hung: .* 5 s", report)
 
 
 # without a process ---------------------------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def test_a_lost_device_ends_the_process_and_the_next_goes_on(monkeypatch: pytest
     monkeypatch.setattr(child, "channel", lambda: said.append)
     assert child.main(["run", "cpu", str(first)]) == 1
     assert said[-1] == {"item": first}
-    assert "was lost" in capfd.readouterr().err
+    assert "lost" in capfd.readouterr().err
 
 
 def test_a_second_equal_gpu_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from moebius.cli.main import parser
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
+import plans  # noqa: E402
 import quote  # noqa: E402
 import readme  # noqa: E402
 
@@ -302,6 +303,18 @@ def test_a_changed_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert page.read_text(encoding="utf-8") == text
 
 
+def test_a_changed_figure_of_the_report_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(readme.COMPARE, tmp_path / "compare")
+    monkeypatch.setattr(readme, "COMPARE", tmp_path / "compare")
+    report = tmp_path / "compare/report.md"
+    text = report.read_text(encoding="utf-8")
+    report.write_text(text.replace("exact", "about", 1), encoding="utf-8")
+    assert readme.main(["--check"]) == 1
+    assert readme.main([]) == 0
+    assert report.read_text(encoding="utf-8") == text
+    assert not (tmp_path / "compare/report.html").exists()
+
+
 def test_quoted_code_is_the_code() -> None:
     pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
     assert sum(len(quote.QUOTE.findall(page)) for page in pages) >= 5
@@ -310,16 +323,26 @@ def test_quoted_code_is_the_code() -> None:
         assert quote.with_quotes(page.replace("eps: float = 1e-5", "eps: float = 1e-6")) == page
 
 
-STEP = r"(\d+) GFLOP in (\d+) dispatches, where the definition costs \d+; (\d+) MB beyond the"
+def test_what_a_step_costs_is_what_the_plan_says(llvmpipe: object) -> None:
+    assert plans.figures("llvmpipe") == readme.read_plain("plans.json")
+    assert readme.plan_line({"full step": {"flops": 2.4e9, "dispatches": 7, "peak_bytes": 3e6, "weight_bytes": 5e6}}) == [
+        "One guided step of the full UNet (batch 2, 64×64 latents): 2 GFLOP in 7 dispatches; 3 MB beyond the 5 MB of its weights."
+    ]
 
 
-def test_what_a_step_costs_is_what_the_plan_says(capsys: pytest.CaptureFixture[str], llvmpipe: object) -> None:
-    import json
+def test_figures_are_held_to_their_results_in_ci() -> None:
+    """By name, before the tests; `.ci/run` is what CI runs."""
+    assert '" benchmarks/readme.py --check\n' in (ROOT / "tools/test").read_text(encoding="utf-8")
+    assert "exec tools/test" in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
-    from moebius.cli.main import run
 
-    assert run(["plan", "--config", "full", "--adapter", "llvmpipe", "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    stated = re.search(STEP, (ROOT / "docs/results.md").read_text(encoding="utf-8"))
-    assert stated is not None
-    assert [int(n) for n in stated.groups()] == [round(plan["flops"] / 1e9), plan["dispatches"], round(plan["peak_bytes"] / 1e6)]
+def test_a_fingerprint_of_hardware_is_a_column_with_its_commit() -> None:
+    found = readme.fingerprints()
+    hardware = {c["adapter"]["device"]: fp["machine"]["commit"] for fp in found.values() for c in fp["columns"] if readme.is_hardware(c)}
+    assert hardware == {"NVIDIA H200": "01b97b3887"}
+    assert all(fp["machine"]["commit"] for fp in found.values())
+    report = (readme.COMPARE / "report.md").read_text(encoding="utf-8")
+    assert all(f"commit {commit}" in report for commit in hardware.values())
+    rows = [line for line in readme.tables()["compare"] if "H200" in line]
+    assert rows[0].count("339 of 339") == 1  # every op, alone and in the run from end to end
+    assert [row.split("|")[3].strip() for row in rows if "OpenGL" in row] == ["crashed"]

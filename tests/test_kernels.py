@@ -464,47 +464,47 @@ REFUSED: dict[str, tuple[Callable[[WebGPU], Any], dict[str, int], str]] = {
     "a binding": (
         lambda g: g.record(lambda x: g.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]),
         {"max_storage_buffer_binding_size": 4096},
-        r"layer_norm \(layer, layer_norm.wgsl\): the binding x \(1, 4, 20, 13\) in bytes is 5,120, above 4,096 on .*",
+        r"layer_norm\.wgsl.* binding x \(1, 4, 20, 13\).* 5,120,.* 4,096 ",
     ),
     "a buffer": (
         lambda g: g.record(lambda x: g.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]),
         {"max_buffer_size": 4096},
-        r"layer_norm \(layer, layer_norm.wgsl\): the buffer of x \(1, 4, 20, 13\) in bytes is 5,120, above 4,096 on .*",
+        r"layer_norm\.wgsl.* buffer of x \(1, 4, 20, 13\).* 5,120,.* 4,096 ",
     ),
     "a row": (
         lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 1024)})), [(1, 4, 20, 1024)]),
         {"max_storage_buffer_binding_size": 4096},
-        r"linear \(layer\): 1 row of 4,096 bytes and the alignment do not fit the 4,096 a binding may have on .*",
+        r"linear \(layer\).* 1 row of 4,096 .* 4,096 ",
     ),
     "a grid": (
         lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 4)})), [(1, 1, 97, 4)]),
         {"max_compute_workgroups_per_dimension": 3},
-        r"linear \(layer, gemm.wgsl\): the grid's y is 4, above 3 on .*",
+        r"linear \(layer, gemm\.wgsl\).* y is 4,.* 3 ",
     ),
     "a flat grid folded as far as it goes": (
         lambda g: g.record(lambda x, y: g.concat(x, y), [(1, 1, 36 * 64 + 1, 2)] * 2),
         {"max_compute_workgroups_per_dimension": 12},
-        r"concat \(concat, concat.wgsl\): the grid's y is 13, above 12 on .*",
+        r"concat\.wgsl.* y is 13,.* 12 ",
     ),
     "a loop": (
         lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 240_000)})), [(1, 1, 5, 240_000)]),
         {},
-        r"linear \(layer, gemm.wgsl\): the loop iterations of one invocation is 60,001, above 60,000 on .*",
+        r"gemm\.wgsl.* loop .* 60,001,.* 60,000 ",
     ),
     "a workgroup": (
         lambda g: g.record(lambda x: g.linear(x, shapes_only({"weight": (4, 4)})), [(1, 1, 97, 4)]),
         {"max_compute_invocations_per_workgroup": 32},
-        r"linear \(layer, gemm.wgsl\): the workgroup's size is 64, above 32 on .*",
+        r"gemm\.wgsl.* size is 64,.* 32 ",
     ),
     "the workgroup's memory": (
         lambda g: g.record(lambda x: g.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]),
         {"max_compute_workgroup_storage_size": 128},
-        r"layer_norm \(layer, layer_norm.wgsl\): the workgroup's memory in bytes is 256, above 128 on .*",
+        r"layer_norm\.wgsl.* memory .* 256,.* 128 ",
     ),
     "the number of bindings": (
         lambda g: g.record(lambda x: g.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]),
         {"max_storage_buffers_per_shader_stage": 3},
-        r"layer_norm \(layer, layer_norm.wgsl\): the number of storage buffers is 4, above 3 on .*",
+        r"layer_norm\.wgsl.* storage buffers is 4,.* 3 ",
     ),
 }
 
@@ -526,11 +526,11 @@ def test_a_buffer_read_and_written_in_one_dispatch_is_refused(gpu: WebGPU) -> No
     (d,) = gpu.record(lambda x: gpu.layer_norm(x, shapes_only({"weight": (13,), "bias": (13,)})), [(1, 4, 20, 13)]).dispatches
     x, *rest, out = d.bindings
     for bindings in ([x, *rest, replace(out, buffer=x.buffer)], [replace(x, access="read_write", buffer=out.buffer), *rest, out]):
-        with pytest.raises(LimitError, match="for reading and for writing in one dispatch"):
+        with pytest.raises(LimitError, match=r"reading.*writing"):
             check(replace(d, bindings=bindings), gpu.caps)
-    with pytest.raises(LimitError, match="bytes at 100 is not within its buffer and its alignment"):
+    with pytest.raises(LimitError, match=r"at 100 .*alignment"):
         check(replace(d, bindings=[replace(x, offset=100), *rest, out]), gpu.caps)
-    with pytest.raises(LimitError, match="is not within its buffer"):
+    with pytest.raises(LimitError, match="within its buffer"):
         check(replace(d, bindings=[replace(x, nbytes=x.nbytes + 4), *rest, out]), gpu.caps)
 
 

@@ -190,7 +190,7 @@ def test_the_neighbourhood_is_the_grown_box_without_the_mask(mask_rows: tuple[in
 @pytest.mark.parametrize(
     ("image", "mask", "size", "says"),
     [
-        (photo(64, 64), box_mask(64, 65, (0, 0, 9, 9)), 64, "64×65 but the image is 64×64"),
+        (photo(64, 64), box_mask(64, 65, (0, 0, 9, 9)), 64, "64×65.*64×64"),
         (photo(64, 64), Image.new("L", (64, 64)), 64, "marks nothing"),
         (photo(64, 64), box_mask(64, 64, (0, 0, 9, 9), 127), 64, "marks nothing"),
         (photo(640, 640), box_mask(640, 640, (99, 99, 100, 100)), 64, "marks nothing at 64×64"),  # lost in the resize

@@ -82,9 +82,9 @@ def test_weights_are_checked_by_name_and_shape():
         UNet(config, {k: v for k, v in good.items() if k != key}, Reference())
     with pytest.raises(WeightError, match="1 unexpected: extra"):
         UNet(config, good | {"extra": np.zeros(3, np.float32)}, Reference())
-    with pytest.raises(WeightError, match=r"1 of the wrong shape: diff_model\.conv_in\.bn1\.weight is \(8,\), not \(9,\)"):
+    with pytest.raises(WeightError, match=r"diff_model\.conv_in\.bn1\.weight is \(8,\), not \(9,\)"):
         UNet(config, good | {key: np.zeros(8, np.float32)}, Reference())
-    with pytest.raises(WeightError, match=r"not floating point: diff_model\.conv_in\.bn1\.weight is int64"):
+    with pytest.raises(WeightError, match=r"diff_model\.conv_in\.bn1\.weight is int64"):
         UNet(config, good | {key: np.zeros(9, np.int64)}, Reference())
     UNet(config, good | {"diff_model.conv_in.bn1.num_batches_tracked": np.zeros((), np.int64)}, Reference())
 
@@ -94,9 +94,9 @@ BAD_CALLS = [
     ({"latents": np.zeros((1, 9, 16, 16), np.float32)}, "latents have batch 1 but ids have 2 rows"),
     ({"latents": np.zeros((2, 9, 16, 16), np.int32)}, "latents are int32"),
     ({"latents": np.full((2, 9, 16, 16), np.nan, np.float32)}, "latents hold a NaN"),
-    ({"t": 1000}, "t is 1000; the timestep is an integer from 0 to 999"),
+    ({"t": 1000}, "t is 1000.* 0 to 999"),
     ({"t": 1.5}, r"t is 1\.5"),
-    ({"ids": np.full((2, 10), 20)}, "ids run from 20 to 20; the embedding table has rows 0 to 19"),
+    ({"ids": np.full((2, 10), 20)}, "ids .* 20 to 20.* 0 to 19"),
     ({"ids": np.zeros((2, 10), np.float32)}, "ids are float32"),
     ({"ids": np.zeros((2, 7), np.int64)}, "ids have 7 tokens a row"),
 ]
@@ -112,14 +112,14 @@ def test_bad_calls_are_one_sentence(change, message):
 
 @pytest.mark.parametrize("shape", [(1, 3, 12, 16), (1, 1, 16, 16), (3, 16, 16), (1, 3, 0, 8)])
 def test_bad_images_are_refused(shape):
-    with pytest.raises(UsageError, match="encode takes"):
+    with pytest.raises(UsageError, match="encode"):
         VAE(VAEConfig.tiny(), weights("vae_nano"), Reference()).encode(np.zeros(shape, np.float32))
 
 
 def test_configs_that_cannot_be_are_refused():
-    with pytest.raises(UsageError, match="sample_size 18 must be a multiple of 4"):
+    with pytest.raises(UsageError, match=r"sample_size 18 .* 4"):
         UNetConfig(sample_size=18)
-    with pytest.raises(UsageError, match="heads = 7 does not divide"):
+    with pytest.raises(UsageError, match="heads = 7 "):
         UNetConfig(heads=7)
-    with pytest.raises(UsageError, match="norm_num_groups = 48 does not divide"):
+    with pytest.raises(UsageError, match="norm_num_groups = 48 "):
         VAEConfig(norm_num_groups=48)

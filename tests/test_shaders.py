@@ -110,7 +110,7 @@ def test_a_broken_shader_does_not_compile(gpu: WebGPU, monkeypatch: pytest.Monke
     """The tests above would notice."""
     for broken in ("fn main( {}", "@compute @workgroup_size(1) fn main() { let x: u32 = 1.5; }", "fn f() -> u32 { return y; }"):
         monkeypatch.setattr(wgsl, "specialise", lambda *_, text=broken: text)
-        with pytest.raises(MoebiusError, match=r"failed while compiling broken.wgsl"):
+        with pytest.raises(MoebiusError, match=r"broken\.wgsl"):
             compile_module(gpu, "broken", ())
 
 
@@ -247,7 +247,7 @@ def test_workgroup_memory_is_that_of_the_entry_and_of_what_it_calls(shader) -> N
     assert read("it", "one") == wgsl.Kernel((4, 1), 4 * 4)
     assert read("it", "none") == wgsl.Kernel((2, 1), 0)
     assert read("it", "both").threads == 16
-    with pytest.raises(MoebiusError, match=r"it.wgsl has no entry point absent"):
+    with pytest.raises(MoebiusError, match=r"it\.wgsl .*absent"):
         read("it", "absent")
 
 
@@ -289,7 +289,7 @@ def test_a_constant_may_span_an_expression(shader) -> None:
 
 @pytest.mark.parametrize(("text", "count"), [("fn f() {}\n", 0), ("  const A: u32 = 1u;\n", 0), (2 * "const A: u32 = 1u;\n", 2)])
 def test_a_constant_must_be_declared_once(shader, text: str, count: int) -> None:
-    with pytest.raises(MoebiusError, match=rf"it.wgsl has {count} declarations of A, not one"):
+    with pytest.raises(MoebiusError, match=rf"it\.wgsl .*{count} .* A\b"):
         shader(text, ("A", 2))
 
 
@@ -341,7 +341,7 @@ def test_loops_unroll_inside_one_another(shader) -> None:
 
 
 def test_a_loop_that_cannot_be_unrolled_is_refused(shader) -> None:
-    with pytest.raises(MoebiusError, match=r"it.wgsl: the loop over i marked `// unroll` has no closing brace at its own indent"):
+    with pytest.raises(MoebiusError, match=r"it\.wgsl: .* i .*`// unroll`"):
         shader(LOOP.replace("\n  }\n", "\n   }\n"))
     with pytest.raises(ValueError, match="M"):  # a bound that is no constant
         shader(LOOP.replace("i < N", "i < M"))

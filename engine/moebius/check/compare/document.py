@@ -52,8 +52,12 @@ def document(report: Report) -> list[Part]:
 def verdict(report: Report) -> Part:
     faults = [f for f in report.findings if f.fault]
     rest = [f for f in report.findings if not f.fault]
+    ended = [f for f in faults if f.unmeasured]
+    over = len(faults) - len(ended)
     fine = "Every difference that was measured is rounding: inside the bound that float32 arithmetic gives."
-    text = [f"{len(faults)} {'thing is' if len(faults) == 1 else 'things are'} not rounding:" if faults else fine]
+    text = [f"{over} {'thing is' if over == 1 else 'things are'} not rounding:" if over else fine]
+    if ended:
+        text.append(f"{len(ended)} {'thing' if len(ended) == 1 else 'things'} could not be measured, which is a fault:")
     if rest and not faults:
         text.append("Not measured, with the reason below.")
     for name in report.different_inputs():
@@ -63,7 +67,7 @@ def verdict(report: Report) -> Part:
     if unjudged := report.unjudged():
         text.append(f"Not judged, for want of a column that was traced op by op from the same inputs: {', '.join(unjudged)}.")
     rows = [[f.column.label, f.where, f.what] for f in (*faults, *rest)]
-    return Part("What is not rounding" if faults else "Verdict", text, Table(["adapter", "where", "what"], rows) if rows else None)
+    return Part("What is not rounding" if over else "Verdict", text, Table(["adapter", "where", "what"], rows) if rows else None)
 
 
 def columns(report: Report) -> Part:

@@ -84,6 +84,7 @@ class Finding:
     where: str
     what: str
     fault: bool
+    unmeasured: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ def share(row: Json) -> float | None:
 
 
 def unmeasured(column: Column, where: str, data: Json) -> Finding:
-    return Finding(column, where, f"{data['status']}: {data.get('reason', 'no reason given')}", data["status"] in FAULTS)
+    return Finding(column, where, f"{data['status']}: {data.get('reason', 'no reason given')}", data["status"] in FAULTS, True)
 
 
 def numbers(row: Json) -> str:

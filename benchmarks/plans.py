@@ -1,0 +1,41 @@
+"""What a guided step of the full model costs: FLOPs, dispatches, memory. Counted from the recorded plan, not timed.
+
+    python benchmarks/plans.py [--adapter NAME]
+
+writes benchmarks/results/plans.json from `moebius plan --json`; `python benchmarks/readme.py` then puts the figures into the pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+from common import RESULTS, run, write_json
+
+from moebius.errors import MoebiusError
+
+FIGURES = ("flops", "dispatches", "peak_bytes", "weight_bytes")
+
+
+def figures(adapter: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "moebius", "plan", "--config", "full", "--adapter", adapter, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode:
+        raise MoebiusError(f"The plan cannot be had: {done.stderr.strip()}")
+    plan = json.loads(done.stdout)
+    return {"bench": "plans", "full step": {name: plan[name] for name in FIGURES}}
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", default="llvmpipe")
+    write_json(RESULTS / "plans.json", figures(parser.parse_args().adapter))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
