@@ -334,8 +334,8 @@ def download(
 ) -> list[Item]:
     """Fetches and converts a published model and its VAE ahead, or only says what there is and what that would take.
 
-    Unlike `load` it asks the Hub whether a branch has moved. Both items come back "ready" unless it is a dry run. `notes` gets what the user
-    should know.
+    Unlike `load` it asks the Hub whether a branch has moved. Both items come back "ready" unless it is a dry run. `notes` gets what the
+    user should know.
     """
     loading = Loading(progress=progress, notes=[] if notes is None else notes)
     wanted: list[tuple[Net, HubFile]] = [("unet", published_unet(name, revision)), ("vae", published_vae())]
