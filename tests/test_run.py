@@ -228,8 +228,8 @@ def test_a_mask_of_0_and_255_is_the_same_of_any_type(dtype: type, small: Inpaint
     assert small.steps(PHOTO, mask).mask.fill.sum() == 16
     if dtype is not np.uint8:
         mask[0, 0] = 300
-        with pytest.raises(errors.UsageError) if dtype is not np.uint16 else pytest.raises(AssertionError):
-            assert small.steps(PHOTO, mask).mask.fill.sum() == 16
+        with pytest.raises(errors.UsageError):  # of 16 bits it is nearly black
+            small.steps(PHOTO, mask)
 
 
 # bad input and bad luck ----------------------------------------------------------------------------------------------

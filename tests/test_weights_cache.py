@@ -305,7 +305,7 @@ def test_the_digest_of_a_file_in_use_is_taken_once(folder: Path, cache: Path, mo
 def test_no_file(folder: Path) -> None:
     os.mkfifo(folder / "pipe.safetensors")
     for path in (folder / "pipe.safetensors", Path("/dev/zero")):
-        with pytest.raises(WeightError, match="it is no file"):
+        with pytest.raises(WeightError, match="not a regular file"):
             OpenFile(path)
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from moebius import Inpainter, sample
 from moebius.backends.reference import Reference
-from moebius.model.unet import UNet
-from moebius.model.vae import VAE
-from moebius.weights import bundle
-from moebius.weights.nano import packaged_nano
+from moebius.weights import store
+from moebius.weights.published import NANO
 
 
 def main() -> None:
-    weights, ops = bundle.read_bundle(packaged_nano()), Reference()
-    nano = Inpainter(
-        UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano", blend=weights.blend
-    )
+    nano = Inpainter.from_weights(store.load(NANO), Reference())
     nano(sample.photo(), sample.mask()).image.save(sample.filled())
 
 

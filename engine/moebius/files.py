@@ -27,14 +27,19 @@ SPECIAL = {stat.S_ISFIFO: "a pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a d
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, open for reading. OSError for everything else: reading a pipe or a device may never end."""
+    return os.fdopen(regular_descriptor(path), "rb")
+
+
+def regular_descriptor(path: str | os.PathLike[str]) -> int:
+    """The same as a descriptor, which the caller closes."""
     refuse_special(path, os.stat(path).st_mode)  # a device is not opened at all: there are some that act on it
     handle = os.open(path, READING)
     try:
         refuse_special(path, os.fstat(handle).st_mode)  # it may be another one by now
-        return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
+    return handle
 
 
 def refuse_special(path: str | os.PathLike[str], mode: int) -> None:

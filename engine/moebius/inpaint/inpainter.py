@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -16,12 +15,14 @@ from moebius.inpaint.loaded import LoadedModel
 from moebius.inpaint.result import Result, Step
 from moebius.inpaint.run import Run
 from moebius.inpaint.settings import Settings
+from moebius.model.contract import Ops
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.pictures.blend import Blend
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
-from moebius.weights.published import FOLDERS, NAMES, NANO
+from moebius.weights.checkpoint import Weights
+from moebius.weights.published import NANO
 
 
 class Inpainter(LoadedModel):
@@ -47,10 +48,17 @@ class Inpainter(LoadedModel):
         """The packaged nano, a published model by name (`weights.published.FOLDERS`), a folder, or a .bin or .safetensors file."""
         from moebius.weights import nano, store  # imports what only loading needs
 
-        if isinstance(model, str):
-            check_name(model)
+        store.check_choice(model, vae, revision)  # before a device is opened
         ops = open_device(device, require_gpu=require_gpu, precision=precision, threads=threads)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
+        inpainter = cls.from_weights(weights, ops)
+        if model == NANO:
+            inpainter.notes = (nano.NOTE, *inpainter.notes)
+        return inpainter
+
+    @classmethod
+    def from_weights(cls, weights: Weights, ops: Ops) -> Inpainter:
+        """Of both networks as `weights.store.load` gives them, on a device that is open."""
         inpainter = cls(
             UNet(weights.unet_config, weights.unet, ops),
             VAE(weights.vae_config, weights.vae, ops),
@@ -59,11 +67,11 @@ class Inpainter(LoadedModel):
             sources=weights.sources,
             digests=weights.digests,
         )
-        notes = (*((nano.NOTE,) if model == NANO else ()), *weights.notes)
+        inpainter.notes = weights.notes
         if weights.ignored:
             some = ", ".join(weights.ignored[:3]) + (", …" if len(weights.ignored) > 3 else "")
-            notes += (f"{len(weights.ignored)} entries of the checkpoint are no part of the model and were left out: {some}",)
-        inpainter.notes = notes
+            more = f"{len(weights.ignored)} entries of the checkpoint are no part of the model and were left out: {some}"
+            inpainter.notes = (*weights.notes, more)
         return inpainter
 
     def __call__(
@@ -112,10 +120,3 @@ class Inpainter(LoadedModel):
             raise UsageError(f"There is no setting {', '.join(unknown)}. There are {', '.join(names)}.{did_you_mean(unknown[0], names)}")
         options: dict[str, Any] = {"max_pixels": max_pixels, "force": force, "allow_empty": allow_empty}
         return Run(self, image, mask, Settings(**settings), noise, **options)
-
-
-def check_name(model: str) -> None:
-    """Refuses a name that is nearly one of a model, before a device is opened; what is far from all of them may be a path."""
-    near = did_you_mean(model, (*FOLDERS, NANO))
-    if near and model not in FOLDERS and not os.path.lexists(os.path.expanduser(model)):
-        raise UsageError(f"{model!r} is neither a published model ({NAMES}) nor a file or folder.{near}")

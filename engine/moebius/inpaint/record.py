@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import moebius
-from moebius.inpaint.loaded import LoadedModel
 from moebius.inpaint.settings import Settings
 from moebius.pictures.metadata import as_json
+
+if TYPE_CHECKING:
+    from moebius.inpaint.loaded import LoadedModel
 
 CIRCUMSTANCES = ("device", "timings", "source")  # of a run; all else in its record says which picture it makes
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from moebius.errors import UsageError, WeightError
+from moebius.errors import UsageError, WeightError, did_you_mean
 from moebius.files import open_regular
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
@@ -49,8 +49,7 @@ def load(
     is a file or folder, for where there is none beside; the published one is the default. `revision` is another one of the UNet's
     repository. `cache=False` writes no copy: what has to be converted is converted into memory.
     """
-    if revision is not None and not (isinstance(model, str) and model in FOLDERS):
-        raise UsageError(f"revision={revision!r} goes with a published model ({NAMES}), not with {model_text(model)}.")
+    check_choice(model, vae, revision)
     loading = Loading(cache, progress)
     try:
         if model == NANO:
@@ -72,6 +71,19 @@ def load(
             raise kind(" ".join([str(error), *loading.notes])) from error
         raise
     return together(name, unet, decoder, loading)
+
+
+def check_choice(model: str | Path, vae: str | Path | None, revision: str | None) -> None:
+    """Refuses what does not go together, and a name that is nearly one of a model; what is far from all of them may be a path."""
+    if model == NANO and vae is not None:
+        raise UsageError("nano has a VAE of its own, in its own file; leave out vae (--vae), or name another model.")
+    if revision is not None and not (isinstance(model, str) and model in FOLDERS):
+        raise UsageError(
+            f"revision={revision!r} goes with a published model ({NAMES}), not with {model_text(model)}; leave out revision (--revision)."
+        )
+    if isinstance(model, str) and model not in (*FOLDERS, NANO) and (near := did_you_mean(model, (*FOLDERS, NANO))):
+        if not os.path.lexists(os.path.expanduser(model)):
+            raise UsageError(f"{model_text(model)} is neither a published model ({NAMES}) nor a file or folder.{near}")
 
 
 def together(name: str, unet: Network, vae: Network, loading: Loading) -> Weights:
@@ -337,8 +349,8 @@ def download(
 ) -> list[Item]:
     """Fetches and converts a published model and its VAE ahead, or only says what there is and what that would take.
 
-    Unlike `load` it asks the Hub whether a branch has moved. Both items come back "ready" unless it is a dry run. `notes` gets what
-    the user should know.
+    Unlike `load` it asks the Hub whether a branch has moved. Both items come back "ready" unless it is a dry run. `notes` gets what the
+    user should know.
     """
     loading = Loading(progress=progress, notes=[] if notes is None else notes)
     wanted: list[tuple[Net, HubFile]] = [("unet", published_unet(name, revision)), ("vae", published_vae())]

@@ -26,10 +26,9 @@ from moebius.model.params import ShapeOnly
 from moebius.model.scheduler import DDIM
 from moebius.model.synthetic import rng
 from moebius.model.unet import UNet, UNetConfig, condition_ids
-from moebius.model.vae import VAE
 from moebius.pictures.published import to_uint8
 from moebius.weights import store
-from moebius.weights.nano import packaged_nano
+from moebius.weights.published import NANO
 
 LEVELS = 1  # of 255: a value halfway between two may round to either
 PART = 64  # pixels on a side of the part of a picture that software drivers make
@@ -39,8 +38,7 @@ PIECE = 128 << 20  # bytes of a buffer that is taken to see whether there is roo
 
 
 def nano_on(ops: Any) -> Inpainter:
-    weights = store.load(packaged_nano())
-    return Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops), model="nano")
+    return Inpainter.from_weights(store.load(NANO), ops)
 
 
 def findings(ops: WebGPU | Reference, full: bool) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ import hashlib
 import math
 import mmap
 import os
-import stat
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moebius.errors import WeightError
+from moebius.files import regular_descriptor
 
 # By their safetensors names. NumPy has no bfloat16: its bits are read as integers and decoded.
 NUMPY = {
@@ -38,7 +38,6 @@ ITEMSIZE = {name: np.dtype(code).itemsize for name, code in NUMPY.items()}
 MAX_NDIM = 8
 RESIDENT = 64 << 20  # bytes of a mapped file handed out before pages are given back
 PIECE = 1 << 30  # bytes asked of the system at once: some take no more than 2 GiB
-HOW_TO_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a FIFO is refused, and not waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +92,11 @@ class OpenFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.descriptor = os.open(path, HOW_TO_OPEN)
+            self.descriptor = regular_descriptor(path)
         except (OSError, ValueError) as error:
             raise UnreadableError(path, error) from error
         weakref.finalize(self, os.close, self.descriptor)
         self._lock = threading.Lock()
-        if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
-            raise WeightError(f"{path} cannot be read: it is no file. Give the path of a file of weights.")
         self.identity = self.identity_now()
         self.size = self.identity.size
         if not self.size:
