@@ -81,9 +81,10 @@ def check_choice(model: str | Path, vae: str | Path | None, revision: str | None
         raise UsageError(
             f"revision={revision!r} goes with a published model ({NAMES}), not with {model_text(model)}; leave out revision (--revision)."
         )
-    if isinstance(model, str) and model not in (*FOLDERS, NANO) and (near := did_you_mean(model, (*FOLDERS, NANO))):
-        if not os.path.lexists(os.path.expanduser(model)):
-            raise UsageError(f"{model_text(model)} is neither a published model ({NAMES}) nor a file or folder.{near}")
+    if not isinstance(model, str) or model in (*FOLDERS, NANO) or os.path.lexists(os.path.expanduser(model)):
+        return
+    if near := did_you_mean(model, (*FOLDERS, NANO)):
+        raise UsageError(f"{model_text(model)} is neither a published model ({NAMES}) nor a file or folder.{near}")
 
 
 def together(name: str, unet: Network, vae: Network, loading: Loading) -> Weights:
