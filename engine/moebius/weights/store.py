@@ -97,7 +97,7 @@ def weights_file(path: Path, typed: str | Path, subfolder: str = "unet") -> Path
     if not path.exists():
         raise UsageError(f"{str(typed)!r} is neither a published model ({NAMES}) nor a file or folder. Check its spelling.")
     if not path.is_dir():
-        raise UsageError(f"{path} is neither a regular file nor a folder. Weights are mapped: copy them into a file first.")
+        raise UsageError(f"{path} is neither a regular file nor a folder. Copy it into a file first.")
     file = first_file(*candidates(path), *candidates(path / subfolder))
     if file is None:
         raise UsageError(
