@@ -292,6 +292,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{path.name} is what the fingerprints say." if current else f"{path.name} differs from them; run benchmarks/readme.py.")
         differs |= not current
     elif not current:
+        for old in (COMPARE / "pictures").glob("*.png"):
+            old.unlink()
         publish(report, COMPARE)
         (COMPARE / "report.html").unlink()  # the same once more, with the pictures inside
     return int(differs)

@@ -30,10 +30,6 @@ from moebius.model.vae import VAE, VAEConfig
 
 END_TO_END = 2e-5  # measured: 1.2e-6 (UNet), 8.2e-7 (VAE)
 
-# For what is about plans and not about numbers.
-SMALL_UNET = UNetConfig(16, block_out_channels=(8, 16), heads=2, cross_attention_dim=8, encoder_hid_dim=8, norm_num_groups=4)
-SMALL_VAE = VAEConfig((8, 8, 8, 8), norm_num_groups=4)
-
 UNET_FAMILY = {
     "two levels, odd widths": UNetConfig(8, 9, 4, (24, 36), 1, 4, 20, 28, 20, 3, 2.3),
     "head dim 3, four levels": UNetConfig(8, 9, 4, (24, 24, 48, 24), 1, 8, 12, 16, 20, 2, 1.7),
@@ -155,7 +151,7 @@ def test_sampling_loop(gpu, guidance):
 
 
 def test_replay_makes_no_gpu_objects(gpu, monkeypatch):
-    loop = denoiser(make_unet(SMALL_UNET, gpu))
+    loop = denoiser(make_unet(UNetConfig.tiny(), gpu))
     want = loop.run(*start())
 
     def refuse(*args, **kwargs):
@@ -169,9 +165,9 @@ def test_replay_makes_no_gpu_objects(gpu, monkeypatch):
 
 def test_no_gpu_object_is_leaked(gpu):
     def work():
-        loop = denoiser(make_unet(SMALL_UNET, gpu), steps=2)
+        loop = denoiser(make_unet(UNetConfig.tiny(), gpu), steps=2)
         loop.run(*start())
-        make_vae(SMALL_VAE, gpu).decode(noise("z", (1, 4, 4, 4)))
+        make_vae(VAEConfig.tiny(), gpu).decode(noise("z", (1, 4, 4, 4)))
 
     counts = []
     for _ in range(4):
@@ -244,7 +240,7 @@ def test_weights_that_fold_into_something_not_finite_are_refused(llvmpipe, leaf,
 
 
 def test_a_second_run_of_a_sampler_leaves_the_first_its_latents(gpu):
-    loop, (y, m, zm) = denoiser(make_unet(SMALL_UNET, gpu)), start()
+    loop, (y, m, zm) = denoiser(make_unet(UNetConfig.tiny(), gpu)), start()
     first = loop.steps(y, m, zm)
     kept = next(first)
     latents, estimate = kept.latents(), kept.estimate()
@@ -259,7 +255,7 @@ def test_a_second_run_of_a_sampler_leaves_the_first_its_latents(gpu):
 
 def test_a_step_that_is_not_finite_is_seen_in_the_run_it_was_in(llvmpipe):
     """Its flag goes with the run when another one takes a step between."""
-    loop, (y, m, zm) = denoiser(make_unet(SMALL_UNET, llvmpipe)), start()
+    loop, (y, m, zm) = denoiser(make_unet(UNetConfig.tiny(), llvmpipe)), start()
     broken, sound = loop.steps(np.where(y == y.flat[0], np.float32(3e38), y), m, zm), loop.steps(y, m, zm)
     next(broken)
     sound_latents = [state.latents() for state in sound]
