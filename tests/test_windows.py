@@ -12,6 +12,7 @@ from moebius.pictures.blend import published_picture, put_back, seam_weights
 from moebius.pictures.cut import Cut, _any_of, cut_out, reflected
 from moebius.pictures.islands import grouped, islands
 from moebius.pictures.mask import feathered, support
+from moebius.pictures.pixels import piece, resized
 from moebius.pictures.windows import Window, windows
 
 
@@ -556,6 +557,43 @@ def test_a_scaled_filling_comes_back_in_its_place() -> None:
     into = sixteen.copy()
     put_back(into, cut.rgb, cut)
     assert np.abs(into.astype(int) - sixteen).max() <= 600
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("n", "side"), [(64, 201), (64, 64), (64, 40), (7, 5), (3, 90)])
+def test_a_piece_of_the_enlarged_is_the_whole_s(n: int, side: int, dtype: type) -> None:
+    rgb = noise(n, n, 2, dtype)
+    want = resized(rgb, (side, side))
+    for rows, columns in ((slice(0, side), slice(0, side)), (slice(side // 3, side // 2), slice(side - 2, side))):
+        off = piece(rgb, (side, side), rows, columns).astype(int) - want[rows, columns]
+        assert np.abs(off).max() <= (dtype == np.uint16)  # Pillow's floats have 32 bits
+
+
+@pytest.mark.parametrize("box", [(20, 150, 380, 153), (60, 40, 330, 260)])
+def test_a_scaled_filling_is_joined_where_the_picture_is(box: tuple[int, int, int, int]) -> None:
+    """The step at the hole's border is that of the picture itself, though the model saw a seventh of its detail."""
+    coarse = Image.fromarray(noise(50, 66))
+    rgb, fill = np.asarray(coarse.resize((400, 300), Image.Resampling.BICUBIC)), blobs(300, 400, box)
+    (window,) = windows(fill, 64, "auto", 0)
+    cut = cut_out(window, rgb)
+    assert window.scale > 5
+    into = np.where(fill[..., None], np.uint8(0), rgb)
+    put_back(into, cut.rgb, cut, "match")
+    steps = np.abs(np.diff(into.astype(int), axis=0)).mean(axis=2)
+    across = fill[1:] != fill[:-1]
+    assert steps[across].mean() < 1.3 * np.abs(np.diff(rgb.astype(int), axis=0)).mean()  # 2 to 3 where the film hangs in what was scaled
+    np.testing.assert_array_equal(into[~fill], rgb[~fill])
+
+
+def test_a_scaled_filling_is_compensated_where_the_picture_is() -> None:
+    """What is five darker all over, and thirty darker far away, gets five and a half."""
+    rgb, fill = np.full((400, 400, 3), 100, np.uint8), blobs(400, 400, (150, 150, 250, 250))
+    (window,) = windows(fill, 64)
+    out = np.full((64, 64, 3), 70, np.uint8)
+    out[5:-5, 5:-5] = 95
+    into = rgb.copy()
+    put_back(into, out, cut_out(window, rgb), "compensate")
+    assert into[200, 200].tolist() == [100] * 3
 
 
 def test_feather_is_in_the_pictures_pixels_and_the_published_blur_in_the_models() -> None:

@@ -11,18 +11,20 @@ from moebius.errors import UsageError
 from moebius.pictures import published
 from moebius.pictures.cut import Cut
 from moebius.pictures.mask import dilated, feathered, support
-from moebius.pictures.pixels import bounds, rescaled, resized
+from moebius.pictures.pixels import LANCZOS, bounds, piece, rescaled
 from moebius.pictures.seam import matched
 from moebius.pictures.windows import Window
 
 Blend = Literal["paste", "match", "compensate", "raw"]
 
-LANCZOS = 3  # how many pixels it reaches, of the larger ones
+MARGIN = 8  # pixels of the picture around what a scaled window fills that joining looks at, at least: all of `seam`, and the box that
+# `compensate` compares in
 
 
 def put_back(into: np.ndarray, result: np.ndarray, cut: Cut, blend: Blend = "paste") -> None:
     """Puts the model's `result` (h, w, 3) into the picture's pixels, of the same or the other integer type.
 
+    What a scaled window made is enlarged first: all of this is at the picture's own resolution.
     ⌊(result·w + into·(255-w)) / 255⌋ with w from `seam_weights`, in exact arithmetic: where w is 0, or where `result` is what
     was cut from a native window, nothing changes. `match` first joins the result's colours to the picture's, `seam.matched`;
     `compensate` adds 1.1 times how much brighter the picture is than the result around the mask. `raw` replaces the whole window.
@@ -39,13 +41,37 @@ def put_back(into: np.ndarray, result: np.ndarray, cut: Cut, blend: Blend = "pas
         rows, columns = window.inside()
         into[rows, columns] = _in_the_picture(window, result, rows, columns)
         return
-    if blend == "match":
-        result = _matched(window, result, cut.rgb, cut.m[0, 0] > 0)
     rows, columns, w = seam_weights(window)
-    if not w.any():
-        return
-    delta = published.COMPENSATION * _brightness_difference(result, cut) if blend == "compensate" else np.zeros(3)
-    _mix(into[rows, columns], _in_the_picture(window, result, rows, columns), w, delta)
+    if w.any():
+        filling, delta = (_native if window.native else _enlarged)(into, result, cut, blend, rows, columns)
+        _mix(into[rows, columns], filling, w, delta)
+
+
+def _native(into: np.ndarray, result: np.ndarray, cut: Cut, blend: Blend, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    """What a native window's result puts at these rows and columns of the picture, and what is added to it, a number a channel."""
+    m = cut.m[0, 0] > 0
+    if blend == "match":
+        result = matched(result, cut.rgb, m)
+    delta = _brightness_difference(cut.rgb, result, cut.own, m) if blend == "compensate" else np.zeros(3)
+    return result[cut.window.relative(rows, columns)], delta
+
+
+def _enlarged(into: np.ndarray, result: np.ndarray, cut: Cut, blend: Blend, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    """The same of a scaled window: first enlarged, then joined, so that the hole's border fits at the picture's own resolution."""
+    window = cut.window
+    across, along = (
+        slice(max(s.start, n.start - MARGIN), min(s.stop, n.stop + MARGIN)) for s, n in zip(window.inside(), (rows, columns), strict=True)
+    )
+    here = across, along
+    result, picture, delta = _in_the_picture(window, result, *here), into[here], np.zeros(3)
+    if blend != "paste":
+        hole = window.islands.fill[here]
+        if blend == "match":
+            result = matched(result, picture, hole)
+        else:
+            delta = _brightness_difference(picture, result, window.own(*here), hole)
+    inner = tuple(slice(n.start - s.start, n.stop - s.start) for s, n in zip(here, (rows, columns), strict=True))
+    return result[inner], delta
 
 
 def seam_weights(window: Window) -> tuple[slice, slice, np.ndarray]:
@@ -67,33 +93,25 @@ def published_picture(result: np.ndarray, cut: Cut, blend: Blend = "paste") -> I
         return Image.fromarray(result)
     if blend == "match":
         picture, m = np.asarray(cut.prepared.image), cut.m[0, 0] > 0
-        return Image.fromarray(np.where(m[..., None], _matched(cut.window, result, picture, m), picture))
+        # The film hangs where resizing left no trace of what was in the hole, if anywhere.
+        clear = m if cut.window.native else dilated(m, LANCZOS * max(1, 1 / cut.window.scale) + 1)
+        return Image.fromarray(np.where(m[..., None], matched(result, picture, m if clear.all() else clear), picture))
     return (published.paste if blend == "paste" else published.compensate)(result, cut.prepared)
 
 
-def _matched(window: Window, result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """`seam.matched`; in a scaled window the film hangs where resizing left no trace of what was in the hole, if anywhere."""
-    clear = hole if window.native else dilated(hole, LANCZOS * max(1, 1 / window.scale) + 1)
-    return matched(result, picture, hole if clear.all() else clear)
-
-
-def _brightness_difference(result: np.ndarray, cut: Cut) -> np.ndarray:
-    """Per channel, the mean of the picture minus that of the result around the mask: `published.compensate`'s delta."""
-    around = published.neighbourhood(cut.own) & (cut.m[0, 0] == 0)
+def _brightness_difference(picture: np.ndarray, result: np.ndarray, own: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """1.1 times `published.compensate`'s delta: per channel, the mean of the picture minus that of the result around the mask."""
+    around = published.neighbourhood(own) & ~hole
     if not around.any():
         return np.zeros(3)
-    delta: np.ndarray = cut.rgb[around].mean(axis=0) - result[around].mean(axis=0)
+    delta: np.ndarray = published.COMPENSATION * (picture[around].mean(axis=0) - result[around].mean(axis=0))
     return delta
 
 
 def _in_the_picture(window: Window, result: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
     """The result's pixels for these of the picture, at the picture's resolution."""
-    y, x = window.relative(rows, columns)
-    if window.native:
-        return result[y, x]
-    (width, height), size = window.target, (columns.stop - columns.start, rows.stop - rows.start)
-    high, wide = height / window.height, width / window.width
-    return resized(result, size, (x.start * wide, y.start * high, min(x.stop * wide, width), min(y.stop * high, height)))
+    inside = window.relative(rows, columns)
+    return result[inside] if window.native else piece(result, (window.width, window.height), *inside)
 
 
 def _mix(picture: np.ndarray, filling: np.ndarray, w: np.ndarray, delta: np.ndarray) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from moebius.pictures.mask import dilated
 
-CYCLES, SWEEPS = 3, 2
+CYCLES, SWEEPS, BAND = 3, 2, 32
 RIM, AROUND, OFF, SPREAD = 2, 4, 16, 3  # pixels, pixels, grey levels of 255, a factor: see `remains`
 NEAR, NOTHING = 8, 0.2  # pixels, grey levels: see `fidelity`
 
@@ -84,70 +84,105 @@ def harmonic(known: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """`known` (h, w, c) with the film in the hole (h, w). Some pixel must be known.
 
     Full multigrid: begun with the film of the picture at half the side, then CYCLES times relaxed, corrected by a half-sided solution of
-    what is still wrong, and relaxed again, which leaves about a hundredth of what the known pixels differ by. Elementwise float64 alone:
-    the same bytes everywhere.
+    what is still wrong, and relaxed again, which leaves about a hundredth of what the known pixels differ by. Deeper in the hole than BAND
+    pixels the film is smooth, and that at half the side, interpolated, is taken as it is: the work grows with the hole's rim, not its
+    area. Elementwise float64 alone: the same bytes everywhere.
     """
     v = np.ascontiguousarray(np.where(hole[..., None], 0.0, known))
     if hole.any():
-        _Grid(hole).fill(v)
+        _fill(v, hole)
     return v
 
 
-def quads(array: np.ndarray) -> np.ndarray:
-    """(h, w, …) → (4, ⌈h/2⌉, ⌈w/2⌉, …): the corners of every 2×2 pixels; zeros beyond the border."""
-    even = np.pad(array, [(0, n % 2) for n in array.shape[:2]] + [(0, 0)] * (array.ndim - 2))
-    return np.stack([even[i::2, j::2] for i in (0, 1) for j in (0, 1)])
+def _fill(v: np.ndarray, hole: np.ndarray, grid: _Grid | None = None) -> None:
+    """Puts the film into v (h, w, c), which is zero in the hole."""
+    deep = hole & ~dilated(~hole, BAND)
+    whole = not deep.any()
+    grid = grid if grid is not None and whole else _Grid(hole & ~deep)
+    known = gathered((~hole).astype(np.uint8))  # how many of the pixels in one of half the side
+    half = gathered(v) / np.maximum(known, 1)[..., None]
+    if (known == 0).any():
+        _fill(half, known == 0, grid.coarse if whole else None)
+    v[grid.y, grid.x] = half[grid.y // 2, grid.x // 2]
+    if not whole:
+        y, x = np.nonzero(deep)
+        for first in range(0, len(y), 2**16):
+            here = y[first : first + 2**16], x[first : first + 2**16]
+            v[here] = between(half, *here)
+    film = v.reshape(-1, v.shape[2])[np.concatenate([grid.here, grid.ring])]
+    for _ in range(CYCLES):
+        grid.cycle(film, np.zeros((len(grid.here), v.shape[2])))
+    v[grid.y, grid.x] = film[: len(grid.here)]
+
+
+def gathered(array: np.ndarray) -> np.ndarray:
+    """(h, w, …) → (⌈h/2⌉, ⌈w/2⌉, …): sums over every 2×2 pixels; beyond the border lie zeros."""
+    even = (
+        np.pad(array, [(0, n % 2) for n in array.shape[:2]] + [(0, 0)] * (array.ndim - 2)) if any(n % 2 for n in array.shape[:2]) else array
+    )
+    total: np.ndarray = even[::2, ::2] + even[::2, 1::2] + even[1::2, ::2] + even[1::2, 1::2]
+    return total
+
+
+def between(half: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A picture of half the side at these pixels, bilinear."""
+    nearest, below, beside, across = (half[place] for place in _four(y, x, half.shape))
+    mix: np.ndarray = (9 * nearest + 3 * below + 3 * beside + across) / 16
+    return mix
+
+
+def _four(y: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows and columns of the four pixels of half the side around each of these."""
+    row, column = y // 2, x // 2
+    below, beside = (np.clip(c + 2 * (p % 2) - 1, 0, n - 1) for c, p, n in zip((row, column), (y, x), shape, strict=False))
+    return [(row, column), (below, column), (row, beside), (below, beside)]
 
 
 class _Grid:
-    """The unknown pixels of a picture, their neighbours, and the pixels of half the side that lie all in the hole."""
+    """The unknown pixels of a picture by number, their neighbours, and the pixels of half the side that are all unknown.
 
-    def __init__(self, hole: np.ndarray) -> None:
-        self.hole = hole
-        self.y, self.x = y, x = np.nonzero(hole)
-        tall, wide = hole.shape
+    Values are (unknown pixels + those around them, c).
+    """
+
+    def __init__(self, unknown: np.ndarray) -> None:
+        self.y, self.x = y, x = np.nonzero(unknown)
+        tall, wide = unknown.shape
         # Beyond the border a pixel is its own neighbour: it does not pull.
         rows = np.maximum(y - 1, 0), np.minimum(y + 1, tall - 1), y, y
         columns = x, x, np.maximum(x - 1, 0), np.minimum(x + 1, wide - 1)
-        self.here, self.around = y * wide + x, np.stack(rows) * wide + np.stack(columns)
-        self.outside = (self.around == self.here).sum(axis=0)[:, None].astype(np.float64)
-        self.turns = [np.flatnonzero((x + y) % 2 == colour) for colour in (0, 1)]  # of a chessboard
-        self.known = quads(~hole).sum(axis=0)  # how many of the pixels in one of half the side
-        self.coarse = _Grid(self.known == 0) if (self.known == 0).any() else None
-
-    def fill(self, v: np.ndarray) -> None:
-        """Puts the film into v (h, w, c), which is zero in the hole."""
-        half = quads(v).sum(axis=0) / np.maximum(self.known, 1)[..., None]
+        self.here, around = y * wide + x, np.stack(rows) * wide + np.stack(columns)
+        self.ring = np.unique(around[~unknown.reshape(-1)[around]])
+        numbers = np.empty(tall * wide, np.int32)
+        numbers[self.here], numbers[self.ring] = np.arange(len(y)), len(y) + np.arange(len(self.ring))
+        self.around = numbers[around]
+        self.outside = (around == self.here).sum(axis=0)[:, None].astype(np.float64)
+        turns = [np.flatnonzero((x + y) % 2 == colour) for colour in (0, 1)]  # of a chessboard
+        self.turns = [(turn, self.around[:, turn], self.outside[turn], 4 - self.outside[turn]) for turn in turns]
+        inner = gathered((~unknown).astype(np.uint8)) == 0
+        self.coarse = _Grid(inner) if inner.any() else None
         if self.coarse is not None:
-            self.coarse.fill(half)
-        v[self.hole] = half[self.y // 2, self.x // 2]
-        for _ in range(CYCLES):
-            self.cycle(v, np.zeros(v.shape))
+            numbers = np.pad(numbers.reshape(tall, wide), [(0, tall % 2), (0, wide % 2)], constant_values=-1)  # beyond the border lies zero
+            self.parts = [numbers[2 * self.coarse.y + i, 2 * self.coarse.x + j] for i in (0, 1) for j in (0, 1)]
+            other = np.full(inner.shape, -1, np.int32)  # the last of the coarse ones stays zero
+            other[self.coarse.y, self.coarse.x] = np.arange(len(self.coarse.y))
+            self.four = [other[place] for place in _four(self.y, self.x, inner.shape)]
 
     def cycle(self, v: np.ndarray, force: np.ndarray) -> None:
-        """Nearer to 4·v - (sum of the neighbours) = force at every unknown pixel; both (h, w, c)."""
+        """Nearer to 4·v - (sum of the neighbours) = force at every unknown pixel."""
         self._relax(v, force)
         if self.coarse is not None:
-            flat, wrong = v.reshape(-1, v.shape[2]), np.zeros_like(v)
-            up, down, left, right = (flat[n] for n in self.around)
-            wrong.reshape(flat.shape)[self.here] = force.reshape(flat.shape)[self.here] - (4 * flat[self.here] - up - down - left - right)
-            total = quads(wrong).sum(axis=0)
-            missing = np.zeros(total.shape)
-            self.coarse.cycle(missing, total)
-            flat[self.here] += self._between(missing)
+            up, down, left, right = (v.take(n, axis=0) for n in self.around)
+            wrong = np.zeros((len(force) + 1, v.shape[1]))
+            wrong[:-1] = force - (4 * v[: len(force)] - up - down - left - right)
+            a, b, c, d = (wrong.take(n, axis=0) for n in self.parts)
+            missing = np.zeros((len(self.coarse.here) + len(self.coarse.ring) + 1, v.shape[1]))
+            self.coarse.cycle(missing, a + b + c + d)
+            nearest, below, beside, across = (missing.take(n, axis=0) for n in self.four)
+            v[: len(force)] += (9 * nearest + 3 * below + 3 * beside + across) / 16
         self._relax(v, force)
 
     def _relax(self, v: np.ndarray, force: np.ndarray) -> None:
-        flat, force = v.reshape(-1, v.shape[2]), force.reshape(-1, v.shape[2])
         for _ in range(SWEEPS):
-            for turn in self.turns:
-                here, outside = self.here[turn], self.outside[turn]
-                up, down, left, right = (flat[n] for n in self.around[:, turn])
-                flat[here] = (up + down + left + right - outside * flat[here] + force[here]) / (4 - outside)
-
-    def _between(self, half: np.ndarray) -> np.ndarray:
-        """Bilinear, at the unknown pixels."""
-        y, x = self.y // 2, self.x // 2
-        below, beside = (np.clip(c + 2 * (p % 2) - 1, 0, n - 1) for c, p, n in zip((y, x), (self.y, self.x), half.shape, strict=False))
-        mix: np.ndarray = (9 * half[y, x] + 3 * half[below, x] + 3 * half[y, beside] + half[below, beside]) / 16
-        return mix
+            for turn, around, outside, pull in self.turns:
+                up, down, left, right = (v.take(n, axis=0) for n in around)
+                v[turn] = (up + down + left + right - outside * v.take(turn, axis=0) + force.take(turn, axis=0)) / pull

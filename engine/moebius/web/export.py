@@ -22,7 +22,7 @@ from moebius.model import contract, noise, scheduler
 from moebius.model.denoise import Denoiser
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
-from moebius.pictures import blend, published, seam, windows
+from moebius.pictures import blend, pixels, published, seam, windows
 from moebius.web.bundle import Bundle, ForBrowsers
 from moebius.web.witness import witness
 
@@ -33,12 +33,13 @@ TILES = ("gpu", "cpu")
 SUFFIXES = (".html", ".css", ".js", ".json", ".bin")
 PLAYED = ("steps", "guidance", "strength", "noise_offset", "seed")  # the settings that the page has
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take from plan.json: they type no number of the engine's
-    blend: ("LANCZOS",),
+    blend: ("MARGIN",),
     contract: ("TEMB_MAX_PERIOD",),
     noise: ("LN2", "LOG_DEGREE", "TURN_DEGREE"),
+    pixels: ("LANCZOS",),
     published: ("BLUR_RADIUS",),
     scheduler: ("TRAIN_STEPS", "BETA_START", "BETA_END"),
-    seam: ("CYCLES", "SWEEPS", "RIM", "AROUND", "OFF", "SPREAD", "NEAR", "NOTHING"),
+    seam: ("CYCLES", "SWEEPS", "BAND", "RIM", "AROUND", "OFF", "SPREAD", "NEAR", "NOTHING"),
     windows: ("CONTEXT", "SCALED"),
 }
 

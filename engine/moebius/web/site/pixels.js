@@ -2,7 +2,7 @@
 // engine/moebius/pictures/mask.py have them. A picture is {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
 // `constants` are plan.json's.
 
-import { grown, matched } from "./seam.js";
+import { matched } from "./seam.js";
 
 const ONE = 2 ** 22; // Pillow's, in the weights of its resizing
 
@@ -76,27 +76,27 @@ export function toBytes(x) {
   return Uint8Array.from(x, (v) => round(Math.min(1, Math.max(0, round(round(v + 1) / 2))) * 255));
 }
 
-// The picture with the window's result blended in through the blurred mask: ⌊(result·w + picture·(255-w)) / 255⌋. "match" joins the
-// colours at the seam first, and blurs nothing.
+// The picture with the window's result blended in, at the picture's resolution: enlarged, then joined ("match": the colours at the seam,
+// with no blur) or pasted through the blurred mask: ⌊(result·w + picture·(255-w)) / 255⌋.
 export function pasted(picture, mask, result, window, blend, constants) {
-  const { BLUR_RADIUS, LANCZOS } = constants;
+  const { BLUR_RADIUS, LANCZOS, MARGIN } = constants;
   const { x, y, side } = window;
-  const match = blend === "match";
-  if (match) {
-    const { rgb, m } = cut(picture, mask, window, constants);
-    const size = result.width; // in a scaled window the film hangs where resizing left no trace of what was in the hole, if anywhere
-    const clear = side === size ? m : grown(m, size, size, LANCZOS * Math.max(1, size / side) + 1);
-    const hole = clear.every(Boolean) ? m : clear;
-    result = { ...result, data: matched(result.data, rgb.data, hole, size, size, constants) };
-  }
-  const back = result.width === side ? result : resized(result, side, LANCZOS);
-  const [left, top] = [Math.max(0, x), Math.max(0, y)];
-  const [width, height] = [Math.min(picture.width, x + side) - left, Math.min(picture.height, y + side) - top];
+  const inner = (first, length, n) => [Math.max(0, first), Math.min(n, first + length)];
+  const [[left, right], [top, bottom]] = [inner(x, side, picture.width), inner(y, side, picture.height)];
+  const [width, height] = [right - left, bottom - top];
   const inside = new Uint8Array(width * height);
   for (let j = 0; j < height; j++) {
-    for (let i = 0; i < width; i++) inside[j * width + i] = 255 * mask.data[(top + j) * mask.width + left + i];
+    for (let i = 0; i < width; i++) inside[j * width + i] = mask.data[(top + j) * mask.width + left + i] ? 255 : 0;
   }
-  const weights = match ? inside : blurred(inside, width, height, (BLUR_RADIUS * side) / result.width);
+  let [weights, back] = [inside, result.width === side ? result : resized(result, side, LANCZOS)];
+  if (blend !== "match") {
+    weights = blurred(inside, width, height, (BLUR_RADIUS * side) / result.width);
+  } else if (result.width === side) {
+    const { rgb, m } = cut(picture, mask, window, constants);
+    back = { ...back, data: matched(back.data, rgb.data, m, side, side, constants) };
+  } else {
+    back = { ...back, data: joined(picture, mask, back.data, [left, top, right, bottom], window, MARGIN, constants) };
+  }
   const data = picture.data.slice();
   for (let j = 0; j < height; j++) {
     for (let i = 0; i < width; i++) {
@@ -107,6 +107,24 @@ export function pasted(picture, mask, result, window, blend, constants) {
     }
   }
   return { data, width: picture.width, height: picture.height };
+}
+
+// A scaled window's result, enlarged, matched where the picture is: what is marked and MARGIN pixels around.
+function joined(picture, mask, back, [left, top, right, bottom], { x, y, side }, margin, constants) {
+  const [x0, y0, x1, y1] = bounds(mask);
+  const [first, last] = [[Math.max(left, x0 - margin), Math.max(top, y0 - margin)], [Math.min(right, x1 + margin), Math.min(bottom, y1 + margin)]];
+  const [wide, high] = [last[0] - first[0], last[1] - first[1]];
+  const [fill, known, hole] = [new Uint8Array(3 * wide * high), new Uint8Array(3 * wide * high), new Uint8Array(wide * high)];
+  for (let j = 0; j < high; j++) {
+    const at = (first[1] + j) * picture.width + first[0];
+    const from = 3 * ((first[1] + j - y) * side + first[0] - x);
+    fill.set(back.subarray(from, from + 3 * wide), 3 * j * wide);
+    known.set(picture.data.subarray(3 * at, 3 * (at + wide)), 3 * j * wide);
+    hole.set(mask.data.subarray(at, at + wide), j * wide);
+  }
+  const got = matched(fill, known, hole, wide, high, constants);
+  for (let j = 0; j < high; j++) back.set(got.subarray(3 * j * wide, 3 * (j + 1) * wide), 3 * ((first[1] + j - y) * side + first[0] - x));
+  return back;
 }
 
 // Square pictures by Lanczos with so many lobes: Pillow's arithmetic, columns first (or rows), in whole numbers of 2^-22, rounded in between.
