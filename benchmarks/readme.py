@@ -3,8 +3,8 @@
     python benchmarks/readme.py [--check]
 
 kernels.*.json are of bench_kernels, model.*.json of bench_model, start.json of bench_start, accuracy.json of accuracy, nano.json of
-bench_nano. Each table stands between two markers. With --check nothing is written, and the exit code is 1 where a page differs from the
-results.
+bench_nano, nano_whole.json of bench_nano --whole. Each table stands between two markers. With --check nothing is written,
+and the exit code is 1 where a page differs from the results.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from moebius.errors import UsageError
 sys.path.insert(0, str(ROOT / "tools"))
 from nano_data import STRUCTURED
 
-PAGES = {"README.md": ("short",), "docs/results.md": ("nano", "speed", "start", "kernels"), "docs/accuracy.md": ("accuracy",)}
+PAGES = {"README.md": ("short",), "docs/results.md": ("nano", "whole", "speed", "start", "kernels"), "docs/accuracy.md": ("accuracy",)}
 CASES = ("UNet tiny", "VAE tiny", "UNet full", "VAE full 512²")  # the columns of accuracy.json
 PHOTOS = "photographs"
+WHOLE_METHODS = ("nano", "film", "Telea", "Navier-Stokes", "FSR")
 METHODS = ("nano", "border mean", "Telea", "unmatched", "film", "VAE")  # the columns of nano.json
 
 
@@ -104,6 +105,22 @@ def nano_table(table: Mapping[str, Any]) -> list[str]:
         f"Over the border mean nano is {structured} ahead on structured pictures, {made} on all made ones and {photos} on photographs; "
         f"over Telea on every kind but these: {', '.join(behind) or 'none'}.",
     ]
+    return lines
+
+
+def whole_table(table: Mapping[str, Any]) -> list[str]:
+    """A row a kind of mask."""
+    lines = [
+        f"| whole photographs, PSNR in the hole, dB | {' | '.join(WHOLE_METHODS)} | over the film on structure | step | detail | windows |",
+        "|---" * (len(WHOLE_METHODS) + 5) + "|",
+    ]
+    for kind, row in table.items():
+        ahead = row.get("ahead of the film on structure")
+        scores = " | ".join(f"{row[m]:.1f}" for m in WHOLE_METHODS)
+        lines.append(
+            f"| {kind} ({row['pictures']}) | {scores} | {'' if ahead is None else f'{ahead:+.1f}'} "
+            f"| {row['step']:.2f} | {row['detail']:.2f} | {row['windows']:.0f} |"
+        )
     return lines
 
 
@@ -203,6 +220,7 @@ def tables() -> dict[str, list[str]]:
         "start": start(read_plain("start.json")),
         "accuracy": accuracy_table(accuracy),
         "nano": nano_table(nano),
+        "whole": whole_table(read_plain("nano_whole.json")["means"]),
     }
 
 

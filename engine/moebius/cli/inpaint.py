@@ -150,6 +150,8 @@ def numbered(path: Path, count: int) -> list[Path]:
 def run_with_progress(model: Inpainter, photo: Any, mask: Any, settings: dict[str, Any], args: argparse.Namespace) -> Result:
     """With a bar on a terminal."""
     run = model.steps(photo, mask, **settings)
+    if len(run.modelled) > 1 and not args.quiet:
+        say(f"{len(run.modelled)} windows of {model.size}×{model.size} pixels cover the mask; --max-windows bounds how many.")
     bar = None if args.quiet or args.json or not sys.stderr.isatty() else Bar()
     try:
         for step in run:

@@ -17,6 +17,7 @@ from moebius.pictures.blend import Blend
 from moebius.weights.published import NANO
 
 LOG_VARIANCE = (-30.0, 20.0)
+NANO_DETAIL = 0.5  # costs a third of a decibel of PSNR where the surroundings are textured
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean and log variance, (1, 4, h, w) each
@@ -34,6 +35,7 @@ class LoadedModel:
         self.unet, self.vae, self.scheduler = unet, vae, scheduler or DDIM()
         self.model, self.revision = model, revision
         self.blend: Blend = "match" if model == NANO else "paste"  # where the settings name none: a small model's colours are off
+        self.detail = NANO_DETAIL if model == NANO else 0.0  # where the settings name none: a small model's fills are smooth
         self.closed = False
         self.notes: tuple[str, ...] = ()  # what the user should know about the weights
         self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from moebius.errors import UsageError
 from moebius.model.noise import Rng
 from moebius.pictures.blend import Blend
-from moebius.pictures.windows import Crop
+from moebius.pictures.windows import MOST, Crop
 
 LARGEST_RADIUS = 10_000  # pixels, of grow and feather
 
@@ -27,13 +27,15 @@ class Settings:
     rng: Rng = "numpy"
     num_images: int = 1  # seeds seed, seed + 1, …
     crop: Crop = "auto"
+    max_windows: int = MOST  # for one picture
     blend: Blend | None = None  # None: match for nano, paste (as published) for all others and with crop="upstream"
+    detail: float | None = None  # how much grain match adds, from 0 to 1; None: for nano as in `loaded`, for all others none
     grow: float = 0
     feather: float | None = None  # None: the published blur of 3, in the model's pixels; with match none
     invert: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "num_images"):
+        for name in ("steps", "num_images", "max_windows"):
             value = getattr(self, name)
             if not _is_integer(value) or value < 1:
                 raise UsageError(f"{name} is {value!r}; it must be a whole number from 1 up.")
@@ -47,6 +49,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 <= value <= LARGEST_RADIUS):
                 raise UsageError(f"{name} is {value!r}; it must be a number of pixels from 0 to {LARGEST_RADIUS}.")
+        if self.detail is not None and not (_is_number(self.detail) and 0 <= self.detail <= 1):
+            raise UsageError(f"detail is {self.detail!r}; it must be a number from 0 to 1.")
         if not isinstance(self.invert, bool):
             raise UsageError(f"invert is {self.invert!r}; it must be True or False.")
         for name, choices in (("rng", get_args(Rng)), ("blend", get_args(Blend)), ("crop", get_args(Crop))):

@@ -3,7 +3,7 @@
 The film v solves Laplace's equation in the hole, Δv = 0: every pixel is the mean of its four neighbours, at the picture's border of those
 there are. `matched` hangs one in the picture and one in what a model made of it, and puts what the model adds to its own film onto the
 picture's: so the fill has no seam (Pérez, Gangnet and Blake, "Poisson image editing", 2003). It adds as much of it as the model's detail
-is worth around the hole.
+is worth around the hole, and none where the hole is thin: measured on photographs, there the film alone is nearer to what was there.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from moebius.pictures.mask import dilated
 CYCLES, SWEEPS, BAND = 3, 2, 32
 RIM, AROUND, OFF, SPREAD = 2, 4, 16, 3  # pixels, pixels, grey levels of 255, a factor: see `remains`
 NEAR, NOTHING = 8, 0.2  # pixels, grey levels: see `fidelity`
+LARGE = 2**20  # pixels at a time
+THIN, ROUND, FADE = 4, 6, 4  # pixels of the model, and how many steps of one: see `thickness`
 
 
-def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The picture's pixels (h, w, 3), and in the hole (h, w): film of the picture + fidelity·(result - film of the result).
+def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """The picture's pixels (h, w, 3), and in the hole (h, w): film of the picture + thickness·fidelity·(result - film of the result).
 
-    Both pictures are of one integer type. With a fidelity of one this is the result plus the film between the two.
+    Both pictures are of one integer type. With both factors one this is the result plus the film between the two. `scale` is how many
+    pixels here are one of the model.
     """
     if hole.all():
         return result  # there is no rim to match
@@ -28,9 +31,37 @@ def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.nda
     unknown = hole | remains(picture.astype(np.float64) - result, hole, OFF * white / 255)
     if unknown.all():
         unknown = hole
-    films = harmonic(np.concatenate([picture, result], axis=2).astype(np.float64), unknown)
-    filled = films[..., :3] + fidelity(result, picture, hole, unknown) * (result - films[..., 3:])
-    return np.where(hole[..., None], np.rint(np.clip(filled, 0, white)).astype(result.dtype), picture)
+    shown, hanging = fidelity(result, picture, hole, unknown) * thickness(hole, scale), _Level(unknown)
+    out = picture.copy()
+    at_once = 3 if hole.size <= LARGE else 1  # colours: the floats of a whole photo would take gigabytes
+    for c in range(0, 3, at_once):
+        colours = np.s_[..., c : c + at_once]
+        films = hanging.film(np.concatenate([picture[colours], result[colours]], axis=2))
+        filled = films[..., :at_once] + shown[..., None] * (result[colours] - films[..., at_once:])
+        out[colours][hole] = np.rint(np.clip(filled, 0, white)).astype(result.dtype)[hole]
+    return out
+
+
+def film(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The picture (h, w, 3) with its film in the hole (h, w): `matched` where the hole is thin."""
+    if hole.all():
+        return picture
+    return np.rint(harmonic(picture.astype(np.float64), hole)).astype(picture.dtype)
+
+
+def thickness(hole: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """(h, w), from 0 in the hole's thin parts to 1 in the thick ones.
+
+    Thick is what lies within ROUND pixels of the model of a place that is more than THIN from all that is known: all of a box or disc that
+    has one. From there on it fades in FADE steps of a pixel.
+    """
+    core = hole & ~dilated(~hole, THIN * scale)
+    thick = dilated(core, ROUND * scale).astype(np.float64)
+    if core.any() and not thick[hole].all():
+        for k in range(1, FADE):
+            thick += dilated(core, (ROUND + k) * scale)
+        thick /= FADE
+    return thick
 
 
 def fidelity(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown: np.ndarray) -> float:
@@ -88,31 +119,43 @@ def harmonic(known: np.ndarray, hole: np.ndarray) -> np.ndarray:
     pixels the film is smooth, and that at half the side, interpolated, is taken as it is: the work grows with the hole's rim, not its
     area. Elementwise float64 alone: the same bytes everywhere.
     """
-    v = np.ascontiguousarray(np.where(hole[..., None], 0.0, known))
-    if hole.any():
-        _fill(v, hole)
-    return v
+    return _Level(hole).film(known)
 
 
-def _fill(v: np.ndarray, hole: np.ndarray, grid: _Grid | None = None) -> None:
-    """Puts the film into v (h, w, c), which is zero in the hole."""
-    deep = hole & ~dilated(~hole, BAND)
-    whole = not deep.any()
-    grid = grid if grid is not None and whole else _Grid(hole & ~deep)
-    known = gathered((~hole).astype(np.uint8))  # how many of the pixels in one of half the side
-    half = gathered(v) / np.maximum(known, 1)[..., None]
-    if (known == 0).any():
-        _fill(half, known == 0, grid.coarse if whole else None)
-    v[grid.y, grid.x] = half[grid.y // 2, grid.x // 2]
-    if not whole:
-        y, x = np.nonzero(deep)
-        for first in range(0, len(y), 2**16):
-            here = y[first : first + 2**16], x[first : first + 2**16]
+class _Level:
+    """A hole, and that of the picture at half the side."""
+
+    def __init__(self, hole: np.ndarray, grid: _Grid | None = None) -> None:
+        self.hole = hole
+        self.deep = hole & ~dilated(~hole, BAND)
+        whole = not self.deep.any()
+        self.grid = grid if grid is not None and whole else _Grid(hole & ~self.deep)
+        self.known = gathered((~hole).astype(np.uint8))  # how many of the pixels in one of half the side
+        inner = self.known == 0
+        self.half = _Level(inner, self.grid.coarse if whole else None) if hole.any() and inner.any() else None
+
+    def film(self, known: np.ndarray) -> np.ndarray:
+        """`known` (h, w, c) with the film in the hole."""
+        v = np.ascontiguousarray(np.where(self.hole[..., None], 0.0, known))
+        if self.hole.any():
+            self.fill(v)
+        return v
+
+    def fill(self, v: np.ndarray) -> None:
+        """Puts the film into v (h, w, c), which is zero in the hole."""
+        grid = self.grid
+        half = gathered(v) / np.maximum(self.known, 1)[..., None]
+        if self.half is not None:
+            self.half.fill(half)
+        v[grid.y, grid.x] = half[grid.y // 2, grid.x // 2]
+        y, x = np.nonzero(self.deep)
+        for first in range(0, len(y), LARGE):
+            here = y[first : first + LARGE], x[first : first + LARGE]
             v[here] = between(half, *here)
-    film = v.reshape(-1, v.shape[2])[np.concatenate([grid.here, grid.ring])]
-    for _ in range(CYCLES):
-        grid.cycle(film, np.zeros((len(grid.here), v.shape[2])))
-    v[grid.y, grid.x] = film[: len(grid.here)]
+        film = v.reshape(-1, v.shape[2])[np.concatenate([grid.here, grid.ring])]
+        for _ in range(CYCLES):
+            grid.cycle(film, np.zeros((len(grid.here), v.shape[2])))
+        v[grid.y, grid.x] = film[: len(grid.here)]
 
 
 def gathered(array: np.ndarray) -> np.ndarray:

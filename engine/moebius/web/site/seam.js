@@ -1,8 +1,9 @@
 // The film of engine/moebius/pictures/seam.py, number for number: what is known around a hole, continued smoothly through it. Arrays
 // of pixels are flat, three channels a pixel; a hole has one byte a pixel. `constants` are plan.json's.
 
-// The picture's pixels, and in the hole: film of the picture + fidelity·(result - film of the result).
-export function matched(result, picture, hole, width, height, constants) {
+// The picture's pixels, and in the hole: film of the picture + thickness·fidelity·(result - film of the result). `scale` is how many pixels
+// here are one of the model.
+export function matched(result, picture, hole, width, height, constants, scale = 1) {
   if (hole.every(Boolean)) return result; // there is no rim to match
   const remaining = remains(Float64Array.from(picture, (p, i) => p - result[i]), hole, width, height, constants);
   const rest = hole.map((h, i) => h || remaining[i]);
@@ -11,8 +12,27 @@ export function matched(result, picture, hole, width, height, constants) {
   harmonic(film, unknown, width, height, constants);
   harmonic(own, unknown, width, height, constants);
   const kept = fidelity(result, picture, hole, unknown, width, height, constants);
-  const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + kept * (v - own[i])); // to the nearest, halves to even ones
+  const thick = thickness(hole, width, height, scale, constants);
+  const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + kept * thick[Math.floor(i / 3)] * (v - own[i])); // halves to even
   return Uint8Array.from(picture, (p, i) => (hole[Math.floor(i / 3)] ? filled[i] : p));
+}
+
+// The picture with its film in the hole.
+export function film(picture, hole, width, height, constants) {
+  if (hole.every(Boolean)) return picture;
+  const filled = Float64Array.from(picture);
+  harmonic(filled, hole, width, height, constants);
+  return Uint8Array.from(Uint8ClampedArray.from(filled));
+}
+
+// From 0 in the hole's thin parts to 1 in the thick ones.
+export function thickness(hole, width, height, scale, { THIN, ROUND, FADE }) {
+  const near = grown(hole.map((h) => (h ? 0 : 1)), width, height, THIN * scale);
+  const core = hole.map((h, i) => (h && !near[i] ? 1 : 0));
+  const thick = Float64Array.from(grown(core, width, height, ROUND * scale));
+  if (!core.some(Boolean) || hole.every((h, i) => !h || thick[i])) return thick;
+  for (let k = 1; k < FADE; k++) grown(core, width, height, (ROUND + k) * scale).forEach((g, i) => (thick[i] += g));
+  return thick.map((t) => t / FADE);
 }
 
 // How much of the result's detail is the picture's where both are known, from 0 to 1.
