@@ -27,7 +27,7 @@ def add_settings(p: argparse.ArgumentParser) -> None:
     p.add_argument("--crop", choices=["auto", "full", "upstream"], help="where to work (auto): windows, all, or as published")
     p.add_argument("--max-windows", metavar="N", type=int, help="for one picture (128); with fewer, larger and scaled ones")
     p.add_argument("--blend", choices=["paste", "match", "compensate", "raw"], help="how to put it back (nano: match, else paste)")
-    p.add_argument("--detail", metavar="D", type=float, help="grain of the surroundings that match adds, 0 to 1 (nano: 0.5, else 0)")
+    p.add_argument("--detail", metavar="D", type=float, help="grain of the surroundings that match adds, 0 to 1 (nano: 0.35, else 0)")
     p.add_argument("--grow", metavar="PX", type=float, help="grow the mask (0)")
     p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (match: 0, else the published 3 of the model's pixels)")
     p.add_argument("--invert", action="store_true", default=None, help="fill in the black part of the mask")
