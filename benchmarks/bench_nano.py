@@ -1,12 +1,15 @@
 """How good nano is: PSNR in the hole against the mean of the border and OpenCV's Telea, and of its VAE; and the strip of pictures.
 
-    python benchmarks/bench_nano.py [--model FILE] [--device NAME] [--pictures N] [--seed N] [--keep]
+    python benchmarks/bench_nano.py [--model FILE] [--device NAME] [--pictures N] [--seed N] [--keep] [--whole]
 
 Held-out pictures alone: made ones from a seed that training does not use, and fixed squares of photographs it never saw (both in
 tools/nano_data.py, with their masks of 5 to 30 % of the area). The hole is painted mid-grey before the model gets the picture, so that
 nothing of the truth is in it, and the run starts from noise alone (`strength=1`), so that nothing of the grey is. "nano" is what a user
-gets, joined at the seam (`blend="match"`); "unmatched" is what its decoder made; "film" is the smooth continuation of the
-surroundings alone (engine/moebius/pictures/seam.py), with no model. Needs the extra `train`.
+gets, joined at the seam (`blend="match"`), but for the grain, which PSNR counts as noise; "unmatched" is what its decoder made; "film" is
+the smooth continuation of the surroundings alone (engine/moebius/pictures/seam.py), with no model.
+
+With --whole the second table instead: photographs whole, with wires, text, scratches and objects to take out (whole_photos.py), against the
+film, OpenCV's two methods and its contrib's FSR; nano as it comes, grain and all, but for --detail 0. Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -22,16 +25,18 @@ import cv2
 import numpy as np
 from common import ROOT, write_json
 from PIL import Image, ImageDraw
-from readme import PHOTOS, nano_table
+from readme import PHOTOS, nano_table, whole_table
 from scipy import ndimage
 
 sys.path.insert(0, str(ROOT / "tools"))
 import nano_data as data
+import whole_photos
 
 from moebius import Inpainter
 from moebius.pictures.seam import harmonic
 
 RESULTS = ROOT / "benchmarks/results/nano.json"
+WHOLE = ROOT / "benchmarks/results/nano_whole.json"
 STRIP = ROOT / "benchmarks/results/nano.png"
 STEPS = 20
 CROSSING = 20  # grey levels: how much the truth in the hole of a structured picture varies, at least
@@ -77,10 +82,6 @@ def telea(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
 
 
-def psnr(got: np.ndarray, want: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(np.mean((got.astype(np.float64) - want) ** 2), 1e-2)))
-
-
 def blinded(case: Case) -> np.ndarray:
     return np.where(case.hole[..., None], np.uint8(127), case.picture)
 
@@ -90,7 +91,7 @@ def reconstruction(inpaint: Inpainter, picture: np.ndarray) -> float:
     x = np.moveaxis(picture / 127.5 - 1, 2, 0)[None].astype(np.float32)
     mean, _ = inpaint.moments(x)
     y = np.clip((inpaint.vae.decode(mean.astype(np.float32))[0] + 1) * 127.5, 0, 255)
-    return psnr(np.moveaxis(y, 0, 2), picture)
+    return whole_photos.psnr(np.moveaxis(y, 0, 2), picture)
 
 
 def measure(inpaint: Inpainter, each: int, seed: int, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
@@ -98,7 +99,7 @@ def measure(inpaint: Inpainter, each: int, seed: int, settings: dict[str, Any]) 
     strip: dict[str, list[np.ndarray]] = {}
     for case in cases(each, seed):
         given, mask = blinded(case), case.hole.astype(np.uint8) * 255
-        result = inpaint(given, mask, steps=STEPS, strength=1.0, blend="match", **settings)
+        result = inpaint(given, mask, steps=STEPS, strength=1.0, blend="match", detail=0, **settings)
         filled = {
             "nano": np.asarray(result.image),
             "border mean": border_mean(given, case.hole),
@@ -106,7 +107,7 @@ def measure(inpaint: Inpainter, each: int, seed: int, settings: dict[str, Any]) 
             "unmatched": np.asarray(result.raw),
             "film": harmonic(given.astype(np.float64), case.hole),
         }
-        row = {name: psnr(picture[case.hole], case.picture[case.hole]) for name, picture in filled.items()}
+        row = {name: whole_photos.psnr(picture[case.hole], case.picture[case.hole]) for name, picture in filled.items()}
         scores.setdefault(case.kind, []).append(row | {"VAE": reconstruction(inpaint, case.picture)})
         if len(scores[case.kind]) == 1 or (case.kind == PHOTOS and len(scores[PHOTOS]) in (13, 25)):  # one of every kind and photograph
             panel = [given, np.repeat(mask[..., None], 3, 2), filled["nano"], filled["Telea"], case.picture]
@@ -138,8 +139,19 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--keep", action="store_true", help="keep the results and the strip; then run benchmarks/readme.py")
     parser.add_argument("--strip", type=Path, help="where to draw the strip (with --keep: benchmarks/results/nano.png)")
+    parser.add_argument("--whole", action="store_true", help="the table of whole photographs")
+    parser.add_argument("--detail", type=float, help="with --whole: the grain (as nano comes)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="with --whole (20)")
     args = parser.parse_args()
     inpaint = Inpainter.from_pretrained(args.model, device=args.device)
+    if args.whole:
+        table = whole_photos.measure(inpaint, args.seed, steps=args.steps, guidance=args.guidance, detail=args.detail)
+        print("\n".join(whole_table(table)))
+        if args.keep:
+            about = {"steps": args.steps, "strength": 1.0, "guidance": args.guidance, "seed": args.seed, "detail": args.detail}
+            about["device"] = inpaint.device
+            write_json(WHOLE, {"settings": about, "means": table})
+        return
     table, strip = measure(inpaint, args.pictures, args.seed, {"guidance": args.guidance})
     print("\n".join(nano_table(table)))
     if args.keep:

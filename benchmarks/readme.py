@@ -4,8 +4,8 @@ report of `moebius compare` from the fingerprints beside it.
     python benchmarks/readme.py [--check]
 
 kernels.*.json are of bench_kernels, model.*.json of bench_model, start.json of bench_start, accuracy.json of accuracy, nano.json of
-bench_nano, plans.json of plans, compare/*.json of fingerprints. Each table stands between two markers. With --check nothing is written,
-and the exit code is 1 where a page differs from the results. It needs no GPU.
+bench_nano, nano_whole.json of bench_nano --whole, plans.json of plans, compare/*.json of fingerprints. Each table stands between two
+markers. With --check nothing is written, and the exit code is 1 where a page differs from the results. It needs no GPU.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from nano_data import STRUCTURED
 
 PAGES = {
     "README.md": ("short", "plan"),
-    "docs/results.md": ("nano", "plan", "speed", "start", "kernels"),
+    "docs/results.md": ("nano", "whole", "plan", "speed", "start", "kernels"),
     "docs/accuracy.md": ("accuracy", "compare"),
 }
 COMPARE = RESULTS / "compare"  # the report, and the fingerprints it is made of
 CASES = ("UNet tiny", "VAE tiny", "UNet full", "VAE full 512²")  # the columns of accuracy.json
 PHOTOS = "photographs"
+WHOLE_METHODS = ("nano", "film", "Telea", "Navier-Stokes", "FSR")
 METHODS = ("nano", "border mean", "Telea", "unmatched", "film", "VAE")  # the columns of nano.json
 
 
@@ -167,6 +168,22 @@ def nano_table(table: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def whole_table(table: Mapping[str, Any]) -> list[str]:
+    """A row a kind of mask."""
+    lines = [
+        f"| whole photographs, PSNR in the hole, dB | {' | '.join(WHOLE_METHODS)} | over the film on structure | step | detail | windows |",
+        "|---" * (len(WHOLE_METHODS) + 5) + "|",
+    ]
+    for kind, row in table.items():
+        ahead = row.get("ahead of the film on structure")
+        scores = " | ".join(f"{row[m]:.1f}" for m in WHOLE_METHODS)
+        lines.append(
+            f"| {kind} ({row['pictures']}) | {scores} | {'' if ahead is None else f'{ahead:+.1f}'} "
+            f"| {row['step']:.2f} | {row['detail']:.2f} | {row['windows']:.0f} |"
+        )
+    return lines
+
+
 def start(result: Mapping[str, float]) -> list[str]:
     """Where the time from a checkpoint on disk to the first step goes."""
     total = result["total"]
@@ -266,6 +283,7 @@ def tables() -> dict[str, list[str]]:
         "start": start(read_plain("start.json")),
         "accuracy": accuracy_table(accuracy),
         "nano": nano_table(nano),
+        "whole": whole_table(read_plain("nano_whole.json")["means"]),
     }
 
 

@@ -281,6 +281,16 @@ def test_several_images_and_json(capsys, tmp_path):
     assert np.abs(difference).max() <= 1  # the second seed, in a batch or alone
 
 
+def test_what_a_run_will_cost_is_said_before_it_begins(capsys, tmp_path):
+    Image.new("RGB", (600, 100), (90, 120, 60)).save(tmp_path / "wide.png")
+    boxes = "--box", "5,5,8,8", "--box", "550,50,9,9"
+    for options, count in (((), 2), (("--max-windows", 1), None)):
+        code, _, err = run(capsys, "inpaint", tmp_path / "wide.png", *boxes, *FAST, *options, "-o", tmp_path / "out.png")
+        assert code == 0, err
+        assert re.findall(r"^(\d+) windows", err, re.MULTILINE) == ([str(count)] if count else [])
+        assert count is None or err.index("windows") < err.index("Wrote")
+
+
 def test_an_empty_mask_is_an_error_unless_it_is_allowed(capsys, tmp_path):
     empty, target = tmp_path / "empty.png", tmp_path / "out.png"
     Image.new("L", (200, 200)).save(empty)

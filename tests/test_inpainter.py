@@ -28,6 +28,7 @@ from moebius.model.vae import VAE, VAEConfig
 from moebius.model.vae import shapes as vae_shapes
 from moebius.pictures.blend import seam_weights
 from moebius.pictures.mask import dilated, support
+from moebius.pictures.seam import film
 
 Z = (1, 4, 16, 16)
 STEPS, GUIDANCE, OFFSET = 8, 2.0, 0.0357
@@ -88,7 +89,7 @@ def encode(vae, x, eps):
 
 
 def draws(seed, given, shape):
-    return draws_of(Settings(seed=seed), given, shape, windows=1)
+    return draws_of(Settings(seed=seed), given, shape, [(0, 0, 0)])
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +220,7 @@ def test_the_seed_decides_what_is_not_given() -> None:
 
 def test_the_draws_come_in_the_published_order() -> None:
     for rng in ("numpy", "torch"):
-        source, drawn = noises.source(7, rng), draws_of(Settings(seed=7, rng=rng), None, Z, windows=1)
+        source, drawn = noises.source(7, rng), draws_of(Settings(seed=7, rng=rng), None, Z, [(0, 0, 0)])
         assert list(drawn) == ["image", "masked", "start", "offset"]
         for array in drawn.values():
             np.testing.assert_array_equal(array, source.draw(array.shape))
@@ -250,6 +251,9 @@ def test_posterior_log_variance_is_clipped() -> None:
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"noise_offset": float("inf")}, "noise_offset is inf"),
         ({"seed": -1}, "seed is -1"),
+        ({"max_windows": 0}, "max_windows is 0"),
+        ({"detail": 1.5}, "detail is 1.5"),
+        ({"detail": True}, "detail is True"),
         ({"seed": 0.5}, "seed is 0.5"),
         ({"noise": {"eps": np.ones(Z)}}, "no draw named 'eps'"),
         ({"noise": {"offset": np.ones(Z)}}, r"must be \(1, 4, 1, 1\)"),
@@ -399,6 +403,40 @@ def test_windows_and_seeds_run_as_one_batch(small: Inpainter) -> None:
     assert steps[0].state.latents().shape[0] == 4
     alone = small(photo, boxes, steps=3, seed=1)
     assert np.abs(np.asarray(run.result.images[1], np.int16) - np.asarray(alone.image)).max() <= 1
+
+
+def test_matching_asks_no_model_where_the_hole_is_thin(small: Inpainter) -> None:
+    """A wire is the film, at no step; with something thick beside it that alone is asked for."""
+    photo = np.asarray(Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 30, 3), np.uint8)).resize((300, 120)))
+    wire, both = np.zeros((120, 300), bool), np.zeros((120, 300), bool)
+    wire[60:63, 10:290] = True
+    both |= wire
+    both[5:25, 100:120] = True
+    run = small.steps(photo, wire, steps=3, blend="match", num_images=2)
+    assert list(run) == []
+    assert len(run.windows) > 1
+    assert run.result.latents.shape[0] == 0
+    got = np.asarray(run.result.images[1])
+    assert np.abs(got.astype(int) - film(photo, wire)).max() <= 2  # which several windows have between them
+    np.testing.assert_array_equal(got[~wire], photo[~wire])
+    np.testing.assert_array_equal(run.result.raw, photo)
+    run = small.steps(photo, both, steps=3, blend="match")
+    assert len(list(run)) == 2
+    assert run.result.latents.shape[0] == 1
+    np.testing.assert_array_equal(np.asarray(run.result.image)[wire], got[wire])
+    assert small.steps(photo, wire, steps=3, blend="paste").modelled  # as published
+
+
+def test_the_seed_draws_the_grain(small: Inpainter) -> None:
+    """With match alone, and none where none is asked for; this model brings none of its own."""
+    photo = np.random.default_rng(0).integers(90, 160, (80, 120, 3), np.uint8)
+    made = [small(photo, [(40, 30, 16, 16)], steps=1, strength=1, blend="match", seed=3, detail=d) for d in (None, 0, 1, 1)]
+    plain, none, full, again = (np.asarray(r.image) for r in made)
+    np.testing.assert_array_equal(plain, none)
+    np.testing.assert_array_equal(full, again)
+    assert full[36:42, 46:52].std() > 2 * none[36:42, 46:52].std()
+    assert made[2].metadata["detail"] == 1
+    assert small(photo, [(40, 30, 16, 16)], steps=1, strength=1, blend="paste", detail=1).metadata["detail"] == 0
 
 
 def test_a_callback_sees_every_step_and_may_stop(small: Inpainter) -> None:

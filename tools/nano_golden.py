@@ -1,4 +1,4 @@
-"""Writes `sample.filled()`: the packaged sample as the float64 oracle fills it. To be run after nano was trained anew."""
+"""Writes `sample.filled()`: the packaged sample as the float64 oracle fills it, without grain. To be run after nano was trained anew."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from moebius.weights.published import NANO
 
 def main() -> None:
     nano = Inpainter.from_weights(store.load(NANO), Reference())
-    nano(sample.photo(), sample.mask()).image.save(sample.filled())
+    nano(sample.photo(), sample.mask(), detail=0).image.save(sample.filled())
 
 
 if __name__ == "__main__":

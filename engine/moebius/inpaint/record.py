@@ -18,8 +18,10 @@ CIRCUMSTANCES = ("device", "timings", "source")  # of a run; all else in its rec
 
 
 def resolved(settings: Settings, model: LoadedModel) -> Settings:
-    """With the model's own blend, where they name none."""
-    return replace(settings, blend=settings.blend or ("paste" if settings.crop == "upstream" else model.blend))
+    """With the model's own blend and detail, where they name none."""
+    blend = settings.blend or ("paste" if settings.crop == "upstream" else model.blend)
+    detail = 0.0 if blend != "match" else model.detail if settings.detail is None else settings.detail
+    return replace(settings, blend=blend, detail=detail)
 
 
 def record(model: LoadedModel, settings: Settings, noise: Iterable[str] = ()) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError, UsageError
 from moebius.inpaint.cost import large_mask
-from moebius.inpaint.draws import draws
+from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.item import Item
 from moebius.inpaint.loaded import LoadedModel, check_finite
 from moebius.inpaint.preview import Preview
@@ -24,8 +24,9 @@ from moebius.model.contract import StepState
 from moebius.pictures import mask as masks
 from moebius.pictures import photo as photos
 from moebius.pictures import published, windows
-from moebius.pictures.blend import Blend, published_picture, put_back, seam_weights
+from moebius.pictures.blend import Blend, is_thin, published_picture, put_back, put_film, seam_weights
 from moebius.pictures.cut import cut_out
+from moebius.pictures.grain import Detail
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
 from moebius.pictures.pixels import rescaled
@@ -53,23 +54,25 @@ class Run:
     ) -> None:
         self._clock = Clock()
         self.model, self.settings, self.noise = model, resolved(settings, model), noise
-        self.blend = cast(Blend, self.settings.blend)
+        self.blend, self.detail = cast(Blend, self.settings.blend), cast(float, self.settings.detail)
         self.timesteps = model.scheduler.timesteps(settings.steps, settings.strength)
         self.photo = image if isinstance(image, Photo) else photos.load(image, max_pixels)
         if mask is None and self.photo.alpha is None:
             raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or a box.")
         options: dict[str, Any] = {"invert": settings.invert, "grow": settings.grow, "force": force, "allow_empty": allow_empty}
         self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, max_pixels=max_pixels, **options)
-        self.windows = windows.windows(self.mask.fill, model.size, settings.crop, settings.feather)
+        self.windows = windows.windows(self.mask.fill, model.size, settings.crop, settings.feather, settings.max_windows)
         if self.blend == "match" and settings.feather is None:  # the same windows, pasted with no blur
             self.windows = [replace(w, feather=0) for w in self.windows]
+        self.thin = [w for w in self.windows if is_thin(w)] if self.blend == "match" and settings.crop != "upstream" else []
+        self.modelled = [w for w in self.windows if w not in self.thin]  # the windows that a model is asked for
         if self._count > MOST_ITEMS:
             raise UsageError(
-                f"{settings.num_images} pictures of {len(self.windows)} windows each are {self._count} runs of the model; at most "
+                f"{settings.num_images} pictures of {len(self.modelled)} windows each are {self._count} runs of the model; at most "
                 f"{MOST_ITEMS} can be one call's. Ask for fewer pictures at once, or grow the mask so that its parts become one."
             )
-        self.warning = large_mask(self.mask.fill, self.windows, len(self.timesteps), settings.num_images)
-        self.items: list[Item] = []  # all windows of the first picture, then of the next
+        self.warning = large_mask(self.mask.fill, self.modelled, len(self.timesteps), settings.num_images)
+        self.items: list[Item] = []  # all these windows of the first picture, then of the next
         self._total: int | None = None  # steps, as soon as it is known how many windows the device takes at once
         self._result: Result | None = None
         self._started = False
@@ -108,7 +111,7 @@ class Run:
     @property
     def _count(self) -> int:
         """Windows × pictures."""
-        return len(self.windows) * self.settings.num_images
+        return len(self.modelled) * self.settings.num_images
 
     def _stages(self) -> Iterator[Step]:
         self._check_not_started()
@@ -137,7 +140,7 @@ class Run:
     def _prepare(self) -> None:
         """Cuts the windows out of the photo, and draws the noise."""
         model, size = self.model, self.model.size
-        cuts = [cut_out(w, self.photo.rgb) for w in self.windows]
+        cuts = [cut_out(w, self.photo.rgb) for w in self.modelled]
         for cut in cuts:
             if cut.x.shape[2:] != (size, size):
                 raise UsageError(
@@ -145,7 +148,7 @@ class Run:
                     f"{size}×{size} alone; use crop='auto', or a square image."
                 )
         count, side = self.settings.num_images * len(cuts), model.unet.config.sample_size
-        noise = draws(self.settings, self.noise, (count, model.vae.config.latent_channels, side, side), len(cuts))
+        noise = draws(self.settings, self.noise, (count, model.vae.config.latent_channels, side, side), shared(self.modelled, side))
         for i in range(count):
             image, w = divmod(i, len(cuts))
             self.items.append(Item(image, cuts[w], {name: array[i : i + 1] for name, array in noise.items()}))
@@ -154,8 +157,8 @@ class Run:
     def _encode(self) -> None:
         """Encodes each window once, as it is and with its hole in grey; from these comes what the sampling loop takes."""
         model, settings = self.model, self.settings
-        for w in range(len(self.windows)):
-            of_window = self.items[w :: len(self.windows)]
+        for w in range(len(self.modelled)):
+            of_window = self.items[w :: len(self.modelled)]
             cut = of_window[0].cut
             # From strength 1 on the image itself has no part in the start.
             clean = model.moments(cut.x) if settings.strength < 1 else None
@@ -249,12 +252,17 @@ class Run:
     def _canvas(self, image: int, blend: Blend) -> tuple[np.ndarray, np.ndarray]:
         """The photo's pixels with every window put back, and which of them may have changed."""
         canvas, changed = np.array(self.photo.rgb), np.zeros(self.mask.fill.shape, bool)
-        for item in self.items[image * len(self.windows) : (image + 1) * len(self.windows)]:
-            put_back(canvas, item.decoded, item.cut, blend)
+        detail = Detail(self.detail, self.settings.seed + image)
+        made = {i.window: i for i in self.items[image * len(self.modelled) : (image + 1) * len(self.modelled)]}
+        for window in self.windows:
+            if window in made:
+                put_back(canvas, made[window].decoded, made[window].cut, blend, self.photo.rgb, detail)
+            elif blend != "raw":
+                put_film(canvas, window, self.photo.rgb)
             if blend == "raw":
-                changed[item.window.inside()] = True
+                changed[window.inside()] |= window in made
             else:
-                rows, columns, weights = seam_weights(item.window)
+                rows, columns, weights = seam_weights(window)
                 changed[rows, columns] |= weights > 0
         return canvas, changed
 

@@ -11,7 +11,7 @@ from moebius.errors import UsageError, did_you_mean
 from moebius.model.noise import Rng
 from moebius.model.scheduler import DDIM
 from moebius.pictures.blend import Blend
-from moebius.pictures.windows import Crop
+from moebius.pictures.windows import MOST, Crop
 
 LARGEST_RADIUS = 10_000  # pixels, of grow and feather
 LARGEST_COUNT = 1000  # pictures of one run
@@ -31,7 +31,9 @@ class Settings:
     rng: Rng = "numpy"
     num_images: int = 1  # seeds seed, seed + 1, …
     crop: Crop = "auto"
+    max_windows: int = MOST  # for one picture
     blend: Blend | None = None  # None: as the model's file says (nano: match), else paste, as published; with crop="upstream" paste
+    detail: float | None = None  # how much grain match adds, from 0 to 1; None: as in `loaded`
     grow: float = 0
     feather: float | None = None  # None: the published blur of 3, in the model's pixels; with match none
     invert: bool = False
@@ -52,6 +54,10 @@ class Settings:
     def _check_numbers(self) -> None:
         if not _is_integer(self.steps) or self.steps < 1:
             raise UsageError(f"steps is {_short(self.steps)}; it must be a whole number from 1 up.")
+        if not _is_integer(self.max_windows) or self.max_windows < 1:
+            raise UsageError(f"max_windows is {_short(self.max_windows)}; it must be a whole number from 1 up.")
+        if self.detail is not None and not (_is_number(self.detail) and 0 <= self.detail <= 1):
+            raise UsageError(f"detail is {_short(self.detail)}; it must be a number from 0 to 1.")
         if not _is_integer(self.num_images) or not 1 <= self.num_images <= LARGEST_COUNT:
             raise UsageError(f"num_images is {_short(self.num_images)}; it must be a whole number from 1 to {LARGEST_COUNT}.")
         for name in ("guidance", "noise_offset"):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+LANCZOS = 3  # how many pixels it reaches, of the larger ones
+ONE = 2**22  # Pillow's, in the weights of its resizing
+
 
 def luma(values: np.ndarray) -> np.ndarray:
     """ITU-R 601 in the integers that Pillow's convert("L") uses; a grey stays the grey it is."""
@@ -41,17 +44,58 @@ def bounds(marked: np.ndarray) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def resized(rgb: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """LANCZOS to (width, height), from the whole or from `box` of it, along the rows and then along the columns: left to itself, Pillow
-    takes the order that is cheaper, from its version 13 on, and the bytes depend on it. It has no 16-bit colour: that goes plane by
-    plane, in floats."""
-    left, top, right, bottom = box or (0, 0, rgb.shape[1], rgb.shape[0])
+def resized(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """LANCZOS to (width, height), along the rows and then along the columns: left to itself, Pillow takes the order that is cheaper, from
+    its version 13 on, and the bytes depend on it. It has no 16-bit colour: that goes plane by plane, in floats."""
 
     def both(image: Image.Image) -> np.ndarray:
-        wide = image.resize((size[0], image.height), Image.Resampling.LANCZOS, (left, 0, right, image.height))
-        return np.asarray(wide.resize(size, Image.Resampling.LANCZOS, (0, top, size[0], bottom)))
+        wide = image.resize((size[0], image.height), Image.Resampling.LANCZOS)
+        return np.asarray(wide.resize(size, Image.Resampling.LANCZOS))
 
     if rgb.dtype == np.uint8:
         return both(Image.fromarray(rgb))
     planes = [both(Image.fromarray(rgb[..., i].astype(np.float32))) for i in range(3)]
     return np.rint(np.clip(np.stack(planes, axis=-1), 0, 65535)).astype(rgb.dtype)
+
+
+def piece(rgb: np.ndarray, size: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
+    """These rows and columns of `resized(rgb, size)`, at the cost of these alone, and to the byte: Pillow can cut a piece out, too, but
+    rounds where it begins to 32 bits."""
+    top, down = _lanczos(rgb.shape[0], size[1], rows)
+    left, along = _lanczos(rgb.shape[1], size[0], columns)
+    used = slice(int(top.min()), min(rgb.shape[0], int(top.max()) + len(down)))
+    values = rgb[used] if rgb.dtype == np.uint8 else rgb[used].astype(np.float64)
+    across = _summed(np.ascontiguousarray(values.transpose(1, 0, 2)), left, along)
+    out = _summed(np.ascontiguousarray(across.transpose(1, 0, 2)), top - used.start, down)
+    return out if rgb.dtype == np.uint8 else np.rint(np.clip(out, 0, np.iinfo(rgb.dtype).max)).astype(rgb.dtype)
+
+
+def _lanczos(n: int, length: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Of an axis of n that becomes one of `length`, for each pixel of `part`: the first pixel that counts, and (taps, pixels) what each
+    counts from there on. Pillow's arithmetic."""
+    scale = n / length
+    stretch = max(1.0, scale)
+    centre = (np.arange(part.start, part.stop) + 0.5) * scale
+    first = np.maximum(0, np.trunc(centre - LANCZOS * stretch + 0.5)).astype(np.int64)
+    last = np.minimum(n, np.trunc(centre + LANCZOS * stretch + 0.5)).astype(np.int64)
+    taps = []
+    for k in range(int((last - first).max())):
+        v = (first + k - centre + 0.5) / stretch
+        taps.append(np.where((np.abs(v) < LANCZOS) & (first + k < last), np.sinc(v) * np.sinc(v / LANCZOS), 0.0))
+    return first, np.stack(taps) / sum(taps)
+
+
+def _summed(values: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n, m, 3) → (pixels, m, 3). Bytes in whole numbers of 2^-22, rounded, as Pillow sums them."""
+    whole = values.dtype == np.uint8
+    if whole:
+        weights = (np.sign(weights) * np.floor(np.abs(weights) * ONE + 0.5)).astype(np.int32)
+    out = np.empty((len(first), *values.shape[1:]), values.dtype)
+    step = max(1, 2**20 // max(1, values[0].size))  # so many pixels at a time: the sums of a whole photo would take gigabytes
+    for begin in range(0, len(first), step):
+        here = slice(begin, begin + step)
+        total = np.full((len(first[here]), *values.shape[1:]), ONE // 2 if whole else 0, np.int32 if whole else np.float64)
+        for k, weight in enumerate(weights):
+            total += weight[here, None, None] * values[np.minimum(first[here] + k, len(values) - 1)]
+        out[here] = np.clip(total >> 22, 0, 255) if whole else total
+    return out

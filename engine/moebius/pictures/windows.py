@@ -1,7 +1,8 @@
 """Where to work: square windows of the picture, which are cut to the side a model was trained at.
 
 `auto` gives every island of the mask a window of its own, or one with its neighbours, at the picture's own resolution where
-that fits; `full` is the whole picture in one square; `upstream` is the whole picture resized as published.
+that fits, and a long thin one several that overlap; `full` is the whole picture in one square; `upstream` is the whole picture
+resized as published.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from moebius.pictures import published
 from moebius.pictures.islands import CELL, Islands, grouped, islands
 from moebius.pictures.mask import support
 from moebius.pictures.photo import MAX_PIXELS
+from moebius.pictures.tiling import Square, share, tiled
 
 Crop = Literal["auto", "full", "upstream"]
 
 CONTEXT, SHARED_CONTEXT = 16, 8  # what part of a native window's side stays free around its island; around each of several islands
+MOST = 128  # windows for one picture
 SCALED = 4, 3  # a scaled window's side by its island's longer one
 
 
@@ -35,6 +38,7 @@ class Window:
     index: int
     feather: float | None = None  # the radius of the blur, in pixels of the picture; None: the published 3, of the model's pixels
     upstream: bool = False
+    before: tuple[Square, ...] | None = None  # of several that fill one island: those put back before this one
 
     @property
     def native(self) -> bool:
@@ -59,12 +63,16 @@ class Window:
         """Which of these pixels of the picture this window fills."""
         return self.islands.of(self.index, rows, columns)
 
+    def share(self, rows: slice, columns: slice) -> np.ndarray:
+        """How much of what this window makes shows at these pixels of the picture, where it shows; see `tiling.share`."""
+        return share((self.x, self.y, self.width), self.before or (), self.islands.fill.shape, rows, columns)
+
     def relative(self, rows: slice, columns: slice) -> tuple[slice, slice]:
         """These rows and columns of the picture, counted from the window's corner."""
         return slice(rows.start - self.y, rows.stop - self.y), slice(columns.start - self.x, columns.stop - self.x)
 
 
-def windows(fill: np.ndarray, size: int, crop: Crop = "auto", feather: float | None = None) -> list[Window]:
+def windows(fill: np.ndarray, size: int, crop: Crop = "auto", feather: float | None = None, most: int = MOST) -> list[Window]:
     """The windows that fill in `fill` (H, W), to be put back in this order; none for an empty mask. `size` is the model's side.
 
     auto:
@@ -72,7 +80,9 @@ def windows(fill: np.ndarray, size: int, crop: Crop = "auto", feather: float | N
       reaches farther, so that no two islands' seams meet).
     - Islands share a window when that is native and leaves size/8 of context on every side of both.
     - An island's window is native, `size` pixels square, when that leaves size/16 of context on every side, and the feathering.
-      Else its side is 4/3 of the island's longer side, or the picture's if that is less, and it is scaled.
+      Else its side is 4/3 of the island's longer side, or the picture's if that is less, and it is scaled; but where the island
+      is thin, several smaller windows cover it, native ones if `most` are enough for all (`tiling.tiled`).
+    - More islands than `most` share larger windows, scaled, until there are no more than that.
     - It is centred on what it fills, then shifted into the picture. Where the picture is smaller, it is padded by reflection.
     - Scaled windows come first, the largest of them first, then native ones from top to bottom: sharp pixels end on top.
     full: the square of the picture's longer side, the picture in its middle, scaled to `size` (up, too).
@@ -87,7 +97,7 @@ def windows(fill: np.ndarray, size: int, crop: Crop = "auto", feather: float | N
     if not fill.any():
         return []
     if crop == "auto":
-        return _around_islands(fill, size, feather)
+        return _around_islands(fill, size, feather, most)
     tall, wide = fill.shape
     whole = Islands(fill, np.zeros((-(-tall // CELL), -(-wide // CELL)), np.int32))
     if crop == "full":
@@ -99,24 +109,41 @@ def windows(fill: np.ndarray, size: int, crop: Crop = "auto", feather: float | N
     return [Window(0, 0, wide, tall, size, target, whole, 0, feather, True)]
 
 
-def _around_islands(fill: np.ndarray, size: int, feather: float | None) -> list[Window]:
+def _around_islands(fill: np.ndarray, size: int, feather: float | None, most: int) -> list[Window]:
     """The windows of `auto`."""
     tall, wide = fill.shape
     reach = support(published.BLUR_RADIUS if feather is None else feather)
     labels, boxes = islands(fill, 2 * reach)
-    squares = []
-    for members, (left, top, right, bottom) in grouped(boxes, size - 2 * max(size // SHARED_CONTEXT, reach)):
+    every = Islands(fill, labels)
+    longest = size - 2 * max(size // SHARED_CONTEXT, reach)
+    groups = grouped(boxes, longest)
+    while len(groups) > most:
+        longest = 2 * max(longest, size)
+        groups = grouped(boxes, longest)
+    left_over = most - len(groups)
+    squares: list[tuple[Square, int, bool]] = []  # of a group, and whether it has several
+    for group, (members, (left, top, right, bottom)) in enumerate(groups):
         longest = max(right - left, bottom - top)
-        side = size
+        side, several = size, []
         if longest + 2 * max(size // CONTEXT, reach) > size:
             side = min(max(-(-longest * SCALED[0] // SCALED[1]), longest + 2 * reach, size), max(tall, wide, size))
-        squares.append((side, _placed(top, bottom, side, tall), _placed(left, right, side, wide), members))
-    order = sorted(range(len(squares)), key=lambda i: (-squares[i][0], *squares[i][1:3], i))
-    window_of = np.full(len(boxes) + 1, -1, np.int32)  # by label; 0 are empty cells
-    for index, i in enumerate(order):
-        window_of[1 + np.array(squares[i][3])] = index
-    split = Islands(fill, window_of[labels])
-    return [Window(x, y, side, side, size, (size, size), split, n, feather) for n, (side, y, x, _) in enumerate(squares[i] for i in order)]
+            if len(members) == 1:
+                own = every.of(members[0] + 1, slice(top, bottom), slice(left, right))
+                several = tiled(own, (left, top), fill.shape, size, side, reach, 1 + left_over)
+                left_over -= max(0, len(several) - 1)
+        alone = _placed(left, right, side, wide), _placed(top, bottom, side, tall), side
+        squares += [(square, group, bool(several)) for square in several or [alone]]
+    squares.sort(key=lambda s: (-s[0][2], s[0][1], s[0][0], s[1]))
+    group_of = np.full(len(boxes) + 1, -1, np.int32)  # by label; 0 are empty cells
+    for group, (members, _) in enumerate(groups):
+        group_of[1 + np.array(members)] = group
+    split = Islands(fill, group_of[labels])
+    found = []
+    for n, ((x, y, side), group, one_of_several) in enumerate(squares):
+        earlier = [s for s, g, _ in squares[:n] if g == group and abs(s[0] - x) < side and abs(s[1] - y) < side]
+        before = tuple(earlier) if one_of_several else None
+        found.append(Window(x, y, side, side, size, (size, size), split, group, feather, before=before))
+    return found
 
 
 def _placed(first: int, last: int, side: int, length: int) -> int:

@@ -23,7 +23,7 @@ from moebius.model import contract, noise, scheduler
 from moebius.model.denoise import Denoiser
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
-from moebius.pictures import blend, published, seam, windows
+from moebius.pictures import blend, grain, pixels, published, seam, windows
 from moebius.web.bundle import FORMAT, PLAN, WEIGHTS, Bundle, ForBrowsers
 from moebius.web.witness import witness
 
@@ -34,12 +34,14 @@ TILES = ("gpu", "cpu")
 OPENING = f'{{"format":{json.dumps(FORMAT)},'.encode()  # of every plan.json
 PLAYED = ("steps", "guidance", "strength", "noise_offset", "seed")  # the settings that the page has
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take from plan.json: they type no number of the engine's
-    blend: ("LANCZOS",),
+    blend: ("MARGIN",),
     contract: ("TEMB_MAX_PERIOD",),
+    grain: ("BLOCK", "MEAN", "DRAWN", "NEARER", "PICK", "GRAIN_FADE", "BEYOND"),
     noise: ("LN2", "LOG_DEGREE", "TURN_DEGREE"),
+    pixels: ("LANCZOS",),
     published: ("BLUR_RADIUS",),
     scheduler: ("TRAIN_STEPS", "BETA_START", "BETA_END"),
-    seam: ("CYCLES", "SWEEPS", "RIM", "AROUND", "OFF", "SPREAD", "NEAR", "NOTHING"),
+    seam: ("CYCLES", "SWEEPS", "BAND", "RIM", "AROUND", "OFF", "SPREAD", "NEAR", "NOTHING", "THIN", "ROUND", "FADE"),
     windows: ("CONTEXT", "SCALED"),
 }
 
@@ -82,7 +84,7 @@ def export(
             "channels": vae.latent_channels,
             "scaling": vae.scaling_factor,
         },
-        "defaults": {name: getattr(Settings(), name) for name in PLAYED} | {"blend": inpainter.blend},
+        "defaults": {name: getattr(Settings(), name) for name in PLAYED} | {"blend": inpainter.blend, "detail": inpainter.detail},
         "constants": constants(),
         "check": check.about,
     }

@@ -14,7 +14,7 @@ from moebius.backends.webgpu.pack import pad4
 from moebius.backends.webgpu.wgsl import shaders_digest
 from moebius.check.compare import endtoend
 from moebius.check.compare.fingerprint import FORMAT, VERSION
-from moebius.inpaint.draws import draws
+from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.settings import Settings
 from moebius.model.contract import Step, StepState, Tap, Timesteps
@@ -81,7 +81,7 @@ def witness(inpainter: Inpainter) -> Check:
     (window,) = run.windows
     cut = cut_out(window, run.photo.rgb)
     latent = unet.config.sample_size
-    noise = draws(settings, None, (1, vae.config.latent_channels, latent, latent), 1)
+    noise = draws(settings, None, (1, vae.config.latent_channels, latent, latent), shared(run.windows, latent))
     moments = ops.outputs["encoder"]
     model = endtoend.Model(inpainter.model, unet.config, dict(unet.root.root), vae.config, dict(vae.root.root))
     about = {

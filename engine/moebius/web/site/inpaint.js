@@ -4,7 +4,7 @@ import { DDIM, sinusoid } from "./ddim.js";
 import { Refused } from "./errors.js";
 import { Portable } from "./noise.js";
 import { product } from "./player.js";
-import { cut, pasted, toBytes, windowOf } from "./pixels.js";
+import { cut, isThin, pasted, toBytes, windowOf } from "./pixels.js";
 
 // The four draws of a run, channels last, from one stream in this order; the stream itself has channels first.
 export function draws(seed, { latent, channels }, constants) {
@@ -25,10 +25,12 @@ export async function inpaint(player, picture, mask, settings = {}, hear = () =>
   const { size } = config;
   const window = windowOf(mask, size, constants);
   if (!window) return picture;
+  const blend = settings.blend ?? defaults.blend;
+  if (blend === "match" && isThin(mask, window, constants)) return pasted(picture, mask, null, window, blend, constants);
   const { x, m } = cut(picture, mask, window, constants);
   const { decoded } = await sample(player, x, m, settings, { hear });
   const result = { data: toBytes(decoded), width: size, height: size };
-  return pasted(picture, mask, result, window, settings.blend ?? defaults.blend, constants);
+  return pasted(picture, mask, result, window, blend, constants, { part: settings.detail ?? defaults.detail, seed: settings.seed ?? defaults.seed });
 }
 
 // x: the window from -1 to 1; m: its mask. `noise` takes the place of the draws. `keep(name, array)` receives what the

@@ -2,7 +2,8 @@
 // engine/moebius/pictures/mask.py have them. A picture is {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
 // `constants` are plan.json's.
 
-import { grown, matched } from "./seam.js";
+import { grain, mixed } from "./grain.js";
+import { film, matched, thickness } from "./seam.js";
 
 const ONE = 2 ** 22; // Pillow's, in the weights of its resizing
 
@@ -76,27 +77,30 @@ export function toBytes(x) {
   return Uint8Array.from(x, (v) => round(Math.min(1, Math.max(0, round(round(v + 1) / 2))) * 255));
 }
 
-// The picture with the window's result blended in through the blurred mask: ⌊(result·w + picture·(255-w)) / 255⌋. "match" joins the
-// colours at the seam first, and blurs nothing.
-export function pasted(picture, mask, result, window, blend, constants) {
+// The picture with the window's result blended in, at the picture's resolution: enlarged, then joined ("match": the colours at the seam,
+// with no blur) or pasted through the blurred mask: ⌊(result·w + picture·(255-w)) / 255⌋. Without a result "match" has the film alone.
+export function pasted(picture, mask, result, window, blend, constants, detail = { part: 0, seed: 0 }) {
   const { BLUR_RADIUS, LANCZOS } = constants;
   const { x, y, side } = window;
-  const match = blend === "match";
-  if (match) {
-    const { rgb, m } = cut(picture, mask, window, constants);
-    const size = result.width; // in a scaled window the film hangs where resizing left no trace of what was in the hole, if anywhere
-    const clear = side === size ? m : grown(m, size, size, LANCZOS * Math.max(1, size / side) + 1);
-    const hole = clear.every(Boolean) ? m : clear;
-    result = { ...result, data: matched(result.data, rgb.data, hole, size, size, constants) };
-  }
-  const back = result.width === side ? result : resized(result, side, LANCZOS);
-  const [left, top] = [Math.max(0, x), Math.max(0, y)];
-  const [width, height] = [Math.min(picture.width, x + side) - left, Math.min(picture.height, y + side) - top];
+  const inner = (first, length, n) => [Math.max(0, first), Math.min(n, first + length)];
+  const [[left, right], [top, bottom]] = [inner(x, side, picture.width), inner(y, side, picture.height)];
+  const [width, height] = [right - left, bottom - top];
   const inside = new Uint8Array(width * height);
   for (let j = 0; j < height; j++) {
-    for (let i = 0; i < width; i++) inside[j * width + i] = 255 * mask.data[(top + j) * mask.width + left + i];
+    for (let i = 0; i < width; i++) inside[j * width + i] = mask.data[(top + j) * mask.width + left + i] ? 255 : 0;
   }
-  const weights = match ? inside : blurred(inside, width, height, (BLUR_RADIUS * side) / result.width);
+  const [scaled, size] = [side !== window.size, window.size];
+  let [weights, back] = [inside, !result || scaled ? { data: result ? resized(result, side, LANCZOS).data : new Uint8Array(3 * side * side) } : result];
+  const match = blend === "match";
+  if (!match) {
+    weights = blurred(inside, width, height, (BLUR_RADIUS * side) / size);
+  } else if (result && !scaled) {
+    const { rgb, m } = cut(picture, mask, window, constants);
+    back = { data: matched(back.data, rgb.data, m, side, side, constants) };
+  } else {
+    back = { data: joined(picture, mask, back.data, !result, [left, top, right, bottom], window, constants) };
+  }
+  if (match && result && detail.part) back = { data: withGrain(picture, mask, back.data, window, detail, constants) };
   const data = picture.data.slice();
   for (let j = 0; j < height; j++) {
     for (let i = 0; i < width; i++) {
@@ -107,6 +111,54 @@ export function pasted(picture, mask, result, window, blend, constants) {
     }
   }
   return { data, width: picture.width, height: picture.height };
+}
+
+// A window's square, matched, and so much of the grain around what is marked where that is thick.
+function withGrain(picture, mask, back, { x, y, side, size }, { part, seed }, constants) {
+  const { BEYOND } = constants;
+  const [x0, y0, x1, y1] = bounds(mask);
+  const [left, top] = [Math.max(0, x0 - BEYOND), Math.max(0, y0 - BEYOND)];
+  const [wide, high] = [Math.min(picture.width, x1 + BEYOND) - left, Math.min(picture.height, y1 + BEYOND) - top];
+  const [filled, hole] = [new Uint8Array(3 * wide * high), new Uint8Array(wide * high)];
+  const inSquare = (i) => 3 * ((top + Math.floor(i / wide) - y) * side + left + (i % wide) - x);
+  for (let i = 0; i < hole.length; i++) {
+    const at = (top + Math.floor(i / wide)) * picture.width + left + (i % wide);
+    hole[i] = mask.data[at];
+    for (let c = 0; c < 3; c++) filled[3 * i + c] = hole[i] ? back[inSquare(i) + c] : picture.data[3 * at + c];
+  }
+  const thick = thickness(hole, wide, high, side / size, constants);
+  const added = grain(filled, hole, hole, wide, high, mixed(seed, x, y), constants);
+  const exact = Uint8ClampedArray.from(filled, (v, n) => v + added[n] * (part * thick[Math.floor(n / 3)])); // halves to even
+  const out = back.slice();
+  for (let i = 0; i < hole.length; i++) if (hole[i]) for (let c = 0; c < 3; c++) out[inSquare(i) + c] = exact[3 * i + c];
+  return out;
+}
+
+// Whether "match" has the film alone in all that is marked, whatever a model would make of it.
+export function isThin(mask, { x, y, side, size }, constants) {
+  const [left, top, right, bottom] = [Math.max(0, x), Math.max(0, y), Math.min(mask.width, x + side), Math.min(mask.height, y + side)];
+  const hole = new Uint8Array((right - left) * (bottom - top));
+  for (let j = top; j < bottom; j++) hole.set(mask.data.subarray(j * mask.width + left, j * mask.width + right), (j - top) * (right - left));
+  return thickness(hole, right - left, bottom - top, side / size, constants).every((t, i) => !t || !hole[i]);
+}
+
+// A scaled window's result, enlarged, matched where the picture is: what is marked and MARGIN pixels around. Or the film there.
+function joined(picture, mask, back, alone, [left, top, right, bottom], { x, y, side, size }, constants) {
+  const { MARGIN: margin } = constants;
+  const [x0, y0, x1, y1] = bounds(mask);
+  const [first, last] = [[Math.max(left, x0 - margin), Math.max(top, y0 - margin)], [Math.min(right, x1 + margin), Math.min(bottom, y1 + margin)]];
+  const [wide, high] = [last[0] - first[0], last[1] - first[1]];
+  const [fill, known, hole] = [new Uint8Array(3 * wide * high), new Uint8Array(3 * wide * high), new Uint8Array(wide * high)];
+  for (let j = 0; j < high; j++) {
+    const at = (first[1] + j) * picture.width + first[0];
+    const from = 3 * ((first[1] + j - y) * side + first[0] - x);
+    fill.set(back.subarray(from, from + 3 * wide), 3 * j * wide);
+    known.set(picture.data.subarray(3 * at, 3 * (at + wide)), 3 * j * wide);
+    hole.set(mask.data.subarray(at, at + wide), j * wide);
+  }
+  const got = alone ? film(known, hole, wide, high, constants) : matched(fill, known, hole, wide, high, constants, side / size);
+  for (let j = 0; j < high; j++) back.set(got.subarray(3 * j * wide, 3 * (j + 1) * wide), 3 * ((first[1] + j - y) * side + first[0] - x));
+  return back;
 }
 
 // Square pictures by Lanczos with so many lobes: Pillow's arithmetic, columns first (or rows), in whole numbers of 2^-22, rounded in between.

@@ -1,8 +1,9 @@
 // The film of engine/moebius/pictures/seam.py, number for number: what is known around a hole, continued smoothly through it. Arrays
 // of pixels are flat, three channels a pixel; a hole has one byte a pixel. `constants` are plan.json's.
 
-// The picture's pixels, and in the hole: film of the picture + fidelity·(result - film of the result).
-export function matched(result, picture, hole, width, height, constants) {
+// The picture's pixels, and in the hole: film of the picture + thickness·fidelity·(result - film of the result). `scale` is how many pixels
+// here are one of the model.
+export function matched(result, picture, hole, width, height, constants, scale = 1) {
   if (hole.every(Boolean)) return result; // there is no rim to match
   const remaining = remains(Float64Array.from(picture, (p, i) => p - result[i]), hole, width, height, constants);
   const rest = hole.map((h, i) => h || remaining[i]);
@@ -11,8 +12,27 @@ export function matched(result, picture, hole, width, height, constants) {
   harmonic(film, unknown, width, height, constants);
   harmonic(own, unknown, width, height, constants);
   const kept = fidelity(result, picture, hole, unknown, width, height, constants);
-  const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + kept * (v - own[i])); // to the nearest, halves to even ones
+  const thick = thickness(hole, width, height, scale, constants);
+  const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + kept * thick[Math.floor(i / 3)] * (v - own[i])); // halves to even
   return Uint8Array.from(picture, (p, i) => (hole[Math.floor(i / 3)] ? filled[i] : p));
+}
+
+// The picture with its film in the hole.
+export function film(picture, hole, width, height, constants) {
+  if (hole.every(Boolean)) return picture;
+  const filled = Float64Array.from(picture);
+  harmonic(filled, hole, width, height, constants);
+  return Uint8Array.from(Uint8ClampedArray.from(filled));
+}
+
+// From 0 in the hole's thin parts to 1 in the thick ones.
+export function thickness(hole, width, height, scale, { THIN, ROUND, FADE }) {
+  const near = grown(hole.map((h) => (h ? 0 : 1)), width, height, THIN * scale);
+  const core = hole.map((h, i) => (h && !near[i] ? 1 : 0));
+  const thick = Float64Array.from(grown(core, width, height, ROUND * scale));
+  if (!core.some(Boolean) || hole.every((h, i) => !h || thick[i])) return thick;
+  for (let k = 1; k < FADE; k++) grown(core, width, height, (ROUND + k) * scale).forEach((g, i) => (thick[i] += g));
+  return thick.map((t) => t / FADE);
 }
 
 // How much of the result's detail is the picture's where both are known, from 0 to 1.
@@ -36,14 +56,17 @@ function fidelity(result, picture, hole, unknown, width, height, { NEAR, NOTHING
   return count ? Math.min(1, Math.max(0, (product + nothing) / (square + nothing))) : 1;
 }
 
-// All pixels within `radius` of a marked one.
+// All pixels within `radius` of a marked one. The marked one nearest to a pixel has an unmarked neighbour on the way there.
 export function grown(marked, width, height, radius) {
-  const out = new Uint8Array(marked.length);
+  const out = Uint8Array.from(marked, (m) => (m ? 1 : 0));
   const places = disc(radius);
   for (let i = 0; i < marked.length; i++) {
-    if (marked[i]) for (const [dx, dy] of places) {
-      const [x, y] = [(i % width) + dx, Math.floor(i / width) + dy];
-      if (x >= 0 && x < width && y >= 0 && y < height) out[y * width + x] = 1;
+    if (!marked[i]) continue;
+    const [x, y] = [i % width, Math.floor(i / width)];
+    const inner = (!x || marked[i - 1]) && (x + 1 === width || marked[i + 1]) && (!y || marked[i - width]) && (y + 1 === height || marked[i + width]);
+    if (inner) continue;
+    for (const [dx, dy] of places) {
+      if (x + dx >= 0 && x + dx < width && y + dy >= 0 && y + dy < height) out[i + dy * width + dx] = 1;
     }
   }
   return out;
@@ -81,81 +104,136 @@ function median(values) {
 // Puts the film into v's hole.
 function harmonic(v, hole, width, height, constants) {
   for (let i = 0; i < v.length; i++) if (hole[Math.floor(i / 3)]) v[i] = 0;
-  if (hole.some(Boolean)) fill(gridOf(hole, width, height), v, constants);
+  if (hole.some(Boolean)) fill(v, hole, width, height, constants);
 }
 
-// The same where v is zero in the hole.
-function fill(grid, v, { CYCLES, SWEEPS }) {
-  const start = gathered(v, grid);
-  for (let i = 0; i < start.length; i++) start[i] /= Math.max(grid.half.known[Math.floor(i / 3)], 1);
-  if (grid.coarse) fill(grid.coarse, start, { CYCLES, SWEEPS });
-  for (const here of grid.here) for (let c = 0; c < 3; c++) v[3 * here + c] = start[3 * cellOf(grid, here) + c];
-  for (let n = 0; n < CYCLES; n++) cycle(grid, v, new Float64Array(v.length), SWEEPS);
-}
-
-function gridOf(hole, width, height) {
-  const half = { width: Math.ceil(width / 2), height: Math.ceil(height / 2) };
-  half.known = new Uint8Array(half.width * half.height); // how many of the pixels in one
-  const grid = { width, height, half, here: [], around: [] };
-  for (let i = 0; i < hole.length; i++) {
-    if (!hole[i]) half.known[cellOf(grid, i)]++;
-    else grid.here.push(i);
+// The same where v is zero in the hole. Deeper than BAND pixels that of half the side is taken as it is.
+function fill(v, hole, width, height, constants, made = null) {
+  const { CYCLES, SWEEPS, BAND } = constants;
+  const near = grown(hole.map((h) => (h ? 0 : 1)), width, height, BAND);
+  const whole = hole.every((h, i) => !h || near[i]);
+  const grid = made && whole ? made : gridOf(hole.map((h, i) => (h && near[i] ? 1 : 0)), width, height);
+  const [wide, high] = [Math.ceil(width / 2), Math.ceil(height / 2)];
+  const known = gathered(hole.map((h) => (h ? 0 : 1)), width, height, 1);
+  const half = gathered(v, width, height, 3);
+  for (let i = 0; i < half.length; i++) half[i] /= Math.max(known[Math.floor(i / 3)], 1);
+  const inner = Uint8Array.from(known, (n) => (n ? 0 : 1));
+  if (inner.some(Boolean)) fill(half, inner, wide, high, constants, whole ? grid.coarse : null);
+  const [{ here, ring }, four] = [grid, new Int32Array(4)];
+  for (const i of here) for (let c = 0; c < 3; c++) v[3 * i + c] = half[3 * (Math.floor(Math.floor(i / width) / 2) * wide + Math.floor((i % width) / 2)) + c];
+  if (!whole) {
+    for (let i = 0; i < hole.length; i++) {
+      if (!hole[i] || near[i]) continue;
+      around(i, width, wide, high, four);
+      for (let c = 0; c < 3; c++) v[3 * i + c] = mixed(half, four, 0, c);
+    }
   }
-  half.hole = half.known.map((n) => n === 0);
-  grid.around = grid.here.map((i) => {
-    const [x, y] = [i % width, Math.floor(i / width)]; // beyond the border a pixel is its own neighbour: it does not pull
-    return [y ? i - width : i, y + 1 < height ? i + width : i, x ? i - 1 : i, x + 1 < width ? i + 1 : i];
-  });
-  grid.outside = grid.here.map((i, k) => grid.around[k].filter((j) => j === i).length);
-  const colour = (i) => ((i % width) + Math.floor(i / width)) % 2; // of a chessboard
-  grid.turns = [0, 1].map((turn) => [...grid.here.keys()].filter((k) => colour(grid.here[k]) === turn));
-  if (half.hole.some(Boolean)) grid.coarse = gridOf(half.hole, half.width, half.height);
-  return grid;
+  const film = new Float64Array(3 * (here.length + ring.length));
+  here.forEach((i, k) => film.set(v.subarray(3 * i, 3 * i + 3), 3 * k));
+  ring.forEach((i, k) => film.set(v.subarray(3 * i, 3 * i + 3), 3 * (here.length + k)));
+  for (let n = 0; n < CYCLES; n++) cycle(grid, film, new Float64Array(3 * here.length), SWEEPS);
+  here.forEach((i, k) => v.set(film.subarray(3 * k, 3 * k + 3), 3 * i));
 }
-
-const cellOf = ({ width, half }, i) => Math.floor(Math.floor(i / width) / 2) * half.width + Math.floor((i % width) / 2);
 
 // Sums over every 2×2 pixels.
-function gathered(v, grid) {
-  const sums = new Float64Array(3 * grid.half.width * grid.half.height);
-  for (let i = 0; i < grid.width * grid.height; i++) for (let c = 0; c < 3; c++) sums[3 * cellOf(grid, i) + c] += v[3 * i + c];
+function gathered(v, width, height, channels) {
+  const wide = Math.ceil(width / 2);
+  const sums = new Float64Array(channels * wide * Math.ceil(height / 2));
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const to = channels * ((y >> 1) * wide + (x >> 1));
+      for (let c = 0; c < channels; c++) sums[to + c] += v[channels * (y * width + x) + c];
+    }
+  }
   return sums;
+}
+
+// The four pixels of half the side around a pixel, nearest first, and the value between them.
+function around(i, width, wide, high, four, at = 0) {
+  const [px, py] = [i % width, Math.floor(i / width)];
+  const [x, y] = [px >> 1, py >> 1];
+  const beside = Math.min(wide - 1, Math.max(0, x + 2 * (px % 2) - 1));
+  const below = Math.min(high - 1, Math.max(0, y + 2 * (py % 2) - 1));
+  four[at] = y * wide + x;
+  four[at + 1] = below * wide + x;
+  four[at + 2] = y * wide + beside;
+  four[at + 3] = below * wide + beside;
+}
+
+function mixed(half, four, at, c) {
+  return (9 * half[3 * four[at] + c] + 3 * half[3 * four[at + 1] + c] + 3 * half[3 * four[at + 2] + c] + half[3 * four[at + 3] + c]) / 16;
+}
+
+// The unknown pixels by number, their neighbours, and the pixels of half the side that are all unknown. Values are those of the unknown
+// pixels and then of the ones around them, `ring`.
+function gridOf(unknown, width, height) {
+  const numbers = new Int32Array(unknown.length).fill(-1);
+  const [here, ring] = [[], []];
+  for (let i = 0; i < unknown.length; i++) if (unknown[i]) numbers[i] = here.push(i) - 1;
+  const grid = { here: Int32Array.from(here), neighbours: new Int32Array(4 * here.length), outside: new Uint8Array(here.length) };
+  const number = (i) => {
+    if (numbers[i] < 0) numbers[i] = here.length + ring.push(i) - 1;
+    return numbers[i];
+  };
+  here.forEach((i, k) => {
+    const [x, y] = [i % width, Math.floor(i / width)]; // beyond the border a pixel is its own neighbour: it does not pull
+    const four = [y ? i - width : i, y + 1 < height ? i + width : i, x ? i - 1 : i, x + 1 < width ? i + 1 : i];
+    grid.outside[k] = four.filter((j) => j === i).length;
+    four.forEach((j, n) => (grid.neighbours[4 * k + n] = number(j)));
+  });
+  grid.ring = Int32Array.from(ring);
+  const colour = (i) => ((i % width) + Math.floor(i / width)) % 2; // of a chessboard
+  grid.turns = [0, 1].map((turn) => Int32Array.from(here.keys()).filter((k) => colour(here[k]) === turn));
+  const [wide, high] = [Math.ceil(width / 2), Math.ceil(height / 2)];
+  const inner = Uint8Array.from(gathered(unknown.map((u) => (u ? 0 : 1)), width, height, 1), (n) => (n ? 0 : 1));
+  if (!inner.some(Boolean)) return grid;
+  grid.coarse = gridOf(inner, wide, high);
+  const count = grid.coarse.here.length;
+  const others = new Int32Array(inner.length).fill(count + grid.coarse.ring.length); // the last of the coarse ones stays zero
+  grid.coarse.here.forEach((i, k) => (others[i] = k));
+  grid.parts = new Int32Array(4 * count); // beyond the border lies zero
+  grid.coarse.here.forEach((i, k) => {
+    const [x, y] = [2 * (i % wide), 2 * Math.floor(i / wide)];
+    [0, 1, 2, 3].forEach((n) => {
+      const [px, py] = [x + (n % 2), y + (n >> 1)];
+      grid.parts[4 * k + n] = px < width && py < height ? numbers[py * width + px] : here.length;
+    });
+  });
+  grid.four = new Int32Array(4 * here.length);
+  here.forEach((i, k) => around(i, width, wide, high, grid.four, 4 * k));
+  grid.four = grid.four.map((i) => others[i]);
+  return grid;
 }
 
 // Nearer to 4·v - (sum of the neighbours) = force at every unknown pixel.
 function cycle(grid, v, force, sweeps) {
-  const { here, around, coarse, half } = grid;
+  const { here, neighbours, coarse, parts, four } = grid;
   relax(grid, v, force, sweeps);
   if (coarse) {
-    const wrong = new Float64Array(v.length);
-    here.forEach((i, k) => {
-      const [up, down, left, right] = around[k];
-      for (let c = 0; c < 3; c++) {
-        wrong[3 * i + c] = force[3 * i + c] - (4 * v[3 * i + c] - v[3 * up + c] - v[3 * down + c] - v[3 * left + c] - v[3 * right + c]);
-      }
-    });
-    const missing = new Float64Array(3 * half.width * half.height);
-    cycle(coarse, missing, gathered(wrong, grid), sweeps);
-    const beside = (at, n, pixel) => Math.min(n - 1, Math.max(0, at + 2 * (pixel % 2) - 1));
-    for (const i of here) {
-      const [px, py] = [i % grid.width, Math.floor(i / grid.width)];
-      const [x, y] = [Math.floor(px / 2), Math.floor(py / 2)];
-      const [across, below] = [beside(x, half.width, px), beside(y, half.height, py)];
-      const at = (row, column, c) => missing[3 * (row * half.width + column) + c];
-      for (let c = 0; c < 3; c++) v[3 * i + c] += (9 * at(y, x, c) + 3 * at(below, x, c) + 3 * at(y, across, c) + at(below, across, c)) / 16;
+    const wrong = new Float64Array(3 * here.length + 3);
+    for (let k = 0; k < here.length; k++) {
+      const [up, down, left, right] = [0, 1, 2, 3].map((n) => 3 * neighbours[4 * k + n]);
+      for (let c = 0; c < 3; c++) wrong[3 * k + c] = force[3 * k + c] - (4 * v[3 * k + c] - v[up + c] - v[down + c] - v[left + c] - v[right + c]);
     }
+    const total = new Float64Array(3 * coarse.here.length);
+    for (let k = 0; k < coarse.here.length; k++) {
+      for (let n = 0; n < 4; n++) for (let c = 0; c < 3; c++) total[3 * k + c] += wrong[3 * parts[4 * k + n] + c];
+    }
+    const missing = new Float64Array(3 * (coarse.here.length + coarse.ring.length + 1));
+    cycle(coarse, missing, total, sweeps);
+    for (let k = 0; k < here.length; k++) for (let c = 0; c < 3; c++) v[3 * k + c] += mixed(missing, four, 4 * k, c);
   }
   relax(grid, v, force, sweeps);
 }
 
-function relax({ here, around, outside, turns }, v, force, sweeps) {
+function relax({ neighbours, outside, turns }, v, force, sweeps) {
   for (let n = 0; n < sweeps; n++) {
     for (const turn of turns) {
       for (const k of turn) {
-        const [i, self, [up, down, left, right]] = [here[k], outside[k], around[k]];
+        const [up, down, left, right] = [3 * neighbours[4 * k], 3 * neighbours[4 * k + 1], 3 * neighbours[4 * k + 2], 3 * neighbours[4 * k + 3]];
         for (let c = 0; c < 3; c++) {
-          const sum = v[3 * up + c] + v[3 * down + c] + v[3 * left + c] + v[3 * right + c];
-          v[3 * i + c] = (sum - self * v[3 * i + c] + force[3 * i + c]) / (4 - self);
+          const sum = v[up + c] + v[down + c] + v[left + c] + v[right + c];
+          v[3 * k + c] = (sum - outside[k] * v[3 * k + c] + force[3 * k + c]) / (4 - outside[k]);
         }
       }
     }

@@ -1,0 +1,112 @@
+"""Covers a long thin hole with several windows that overlap, each with enough around it, and says how much of each shows where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moebius.pictures.mask import dilated
+
+Square = tuple[int, int, int]  # x, y, side
+
+SCALES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+THIN = 10  # a tenth of a window's side: what is within reach of known pixels is thin
+STEP = 5, 8  # from one window to the next, of their side
+EDGE = 16  # what part of its side, at a window's border, shows nowhere
+RAMP = 8  # what part of it fades in after that
+WORTH = 2, 3  # of the one window's side: larger windows than this are not worth having several
+
+
+def tiled(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size: int, one: int, reach: int, most: int) -> list[Square]:
+    """The squares that cover `own` (h, w), which lies at `corner` (x, y) of a picture of this `shape`; none where one window is better.
+
+    At the picture's own resolution, or the smallest scale at which the hole is thin, its blur of `reach` pixels fits, and `most`
+    squares are enough. `one` is the side of the single window.
+    """
+    for scale in SCALES:
+        side = int(size * scale)
+        if side * WORTH[1] >= one * WORTH[0]:
+            break
+        if reach <= side // RAMP and _thin(own, side / THIN):
+            squares = _cover(own, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), reach)
+            if len(squares) <= most:
+                return squares
+    return []
+
+
+def _thin(own: np.ndarray, radius: float) -> bool:
+    """Whether every pixel is at most that far from one that is not marked."""
+    return bool(dilated(~np.pad(own, 1), radius).all())
+
+
+def _cover(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], side: int, step: int, reach: int) -> list[Square]:
+    """A window around every marked cell of a lattice, but for those whose pixels others hold as well; from top to bottom."""
+    tall, wide = own.shape
+    rows, columns = -(-tall // step), -(-wide // step)
+    before_y, before_x = (rows * step - tall) // 2, (columns * step - wide) // 2
+    found: dict[Square, int] = {}
+    for row in range(rows):
+        for column in range(columns):
+            y, x = row * step - before_y, column * step - before_x
+            marks = int(np.count_nonzero(own[max(0, y) : y + step, max(0, x) : x + step]))
+            if marks:
+                first = (corner[0] + x - (side - step) // 2, corner[1] + y - (side - step) // 2)
+                left, top = (_inside(at, side, n) for at, n in zip(first, shape[::-1], strict=True))
+                found[left, top, side] = found.get((left, top, side), 0) + marks
+    kept = dict(found)
+    rim = max(side // RAMP, side // EDGE + reach + 1)
+    holds = np.zeros(own.shape, np.uint8)
+    places = {square: _held(square, rim, corner, shape) for square in found}
+    for place in places.values():
+        holds[place] += 1
+    for square in sorted(found, key=lambda s: (found[s], s[1], s[0])):
+        place = places[square]
+        if (holds[place][own[place]] > 1).all():
+            holds[place] -= 1
+            del kept[square]
+    return sorted(kept, key=lambda s: (s[1], s[0]))
+
+
+def _inside(first: int, side: int, length: int) -> int:
+    """Shifted into an axis of `length`; around all of it where it is shorter."""
+    return -((side - length) // 2) if side >= length else min(max(0, first), length - side)
+
+
+def _held(square: Square, rim: int, corner: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns, from `corner` on, of what lies so far inside a square, or at the picture's border."""
+    spans = []
+    for first, start, length in ((square[1], corner[1], shape[0]), (square[0], corner[0], shape[1])):
+        low = first if first <= 0 else first + rim
+        high = first + square[2] if first + square[2] >= length else first + square[2] - rim
+        spans.append(slice(max(0, low - start), max(0, high - start)))
+    return spans[0], spans[1]
+
+
+def share(square: Square, before: Sequence[Square], shape: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
+    """How much a window's result counts at these pixels of the picture against those put there before it, 0 to 255 (uint8).
+
+    255·t / (t + the sum of theirs), t rising from each border of a square that is not the picture's: so, put one upon the other, they are
+    averaged, weighted by t.
+    """
+    mine = _rising(square, shape, rows, columns)
+    total = mine.copy()
+    for other in before:
+        total += _rising(other, shape, rows, columns)
+    part: np.ndarray = (2 * 255 * mine + total) // np.maximum(2 * total, 1)  # rounded
+    return part.astype(np.uint8)
+
+
+def _rising(square: Square, shape: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
+    """t, in pixels: (h, w) int64."""
+    left, top, side = square
+    most = side // RAMP
+    lines = []
+    for first, length, span in ((top, shape[0], rows), (left, shape[1], columns)):
+        at = np.arange(span.start, span.stop)
+        low = at - first - side // EDGE if first > 0 else np.full(len(at), most)
+        high = first + side - 1 - at - side // EDGE if first + side < length else np.full(len(at), most)
+        within = (at >= first) & (at < first + side)
+        lines.append(np.where(within, np.clip(np.minimum(low, high), 0, most), 0))
+    t: np.ndarray = np.minimum(lines[0][:, None], lines[1])
+    return t
