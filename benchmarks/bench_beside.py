@@ -34,7 +34,8 @@ def pictures(count: int, busy: int, folder: Path) -> tuple[float, dict[str, floa
     command = [sys.executable, "-m", "moebius", "inpaint", "--sample", "--device", "cpu", "--json", "--overwrite", "-o"]
     try:
         start = time.perf_counter()
-        started = [subprocess.Popen([*command, str(folder / f"{i}.png")], stdout=subprocess.PIPE, text=True, env=own) for i in range(count)]
+        quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "env": own}
+        started = [subprocess.Popen([*command, str(folder / f"{i}.png")], **quiet) for i in range(count)]
         said = [process.communicate()[0] for process in started]
         seconds = time.perf_counter() - start
     finally:
