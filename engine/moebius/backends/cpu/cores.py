@@ -22,7 +22,7 @@ def cores() -> int:
 def limits(groups: Path, mount: Path) -> Iterator[float]:
     """The cores' worth of time that each control group of this process, and each group around one, allows; Linux alone has them."""
     try:
-        lines = groups.read_text().splitlines()
+        lines = groups.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -36,7 +36,7 @@ def limits(groups: Path, mount: Path) -> Iterator[float]:
         here = Path(path.lstrip("/"))
         for group in (here, *here.parents):  # in a container the path may be the host's, and the group lies at the root
             try:
-                quota, period = " ".join((root / group / name).read_text() for name in files).split()
+                quota, period = " ".join((root / group / name).read_text(encoding="utf-8") for name in files).split()
                 if quota != "max" and int(quota) > 0:
                     yield int(quota) / int(period)
             except (OSError, ValueError):
