@@ -84,7 +84,7 @@ def scripts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 # the same arithmetic as Python ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**53 - 1, 2**130 + 7])
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**53 - 1, 2**64 - 1])
 def test_noise_has_the_same_bits(scripts: Scripts, seed: int) -> None:
     expected = draws(Settings(seed=seed), None, (1, 4, 9, 9), [(0, 0, 0)])
     script = f"{CONSTANTS} const {{ draws }} = await import('./inpaint.js'); return draws({seed}n, {{ latent: 9, channels: 4 }}, constants)"

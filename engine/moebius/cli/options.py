@@ -25,7 +25,12 @@ def add_settings(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", metavar="N", type=int, help="of the noise (0)")
     p.add_argument("--rng", choices=["numpy", "torch"], help="whose noise (numpy); torch draws what PyTorch's CPU generator draws")
     p.add_argument("-n", "--num-images", metavar="N", type=int, help="results with seeds SEED, SEED+1, … (1)")
-    p.add_argument("--crop", choices=["auto", "full", "upstream"], help="where to work (auto): windows, all, or as published")
+    p.add_argument(
+        "--crop",
+        metavar="HOW",
+        choices=["auto", "full", "upstream"],
+        help="where to work: auto (windows), full (all), upstream (as published)",
+    )
     p.add_argument("--max-windows", metavar="N", type=int, help="for one picture (128); with fewer, larger and scaled ones")
     p.add_argument("--blend", choices=["paste", "match", "compensate", "raw"], help="how to put it back (nano: match, else paste)")
     p.add_argument("--detail", metavar="D", type=float, help="grain of the surroundings that match adds, 0 to 1 (nano: 0.35, else 0)")
