@@ -333,7 +333,7 @@ def test_what_a_step_costs_is_what_the_plan_says(llvmpipe: object) -> None:
 def test_figures_are_held_to_their_results_in_ci() -> None:
     """By name, before the tests; `.ci/run` is what CI runs."""
     assert '" benchmarks/readme.py --check\n' in (ROOT / "tools/test").read_text(encoding="utf-8")
-    assert "exec tools/test" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert "\nCI=true tools/test\n" in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
 def test_a_fingerprint_of_hardware_is_a_column_with_its_commit() -> None:

@@ -201,10 +201,9 @@ def test_who_builds_it_again_gets_the_same_bytes(dist: Path, source: Path, tmp_p
 
 # what it needs --------------------------------------------------------------------------------------------------------
 
-UNUSED = {"safetensors"}  # so far imported by tests alone
 IMPORTED_AS = {"pillow": "PIL", "python-xlib": "Xlib", "scikit-image": "skimage", "scikit-learn": "sklearn"}
-IMPORTED_AS |= {"opencv-python-headless": "cv2", "onnxruntime-webgpu": "onnxruntime", "pytest-timeout": "pytest_timeout"}
-RUN = {"ruff", "mypy", "build", "twine", "setuptools", "pytest-timeout"}  # tools: started, not imported
+IMPORTED_AS |= {"opencv-contrib-python-headless": "cv2", "onnxruntime-webgpu": "onnxruntime", "pytest-timeout": "pytest_timeout"}
+RUN = {"ruff", "mypy", "build", "twine", "setuptools", "pytest-timeout", "pytest-xdist"}  # tools: started, not imported
 NAMED = {"wgpudawn", "onnx", "onnxscript", "skimage", "sklearn"}  # imported by a name in a table, or for another, or for their pictures
 WITH_OTHERS = {"scipy": "scikit-image", "yaml": "huggingface-hub", "packaging": "pytest"}  # module: what it comes with
 
@@ -238,8 +237,8 @@ def module_of(requirement: str) -> str:
 def test_the_package_depends_on_what_it_imports_and_on_nothing_else() -> None:
     used = modules("engine")
     needed = {module_of(name) for name in requirements()}
-    assert used - needed <= {"wgpudawn"}, "which the tests bring along, and a user may"
-    assert needed - used <= UNUSED
+    assert used - needed <= {"wgpudawn", "pillow_heif"}, "which a user may bring along"
+    assert needed <= used
 
 
 @pytest.mark.parametrize("extra", ["test", "bench", "train"])
@@ -248,7 +247,7 @@ def test_an_extra_brings_what_is_imported_or_run(extra: str) -> None:
     texts = [p.read_text(encoding="utf-8") for folder in ("engine", "tools", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
     named = {name for name in NAMED if any(f'"{name}"' in text for text in texts)}
     assert {module_of(name) for name in requirements(extra).keys() - RUN} <= used | named
-    every = {module_of(name) for of in (None, "test", "bench", "train") for name in requirements(of)}
+    every = {module_of(name) for of in (None, "heic", "test", "bench", "train") for name in requirements(of)}
     assert used - every <= WITH_OTHERS.keys()
 
 
