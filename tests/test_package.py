@@ -227,7 +227,8 @@ def modules(*folders: str) -> set[str]:
                 found.add((node.module or "").split(".")[0])
             elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "importorskip", "find_spec"):
                 found |= {a.value.split(".")[0] for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)}
-    return found - set(sys.stdlib_module_names) - {"moebius", *(path.stem for path in files), *(path.parent.name for path in files)}
+    beside = [path for path in files if path.relative_to(ROOT).parts[0] != "engine"]  # imported by their bare names
+    return found - set(sys.stdlib_module_names) - {"moebius", *(path.stem for path in beside), *(path.parent.name for path in beside)}
 
 
 def module_of(requirement: str) -> str:
