@@ -2,8 +2,8 @@
 
 Grain is what a picture differs from its mean over a few pixels by. Blocks of it from known places near by are laid over the hole, half
 over each other, with weights whose squares add up to one: so it has the strength, the colours and the spectrum of what is around, and
-where the surroundings are plain there is none. Of a few places drawn from the seed the nearer ones are looked at, and one with little in
-it is taken: an edge is no grain. What the fill has itself is taken off its strength.
+where the surroundings are plain there is none. Of a few places drawn from the seed those are looked at whose colours are the fill's, for
+grain belongs to a thing, and one with little in it is taken: an edge is no grain. What the fill has itself is taken off its strength.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from moebius.pictures.mask import dilated
 
-BLOCK, MEAN, DRAWN, NEARER, PICK = 16, 4, 12, 6, 1  # pixels, pixels, places, of these, the how manieth from the least
+BLOCK, MEAN, DRAWN, ALIKE, PICK = 16, 4, 24, 6, 1  # pixels, pixels, places, of these, the how manieth from the least
 GRAIN_FADE = 4  # pixels from the rim, where the film has the picture's own grain
 BEYOND = 64  # pixels around what is filled in from which grain is taken
 
@@ -30,13 +30,15 @@ class Detail:
 def grain(filled: np.ndarray, own: np.ndarray, hole: np.ndarray, seed: int) -> np.ndarray:
     """(h, w, 3) float64, to be added where the picture `filled` (h, w, 3) is filled in, `own`. Nothing is known in `hole`, a part of which
     that is."""
-    fine = residual(filled.astype(np.int64), ~hole)
-    sources, energy = _sources(fine, hole)
+    whole = filled.astype(np.int64)
+    fine = residual(whole, ~hole)
+    sources, energy, colours = _sources(fine, whole, hole)
     out = np.zeros((filled.shape[0] + 2 * BLOCK, filled.shape[1] + 2 * BLOCK, 3))
     if not len(sources):
         return out[BLOCK:-BLOCK, BLOCK:-BLOCK]
-    there = np.pad((residual(filled.astype(np.int64), own) ** 2).sum(axis=2), BLOCK)  # what the fill has itself
+    there = np.pad((residual(whole, own) ** 2).sum(axis=2), BLOCK)  # what the fill has itself
     marked, squares = np.pad(own, BLOCK), np.zeros(out.shape[:2])
+    inside = np.pad(np.where(own[..., None], whole, 0), ((BLOCK, BLOCK), (BLOCK, BLOCK), (0, 0)))
     half = BLOCK // 2
     ramp = np.minimum(np.arange(1, BLOCK + 1), np.arange(BLOCK, 0, -1))
     weight = (ramp[:, None] * ramp).astype(np.float64)
@@ -47,9 +49,9 @@ def grain(filled: np.ndarray, own: np.ndarray, hole: np.ndarray, seed: int) -> n
             if not count:
                 continue
             drawn = [mixed(seed, row, column, k) % len(sources) for k in range(DRAWN)]
-            far = ((sources[drawn] - (row * half - BLOCK, column * half - BLOCK)) ** 2).sum(axis=1)
-            near = sorted(range(DRAWN), key=lambda k: (int(far[k]), k))[:NEARER]
-            chosen = drawn[sorted(near, key=lambda k: (int(energy[drawn[k]]), k))[PICK]]
+            unlike = ((colours[drawn] - inside[at].sum(axis=(0, 1)) * BLOCK**2 // count) ** 2).sum(axis=1)
+            alike = sorted(range(DRAWN), key=lambda k: (int(unlike[k]), k))[:ALIKE]
+            chosen = drawn[sorted(alike, key=lambda k: (int(energy[drawn[k]]), k))[PICK]]
             has, wants = int(there[at][marked[at]].sum()) / count, int(energy[chosen]) / BLOCK**2
             if wants > has:
                 y, x = sources[chosen]
@@ -78,8 +80,8 @@ def _boxes(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _sources(fine: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The corners (n, 2) of blocks that are all known, every quarter block, and the sum of the squares in each."""
+def _sources(fine: np.ndarray, whole: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The corners (n, 2) of blocks that are all known, every quarter block; in each the sum of the squares, and of the colours (n, 3)."""
     step = BLOCK // 4
 
     def blocks(values: np.ndarray) -> np.ndarray:
@@ -88,9 +90,10 @@ def _sources(fine: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndar
         return parts[::step, ::step]
 
     if min(unknown.shape) < BLOCK:
-        return np.empty((0, 2), np.int64), np.empty(0, np.int64)
+        return np.empty((0, 2), np.int64), np.empty(0, np.int64), np.empty((0, 3), np.int64)
     y, x = np.nonzero(blocks(unknown) == 0)
-    return np.stack([y, x], axis=1) * step, blocks((fine * fine).sum(axis=2))[y, x]
+    colours = np.stack([blocks(whole[..., c])[y, x] for c in range(3)], axis=1)
+    return np.stack([y, x], axis=1) * step, blocks((fine * fine).sum(axis=2))[y, x], colours
 
 
 def mixed(*numbers: int) -> int:

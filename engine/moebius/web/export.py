@@ -36,7 +36,7 @@ PLAYED = ("steps", "guidance", "strength", "noise_offset", "seed")  # the settin
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take from plan.json: they type no number of the engine's
     blend: ("MARGIN",),
     contract: ("TEMB_MAX_PERIOD",),
-    grain: ("BLOCK", "MEAN", "DRAWN", "NEARER", "PICK", "GRAIN_FADE", "BEYOND"),
+    grain: ("BLOCK", "MEAN", "DRAWN", "ALIKE", "PICK", "GRAIN_FADE", "BEYOND"),
     noise: ("LN2", "LOG_DEGREE", "TURN_DEGREE"),
     pixels: ("LANCZOS",),
     published: ("BLUR_RADIUS",),

@@ -5,9 +5,9 @@ import { grown } from "./seam.js";
 
 // What is to be added to the picture `filled` where it is filled in, `own`; nothing is known in `hole`.
 export function grain(filled, own, hole, width, height, seed, constants) {
-  const { BLOCK, DRAWN, NEARER, PICK, GRAIN_FADE } = constants;
+  const { BLOCK, DRAWN, ALIKE, PICK, GRAIN_FADE } = constants;
   const fine = residual(filled, hole.map((h) => (h ? 0 : 1)), width, height, constants);
-  const sources = sourcesOf(fine, hole, width, height, constants);
+  const sources = sourcesOf(fine, filled, hole, width, height, constants);
   const added = new Float64Array(filled.length);
   if (!sources.length) return added;
   const itself = residual(filled, own, width, height, constants);
@@ -19,6 +19,7 @@ export function grain(filled, own, hole, width, height, seed, constants) {
       const [top, left] = [row * half - BLOCK, column * half - BLOCK];
       const places = []; // of the block, in the picture
       let [count, sum] = [0, 0];
+      const colour = [0, 0, 0]; // sums
       for (let j = 0; j < BLOCK; j++) {
         for (let i = 0; i < BLOCK; i++) {
           if (top + j < 0 || top + j >= height || left + i < 0 || left + i >= width) continue;
@@ -26,14 +27,18 @@ export function grain(filled, own, hole, width, height, seed, constants) {
           places.push([at, j, i]);
           if (!own[at]) continue;
           count += 1;
-          for (let c = 0; c < 3; c++) sum += itself[3 * at + c] ** 2;
+          for (let c = 0; c < 3; c++) {
+            sum += itself[3 * at + c] ** 2;
+            colour[c] += filled[3 * at + c];
+          }
         }
       }
       if (!count) continue;
       const drawn = Array.from({ length: DRAWN }, (_, k) => sources[mixed(seed, row, column, k) % sources.length]);
-      const far = ({ x, y }) => (y - top) ** 2 + (x - left) ** 2;
-      const near = [...drawn].sort((a, b) => far(a) - far(b)).slice(0, NEARER); // sorting keeps the order of equals
-      const { x, y, energy } = near.sort((a, b) => a.energy - b.energy)[PICK];
+      const wanted = colour.map((sum) => Math.floor((sum * BLOCK ** 2) / count));
+      const unlike = ({ colours }) => colours.reduce((total, v, c) => total + (v - wanted[c]) ** 2, 0);
+      const alike = [...drawn].sort((a, b) => unlike(a) - unlike(b)).slice(0, ALIKE); // sorting keeps the order of equals
+      const { x, y, energy } = alike.sort((a, b) => a.energy - b.energy)[PICK];
       const [has, wants] = [sum / count, energy / BLOCK ** 2];
       const part = wants > has ? Math.sqrt(1 - has / wants) : 0;
       for (const [at, j, i] of places) {
@@ -81,15 +86,17 @@ const boxed = (sums, width, [x0, y0, x1, y1]) => {
   return at(x1, y1) - at(x1, y0) - at(x0, y1) + at(x0, y0);
 };
 
-// Blocks that are all known, every quarter block, and the sum of the squares in each.
-function sourcesOf(fine, hole, width, height, { BLOCK }) {
+// Blocks that are all known, every quarter block; in each the sum of the squares, and those of the colours.
+function sourcesOf(fine, filled, hole, width, height, { BLOCK }) {
   const unknown = integral(width, height, (i) => (hole[i] ? 1 : 0));
   const squares = integral(width, height, (i) => fine[3 * i] ** 2 + fine[3 * i + 1] ** 2 + fine[3 * i + 2] ** 2);
+  const channels = [0, 1, 2].map((c) => integral(width, height, (i) => filled[3 * i + c]));
   const found = [];
   for (let y = 0; y + BLOCK <= height; y += BLOCK / 4) {
     for (let x = 0; x + BLOCK <= width; x += BLOCK / 4) {
       const block = [x, y, x + BLOCK, y + BLOCK];
-      if (!boxed(unknown, width, block)) found.push({ x, y, energy: boxed(squares, width, block) });
+      if (boxed(unknown, width, block)) continue;
+      found.push({ x, y, energy: boxed(squares, width, block), colours: channels.map((sums) => boxed(sums, width, block)) });
     }
   }
   return found;
