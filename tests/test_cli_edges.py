@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import moebius.check.compare.measure  # noqa: F401
+import moebius.check.compare.measure
 import moebius.web.export  # noqa: F401 (what they define is made of the WebGPU that is replaced here)
 from moebius import sample
 from moebius.backends.webgpu.device import uninterrupted
