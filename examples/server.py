@@ -7,7 +7,6 @@ It answers this machine alone. A request has a thread, for at most AT_ONCE; they
 on its device.
 """
 
-import io
 import sys
 from contextlib import suppress
 from email import message_from_bytes
@@ -41,14 +40,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(400, b"Send a multipart form with image=@FILE and mask=@FILE.")
         try:
             settings = {name: kind(form[name]) for name, kind in SETTINGS.items() if name in form}
-            result = inpaint(form["image"], form.get("mask"), **settings)
+            png = inpaint(form["image"], form.get("mask"), **settings).to_bytes()
         except ValueError as error:  # the sender's mistakes (UsageError is a ValueError), each with what to do about it
             return self.answer(400, str(error).encode())
         except MoebiusError as error:  # bad luck: the device was lost, or is out of memory
             return self.answer(500, str(error).encode())
-        png = io.BytesIO()
-        result.image.save(png, "PNG")
-        return self.answer(200, png.getvalue(), "image/png")
+        return self.answer(200, png, "image/png")
 
     def answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
         self.send_response(status)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from moebius.backends.cpu import CPU
-from moebius.cli import batch
+from moebius.cli import batch, progress
 from moebius.cli import main as cli
 from moebius.cli.pairs import find
 from moebius.errors import MoebiusError, UsageError
@@ -174,7 +174,7 @@ def test_on_a_terminal_there_is_a_bar(capsys, tmp_path: Path, model: Inpainter, 
 def test_where_there_is_no_terminal_a_slow_picture_says_how_far_it_is(
     capsys, tmp_path: Path, model: Inpainter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
     picture(tmp_path / "in/a.jpg")
     err = run(capsys, tmp_path / "in", mask(tmp_path / "m.png"), tmp_path / "out")[2]
     assert "1/1 a.jpg: step 1 of 2" in err

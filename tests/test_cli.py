@@ -1,5 +1,6 @@
 """The command as a user meets it: output, exit codes, one sentence for every mistake."""
 
+import io
 import json
 import re
 import sys
@@ -135,6 +136,15 @@ def test_json_names_what_went_in_and_says_what_failed(capsys, tmp_path):
     row = json.loads(out)
     assert (code, row["exit_code"], row["error"]["kind"], row["image"]) == (2, 2, "UsageError", "missing.png")
     assert err.strip().endswith(row["error"]["message"])
+    code, out, err = run(capsys, "inpaint", IMAGE, MASK, "--stepz", 2, "--json")
+    assert (code, json.loads(out)["error"]["kind"]) == (2, "UsageError")
+    assert err.startswith("usage: moebius inpaint ")
+
+
+def test_info_reads_standard_input(capsys, tmp_path, monkeypatch):
+    assert run(capsys, "inpaint", IMAGE, MASK, *FAST, "-o", tmp_path / "a.png")[0] == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "a.png").read_bytes())))
+    assert run(capsys, "info", "-", "--json") == run(capsys, "info", tmp_path / "a.png", "--json")
 
 
 def test_an_adapter_that_is_not_there_is_exit_code_1(capsys, llvmpipe):

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import moebius.web.export  # noqa: F401 (its classes are made of the WebGPU that is replaced here)
+import moebius.check.compare.measure
+import moebius.web.export  # noqa: F401 (what they define is made of the WebGPU that is replaced here)
 from moebius import sample
 from moebius.backends.webgpu.device import uninterrupted
 from moebius.cli import batch, endings, inpaint, view, web

@@ -135,6 +135,12 @@ def test_norms_stand_a_mean_far_from_zero(name: str) -> None:
     assert relative(op(CPU()), op(Reference(np.float64))) <= 5e-4
 
 
+def test_a_norm_over_many_positions_loses_no_digits() -> None:
+    op = make("group_norm", (1, 64, 64))
+    got, want = op(CPU()), op(Reference(np.float64))
+    assert np.linalg.norm(got - want) < 1e-7 * np.linalg.norm(want)  # in one chain of float32 the sums make it 2e-7
+
+
 def test_silu_neither_overflows_nor_loses_its_tail() -> None:
     x = np.concatenate([np.linspace(-20, 20, 401), [-1e30, -200.0, -88.8, 0.0, 200.0, 1e30]]).astype(np.float32)
     got, xd = x.copy(), x.astype(np.float64)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from moebius import sample
 from moebius.cli.main import parser
+from moebius.errors import MoebiusError
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
@@ -162,7 +163,7 @@ def test_commands_run_as_pasted(page: Path, a_users_folder: Path) -> None:
             arguments = moebius_arguments(command)
             try:
                 check_other(command) if arguments is None else check_moebius(arguments)
-            except (AssertionError, SystemExit) as error:
+            except (AssertionError, MoebiusError) as error:
                 pytest.fail(f"{block}: {shlex.join(command)}: {error}")
     if page == README:
         assert all((a_users_folder / name).is_file() for name in ("out.png", "other.png", "filled/a.jpg"))
@@ -172,7 +173,7 @@ def test_commands_run_as_pasted(page: Path, a_users_folder: Path) -> None:
     "text", ["moebius inpaint --smaple -o out.png", "moebius info nothing.png", "moebius paint", "moebius view --device"]
 )
 def test_a_wrong_command_of_moebius_is_noticed(text: str, a_users_folder: Path) -> None:
-    with pytest.raises((AssertionError, SystemExit)):
+    with pytest.raises((AssertionError, MoebiusError)):
         check_moebius(shlex.split(text)[1:])
 
 

@@ -131,6 +131,10 @@ def test_server(tmp_path: Path) -> None:
         assert post(url, image=photo, mask=mask, steps=b"many")[0] == 400
         assert post(url, image=b"no picture", mask=mask)[0] == 400
         assert post(url, image=photo)[0] == 400  # no mask, and no transparency to take one from
+        Image.new("CMYK", (32, 32)).save(printed := BytesIO(), "JPEG")
+        box = BytesIO()
+        Image.fromarray(np.eye(32, dtype=bool)).save(box, "PNG")
+        assert post(url, image=printed.getvalue(), mask=box.getvalue(), steps=b"2")[0] == 400  # a PNG has no such mode
 
 
 def test_tensors_against_pytorch(tmp_path: Path) -> None:

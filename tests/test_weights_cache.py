@@ -360,6 +360,13 @@ def test_a_checkpoint_saved_with_its_wrapper(prefix: str, folder: Path) -> None:
         store.load(folder)
 
 
+def test_a_bundle_that_lost_its_metadata(tmp_path: Path) -> None:
+    tensors = {f"unet.{k}": a for k, a in UNET_WEIGHTS.items()} | {f"vae.{k}": a for k, a in VAE_WEIGHTS.items()}
+    safetensors.write(tmp_path / "model.safetensors", tensors, {})
+    with pytest.raises(WeightError, match="metadata"):
+        store.load(tmp_path / "model.safetensors")
+
+
 def test_a_unet_without_a_vae(folder: Path) -> None:
     (folder / VAE_FILE).unlink()
     with pytest.raises(WeightError, match=r"There is no VAE with .*published one cannot be had.*--vae.*HF_HUB_OFFLINE"):
@@ -371,7 +378,7 @@ def test_a_unet_without_a_vae(folder: Path) -> None:
 
 
 def test_a_vae_beside_a_bundle(folder: Path) -> None:
-    with pytest.raises(UsageError, match="nano brings a VAE of its own"):
+    with pytest.raises(UsageError, match="nano has a VAE of its own"):
         store.load("nano", vae=folder / VAE_FILE)
 
 

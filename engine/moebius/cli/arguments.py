@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from moebius.errors import did_you_mean, shown
+from moebius.errors import UsageError, did_you_mean, shown
 
 LONGEST = 600  # characters of a message: an argument may have any length
 
@@ -38,13 +39,15 @@ class Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> Any:
+        """Raised, and not printed with an exit: `endings` tells every failure alike."""
         near = ""
         if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message, re.S):
             near = did_you_mean(wrong[1], re.findall(r"[\w.-]+", wrong[2]))
         elif wrong := re.search(r"unrecognized arguments: .*?(--[^\s=]+)", message, re.S):
             near = did_you_mean(wrong[1], self.words)
         message = shown(message)
-        super().error((message if len(message) <= LONGEST else message[:LONGEST] + "…") + ("." + near if near else ""))
+        self.print_usage(sys.stderr)
+        raise UsageError((message if len(message) <= LONGEST else message[:LONGEST] + "…") + ("." + near if near else ""))
 
 
 def joined(words: Sequence[str]) -> list[str]:

@@ -5,28 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
+from moebius.cli.endings import failure, told
 from moebius.cli.inpaint import chosen_settings, mask_settings, numbered, report
 from moebius.cli.load import load_model
-from moebius.cli.output import say, say_error, say_nothing
-from moebius.cli.pairs import Pair, find
+from moebius.cli.output import say, say_nothing
+from moebius.cli.progress import Pictures
 from moebius.errors import EmptyMaskError, MoebiusError, UsageError
-from moebius.files import replacing
 
 if TYPE_CHECKING:
+    from moebius.cli.pairs import Pair
     from moebius.inpaint.inpainter import Inpainter
     from moebius.inpaint.result import Result
 
 LISTED = 12  # names in a line
-EVERY = 5.0  # seconds between two lines where there is no terminal
 
 
 def add_parser(commands: Any) -> None:
@@ -48,6 +46,8 @@ def add_parser(commands: Any) -> None:
 
 
 def batch(args: argparse.Namespace) -> int:
+    from moebius.cli.pairs import find
+
     tell = say_nothing if args.quiet else say
     found = find(args.images, args.masks, args.out, args.recursive)
     settings = chosen_settings(args)
@@ -59,7 +59,7 @@ def batch(args: argparse.Namespace) -> int:
     model = load_model(args, tell)
     for note in model.notes:
         tell(note)
-    bar = Bar(len(found.pairs), silent=args.quiet or args.json)
+    bar = Pictures(len(found.pairs), silent=args.quiet or args.json)
     work = Work(args, model, settings, bar)
     try:
         for pair in found.pairs:
@@ -78,7 +78,7 @@ def batch(args: argparse.Namespace) -> int:
 class Work:
     """What a batch does with a picture."""
 
-    def __init__(self, args: argparse.Namespace, model: Inpainter, settings: dict[str, Any], bar: Bar) -> None:
+    def __init__(self, args: argparse.Namespace, model: Inpainter, settings: dict[str, Any], bar: Pictures) -> None:
         self.args, self.model, self.settings, self.bar = args, model, settings, bar
         self.tell: Callable[..., None] = say_nothing if args.quiet else bar.say
 
@@ -88,14 +88,12 @@ class Work:
         try:
             return self.filled(pair, given)
         except (MoebiusError, MemoryError) as error:
-            sentence = str(error)
             if isinstance(error, MemoryError):
                 self.model.forget_denoisers()  # what the next picture needs is taken again
-                sentence = "there is not enough memory for this picture; use a smaller one, or fewer images at once."
+            sentence, code = told(error)
             self.bar.say_error(f"{self.bar.doing}: {sentence}")
             if self.args.json:
-                code = error.exit_code if isinstance(error, MoebiusError) else 1
-                print(json.dumps({**given, "error": {"kind": type(error).__name__, "message": sentence}, "exit_code": code}))
+                print(json.dumps({**given, **failure(sentence, type(error).__name__, code)}))
             return "failed"
 
     def filled(self, pair: Pair, given: Mapping[str, str]) -> str:
@@ -130,9 +128,11 @@ class Work:
 
     def copied(self, image: Path, outputs: Sequence[Path], given: Mapping[str, str]) -> str:
         """The picture byte by byte, where there is nothing to fill in."""
+        from moebius.files import open_regular, replacing
+
         for path in outputs:
             try:
-                with open(image, "rb") as source, replacing(path) as target:
+                with open_regular(image) as source, replacing(path) as target:
                     shutil.copyfileobj(source, target)
             except OSError as error:
                 raise MoebiusError(f"{path} cannot be written: {error.strerror or error}.") from error
@@ -180,80 +180,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MoebiusError(f"{folder} cannot be made: {error.strerror}.") from error
-
-
-class Bar:
-    """How far a batch is: tqdm's bar on a terminal, with the time left; elsewhere a line a picture, and every few seconds in between."""
-
-    def __init__(self, count: int, silent: bool) -> None:
-        self.count, self.silent = count, silent
-        self.start = self._said = time.perf_counter()
-        self.doing = ""  # 3/120 a.jpg
-        self.ended: list[str] = []
-        self._worked = 0.0  # seconds, on pictures that are done
-        self._bar: Any = None
-        if not silent and sys.stderr.isatty():
-            quiet = type("Bar", (import_module("tqdm").tqdm,), {"monitor_interval": 0})  # it would start a thread
-            look = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
-            file = getattr(sys.stderr, "stream", sys.stderr)
-            self._bar = quiet(total=count, file=file, leave=False, dynamic_ncols=True, smoothing=0, bar_format=look)
-
-    @property
-    def place(self) -> str:
-        """[3/120], and the time that all the others will take."""
-        left = self.left(1.0)
-        return f"[{len(self.ended) + 1}/{self.count}{f', {left}' if left else ''}]"
-
-    def begin(self, name: str) -> None:
-        printable = "".join(c if c.isprintable() else "?" for c in name)
-        self.doing, self._began = f"{len(self.ended) + 1}/{self.count} {printable}", time.perf_counter()
-        if self._bar is not None:
-            self._bar.set_description_str(self.doing)
-
-    def step(self, done: int, total: int) -> None:
-        part = done / total
-        if self._bar is not None:
-            self._bar.n = self._worked_on() + part
-            self._bar.refresh()
-        elif time.perf_counter() - self._said >= EVERY:
-            left = self.left(part)
-            say(f"{self.doing}: step {done} of {total}{f', {left}' if left else ''}")
-            self._said = time.perf_counter()
-
-    def end(self, how: str) -> None:
-        self.ended.append(how)
-        if how == "done":
-            self._worked += time.perf_counter() - self._began
-        if self._bar is not None:
-            self._bar.total = self.count - len(self.ended) + self._worked_on()
-            self._bar.n = self._worked_on()
-            self._bar.refresh()
-
-    def left(self, part: float) -> str:
-        """The time left, when so much of this picture is done; nothing at the end."""
-        done = self._worked_on() + part
-        seconds = (self._worked + time.perf_counter() - self._began) / done * (self.count - len(self.ended) - part)
-        minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes // 60}:{minutes % 60:02}:{rest:02} left" if len(self.ended) + part < self.count else ""
-
-    def say(self, *words: object) -> None:
-        """A line above the bar."""
-        self._said = time.perf_counter()
-        if self._bar is not None:
-            self._bar.clear()
-        say(*words)
-        if self._bar is not None:
-            self._bar.refresh()
-
-    def say_error(self, sentence: str) -> None:
-        if self._bar is not None:
-            self._bar.clear()
-        say_error(sentence)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _worked_on(self) -> int:
-        """Pictures that took the time of one: those skipped, and those that failed, are no measure of the others."""
-        return self.ended.count("done")

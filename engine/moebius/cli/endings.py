@@ -31,13 +31,13 @@ ADVICE = {
 }
 
 
-def ending(work: Callable[[], int], args: Callable[[], argparse.Namespace | None]) -> int:
+def ending(work: Callable[[], int], args: Callable[[], argparse.Namespace]) -> int:
     """The exit code of `work`, whatever it raises. `args` says the command's arguments, as far as they are known by then."""
     try:
         code = work()
         sys.stdout.flush()
         return code
-    except SystemExit as stop:  # argparse has said what there is to say
+    except SystemExit as stop:  # of --help and --version
         return flushed(stop.code if isinstance(stop.code, int) else FAILED if stop.code else DONE)
     except BrokenPipeError:  # the reader of a table went away
         drop_output()
@@ -114,9 +114,9 @@ def of_system(error: OSError) -> str:
     return f"{name}{': ' if name else ''}{why.rstrip('.')}{'; ' if advice else ''}{advice or ''}."
 
 
-def report(args: argparse.Namespace | None, sentence: str, kind: str, code: int) -> None:
+def report(args: argparse.Namespace, sentence: str, kind: str, code: int) -> None:
     """With --json the failure is a line of data, too."""
-    if args is not None and getattr(args, "json", False):
+    if getattr(args, "json", False):
         with suppress(OSError, ValueError):
             print(json.dumps({**inputs(args), **failure(sentence, kind, code)}))
 

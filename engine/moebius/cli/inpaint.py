@@ -32,7 +32,7 @@ def add_parsers(commands: Any) -> None:
     p.add_argument("image", metavar="IMAGE", type=Path, nargs="?", help="a file, or - for standard input")
     p.add_argument("mask", metavar="MASK", type=Path, nargs="?", help="white = fill in (default: boxes, or the image's transparency)")
     p.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="- for standard output, in --format")
-    p.add_argument("--format", metavar="F", help="of -o -: png, jpg, webp, tif, bmp, gif (png)")
+    p.add_argument("--format", metavar="F", help="of -o -: png, jpg, webp, avif, tif, bmp, gif (png)")
     p.add_argument("--sample", action="store_true", help="the picture and mask that come with moebius, in place of IMAGE and MASK")
     p.add_argument("--box", metavar="X,Y,W,H", type=options.box, action="append", default=[], help="fill this rectangle too; repeatable")
     options.add_settings(p)
@@ -47,7 +47,7 @@ def add_parsers(commands: Any) -> None:
 
 def add_info_parser(commands: Any) -> None:
     p = commands.add_parser("info", help="print what made a picture")
-    p.add_argument("file", metavar="FILE", type=Path)
+    p.add_argument("file", metavar="FILE", type=Path, help="a picture, or - for standard input")
     p.add_argument("--json", action="store_true")
     p.set_defaults(command=info)
 
@@ -95,7 +95,7 @@ def chosen_outputs(args: argparse.Namespace, count: int) -> list[Path]:
     return outputs
 
 
-def given(path: Path, other: Path | None) -> Path | bytes:
+def given(path: Path, other: Path | None = None) -> Path | bytes:
     """What is to be read for a path that was typed: of - what comes in by standard input."""
     if path != target.STREAM:
         return path
@@ -192,7 +192,7 @@ def report(
 def info(args: argparse.Namespace) -> int:
     from moebius.pictures.metadata import read_metadata
 
-    record = read_metadata(args.file)
+    record = read_metadata(given(args.file))
     if record is None:
         raise MoebiusError(f"{args.file} does not say how it was made; only pictures written by moebius without --no-metadata do.")
     if args.json:

@@ -17,7 +17,7 @@ from moebius.cli.output import write_plainly
 def run(argv: list[str]) -> int:
     """The exit code of the command."""
     write_plainly()
-    args: argparse.Namespace | None = None
+    args = argparse.Namespace(json="--json" in argv)  # until they are parsed
 
     def work() -> int:
         nonlocal args

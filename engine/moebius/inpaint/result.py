@@ -16,6 +16,7 @@ from moebius.errors import UsageError
 from moebius.inpaint.record import of_image
 from moebius.model.contract import StepState
 from moebius.pictures import palette
+from moebius.pictures.formats import ENDINGS
 from moebius.pictures.photo import Photo, load
 from moebius.pictures.pixels import rescaled
 from moebius.pictures.save import encoded, save
@@ -118,7 +119,8 @@ class Result:
 def _named(format: str | None) -> Path:
     """A name with the ending of a format."""
     if not isinstance(format, str) or not format.strip("."):
-        raise UsageError("An open file has no ending that says what to write; give format='png', 'jpg', 'webp', 'tif', 'bmp' or 'gif'.")
+        names = ", ".join(ending[1:] for ending in ENDINGS)
+        raise UsageError(f"An open file has no ending that says what to write; give a format=, one of {names}.")
     return Path(f"picture.{format.strip('.').lower()}")
 
 

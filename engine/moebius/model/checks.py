@@ -23,8 +23,8 @@ def check_parameter(array: np.ndarray, name: str) -> None:
     if not finite.all():
         bad = np.asarray(array)[~finite]
         raise WeightError(
-            f"{name} holds {bad[0]}{f' and {len(bad) - 1} more values' * (len(bad) > 1)} that float32 has no number for. "
-            "Weights must be finite: load the checkpoint again, or look for the step of a training at which it diverged."
+            f"{name} holds {bad[0]}{f' and {len(bad) - 1} more values' * (len(bad) > 1)}; weights must be finite in float32. "
+            "Load the checkpoint again, or look for the step of a training at which it diverged."
         )
 
 

@@ -180,7 +180,7 @@ def _swapped(mask: Photo, photo: Photo, force: bool) -> list[str]:
 
 def _marked(mask: Photo, notes: list[str]) -> tuple[np.ndarray, str]:
     """(H, W) of bools: what is painted where there is transparency, else what is white; and why it may be nothing."""
-    half = np.iinfo(mask.rgb.dtype).max // 2
+    half = _half(mask.rgb)
     if mask.rgb.dtype == np.uint8 and mask.rgb.strides[2]:
         grey = np.asarray(Image.fromarray(mask.rgb).convert("L"))
     else:
@@ -226,8 +226,9 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}×{shape[0]}"
 
 
-def _half(alpha: np.ndarray) -> int:
-    return int(np.iinfo(alpha.dtype).max // 2)
+def _half(pixels: np.ndarray) -> int:
+    """The most that is not yet white, or opaque."""
+    return int(np.iinfo(pixels.dtype).max // 2)
 
 
 def _transparent(photo: Photo) -> np.ndarray:

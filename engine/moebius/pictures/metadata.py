@@ -8,7 +8,6 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL.ExifTags import IFD, Base
 
 from moebius.errors import UsageError
 from moebius.pictures.formats import opened
+from moebius.pictures.source import FileSource, file_of
 
 METADATA_KEY = "moebius"
 USER_COMMENT = b"ASCII\0\0\0"
@@ -171,9 +171,10 @@ def with_record(exif: bytes, record: str) -> bytes | None:
     return block.tobytes()
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+def read_metadata(source: FileSource) -> dict[str, Any] | None:
     """What `save` was given as metadata; None when the file has none."""
-    with opened(Path(path), str(path)) as image:
+    file, name = file_of(source, "The picture")
+    with opened(file, name) as image:
         text = image.info.get(METADATA_KEY)
         entries = image.getexif().get_ifd(IFD.Exif)
     records = [entries[tag] for tag in PLACES if tag in entries and _own_record(entries[tag])]
@@ -187,5 +188,5 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise UsageError(f"{path} has a {METADATA_KEY} entry that is not what this program writes.")
+        raise UsageError(f"{name} has a {METADATA_KEY} entry that is not what this program writes.")
     return record

@@ -109,6 +109,11 @@ def refuse_wrapped(net: Net, names: Collection[str]) -> None:
     name = next((n for n in names if n.endswith(f".{landmark}")), None)
     if landmark in names or name is None:
         return
+    if {n.split(".")[0] for n in names} == set(NET_NAMES):
+        raise WeightError(
+            "It holds both networks, as a bundle does, but its metadata, which says how each is built, is gone. "
+            "Write it with the metadata of the file that it came from."
+        )
     prefix = ascii(name.removesuffix(landmark)[-80:])
     raise WeightError(
         f"The names of its tensors begin with {prefix}: the model was saved with a wrapper around it (DataParallel, torch.compile). "

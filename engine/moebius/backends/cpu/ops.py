@@ -181,16 +181,20 @@ class CPU(Reference):
         n = height * width
         xt, out = x.reshape(b, n, c), np.empty((b, n, c), self.dtype)
         step = max(1, sizes.BLOCK // c)
+        run = min(step, sizes.RUN)
+        step -= step % run
         jobs = [(i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)]
-        means, squares = np.empty((2, b, -(-n // step), c), np.float64)  # of blocks, and about their means; float64 only from here on
+        means, squares = np.empty((2, b, -(-n // run), c), np.float64)  # of runs, and about their means; float64 only from here on
 
         def count(i: int, j: int, k: int) -> None:
-            mean = np.add.reduce(xt[i, j:k], axis=0) / self.dtype.type(k - j)
-            centred = xt[i, j:k] - mean
-            means[i, j // step], squares[i, j // step] = mean, np.einsum("nc,nc->c", centred, centred)
+            for r in range(j, k, run):
+                part = xt[i, r : min(r + run, k)]
+                mean = np.add.reduce(part, axis=0) / self.dtype.type(len(part))
+                centred = part - mean
+                means[i, r // run], squares[i, r // run] = mean, np.einsum("nc,nc->c", centred, centred)
 
         self._workers.spread(count, jobs)
-        scale, shift = (v.astype(self.dtype) for v in self._norm(p, means, squares, step, n, groups, eps))
+        scale, shift = (v.astype(self.dtype) for v in self._norm(p, means, squares, run, n, groups, eps))
         if silu:  # h·tanh(h) + h with h = y/2
             scale, shift = scale / 2, shift / 2
 
@@ -207,11 +211,11 @@ class CPU(Reference):
         self._workers.spread(apply, jobs)
         return out.reshape(x.shape)
 
-    def _norm(self, p: Params, means: Array, squares: Array, step: int, n: int, groups: int, eps: float) -> tuple[Array, Array]:
-        """norm(x) = x·scale + shift, (b, c) each, from the means of blocks of `step` positions and the sums of squares about them."""
-        b, blocks, c = means.shape
-        counts = np.minimum(step, n - step * np.arange(blocks))[:, None, None]
-        means, squares = means.reshape(b, blocks, groups, -1), squares.reshape(b, blocks, groups, -1)
+    def _norm(self, p: Params, means: Array, squares: Array, run: int, n: int, groups: int, eps: float) -> tuple[Array, Array]:
+        """norm(x) = x·scale + shift, (b, c) each, from the means of runs of that many positions and the sums of squares about them."""
+        b, runs, c = means.shape
+        counts = np.minimum(run, n - run * np.arange(runs))[:, None, None]
+        means, squares = means.reshape(b, runs, groups, -1), squares.reshape(b, runs, groups, -1)
         total = n * c // groups
         mean = (means * counts).sum(axis=(1, 3), keepdims=True) / total
         var = (squares + counts * (means - mean) ** 2).sum(axis=(1, 3)) / total

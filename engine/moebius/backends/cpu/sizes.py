@@ -1,6 +1,7 @@
 """How much the CPU device works on at a time."""
 
 BLOCK = 1 << 16  # elements a ufunc works on at a time: with one temporary, half of a 1 MB second-level cache
+RUN = 256  # values that a norm adds up one after another in float32: of thousands the sum loses digits that show
 COLUMNS = 1 << 20  # elements of gathered convolution columns, or of attention's logits, that a thread works on at a time: 4 MB
 ROWS = 4096  # positions at a time in the feed-forward: with five times the channels, what lies between its ops is its largest tensor
 PRODUCT = 512  # rows, and columns, of a block of a product: 0.93 of a core's speed for the whole of it

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 import moebius
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.tensor import read
 from moebius.backends.webgpu.wgsl import shaders_digest
 from moebius.check.compare.cases import Case, fixed_set
@@ -102,22 +103,42 @@ def numpy_runner(case: Case, ops: Reference) -> Callable[[], tuple[list[np.ndarr
 
 
 def gpu_runner(case: Case, ops: WebGPU) -> Callable[[], tuple[list[np.ndarray], float]]:
-    """As a plan: recorded once, replayed."""
-    nhwc = [np.moveaxis(a, 1, -1) for a in case.inputs]
-    plan = ops.record(lambda *tensors: tuple(case.call(ops, *tensors)), [a.shape for a in nhwc])
-    table, timesteps = plan.recording.sinusoid, case.of.timesteps
-    times = None if timesteps is None or table is None else time_sinusoid(timesteps, table.shape[3])
+    run = OnGPU(case, ops)
 
     def once() -> tuple[list[np.ndarray], float]:
-        plan.upload(nhwc)
+        run.upload(case.inputs)
         begun = time.perf_counter()
-        plan.start(times)
-        plan.replay()
-        plan.recording.state.read(4)  # there when all before it is done
+        run.replay()
+        run.plan.recording.state.read(4)  # there when all before it is done
         ms = 1e3 * (time.perf_counter() - begun)
-        return [read(t) for t in plan.outputs], ms
+        return run.outputs(), ms
 
     return once
+
+
+class OnGPU:
+    """A case as a plan: recorded once, replayed. Called with NCHW inputs, it gives the outputs, channels last."""
+
+    def __init__(self, case: Case, ops: WebGPU) -> None:
+        shapes = [np.moveaxis(a, 1, -1).shape for a in case.inputs]
+        self.plan: Plan = ops.record(lambda *tensors: tuple(case.call(ops, *tensors)), shapes)
+        table, timesteps = self.plan.recording.sinusoid, case.of.timesteps
+        self.times = None if timesteps is None or table is None else time_sinusoid(timesteps, table.shape[3])
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self.upload(inputs)
+        self.replay()
+        return self.outputs()
+
+    def upload(self, inputs: Sequence[np.ndarray]) -> None:
+        self.plan.upload([np.moveaxis(a, 1, -1) for a in inputs])
+
+    def replay(self) -> None:
+        self.plan.start(self.times)
+        self.plan.replay()
+
+    def outputs(self) -> list[np.ndarray]:
+        return [read(t) for t in self.plan.outputs]
 
 
 # who it is -----------------------------------------------------------------------------------------------------------

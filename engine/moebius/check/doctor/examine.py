@@ -17,6 +17,7 @@ from moebius.check.doctor.drivers import known
 from moebius.check.doctor.findings import Finding
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError
 from moebius.inpaint import verdicts
+from moebius.inpaint.device import preferred
 
 Device = WebGPU | Reference
 CHECKS = ("driver", "limits", "first start", "kernels", "repeatable", "not finite", "picture", "speed", "memory")
@@ -26,10 +27,10 @@ def open_named(name: str) -> Device:
     """The device of that name, whatever is wrong with it; "auto" is the one that `inpaint.device` tries first."""
     if name == "auto":
         try:
-            hardware = any(a.info["adapter_type"] != "CPU" for a in adapters())
+            best = preferred(list(adapters()))
         except AdapterError:
-            hardware = False
-        return WebGPU() if hardware else CPU()
+            best = None
+        return CPU() if best is None else WebGPU()
     return CPU() if name == "cpu" else WebGPU(name)
 
 

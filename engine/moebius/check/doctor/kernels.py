@@ -11,12 +11,11 @@ import numpy as np
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.plan import Plan
-from moebius.backends.webgpu.tensor import read
 from moebius.check.bounds import is_rounding
 from moebius.check.compare.cases import ODD, Case, fixed_set
+from moebius.check.compare.measure import OnGPU
 from moebius.check.doctor.findings import Finding
 from moebius.errors import NonFiniteError
-from moebius.model.arrays import time_sinusoid
 
 MOST = 200_000  # parameters of a case: what takes longer to make than to check is left to `moebius compare`
 LARGE = ("conv3x3", "1×64×64, 4 → 512 channels, stride 1, pad 1")  # GPUs take a tile of their own from some size on
@@ -32,29 +31,14 @@ def cases(software: bool) -> list[Case]:
     return small + [c for c in fixed_set() if (c.op, c.name) == LARGE and not software]
 
 
-class OnGPU:
-    """A case recorded on a GPU; called with NCHW inputs, it gives the outputs, channels last."""
-
-    def __init__(self, case: Case, ops: WebGPU) -> None:
-        shapes = [np.moveaxis(a, 1, -1).shape for a in case.inputs]
-        self.plan: Plan = ops.record(lambda *tensors: tuple(case.call(ops, *tensors)), shapes)
-        table, timesteps = self.plan.recording.sinusoid, case.of.timesteps
-        self.times = None if timesteps is None or table is None else time_sinusoid(timesteps, table.shape[3])
-
-    def __call__(self, inputs: Arrays) -> list[np.ndarray]:
-        self.plan.upload([np.moveaxis(a, 1, -1) for a in inputs])
-        self.plan.start(self.times)
-        self.plan.replay()
-        return [read(t) for t in self.plan.outputs]
-
-    def flags_it(self) -> bool:
-        """Whether the last run is known for one that was not finite: by the flag of its step, and by the hunt for the op."""
-        flags = self.plan.recording.flags
-        try:
-            self.plan.find_non_finite()
-        except NonFiniteError:
-            return flags is None or bool(flags.read(4, np.uint32)[0])
-        return False
+def flags_it(plan: Plan) -> bool:
+    """Whether the last run is known for one that was not finite: by the flag of its step, and by the hunt for the op."""
+    flags = plan.recording.flags
+    try:
+        plan.find_non_finite()
+    except NonFiniteError:
+        return flags is None or bool(flags.read(4, np.uint32)[0])
+    return False
 
 
 def on_numpy(case: Case, ops: Reference) -> Callable[[Arrays], list[np.ndarray]]:
@@ -119,7 +103,7 @@ def hidden(case: Case, run: Callable[[Arrays], list[np.ndarray]], what: str) -> 
         inputs[0].flat[inputs[0].size // 2] = value
         if all(np.isfinite(o).all() for o in oracle(inputs)):
             continue
-        if all(np.isfinite(o).all() for o in run(inputs)) or (isinstance(run, OnGPU) and not run.flags_it()):
+        if all(np.isfinite(o).all() for o in run(inputs)) or (isinstance(run, OnGPU) and not flags_it(run.plan)):
             found.append(f"{what} hides {value}")
     return found
 
