@@ -24,6 +24,7 @@ from moebius.weights.cache import cache_entries, remove
 from moebius.weights.formats import safetensors
 from moebius.weights.formats.tensors import OpenFile
 from moebius.weights.loading import Loading
+from moebius.weights.nano import packaged_nano
 
 # ruff: noqa: F811 (fixtures)
 
@@ -201,6 +202,12 @@ def test_clearing_leaves_what_is_not_ours(folder: Path, cache: Path, capsys: pyt
     assert not list(cache.glob("weights/vae-*"))
 
 
+def test_a_source_s_name_is_one_line(folder: Path, cache: Path, capsys: pytest.CaptureFixture) -> None:
+    store.load(folder.rename(folder.with_name("mo\ndel\x1b[31m")))
+    for options in ([], ["--check"], ["--clear"]):
+        assert len(run(capsys, "cache", *options)[1].splitlines()) == (2 if options == ["--check"] else 3)
+
+
 def test_clearing_an_unmarked_folder(folder: Path, cache: Path, capsys: pytest.CaptureFixture) -> None:
     store.load(folder)
     (cache / folders.MARK).unlink()
@@ -371,8 +378,10 @@ def test_a_unet_without_a_vae(folder: Path) -> None:
 
 
 def test_a_vae_beside_a_bundle(folder: Path) -> None:
-    with pytest.raises(UsageError, match="nano brings a VAE of its own"):
+    with pytest.raises(UsageError, match="nano has a VAE of its own"):
         store.load("nano", vae=folder / VAE_FILE)
+    with pytest.raises(UsageError, match=r"nano\.safetensors brings a VAE of its own"):
+        store.load(packaged_nano(), vae=folder / VAE_FILE)
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/model.bin", "x" * 5000, "a\0b"])

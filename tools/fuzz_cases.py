@@ -52,6 +52,7 @@ class Case:
     afresh: bool = False
     before: Callable[[], object] | None = None  # done in the process, before the command
     silent: bool = False  # its error stream is closed or full
+    streamed: bool = False  # a picture goes to its standard output
     free: tuple[str, ...] | None = ("home", "cache", "hf")  # where more may be written; None for anywhere
 
     def __post_init__(self) -> None:
@@ -409,7 +410,8 @@ def names(rng: random.Random, base: Path, at: Path) -> Case:
     extra = [word for name, text in words.items() if name.startswith("--") for word in (name, text)]
     command = ["inpaint", words["photo"], words["mask"], "-o", words["-o"], *extra, *QUICK]
     # What cannot be written is known before the work; `--` and the like are the parser's.
-    return Case(at, command, (str(Path(value)),) if where == "-o" else ("out.png",))
+    streamed = words["-o"] == "-"
+    return Case(at, command, () if streamed else (str(Path(words["-o"])),), streamed=streamed)
 
 
 def environment(rng: random.Random, base: Path, at: Path) -> Case:
