@@ -212,6 +212,7 @@ OUTPUTS = [  # an output that cannot be written, and the exit code
     ("nosuch/out.png", 1),
     ("there.png/out.png", 2),
     ("out", 2),
+    ("a\0.png", 2),
     ("pipe.png", 2),
     ("there.png", 2),  # the image itself
 ]

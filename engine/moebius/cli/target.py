@@ -30,9 +30,10 @@ def check_output(path: Path) -> None:
             raise UsageError(f"{path} is {what}; name a file to write the picture into.")
     except FileNotFoundError:
         pass
-    except OSError as error:  # the name is too long; a folder on the way cannot be entered
-        kind = UsageError if error.errno in WRONG_NAMES else MoebiusError
-        raise kind(f"{path} cannot be written: {error.strerror}. Choose another name or place.") from error
+    except (OSError, ValueError) as error:  # the name is too long, or has a NUL; a folder on the way cannot be entered
+        kind = MoebiusError if isinstance(error, OSError) and error.errno not in WRONG_NAMES else UsageError
+        why = getattr(error, "strerror", None) or error
+        raise kind(f"{path} cannot be written: {why}. Choose another name or place.") from error
     format_of(path)
     if not path.parent.is_dir():
         raise MoebiusError(f"{path} cannot be written: there is no folder {path.parent}.")

@@ -191,7 +191,7 @@ def from_path(net: Net, path: Path, loading: Loading) -> Network:
         config_text = read_config(config_path) if config_path.exists() else ""
         identity = identity_of(path.stat())
     except OSError as error:
-        raise WeightError(f"{path} cannot be read: {error}.") from error
+        raise WeightError(f"{error.filename or path} cannot be read: {error.strerror or error}. Check it and its rights.") from error
     source = Source(net, path, str(path), config_text, str(config_path), {"path": str(path)}, f"{net} {path} {config_text}")
     if loading.cache and (copy := look_up(net, file_signature(source.signature, identity), loading)):
         return copy
