@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import moebius.web.export  # noqa: F401 (its classes are made of the WebGPU that is replaced here)
+import moebius.check.compare.measure
+import moebius.check.doctor.examine
+import moebius.web.export  # noqa: F401 (types and classes of these three are made of the WebGPU that is replaced here)
 from moebius import sample
 from moebius.backends.webgpu.device import uninterrupted
 from moebius.cli import batch, endings, inpaint, view, web

@@ -194,12 +194,15 @@ def test_clearing_leaves_what_is_not_ours(folder: Path, cache: Path, capsys: pyt
     elsewhere.write_bytes(b"mine")
     link = cache / f"weights/unet-{'1' * 64}.safetensors"
     link.symlink_to(elsewhere)
+    verdict = cache / f"verdicts/{'2' * 64}.json"
+    folders.write_note(verdict, {"fault": ""})
     code, out, _ = run(capsys, "cache", "--clear")
     assert code == 0
     assert "Removed 2 files" in out
     assert out.index("unet-") < out.index("Removed")
     assert all(path.exists() for path in (*theirs, elsewhere, link))
     assert not list(cache.glob("weights/vae-*"))
+    assert not verdict.exists()
 
 
 def test_a_source_s_name_is_one_line(folder: Path, cache: Path, capsys: pytest.CaptureFixture) -> None:

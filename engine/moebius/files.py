@@ -100,6 +100,13 @@ def folder_beside(path: Path) -> Iterator[Path]:
             os.close(handle)
 
 
+def try_beside(path: Path) -> None:
+    """OSError where `replacing` could not write `path`: the name is too long with what a part adds, the folder takes no file."""
+    beside, handle = new_part(path, None)
+    os.close(handle)
+    beside.unlink(missing_ok=True)
+
+
 def lstat(path: Path) -> os.stat_result | None:
     """What is at `path`: None for nothing, and for a link. OSError where a file must not take its place."""
     try:

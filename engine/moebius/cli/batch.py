@@ -19,7 +19,7 @@ from moebius.cli.load import load_model
 from moebius.cli.output import say, say_error, say_nothing
 from moebius.cli.pairs import Pair, find
 from moebius.errors import EmptyMaskError, MoebiusError, UsageError
-from moebius.files import replacing
+from moebius.files import open_regular, replacing
 
 if TYPE_CHECKING:
     from moebius.inpaint.inpainter import Inpainter
@@ -132,7 +132,7 @@ class Work:
         """The picture byte by byte, where there is nothing to fill in."""
         for path in outputs:
             try:
-                with open(image, "rb") as source, replacing(path) as target:
+                with open_regular(image) as source, replacing(path) as target:
                     shutil.copyfileobj(source, target)
             except OSError as error:
                 raise MoebiusError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moebius.cli.endings import WRONG_NAMES
 from moebius.errors import MoebiusError, UsageError
+from moebius.files import try_beside
 
 if TYPE_CHECKING:
     from moebius.pictures.photo import Photo
@@ -37,15 +36,10 @@ def check_output(path: Path) -> None:
     format_of(path)
     if not path.parent.is_dir():
         raise MoebiusError(f"{path} cannot be written: there is no folder {path.parent}.")
-    trial = path.with_name(f".moebius-{os.getpid()}-{os.urandom(4).hex()}.part")
     try:
-        with open(trial, "xb"):
-            pass
+        try_beside(path)
     except OSError as error:
         raise MoebiusError(f"{path} cannot be written: {error.strerror}. Choose another place.") from error
-    finally:
-        with suppress(OSError):
-            trial.unlink()
 
 
 def check_stream(count: int, json: bool) -> None:
