@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from moebius.backends.cpu import CPU
-from moebius.cli import batch
+from moebius.cli import batch, progress
 from moebius.cli import main as cli
 from moebius.cli.pairs import find
 from moebius.errors import MoebiusError, UsageError
@@ -164,17 +164,19 @@ def test_on_a_terminal_there_is_a_bar(capsys, tmp_path: Path, model: Inpainter, 
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "30")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    for name in ("a.jpg", "b.png"):
+    for name in ("a.jpg", "b.png", "c\x1b[31m\n.png"):
         picture(tmp_path / "in" / name)
     one = mask(tmp_path / "m.png")
-    assert "\r2/2 b.png" in run(capsys, tmp_path / "in", one, tmp_path / "out")[2]
+    said = run(capsys, tmp_path / "in", one, tmp_path / "out")[2]
+    assert "\r2/3 b.png" in said
+    assert "\r3/3 c\\x1b[31m\\n.png" in said
     assert "\r" not in run(capsys, tmp_path / "in", one, tmp_path / "out", "--quiet")[2]
 
 
 def test_where_there_is_no_terminal_a_slow_picture_says_how_far_it_is(
     capsys, tmp_path: Path, model: Inpainter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
     picture(tmp_path / "in/a.jpg")
     err = run(capsys, tmp_path / "in", mask(tmp_path / "m.png"), tmp_path / "out")[2]
     assert "1/1 a.jpg: step 1 of 2" in err

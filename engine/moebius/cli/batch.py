@@ -9,16 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moebius.cli import options
+from moebius.cli import options, progress
 from moebius.cli.inpaint import chosen_settings, mask_settings, numbered, report
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_error, say_nothing
 from moebius.cli.pairs import Pair, find
-from moebius.errors import EmptyMaskError, MoebiusError, UsageError
+from moebius.errors import EmptyMaskError, MoebiusError, UsageError, shown
 from moebius.files import open_regular, replacing
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from moebius.inpaint.result import Result
 
 LISTED = 12  # names in a line
-EVERY = 5.0  # seconds between two lines where there is no terminal
 
 
 def add_parser(commands: Any) -> None:
@@ -193,10 +191,8 @@ class Bar:
         self._worked = 0.0  # seconds, on pictures that are done
         self._bar: Any = None
         if not silent and sys.stderr.isatty():
-            quiet = type("Bar", (import_module("tqdm").tqdm,), {"monitor_interval": 0})  # it would start a thread
             look = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
-            file = getattr(sys.stderr, "stream", sys.stderr)
-            self._bar = quiet(total=count, file=file, leave=False, dynamic_ncols=True, smoothing=0, bar_format=look)
+            self._bar = progress.bar("", count, "", 0, smoothing=0, bar_format=look)
 
     @property
     def place(self) -> str:
@@ -205,8 +201,7 @@ class Bar:
         return f"[{len(self.ended) + 1}/{self.count}{f', {left}' if left else ''}]"
 
     def begin(self, name: str) -> None:
-        printable = "".join(c if c.isprintable() else "?" for c in name)
-        self.doing, self._began = f"{len(self.ended) + 1}/{self.count} {printable}", time.perf_counter()
+        self.doing, self._began = f"{len(self.ended) + 1}/{self.count} {shown(name)}", time.perf_counter()
         if self._bar is not None:
             self._bar.set_description_str(self.doing)
 
@@ -215,7 +210,7 @@ class Bar:
         if self._bar is not None:
             self._bar.n = self._worked_on() + part
             self._bar.refresh()
-        elif time.perf_counter() - self._said >= EVERY:
+        elif time.perf_counter() - self._said >= progress.EVERY:
             left = self.left(part)
             say(f"{self.doing}: step {done} of {total}{f', {left}' if left else ''}")
             self._said = time.perf_counter()
