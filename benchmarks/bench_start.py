@@ -118,7 +118,7 @@ def main() -> int:
             place.mkdir()
             weights = synthetic(shapes, 0)
             safetensors.write(place / f"{store.STEM}.safetensors", {name: a.astype("float16") for name, a in weights.items()})
-            (place / store.CONFIG_FILE).write_text(json.dumps(infer.to_json(config)))
+            (place / store.CONFIG_FILE).write_text(json.dumps(infer.to_json(config)), encoding="utf-8")
             unet_bytes = unet_bytes or sum(a.nbytes for a in weights.values())
             del weights
         out = measure(path, args.adapter)

@@ -113,7 +113,7 @@ def in_child(work: Callable[[], int], said: Path, kill: tuple[int, float] | None
 def limit(out: Path, err: Path, stack: Path) -> None:
     """Of this process: its memory, its time, the size of its files; and its streams led into files."""
     handles = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) for path in (out, err)]
-    stacks = open(stack, "w")  # noqa: SIM115 (as long as the process)
+    stacks = open(stack, "w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, handle in enumerate(handles, 1):
         os.dup2(handle, number)
@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
         base, folder = Path(made) / "base", args.keep or Path(made) / "now"
         base.mkdir()
         if in_child(lambda: prepare(base), Path(made) / "said").code != 0:
-            print((Path(made) / "said/err").read_text())
+            print((Path(made) / "said/err").read_text("utf-8"))
             return 2
         if args.replay:
             kind, seed, number = args.replay.split(":")

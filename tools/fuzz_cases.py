@@ -69,7 +69,7 @@ def prepare(base: Path) -> int:
     (base / "model/vae").mkdir(parents=True)
     (base / f"model/{STEM}.bin").write_bytes(torch_file(unet_weights, "BF16"))
     (base / f"model/vae/{STEM}.bin").write_bytes(torch_file(vae_weights, "BF16"))
-    (base / "model/vae/config.json").write_text(json.dumps({"scaling_factor": 0.25, "norm_num_groups": 32, "act_fn": "silu"}))
+    (base / "model/vae/config.json").write_text(json.dumps({"scaling_factor": 0.25, "norm_num_groups": 32, "act_fn": "silu"}), "utf-8")
     picture(random.Random(0), (40, 32), "RGB").save(base / "photo.png")
     mask = Image.new("L", (40, 32))
     mask.paste(255, BOX)
@@ -330,18 +330,20 @@ def config(rng: random.Random, base: Path, at: Path) -> Case:
     path = at / "model" / rng.choice(["config.json", "vae/config.json"])
     fields = ["layers_per_block", "norm_num_groups", "block_out_channels", "scaling_factor", "sample_size", "act_fn", "latent_channels"]
     fields += ["cross_attention_dim", "encoder_hid_dim", "attention_head_dim", "in_channels", "out_channels", "mix_mlp_ratio"]
-    sound = json.loads((base / "model/vae/config.json").read_text()) if rng.random() < 0.7 else {}
+    sound = json.loads((base / "model/vae/config.json").read_text("utf-8")) if rng.random() < 0.7 else {}
     text = json.dumps(sound | {rng.choice(fields): strange(rng) for _ in range(rng.randint(1, 4))})
     match rng.randrange(6):
         case 0:
             path.unlink(missing_ok=True)
             strange_file(rng, path)
         case 1:
-            path.write_text(rng.choice(["[" * 100_000, "{" * 1000, '{"a":' * 50_000, "null", "1" * 100_000, '"' + "x" * (2 << 20)]))
+            path.write_text(
+                rng.choice(["[" * 100_000, "{" * 1000, '{"a":' * 50_000, "null", "1" * 100_000, '"' + "x" * (2 << 20)]), "utf-8"
+            )
         case 2:
             path.write_bytes(damaged(rng, text.encode()))
         case _:
-            path.write_text(text)
+            path.write_text(text, "utf-8")
     return inpaint_with(base, at, "model")
 
 

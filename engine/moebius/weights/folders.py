@@ -69,7 +69,7 @@ def make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder.parent / MARK
     if not mark.exists():
-        mark.write_text(MARK_TEXT)
+        mark.write_text(MARK_TEXT, encoding="utf-8")
 
 
 def read_note(path: Path) -> Any:
