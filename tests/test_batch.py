@@ -164,10 +164,12 @@ def test_on_a_terminal_there_is_a_bar(capsys, tmp_path: Path, model: Inpainter, 
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "30")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    for name in ("a.jpg", "b.png"):
+    for name in ("a.jpg", "b.png", "c\x1b[31m\n.png"):
         picture(tmp_path / "in" / name)
     one = mask(tmp_path / "m.png")
-    assert "\r2/2 b.png" in run(capsys, tmp_path / "in", one, tmp_path / "out")[2]
+    said = run(capsys, tmp_path / "in", one, tmp_path / "out")[2]
+    assert "\r2/3 b.png" in said
+    assert "\r3/3 c\\x1b[31m\\n.png" in said
     assert "\r" not in run(capsys, tmp_path / "in", one, tmp_path / "out", "--quiet")[2]
 
 

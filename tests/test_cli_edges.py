@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 import moebius.check.compare.measure
-import moebius.web.export  # noqa: F401 (what they define is made of the WebGPU that is replaced here)
+import moebius.check.doctor.examine
+import moebius.web.export  # noqa: F401 (types and classes of these three are made of the WebGPU that is replaced here)
 from moebius import sample
 from moebius.backends.webgpu.device import uninterrupted
 from moebius.cli import batch, endings, inpaint, view, web
@@ -213,6 +214,7 @@ OUTPUTS = [  # an output that cannot be written, and the exit code
     ("nosuch/out.png", 1),
     ("there.png/out.png", 2),
     ("out", 2),
+    ("a\0.png", 2),
     ("pipe.png", 2),
     ("there.png", 2),  # the image itself
 ]

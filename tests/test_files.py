@@ -22,7 +22,7 @@ from PIL import Image
 from moebius import files
 from moebius.check.compare.files import load as load_fingerprint
 from moebius.errors import MoebiusError, UsageError, WeightError
-from moebius.files import PART, open_regular, replacing
+from moebius.files import PART, REPLACED, folder_beside, open_regular, replacing
 from moebius.pictures import mask, photo
 from moebius.pictures.metadata import read_metadata
 from moebius.pictures.save import save
@@ -86,7 +86,7 @@ def test_weights_and_config_that_are_no_regular_file_are_refused_at_once(special
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet/diffusion_pytorch_model.bin").write_bytes(b"PK")
     weights.rename(tmp_path / "unet/config.json")
-    with pytest.raises(WeightError, match=r"config\.json"):
+    with pytest.raises(WeightError, match=r"^\S*config\.json cannot be read"):
         store.load(tmp_path)
 
 
@@ -270,6 +270,19 @@ def test_the_next_save_removes_what_a_kill_left_and_nothing_of_a_living_process(
 
 
 @posix
+def test_a_folder_that_a_kill_left_is_removed_and_none_of_a_living_process(tmp_path: Path) -> None:
+    (tmp_path / LEFT / "new").mkdir(parents=True)
+    (tmp_path / LEFT / "new/weights").write_bytes(b"half")
+    with folder_beside(tmp_path / "page") as beside:
+        (beside / "new").mkdir()
+        with folder_beside(tmp_path / "page") as other:
+            assert sorted(tmp_path.iterdir()) == sorted([beside, other])
+        save(Image.new("RGB", (4, 4)), tmp_path / "out.png")
+        assert (beside / "new").is_dir()
+    assert os.listdir(tmp_path) == ["out.png"]
+
+
+@posix
 def test_of_other_files_none_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = "000000" if files.HOST != "000000" else "111111"
     others = [
@@ -283,7 +296,7 @@ def test_of_other_files_none_is_removed(tmp_path: Path, monkeypatch: pytest.Monk
     ]
     for name in others:
         (tmp_path / name).write_bytes(b"precious")
-    (tmp_path / LEFT.replace("old", "folder")).mkdir()
+    (tmp_path / LEFT.replace("old", "folder") / REPLACED).mkdir(parents=True)  # the page that was being replaced
     (tmp_path / LEFT.replace("old", "link")).symlink_to(tmp_path / "abc.part")
     os.mkfifo(tmp_path / LEFT.replace("old", "pipe"))
     before = sorted(os.listdir(tmp_path))

@@ -24,6 +24,7 @@ from moebius.weights.cache import cache_entries, remove
 from moebius.weights.formats import safetensors
 from moebius.weights.formats.tensors import OpenFile
 from moebius.weights.loading import Loading
+from moebius.weights.nano import packaged_nano
 
 # ruff: noqa: F811 (fixtures)
 
@@ -193,12 +194,21 @@ def test_clearing_leaves_what_is_not_ours(folder: Path, cache: Path, capsys: pyt
     elsewhere.write_bytes(b"mine")
     link = cache / f"weights/unet-{'1' * 64}.safetensors"
     link.symlink_to(elsewhere)
+    verdict = cache / f"verdicts/{'2' * 64}.json"
+    folders.write_note(verdict, {"fault": ""})
     code, out, _ = run(capsys, "cache", "--clear")
     assert code == 0
     assert "Removed 2 files" in out
     assert out.index("unet-") < out.index("Removed")
     assert all(path.exists() for path in (*theirs, elsewhere, link))
     assert not list(cache.glob("weights/vae-*"))
+    assert not verdict.exists()
+
+
+def test_a_source_s_name_is_one_line(folder: Path, cache: Path, capsys: pytest.CaptureFixture) -> None:
+    store.load(folder.rename(folder.with_name("mo\ndel\x1b[31m")))
+    for options in ([], ["--check"], ["--clear"]):
+        assert len(run(capsys, "cache", *options)[1].splitlines()) == (2 if options == ["--check"] else 3)
 
 
 def test_clearing_an_unmarked_folder(folder: Path, cache: Path, capsys: pytest.CaptureFixture) -> None:
@@ -380,6 +390,8 @@ def test_a_unet_without_a_vae(folder: Path) -> None:
 def test_a_vae_beside_a_bundle(folder: Path) -> None:
     with pytest.raises(UsageError, match="nano has a VAE of its own"):
         store.load("nano", vae=folder / VAE_FILE)
+    with pytest.raises(UsageError, match=r"nano\.safetensors brings a VAE of its own"):
+        store.load(packaged_nano(), vae=folder / VAE_FILE)
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/model.bin", "x" * 5000, "a\0b"])

@@ -188,6 +188,19 @@ def test_diffusers_layout(folder: Path) -> None:
     assert same(store.load(folder).unet, bfloat16(UNET_WEIGHTS))
 
 
+def test_a_folder_of_the_hubs_cache(folder: Path, tmp_path: Path) -> None:
+    """Its files are links to blobs, which have neither their names nor their neighbours."""
+    snapshot, blobs = tmp_path / "snapshots/0123", tmp_path / "blobs"
+    blobs.mkdir()
+    for name in (UNET_FILE, VAE_FILE, "vae/config.json"):
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(blobs / name.replace("/", "-")[:-5])
+        (snapshot / name).symlink_to(blobs / name.replace("/", "-")[:-5])
+    loaded = store.load(snapshot)
+    assert same(loaded.unet, bfloat16(UNET_WEIGHTS))
+    assert loaded.vae_config.scaling_factor == 0.25
+
+
 def test_safetensors_is_preferred(folder: Path) -> None:
     safetensors.write(folder / "diffusion_pytorch_model.safetensors", UNET_WEIGHTS)
     (folder / UNET_FILE).write_bytes(b"not looked at")

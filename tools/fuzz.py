@@ -43,12 +43,13 @@ import moebius.backends.cpu  # noqa: E402
 import moebius.cli.main  # noqa: E402
 import moebius.inpaint.run  # noqa: E402
 import moebius.weights.store  # noqa: E402 (here, so that a case need not)
+from moebius.cli.endings import SEE  # noqa: E402
 
 CPU_SECONDS, WALL_SECONDS = 30, 120  # of a case; the second is for a busy machine
 MEMORY = 3 << 30
 CRASHED = 70
 ENDS = {0, 1, 2}
-UNFORESEEN = ("Traceback (most recent call last)", "MOEBIUS_DEBUG=1 shows where")
+UNFORESEEN = ("Traceback (most recent call last)", SEE)
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 
 
@@ -196,7 +197,7 @@ def wrong_end(case: Case, ended: Ended) -> list[str]:
         wrong.append(f"it ended with {ended.code} and said nothing")
     if "not enough memory" in words or ended.memory > MEMORY // 2:
         wrong.append(f"it took {ended.memory >> 20} MiB of memory")
-    if steering := STEERING.search(words):
+    if steering := STEERING.search(ended.err if case.streamed else words):
         wrong.append(f"it prints the control character {steering[0]!r}")
     return wrong
 

@@ -52,6 +52,7 @@ class Case:
     afresh: bool = False
     before: Callable[[], object] | None = None  # done in the process, before the command
     silent: bool = False  # its error stream is closed or full
+    streamed: bool = False  # a picture goes to its standard output
     free: tuple[str, ...] | None = ("home", "cache", "hf")  # where more may be written; None for anywhere
 
     def __post_init__(self) -> None:
@@ -90,12 +91,12 @@ def picture(rng: random.Random, size: tuple[int, int], mode: str) -> Image.Image
     return image.convert(mode)
 
 
-def picture_bytes(rng: random.Random) -> tuple[bytes, str]:
-    """A sound file of some format, with what may come with a picture, and its ending."""
+def picture_bytes(rng: random.Random, size: tuple[int, int] | None = None) -> tuple[bytes, str]:
+    """A sound file of some format, with what may come with a picture, and its ending; of any size where none is given."""
     kind = rng.choice(["PNG", "PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
     modes = {"PNG": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"], "JPEG": ["L", "RGB", "CMYK"], "TIFF": ["L", "RGB", "CMYK", "F", "LAB"]}
     mode = rng.choice(modes.get(kind, ["RGB"]))
-    size = (rng.randint(1, 80), rng.randint(1, 80))
+    size = size or (rng.randint(1, 80), rng.randint(1, 80))
     image = picture(rng, size, mode) if mode != "LAB" else picture(rng, size, "RGB").convert("RGB").convert("L").convert("RGB")
     options: dict[str, Any] = {}
     if rng.random() < 0.4 and kind in ("PNG", "JPEG", "WEBP", "TIFF"):
@@ -160,8 +161,8 @@ def with_checksums(png: bytes) -> bytes:
     return out + png[at:]
 
 
-def damaged_picture(rng: random.Random, path: Path) -> Path:
-    data, ending = picture_bytes(rng)
+def damaged_picture(rng: random.Random, path: Path, size: tuple[int, int] | None = None) -> Path:
+    data, ending = picture_bytes(rng, size)
     data = damaged(rng, data)
     if ending == ".png" and rng.random() < 0.7:
         data = with_checksums(data)
@@ -253,9 +254,11 @@ def photo(rng: random.Random, base: Path, at: Path) -> Case:
 
 
 def mask(rng: random.Random, base: Path, at: Path) -> Case:
-    path = strange_file(rng, at / "mask.png") if rng.random() < 0.1 else damaged_picture(rng, at / "mask.png")
+    size = rng.choice([(40, 32), (40, 32), (20, 16), (80, 64), None])  # the photo's; those that are brought to it; any
+    path = strange_file(rng, at / "mask.png") if rng.random() < 0.1 else damaged_picture(rng, at / "mask.png", size)
     words = ["inpaint", str(base / "photo.png"), path.name, "-o", "out.png", "--model", str(base / "small.safetensors"), *QUICK]
     words += rng.choice([[], ["--invert"], ["--grow", rng.choice(["1", "-3", "1e9", "nan"])]])
+    words += rng.choice([[], ["--yes"], ["--yes"]])  # though it looks like a photograph
     return Case(at, words, ("out.png",), check=lambda: same_outside(at / "out.png", at / "out.png", BOX))
 
 
@@ -413,7 +416,8 @@ def names(rng: random.Random, base: Path, at: Path) -> Case:
     extra = [word for name, text in words.items() if name.startswith("--") for word in (name, text)]
     command = ["inpaint", words["photo"], words["mask"], "-o", words["-o"], *extra, *QUICK]
     # What cannot be written is known before the work; `--` and the like are the parser's.
-    return Case(at, command, (str(Path(value)),) if where == "-o" else ("out.png",))
+    streamed = words["-o"] == "-"
+    return Case(at, command, () if streamed else (str(Path(words["-o"])),), streamed=streamed)
 
 
 def environment(rng: random.Random, base: Path, at: Path) -> Case:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -56,6 +57,7 @@ def refuse_special(path: str | os.PathLike[str], mode: int) -> None:
 NODE = "" if sys.platform == "win32" else os.uname().nodename
 HOST = hashlib.sha256(NODE.encode()).hexdigest()[:6]  # in the names of parts, for folders that machines share
 PART = re.compile(r"\..{0,100}\.([0-9a-f]{6})[0-9a-f]{12}\.part", re.S)  # a file that is being written, or was when its writer was killed
+REPLACED = "old"  # in a folder that is a part: what its writer is replacing, and all that is left of it where it was killed right then
 STALE = 24 * 3600.0  # seconds after which a part of another machine's is taken for left behind: its locks may not be seen here
 
 
@@ -85,6 +87,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, for what is to take its place; gone when the block ends. Of killed writers the same holds as above."""
+    sweep(path.parent)
+    beside, handle = new_folder(path)
+    try:
+        yield beside
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def try_beside(path: Path) -> None:
+    """OSError where `replacing` could not write `path`: the name is too long with what a part adds, the folder takes no file."""
+    beside, handle = new_part(path, None)
+    os.close(handle)
+    beside.unlink(missing_ok=True)
+
+
 def lstat(path: Path) -> os.stat_result | None:
     """What is at `path`: None for nothing, and for a link. OSError where a file must not take its place."""
     try:
@@ -97,14 +119,33 @@ def lstat(path: Path) -> os.stat_result | None:
 
 def new_part(path: Path, before: os.stat_result | None) -> tuple[Path, int]:
     """An empty file beside `path` that this process holds the lock of, and its descriptor."""
-    name = path.name.encode("utf-8", "surrogateescape")[-100:].decode("utf-8", "ignore")  # file systems count bytes
     while True:
-        beside = path.with_name(f".{name}.{HOST}{secrets.token_hex(6)}.part")
+        beside = part_name(path)
         rights = 0o666 if before is None else 0o600  # until `keep_rights` has looked
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), rights)
         if lock(handle, wait=True) is not True or os.fstat(handle).st_nlink:
             return beside, handle
         os.close(handle)  # another process has swept it away before it was locked
+
+
+def new_folder(path: Path) -> tuple[Path, int | None]:
+    """An empty folder beside `path`, locked where a folder can be."""
+    while True:
+        beside = part_name(path)
+        beside.mkdir(0o700)
+        if sys.platform == "win32":
+            return beside, None
+        with suppress(FileNotFoundError):
+            handle = os.open(beside, READING)
+            if lock(handle, wait=True) is not True or beside.is_dir():
+                return beside, handle
+            os.close(handle)  # as in `new_part`
+
+
+def part_name(path: Path) -> Path:
+    """A new name beside `path` that PART knows."""
+    name = path.name.encode("utf-8", "surrogateescape")[-100:].decode("utf-8", "ignore")  # file systems count bytes
+    return path.with_name(f".{name}.{HOST}{secrets.token_hex(6)}.part")
 
 
 def keep_rights(handle: int, before: os.stat_result) -> None:
@@ -139,9 +180,10 @@ def remove_left(part: str, host: str) -> None:
     handle = os.open(part, READING | os.O_NOFOLLOW)
     try:
         found = os.fstat(handle)
-        own = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        folder = stat.S_ISDIR(found.st_mode) and not os.path.lexists(os.path.join(part, REPLACED))
+        own = (folder or stat.S_ISREG(found.st_mode)) and found.st_uid == os.geteuid()
         if own and (host == HOST or time.time() - found.st_mtime > STALE) and lock(handle, wait=False):
-            os.unlink(part)
+            shutil.rmtree(part) if folder else os.unlink(part)
     finally:
         os.close(handle)
 

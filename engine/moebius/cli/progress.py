@@ -163,4 +163,4 @@ def bar(doing: str, total: int | None, unit: str, initial: int, **more: Any) -> 
     except (OSError, ValueError):
         wide = False
     options |= {"dynamic_ncols": True} if wide else {"ncols": 80}  # a terminal that says it has no columns would get no bar
-    return quiet(desc=shown(doing) or None, total=total, unit=unit, initial=initial, file=file, leave=False, **options)
+    return quiet(desc=shown(doing) or None, total=total, unit=unit, initial=initial, file=file, leave=False, **options, **more)

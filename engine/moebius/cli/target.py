@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moebius.cli.endings import WRONG_NAMES
 from moebius.errors import MoebiusError, UsageError
+from moebius.files import try_beside
 
 if TYPE_CHECKING:
     from moebius.pictures.photo import Photo
@@ -30,21 +29,17 @@ def check_output(path: Path) -> None:
             raise UsageError(f"{path} is {what}; name a file to write the picture into.")
     except FileNotFoundError:
         pass
-    except OSError as error:  # the name is too long; a folder on the way cannot be entered
-        kind = UsageError if error.errno in WRONG_NAMES else MoebiusError
-        raise kind(f"{path} cannot be written: {error.strerror}. Choose another name or place.") from error
+    except (OSError, ValueError) as error:  # the name is too long, or has a NUL; a folder on the way cannot be entered
+        kind = MoebiusError if isinstance(error, OSError) and error.errno not in WRONG_NAMES else UsageError
+        why = getattr(error, "strerror", None) or error
+        raise kind(f"{path} cannot be written: {why}. Choose another name or place.") from error
     format_of(path)
     if not path.parent.is_dir():
         raise MoebiusError(f"{path} cannot be written: there is no folder {path.parent}.")
-    trial = path.with_name(f".moebius-{os.getpid()}-{os.urandom(4).hex()}.part")
     try:
-        with open(trial, "xb"):
-            pass
+        try_beside(path)
     except OSError as error:
         raise MoebiusError(f"{path} cannot be written: {error.strerror}. Choose another place.") from error
-    finally:
-        with suppress(OSError):
-            trial.unlink()
 
 
 def check_stream(count: int, json: bool) -> None:

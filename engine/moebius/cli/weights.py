@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moebius.cli.output import say
 from moebius.cli.progress import Transfer
-from moebius.errors import UsageError, did_you_mean
+from moebius.errors import UsageError, did_you_mean, shown
 from moebius.weights.published import FOLDERS, NAMES
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def cache(args: argparse.Namespace) -> int:
         return check(check_all())
     entries = cache_entries(args.clear or "")
     for entry in entries:
-        print(f"{entry.size / 1e6:9.1f} MB  {entry.path.name}  {', '.join(entry.sources)}", flush=True)
+        print(shown(f"{entry.size / 1e6:9.1f} MB  {entry.path.name}  {', '.join(entry.sources)}"), flush=True)
     if args.clear is not None:
         remove(entries)
     total = f"{len(entries)} files, {sum(e.size for e in entries) / 1e6:.1f} MB"
@@ -62,6 +62,6 @@ def cache(args: argparse.Namespace) -> int:
 def check(found: Iterable[tuple[CacheEntry, str]]) -> int:
     damaged = 0
     for entry, note in found:
-        print(f"{'damaged' if note else 'sound':8} {entry.path.name}  {note}".rstrip(), flush=True)
+        print(shown(f"{'damaged' if note else 'sound':8} {entry.path.name}  {note}".rstrip()), flush=True)
         damaged += bool(note)
     return 1 if damaged else 0

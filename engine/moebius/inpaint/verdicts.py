@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import moebius
 from moebius.backends.webgpu import WebGPU, probe
 from moebius.backends.webgpu.wgsl import shaders_digest
 from moebius.errors import DeviceLostError
-from moebius.files import replacing
 from moebius.weights import folders
 
 
@@ -47,18 +47,12 @@ def verdict_file(ops: WebGPU) -> Path:
 
 def read(file: Path) -> str | None:
     """None where there is no verdict, or none that can be read."""
-    try:
-        kept = json.loads(file.read_text("utf-8"))["fault"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    note = folders.read_note(file)
+    kept = note.get("fault") if isinstance(note, dict) else None
     return kept if isinstance(kept, str) else None
 
 
 def write(file: Path, found: str) -> None:
     """Whole or not at all. Where the cache cannot be written, the check is done anew at the next start."""
-    try:
-        folders.make(file.parent)
-        with replacing(file) as opened:
-            opened.write(json.dumps({"fault": found}).encode())
-    except OSError:
-        pass
+    with suppress(OSError):
+        folders.write_note(file, {"fault": found})

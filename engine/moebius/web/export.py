@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 import moebius
 from moebius.errors import MoebiusError, UsageError
+from moebius.files import REPLACED, folder_beside
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.loaded import LOG_VARIANCE
 from moebius.inpaint.settings import Settings
@@ -162,7 +161,8 @@ def check_target(folder: Path) -> None:
             )
         if not parent.is_dir():
             raise UsageError(f"{folder} cannot be made: there is no folder {parent}.")
-        os.rmdir(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+        with folder_beside(folder.absolute()):
+            pass
     except OSError as error:
         raise MoebiusError(f"{folder} cannot be written ({error.strerror or error}); choose another place.") from error
 
@@ -171,9 +171,8 @@ def publish(folder: Path, write: Callable[[Path], int]) -> int:
     """Writes beside, then takes the name: nobody sees half a page, and a failure leaves the page that was there."""
     folder = folder.absolute()
     try:
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            new, old = beside / "new", beside / "old"
+        with folder_beside(folder) as beside:
+            new, old = beside / "new", beside / REPLACED
             new.mkdir()
             size = write(new)
             check_target(folder)  # minutes may have passed
@@ -185,8 +184,6 @@ def publish(folder: Path, write: Callable[[Path], int]) -> int:
                 if old.is_dir():
                     old.rename(folder)
                 raise
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         raise MoebiusError(f"{folder} cannot be written ({error.strerror or error}); free some space, or choose another place.") from error
     return size

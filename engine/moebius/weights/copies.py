@@ -13,17 +13,17 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from moebius.errors import WeightError
-from moebius.files import replacing
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import identity, infer
 from moebius.weights.checkpoint import Net, Network
-from moebius.weights.folders import make, subfolder
+from moebius.weights.folders import read_note, subfolder, write_note
 from moebius.weights.formats import safetensors
 from moebius.weights.formats.tensors import FileTensors, OpenFile, UnreadableError
 from moebius.weights.loading import Loading
@@ -118,26 +118,16 @@ def checked_file(path: Path) -> Path:
 
 def is_checked(file: OpenFile) -> bool:
     """Whether a file has the identity that it had when it was compared."""
-    try:
-        with checked_file(file.path).open("rb") as noted:
-            return bool(json.loads(noted.read(1000)) == list(file.identity))
-    except (OSError, ValueError, RecursionError):
-        return False
+    return bool(read_note(checked_file(file.path)) == list(file.identity))
 
 
 def note_checked(file: OpenFile) -> None:
     """Notes that what is in the file is sound. Where that cannot be written, the next start compares again."""
     if time.time_ns() - max(file.identity.modified, file.identity.changed) < TICK:
         time.sleep(TICK / 1e9)  # from here on, whoever writes to it gives it another time
-    path = checked_file(file.path)
-    try:
-        if file.identity_now() != file.identity:
-            return
-        make(path.parent)
-        with replacing(path) as noted:
-            noted.write(json.dumps(list(file.identity)).encode())
-    except OSError:
-        pass
+    with suppress(OSError):
+        if file.identity_now() == file.identity:
+            write_note(checked_file(file.path), file.identity)
 
 
 def set_aside(path: Path) -> Path:

@@ -6,19 +6,23 @@ The cache is $MOEBIUS_CACHE, else $HF_HOME/moebius, else moebius in the user's f
     weights/NET-HASH.safetensors            the copies (copies.py); with .damaged behind it, one that was set aside
     checked/NET-HASH.safetensors.json       the identity that a copy had when its content was last compared with its digest
     refs/HASH.json                          what is known of a source by its signature (refs.py)
+    verdicts/HASH.json                      whether an adapter computes right (inpaint/verdicts.py)
     parts/download-HASH.part, HASH.lock     downloads under way
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from moebius.errors import UsageError, WeightError
+from moebius.files import open_regular, replacing
 
 MARK = "moebius-cache.txt"
 MARK_TEXT = "moebius keeps converted weights here. `moebius cache` lists them and `moebius cache --clear` removes them, and nothing else.\n"
@@ -35,6 +39,7 @@ OWN = {
 }
 
 MAKE_ROOM = "Free some space (see `moebius cache`) or set MOEBIUS_CACHE to a folder on another disk, and run the same command again."
+MAX_NOTE = 1 << 16  # bytes of a small JSON file here
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -65,6 +70,22 @@ def make(folder: Path) -> None:
     mark = folder.parent / MARK
     if not mark.exists():
         mark.write_text(MARK_TEXT, encoding="utf-8")
+
+
+def read_note(path: Path) -> Any:
+    """The JSON that `write_note` wrote; None where there is none that can be read."""
+    try:
+        with open_regular(path) as file:
+            return json.loads(file.read(MAX_NOTE))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_note(path: Path, note: Any) -> None:
+    """Whole or not at all. OSError is left to the caller, as with `make`."""
+    make(path.parent)
+    with replacing(path) as file:
+        file.write(json.dumps(note).encode())
 
 
 def need_room(target: Path, size: int, label: str) -> None:

@@ -6,17 +6,14 @@ A source is known by its signature: repository, revision and file; or path, size
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from moebius.files import replacing
 from moebius.weights.checkpoint import Net
-from moebius.weights.folders import COPY, cannot_write, make, subfolder
+from moebius.weights.folders import COPY, cannot_write, read_note, subfolder, write_note
 
 FORMAT = 2  # goes up when a reference or a copy would be written differently, so that older ones are no longer found
-MAX_REF = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -42,15 +39,14 @@ def find(signature: str, net: Net) -> Ref | None:
 def read(path: Path) -> Ref | None:
     """A reference, or None where it cannot be read or says what none says: the source is read again then."""
     try:
-        with path.open("rb") as file:
-            ref = Ref(**json.loads(file.read(MAX_REF)))
+        ref = Ref(**read_note(path))
         sound = ref.net in ("unet", "vae") and all(isinstance(v, str) for v in ref.source.values())
         if ref.copy is not None:
             sound = sound and ref.copy.startswith(f"{ref.net}-") and re.fullmatch(COPY, ref.copy) is not None
         if ref.digest is not None:
             sound = sound and re.fullmatch("[0-9a-f]{64}", ref.digest) is not None
         return ref if sound else None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (TypeError, AttributeError):
         return None
 
 
@@ -58,8 +54,6 @@ def remember(signature: str, ref: Ref) -> None:
     """Writes the reference by which `find` knows the source."""
     path = ref_file(signature)
     try:
-        make(path.parent)
-        with replacing(path) as file:
-            file.write(json.dumps(asdict(ref)).encode())
+        write_note(path, asdict(ref))
     except OSError as error:
         raise cannot_write(error, str(ref.source.get("path") or ref.source.get("file")), path) from error

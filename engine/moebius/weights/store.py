@@ -53,7 +53,7 @@ def load(
     loading = Loading(cache, progress)
     try:
         if model == NANO:
-            return bundle(packaged_nano(), vae, NANO, {"packaged": NANO})
+            return read_bundle(packaged_nano(), NANO, {"packaged": NANO})
         if isinstance(model, str) and model in FOLDERS:
             name, unet = model, from_hub("unet", published_unet(model, revision), loading)
             decoder = given_vae(vae, loading) or from_hub("vae", published_vae(), loading)
@@ -61,7 +61,11 @@ def load(
             path = expanded(model)
             file = weights_file(path, model)
             if file == path and path.suffix.lower() == ".safetensors" and is_bundle(safetensors.read(path)):
-                return bundle(path, vae, path.name, {"path": str(path)})
+                if vae is not None:
+                    raise UsageError(
+                        f"{path.name} brings a VAE of its own, that it was trained with; leave out the other one, {model_text(vae)}."
+                    )
+                return read_bundle(path, path.name, {"path": str(path)})
             unet = from_path("unet", file, loading)
             name = path.name if path.name not in ("", "..") else path.resolve().name
             decoder = given_vae(vae, loading) or vae_of(file, unet, loading)
@@ -101,12 +105,6 @@ def together(name: str, unet: Network, vae: Network, loading: Loading) -> Weight
         ignored=(*unet.ignored, *vae.ignored),
         notes=tuple(loading.notes),
     )
-
-
-def bundle(path: Path, vae: str | Path | None, name: str, source: dict[str, str]) -> Weights:
-    if vae is not None:
-        raise UsageError(f"{name} brings a VAE of its own, that it was trained with; leave out the other one, {model_text(vae)}.")
-    return read_bundle(path, name, source)
 
 
 def given_vae(vae: str | Path | None, loading: Loading) -> Network | None:
@@ -188,12 +186,12 @@ def weights_file(path: Path, typed: str | Path, subfolder: str = "unet") -> Path
 
 def from_path(net: Net, path: Path, loading: Loading) -> Network:
     try:
-        path = path.resolve()
+        path = path.absolute()  # not `resolve`: in a folder of the Hub's cache a link leads to a file without name and neighbours
         config_path = path.with_name(CONFIG_FILE)
         config_text = read_config(config_path) if config_path.exists() else ""
         identity = identity_of(path.stat())
     except OSError as error:
-        raise WeightError(f"{path} cannot be read: {error}.") from error
+        raise WeightError(f"{error.filename or path} cannot be read: {error.strerror or error}. Check it and its rights.") from error
     source = Source(net, path, str(path), config_text, str(config_path), {"path": str(path)}, f"{net} {path} {config_text}")
     if loading.cache and (copy := look_up(net, file_signature(source.signature, identity), loading)):
         return copy
