@@ -153,7 +153,7 @@ class Pictures:
 
 
 def bar(doing: str, total: int | None, unit: str, initial: int, **more: Any) -> Any:
-    """tqdm's, on the terminal itself: what it moves the cursor with is no text from a file."""
+    """tqdm's, with `more` of its options, on the terminal itself: what it moves the cursor with is no text from a file."""
     tqdm: Any = import_module("tqdm").tqdm
     quiet = type("Bar", (tqdm,), {"monitor_interval": 0})  # it would start a thread
     file = getattr(sys.stderr, "stream", sys.stderr)
@@ -163,4 +163,4 @@ def bar(doing: str, total: int | None, unit: str, initial: int, **more: Any) -> 
     except (OSError, ValueError):
         wide = False
     options |= {"dynamic_ncols": True} if wide else {"ncols": 80}  # a terminal that says it has no columns would get no bar
-    return quiet(desc=shown(doing) or None, total=total, unit=unit, initial=initial, file=file, leave=False, **options, **more)
+    return quiet(desc=shown(doing) or None, total=total, unit=unit, initial=initial, file=file, leave=False, **options)
