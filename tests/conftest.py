@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,11 @@ if SWIFTSHADER and not {"VK_ICD_FILENAMES", "VK_DRIVER_FILES", "VK_ADD_DRIVER_FI
 # A cache of the tests' own: nobody's files are touched, and an adapter that is opened by name is checked once.
 os.environ["MOEBIUS_CACHE"] = tempfile.mkdtemp(prefix="moebius-tests-")
 atexit.register(shutil.rmtree, os.environ["MOEBIUS_CACHE"], ignore_errors=True)
+
+# Whoever starts the tests in the background may ignore these, and every process that a test starts and stops would inherit it.
+for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if (_number := getattr(signal, _name, None)) is not None and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # pytest has its own on; this is for the processes that tests start
 

@@ -53,10 +53,10 @@ def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     return mask
 
 
-def fill(nano: Model, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def fill(nano: Model, truth: np.ndarray, mask: np.ndarray, **settings: Any) -> np.ndarray:
     """The picture with its hole filled from its surroundings alone: the model gets mid-grey there, and starts from noise alone."""
     given = np.where(mask[..., None] > 0, np.uint8(127), truth)
-    return np.asarray(nano(given, mask, steps=8, strength=1.0).image)
+    return np.asarray(nano(given, mask, steps=8, strength=1.0, **settings).image)
 
 
 class FilmAlone:
@@ -77,7 +77,7 @@ Model = Inpainter | FilmAlone
 def check_better_than_the_film(nano: Model) -> None:
     """What repeats goes on through the hole, over made pictures that training never saw: nearer to the truth than the film alone is.
 
-    By a decibel at least, of each kind of picture (1.4, 3.0 and 5.2 when this was written).
+    By a decibel at least, of each kind of picture (1.4, 3.0 and 5.2 when this was written). Without grain, which is no model's.
     """
     for k, kind in enumerate(("stripes", "checks", "rings")):
         gains = []
@@ -85,7 +85,7 @@ def check_better_than_the_film(nano: Model) -> None:
             rng = np.random.default_rng([nano_data.HELD_OUT_SEED, 96, k, i])
             truth, hole = nano_data.picture(rng, kind), nano_data.mask(rng, low=0.05, high=0.15)
             mask = hole.astype(np.uint8) * 255
-            film, mine = (np.square(fill(m, truth, mask).astype(float) - truth)[hole].mean() for m in (FilmAlone(), nano))
+            film, mine = (np.square(fill(m, truth, mask, detail=0).astype(float) - truth)[hole].mean() for m in (FilmAlone(), nano))
             gains.append(10 * np.log10((film + 1) / (mine + 1)))
         assert np.mean(gains) >= 1, (kind, gains)
 
