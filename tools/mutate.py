@@ -94,7 +94,6 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("w0 += 4u * params.ldb4;", "w0 += 3u * params.ldb4;"),
         ("let c = w0 + min(c0 + j * WGX, last);", "let c = w0 + min(c0, last);"),
         ("params.row0 / params.out_width + run / runs", "run / runs"),
-        ("min(line, (params.rows - 1u) / params.out_width)", "line"),
         ("(params.out_width + TM - 1u) / TM", "params.out_width / TM + 1u"),
         ("group.z * KERNEL * KERNEL * params.k4 * depth", "group.z * params.k4 * depth"),
         ("tap_index(first_tap + vec3<i32>(0, 0, i32(i)), dy * KERNEL)", "tap_index(first_tap, dy * KERNEL)"),
