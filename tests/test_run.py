@@ -268,3 +268,16 @@ def test_bad_luck_is_another_error(small: Inpainter, tmp_path: Path, monkeypatch
     with pytest.raises(errors.DeviceLostError) as lost:
         small(PHOTO, BOXES, steps=2)
     assert not isinstance(lost.value, errors.UsageError | ValueError)
+
+
+def test_a_mask_of_thin_strokes_that_marks_most_asks_no_model_and_is_warned_of() -> None:
+    mask = np.zeros((120, 120), bool)
+    for y in range(2, 118, 7):
+        mask[y : y + 5] = True
+    run = Inpainter.from_pretrained("nano", device="cpu").steps(np.full((120, 120, 3), 90, np.uint8), mask, steps=2)
+    assert mask.mean() > 0.6
+    assert (run.modelled, len(run)) == ([], 0)
+    assert run.warning is not None
+    assert " 71 %" in run.warning
+    assert list(run) == []
+    assert np.asarray(run.result.image).std() < 1

@@ -64,8 +64,8 @@ class Run:
         self.windows = windows.windows(self.mask.fill, model.size, settings.crop, settings.feather, settings.max_windows)
         if self.blend == "match" and settings.feather is None:  # the same windows, pasted with no blur
             self.windows = [replace(w, feather=0) for w in self.windows]
-        self.thin = [w for w in self.windows if is_thin(w)] if self.blend == "match" and settings.crop != "upstream" else []
-        self.modelled = [w for w in self.windows if w not in self.thin]  # the windows that a model is asked for
+        films = self.blend == "match" and settings.crop != "upstream"
+        self.modelled = [w for w in self.windows if not (films and is_thin(w))]  # the windows that a model is asked for
         if self._count > MOST_ITEMS:
             raise UsageError(
                 f"{settings.num_images} pictures of {len(self.modelled)} windows each are {self._count} runs of the model; at most "
