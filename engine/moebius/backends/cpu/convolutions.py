@@ -21,7 +21,16 @@ def convolve_depthwise(workers: Workers, x: Array, taps: Array, work: Callable[[
     batch, height, width, channels = x.shape
     step = max(1, sizes.BLOCK // (width * channels))
 
-    def band(b: int, y0: int, y1: int, tap0: int, tap1: int) -> None:
+    def framed(b: int, y0: int, y1: int) -> None:
+        patch = workers.lend("patch", y1 - y0 + 2, width + 2, channels)
+        copy_window(patch, x[b], y0 - 1, -1)
+        s = patch.strides
+        window = as_strided(patch, (3, 3, y1 - y0, width, channels), (s[0], s[1], *s), writeable=False)
+        h = np.einsum("ijyxc,ijc->yxc", window, taps)
+        workers.back("patch", patch)
+        work(b, y0, y1, h)
+
+    def bare(b: int, y0: int, y1: int, tap0: int, tap1: int) -> None:
         h = np.empty((y1 - y0, width, channels), x.dtype)
         for x0, x1, left, right in spans(width):
             first = x[b, y0 + tap0 - 1 :, x0 + left - 1 :]
@@ -31,10 +40,13 @@ def convolve_depthwise(workers: Workers, x: Array, taps: Array, work: Callable[[
             np.einsum("ijyxc,ijc->yxc", window, taps[tap0:tap1, left:right], out=h[:, x0:x1])
         work(b, y0, y1, h)
 
+    if step >= sizes.FRAMED:
+        workers.spread(framed, [(b, y, min(y + step, height)) for b in range(batch) for y in range(0, height, step)], x.size)
+        return
     jobs = [
         (b, y, min(y + step, y1), tap0, tap1) for b in range(batch) for y0, y1, tap0, tap1 in spans(height) for y in range(y0, y1, step)
     ]
-    workers.spread(band, jobs)
+    workers.spread(bare, jobs)
 
 
 def spans(n: int) -> list[tuple[int, int, int, int]]:

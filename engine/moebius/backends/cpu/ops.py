@@ -193,7 +193,7 @@ class CPU(Reference):
                 centred = part - mean
                 means[i, r // run], squares[i, r // run] = mean, np.einsum("nc,nc->c", centred, centred)
 
-        self._workers.spread(count, jobs)
+        self._workers.spread(count, jobs, x.size)
         scale, shift = (v.astype(self.dtype) for v in self._norm(p, means, squares, run, n, groups, eps))
         if silu:  # h·tanh(h) + h with h = y/2
             scale, shift = scale / 2, shift / 2
@@ -208,7 +208,7 @@ class CPU(Reference):
                 part += 1
                 part *= h
 
-        self._workers.spread(apply, jobs)
+        self._workers.spread(apply, jobs, x.size)
         return out.reshape(x.shape)
 
     def _norm(self, p: Params, means: Array, squares: Array, run: int, n: int, groups: int, eps: float) -> tuple[Array, Array]:
@@ -279,7 +279,7 @@ class CPU(Reference):
             np.matmul(logits.reshape(-1, logits.shape[-1]), val[i], out=y[i, j0:j1].reshape(-1, val.shape[-1]))
             y[i, j0:j1] += rest[i, j0:j1]
 
-        self._workers.spread(block, ((i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)))
+        self._workers.spread(block, ((i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)), x.size)
         return y.reshape(x.shape)
 
     def attention(self, x: Array, p: Params, residual: Array) -> Array:

@@ -30,29 +30,35 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
     wide = tiles * TILE
     y, vp = np.empty((batch, height, width, heads * v), q.dtype), np.zeros((batch, height + 2 * half, wide + 2 * half, v), q.dtype)
     vp[:, half : half + height, half : half + width] = val
-    spare: deque[tuple[Array, Array, Array]] = deque()  # (laid-out logits, patches, sums) of a row; the zeros outside stay zero
+    s = vp.strides
+    seen = as_strided(vp, (batch, height, tiles, r, patch, v), (s[0], s[1], TILE * s[2], *s[1:]), writeable=False)  # by a row's tiles
+    spare: deque[tuple[Array, Array, Array, Array]] = deque()  # of a row; the zeros of `laid` outside its windows stay zero
+
+    def row_scratch() -> tuple[Array, Array, Array, Array]:
+        """Logits laid out on the patches, their windows, the patches, the sums."""
+        laid = np.zeros((tiles, TILE, heads, r, patch), y.dtype)
+        s = laid.strides
+        windows = as_strided(laid, (tiles, TILE, heads, r, r), (s[0], s[1] + s[4], *s[2:]))  # tile's x-th window starts at x
+        return laid, windows, np.empty((tiles, r, patch, v), y.dtype), np.empty((tiles, TILE * heads, v), y.dtype)
 
     def row(b: int, i: int, logits: Array) -> None:
         try:
-            laid, patches, sums = spare.pop()
+            laid, windows, patches, sums = spare.pop()
         except IndexError:
-            laid = np.zeros((tiles, TILE, heads, r, patch), y.dtype)
-            patches, sums = np.empty((tiles, r, patch, v), y.dtype), np.empty((tiles, TILE * heads, v), y.dtype)
-        s = laid.strides
-        windows = as_strided(laid, (tiles, TILE, heads, r, r), (s[0], s[1] + s[4], *s[2:]))  # tile's x-th window starts at x
-        for j in range(tiles):
-            part = logits[j * TILE : (j + 1) * TILE]
-            windows[j, : len(part)] = part
-            patches[j] = vp[b, i : i + r, j * TILE : j * TILE + patch]
+            laid, windows, patches, sums = row_scratch()
+        windows[...] = logits.reshape(windows.shape)
+        patches[...] = seen[b, i]
         np.matmul(laid.reshape(tiles, TILE * heads, -1), patches.reshape(tiles, -1, v), out=sums)
         y[b, i] += sums.reshape(wide, heads * v)[:width]
         y[b, i] += residual[b, i]
-        spare.append((laid, patches, sums))
+        spare.append((laid, windows, patches, sums))
 
     def rows(b: int, y0: int, y1: int) -> None:
         some = q[b, y0:y1].reshape(-1, k)
         np.matmul(some, content[b], out=y[b, y0:y1].reshape(-1, v))
-        logits = (some @ filters).reshape(-1, width, heads, r, r)
+        logits = (some @ filters).reshape(y1 - y0, width, -1)
+        if wide > width:
+            logits = np.pad(logits, ((0, 0), (0, wide - width), (0, 0)))
         for i in range(y0, y1):
             row(b, i, logits[i - y0])
 

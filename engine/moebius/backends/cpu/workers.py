@@ -95,10 +95,11 @@ class Workers:
         self._scratch: dict[str, np.ndarray] = {}
         self._lent: dict[str, list[np.ndarray]] = {}
 
-    def spread(self, work: Callable[..., None], jobs: Iterable[tuple[Any, ...]]) -> None:
-        """work(*job) for every job, on all cores: ufuncs, einsum and products let go of the GIL."""
+    def spread(self, work: Callable[..., None], jobs: Iterable[tuple[Any, ...]], elements: int = sizes.ALONE) -> None:
+        """work(*job) for every job, on all cores: ufuncs, einsum and products let go of the GIL. `elements` are those gone over, where
+        they may be so few that other threads are not worth waking."""
         todo = deque(jobs)
-        if len(todo) < 2 or self.threads == 1:
+        if len(todo) < 2 or self.threads == 1 or elements < sizes.ALONE:
             for job in todo:
                 work(*job)
             return
