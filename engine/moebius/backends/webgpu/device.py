@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moebius.backends.turns import Turns
-from moebius.backends.webgpu import native, wgsl
+from moebius.backends.webgpu import native, reach, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, KINDS, Caps
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMemoryError
 
@@ -57,9 +57,10 @@ def choose(name: str | int | None, implementation: str = "wgpu", listed: list[An
 class Device:
     """An opened device of one adapter, and its pipelines."""
 
-    def __init__(self, implementation: str, module: Any, device: Any, info: dict[str, Any], caps: Caps) -> None:
+    def __init__(self, implementation: str, module: Any, device: Any, info: dict[str, Any], caps: Caps, unchecked: bool = False) -> None:
         self.implementation, self.module, self.device, self.info, self.caps = implementation, module, device, info, caps
         self.name = caps.name
+        self.unchecked = unchecked  # kernels whose reach is proved run without bounds checks
         self.timestamps = TIMESTAMPS in caps.features
         self.timestamp_period = native.timestamp_period(module, device.queue)
         # One thread at a time records, runs or reads; a step of a sampling loop is a turn.
@@ -85,12 +86,14 @@ class Device:
         if short:
             raise AdapterError(f"{name} stays under WebGPU's default limits: {'; '.join(short)}. Choose another adapter.")
         features = [f for f in (TIMESTAMPS,) if f in chosen.features]
+        unchecked = native.may_be_unchecked()
         with guard(name, "opening the device"):
-            device = chosen.request_device_sync(label="moebius", required_features=features, required_limits=wanted)
+            # Dawn drops the checks of a device, not of a kernel: only where there is no kernel that needs them.
+            device = native.request_device(chosen, module, unchecked and not reach.unknown(), features, wanted)
         # An implementation may grant more than was asked for; the planner keeps to what was asked.
         granted = DEFAULT_LIMITS if limits == "webgpu" else {k: int(device.limits[k]) for k in DEFAULT_LIMITS}
         _watch_for_loss()
-        return cls(implementation, module, device, dict(chosen.info), describe(name, chosen.info, features, granted))
+        return cls(implementation, module, device, dict(chosen.info), describe(name, chosen.info, features, granted), unchecked)
 
     def create_buffer(self, nbytes: int, label: str) -> Any:
         usage = self.module.BufferUsage
@@ -128,7 +131,8 @@ class Device:
             entries = [{"binding": s.index, "visibility": stage, "buffer": {"type": kinds[s.access]}} for s in wgsl.interface(shader).slots]
             with guard(self.name, f"compiling {shader}.wgsl"):
                 layout = self.device.create_bind_group_layout(label=shader, entries=entries)
-                module = self.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants))
+                code, unchecked = wgsl.specialise(shader, constants), self.unchecked and reach.is_known(shader)
+                module = native.shader_module(self.device, self.module, shader, code, unchecked)
                 pipeline = self.device.create_compute_pipeline(
                     label=f"{shader}.{entry}",
                     layout=self.device.create_pipeline_layout(bind_group_layouts=[layout]),
