@@ -34,7 +34,7 @@ def environment(gpu: Device | None) -> dict[str, Any]:
         }
     return {
         "adapter": adapter,
-        "unchecked": gpu is not None and gpu.unchecked,  # kernels without bounds checks
+        "checked": gpu is None or gpu.caps.checked,  # kernels have bounds checks
         "processor": processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

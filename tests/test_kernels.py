@@ -36,11 +36,11 @@ from cases import (
 )
 from harness import Guarded, GuardedRecorder
 
-from moebius.backends.webgpu import WebGPU, tiles
+from moebius.backends.webgpu import WebGPU, menu
+from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import check
 from moebius.backends.webgpu.tensor import read
-from moebius.backends.webgpu.tiles import Tile
 from moebius.errors import LimitError, NonFiniteError
 from moebius.model.arrays import time_sinusoid
 from moebius.model.contract import Timesteps
@@ -176,20 +176,20 @@ def test_the_guards_notice(gpu: WebGPU, says: str, monkeypatch: pytest.MonkeyPat
 
 # gemm ----------------------------------------------------------------------------------------------------------------
 SMALL_TILES = [
-    tiles.CPU_TILE,
-    tiles.CPU_THIN,
-    tiles.SINGLE_ROWS,
-    Tile("direct", 2, 1, 8, 8),
-    Tile("tiled", 2, 1, 8, 8),
-    Tile("tiled", 4, 1, 4, 16),
+    menu.CPU,
+    menu.CPU_THIN,
+    menu.SINGLE_ROWS,
+    Gemm("direct", 2, 1, 8, 8),
+    Gemm("tiled", 2, 1, 8, 8),
+    Gemm("tiled", 4, 1, 4, 16),
 ]
-LINES = [Tile("lines", 2, 1, 4, 4), Tile("lines", 3, 1, 1, 8)]
+LINES = [Gemm("lines", 2, 1, 4, 4), Gemm("lines", 3, 1, 1, 8)]
 LARGE_TILES = [
-    tiles.LINES,
-    Tile("direct", 8, 2, 8, 8),
-    Tile("direct", 3, 2, 16, 4),
-    tiles.GPU_TILE_SMALL,
-    tiles.GPU_TILE,
+    menu.LINES,
+    Gemm("direct", 8, 2, 8, 8),
+    Gemm("direct", 3, 2, 16, 4),
+    menu.TILED_SMALL,
+    menu.TILED,
 ]  # slow on SwiftShader
 
 
@@ -214,7 +214,7 @@ def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
 
 def test_lines_meet_every_edge(gpu: WebGPU) -> None:
     """Runs shorter than a line, as long, longer; lines that end in the middle of a workgroup; images one after the other."""
-    for tile in some(gpu, LINES, [tiles.LINES, tiles.LINES_THIN]):
+    for tile in some(gpu, LINES, [menu.LINES, menu.LINES_THIN]):
         for size in some(gpu, [(2, 5, 2 * tile.tm + 1), (1, 3, tile.tm)], [(1, 7, 1), (3, 2, tile.tm - 1), (2, tile.wgy + 1, tile.tm + 1)]):
             for case in (conv3x3(size, 5, 4 * tile.wgx + 3), upsample_conv3x3(size, 6, 3)):
                 guarded = case.check(gpu, tile)
@@ -415,7 +415,7 @@ def test_a_plan_shares_its_memory_and_computes_the_same(gpu: WebGPU) -> None:
 
 
 # limits --------------------------------------------------------------------------------------------------------------
-def in_bands(case: Case, gpu: WebGPU, shader: str, tile: Tile | None = None, **limits: int) -> int:
+def in_bands(case: Case, gpu: WebGPU, shader: str, tile: Gemm | None = None, **limits: int) -> int:
     """Checks a case whole and under `limits`, bit for bit; returns how many dispatches of `shader` the limits made of one."""
     whole, banded = case.check(gpu, tile), case.check(gpu, tile, **limits)
     for w, b in zip(case.run(whole), case.run(banded), strict=True):
@@ -429,7 +429,7 @@ def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: 
     small: dict[str, int] = {"max_storage_buffer_binding_size": 4096}
     assert in_bands(linear((2, 31, 7)), gpu, "gemm", **small) == 8  # 60 rows each
     assert in_bands(linear((1, 21, 4), 3, 29, residual=False), gpu, "gemm", **small) == 3  # the output is the large one
-    assert in_bands(linear((2, 31, 7)), gpu, "gemm", Tile("tiled", 2, 1, 8, 8), **small) == 8
+    assert in_bands(linear((2, 31, 7)), gpu, "gemm", Gemm("tiled", 2, 1, 8, 8), **small) == 8
     for case in [
         conv3x3((2, 31, 7)),
         conv3x3((2, 31, 7), stride=2),
@@ -437,7 +437,7 @@ def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: 
         conv3x3((1, 37, 5), 5, 4, residual=False),
         upsample_conv3x3((2, 13, 5)),
     ]:
-        for tile in some(gpu, [None, LINES[1]], [Tile("tiled", 2, 1, 8, 8)]):
+        for tile in some(gpu, [None, LINES[1]], [Gemm("tiled", 2, 1, 8, 8)]):
             in_bands(case, gpu, "gemm", tile, **small)
     in_bands(attention((2, 11, 13), 4), gpu, "softmax", max_storage_buffer_binding_size=20000)
     monkeypatch.setattr(norms, "CHUNK", 32)
@@ -515,9 +515,9 @@ REFUSED: dict[str, tuple[Callable[[WebGPU], Any], dict[str, int], str]] = {
 def test_what_does_not_fit_is_refused_with_both_numbers(gpu: WebGPU, what: str) -> None:
     record, limits, says = REFUSED[what]
     with pytest.raises(LimitError, match=says):
-        record(Guarded(gpu, tiles.CPU_TILE, **limits))
+        record(Guarded(gpu, menu.CPU, **limits))
     if limits:
-        record(Guarded(gpu, tiles.CPU_TILE))
+        record(Guarded(gpu, menu.CPU))
 
 
 def test_a_loop_of_sixty_thousand_is_not_refused(gpu: WebGPU) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from cases import OPS, self_lambda, upsample_conv3x3
 
-from moebius.backends.webgpu import WebGPU, native, reach, tiles
+from moebius.backends.webgpu import WebGPU, native, reach
 from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Dispatch, check
 from moebius.errors import LimitError, MoebiusError
@@ -123,12 +124,12 @@ def compiled(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_kernels_with_a_row_are_compiled_without_checks_and_others_with_them(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     made = compiled(llvmpipe.gpu, monkeypatch)
-    monkeypatch.setattr(llvmpipe.gpu, "unchecked", True)
+    monkeypatch.setattr(llvmpipe.gpu, "caps", replace(llvmpipe.caps, checked=False))
     llvmpipe.gpu.pipeline("softmax", "main", ())
     assert made == ["softmax"]
     monkeypatch.delitem(reach.REACH, "layer_norm")
     llvmpipe.gpu.pipeline("layer_norm", "main", ())
-    monkeypatch.setattr(llvmpipe.gpu, "unchecked", False)
+    monkeypatch.setattr(llvmpipe.gpu, "caps", replace(llvmpipe.caps, checked=True))
     llvmpipe.gpu.pipeline("transpose", "main", ())
     assert made == ["softmax"]
 
@@ -138,7 +139,7 @@ def test_without_the_private_call_kernels_are_compiled_with_checks(llvmpipe: Web
         raise AttributeError("wgpuDeviceCreateShaderModuleTrusted")
 
     monkeypatch.setattr(native, "_unchecked_module", gone)
-    monkeypatch.setattr(llvmpipe.gpu, "unchecked", True)
+    monkeypatch.setattr(llvmpipe.gpu, "caps", replace(llvmpipe.caps, checked=False))
     monkeypatch.setattr(llvmpipe.gpu, "_pipelines", {})
     OPS["layer_norm"]((1, 5, 3)).check(llvmpipe)
 
@@ -154,9 +155,8 @@ def test_the_environment_keeps_checks(given: str | None, unchecked: bool, monkey
 @pytest.fixture(scope="module", params=[False, True], ids=["unchecked", "checked"])
 def either(request: pytest.FixtureRequest, llvmpipe: WebGPU) -> WebGPU:
     """llvmpipe in both modes, whichever the tests run in."""
-    same = Device(llvmpipe.gpu.implementation, llvmpipe.gpu.module, llvmpipe.gpu.device, llvmpipe.gpu.info, llvmpipe.gpu.caps)
-    same.unchecked = not request.param
-    return WebGPU(same)
+    gpu, caps = llvmpipe.gpu, replace(llvmpipe.caps, checked=request.param)
+    return WebGPU(Device(gpu.implementation, gpu.module, gpu.device, gpu.info, caps))
 
 
 @pytest.mark.parametrize("name", ["linear", "conv3x3 stride 2", "dwconv with all", "group_norm with SiLU", "cross_lambda", "softmax"])
@@ -166,7 +166,7 @@ def test_kernels_keep_to_their_guards_in_both_modes(either: WebGPU, name: str) -
 
 
 def test_bands_and_tiles_keep_to_their_guards_in_both_modes(either: WebGPU) -> None:
-    upsample_conv3x3((2, 13, 5)).check(either, tiles.Tile("tiled", 2, 1, 8, 8), max_storage_buffer_binding_size=4096)
+    upsample_conv3x3((2, 13, 5)).check(either, Gemm("tiled", 2, 1, 8, 8), max_storage_buffer_binding_size=4096)
     self_lambda((1, 6, 9)).check(either, fold=2)
 
 

@@ -14,8 +14,8 @@ import pytest
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.device import guard
+from moebius.backends.webgpu.menu import CPU, CPU_THIN, LINES, LINES_THIN, LLVMPIPE_WIDE, SINGLE_ROWS, TILED, TILED_SMALL, Gemm
 from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch
-from moebius.backends.webgpu.tiles import CPU_THIN, CPU_TILE, GPU_TILE, GPU_TILE_SMALL, LINES, LINES_THIN, LLVMPIPE_WIDE, SINGLE_ROWS, Tile
 from moebius.errors import MoebiusError
 from moebius.model import unet, vae
 from moebius.model.contract import POSITION_WINDOW, Timesteps
@@ -99,9 +99,9 @@ def test_compiles_as_gpus_run_it(gpu: WebGPU) -> None:
 
 
 def test_software_drivers_keep_to_small_tiles(gpu: WebGPU) -> None:
-    tiles = {CPU_TILE, CPU_THIN, SINGLE_ROWS} | ({LINES, LINES_THIN, LLVMPIPE_WIDE} if "llvmpipe" in gpu.name else set())
+    tiles = {CPU, CPU_THIN, SINGLE_ROWS} | ({LINES, LINES_THIN, LLVMPIPE_WIDE} if "llvmpipe" in gpu.name else set())
     small = {tuple(sorted(tile.constants().items())) for tile in tiles}
-    names = CPU_TILE.constants().keys()
+    names = CPU.constants().keys()
     for shader, _, constants in specialisations(gpu, discrete=False):
         assert shader != "gemm" or tuple((k, v) for k, v in constants if k in names) in small
 
@@ -190,10 +190,8 @@ def test_workgroups_are_what_the_file_declares(shader: str) -> None:
     assert {entry: (kernel.workgroup, kernel.workgroup_bytes) for entry, kernel in read.items()} == known
 
 
-@pytest.mark.parametrize(
-    ("tile", "nbytes"), [(GPU_TILE, 16 * (128 * 5 + 256)), (GPU_TILE_SMALL, 16 * (64 * 5 + 256)), (CPU_TILE, 0), (LINES, 0)]
-)
-def test_a_tile_decides_the_workgroup(tile: Tile, nbytes: int) -> None:
+@pytest.mark.parametrize(("tile", "nbytes"), [(TILED, 16 * (128 * 5 + 256)), (TILED_SMALL, 16 * (64 * 5 + 256)), (CPU, 0), (LINES, 0)])
+def test_a_tile_decides_the_workgroup(tile: Gemm, nbytes: int) -> None:
     kernel = wgsl.kernel("gemm", tile.entry, tuple(tile.constants().items()))
     assert (kernel.workgroup, kernel.threads, kernel.workgroup_bytes) == ((tile.wgx, tile.wgy), tile.wgx * tile.wgy, nbytes)
 

@@ -227,7 +227,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "engine/moebius/backends/webgpu/calls.py": [
         ("not w.packed and self.operands.k % 4 > 0", "False"),
     ],
-    "engine/moebius/backends/webgpu/tiles.py": [
+    "engine/moebius/backends/webgpu/menu.py": [
         (
             "turns * (1 + (",
             "turns * ((",

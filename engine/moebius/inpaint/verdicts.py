@@ -38,7 +38,7 @@ def verdict_file(ops: WebGPU) -> Path:
         "adapter": {str(key): str(value) for key, value in gpu.info.items()},
         "implementation": [gpu.implementation, str(gpu.module.__version__)],
         "limits": dict(ops.caps.limits),
-        "unchecked": gpu.unchecked,
+        "checked": gpu.caps.checked,
         "moebius": moebius.__version__,
         "shaders": shaders_digest(),
     }

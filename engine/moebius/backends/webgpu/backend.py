@@ -13,13 +13,13 @@ from moebius.backends.webgpu import pack
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.gemm import Dense
+from moebius.backends.webgpu.menu import Choose, choose
 from moebius.backends.webgpu.ops import assembling, dense, lambdas, norms
 from moebius.backends.webgpu.ops.attention import attention
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tenant import Tenant
 from moebius.backends.webgpu.tensor import Tensor, read, write
-from moebius.backends.webgpu.tiles import Choose, choose_tile
 from moebius.errors import NonFiniteError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Step, StepState, Tap, Timesteps
@@ -33,7 +33,7 @@ class WebGPU:
     goes through Dawn. `limits="webgpu"` keeps to WebGPU's default limits on any adapter.
 
     It takes a `Device` that is open already, too; `caps` are what it records for, the device's own unless given, and `choose`
-    picks the tile of a dense layer.
+    picks the kernel of a dense layer.
     """
 
     largest_batch = 8
@@ -42,7 +42,7 @@ class WebGPU:
         self,
         device: Device | str | int | None = None,
         caps: Caps | None = None,
-        choose: Choose = choose_tile,
+        choose: Choose = choose,
         *,
         limits: str = "adapter",
         recorder: type[Recorder] = Recorder,

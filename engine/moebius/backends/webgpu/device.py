@@ -57,10 +57,9 @@ def choose(name: str | int | None, implementation: str = "wgpu", listed: list[An
 class Device:
     """An opened device of one adapter, and its pipelines."""
 
-    def __init__(self, implementation: str, module: Any, device: Any, info: dict[str, Any], caps: Caps, unchecked: bool = False) -> None:
+    def __init__(self, implementation: str, module: Any, device: Any, info: dict[str, Any], caps: Caps) -> None:
         self.implementation, self.module, self.device, self.info, self.caps = implementation, module, device, info, caps
         self.name = caps.name
-        self.unchecked = unchecked  # kernels whose reach is proved run without bounds checks
         self.timestamps = TIMESTAMPS in caps.features
         self.timestamp_period = native.timestamp_period(module, device.queue)
         # One thread at a time records, runs or reads; a step of a sampling loop is a turn.
@@ -93,7 +92,7 @@ class Device:
         # An implementation may grant more than was asked for; the planner keeps to what was asked.
         granted = DEFAULT_LIMITS if limits == "webgpu" else {k: int(device.limits[k]) for k in DEFAULT_LIMITS}
         _watch_for_loss()
-        return cls(implementation, module, device, dict(chosen.info), describe(name, chosen.info, features, granted), unchecked)
+        return cls(implementation, module, device, dict(chosen.info), describe(name, chosen.info, features, granted, not unchecked))
 
     def create_buffer(self, nbytes: int, label: str) -> Any:
         usage = self.module.BufferUsage
@@ -131,7 +130,7 @@ class Device:
             entries = [{"binding": s.index, "visibility": stage, "buffer": {"type": kinds[s.access]}} for s in wgsl.interface(shader).slots]
             with guard(self.name, f"compiling {shader}.wgsl"):
                 layout = self.device.create_bind_group_layout(label=shader, entries=entries)
-                code, unchecked = wgsl.specialise(shader, constants), self.unchecked and reach.is_known(shader)
+                code, unchecked = wgsl.specialise(shader, constants), not self.caps.checked and reach.is_known(shader)
                 module = native.shader_module(self.device, self.module, shader, code, unchecked)
                 pipeline = self.device.create_compute_pipeline(
                     label=f"{shader}.{entry}",
@@ -146,7 +145,7 @@ class Device:
         native.drain(self.device)
 
 
-def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits: Mapping[str, int]) -> Caps:
+def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits: Mapping[str, int], checked: bool = True) -> Caps:
     """The caps of a device that was opened with these features and limits, on the adapter of this `info`."""
     sizes = info.get("subgroup_min_size"), info.get("subgroup_max_size")
     return Caps(
@@ -156,6 +155,7 @@ def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits
         backend=str(info.get("backend_type") or ""),
         features=frozenset(features),
         limits=limits,
+        checked=checked,
         subgroup_sizes=(int(sizes[0]), int(sizes[1])) if sizes[0] and sizes[1] else None,
     )
 
