@@ -26,7 +26,8 @@ def recorded(gpu: WebGPU, name: str, size: tuple[int, int, int], **limits: int) 
 
 def spans(d: Dispatch) -> dict[str, tuple[int, int]]:
     found = reach.reach(d.shader, d.constants, d.params, d.grid)
-    assert found is not None and found.whole
+    assert found is not None
+    assert found.whole
     return dict(found.spans)
 
 
