@@ -121,6 +121,8 @@ def check_moebius(arguments: list[str]) -> None:
 
 def check_other(command: list[str]) -> None:
     """A command that is not moebius's: the files, options and extras it names are there. One of no known kind fails."""
+    while re.fullmatch(r"[A-Z_]+=\S*", command[0]):  # what it has in its environment
+        command = command[1:]
     command = [re.sub(r"^(?:py|\.venv/(?:bin|Scripts)/python)$", "python", command[0]), *command[1:]]
     script = ROOT / next((word for word in command if (ROOT / word).is_file()), "no such file")
     match command:

@@ -45,6 +45,7 @@ class Dispatch:
     workgroup_bytes: int
     iterations: int
     flops: int
+    kernel: str = ""  # where there are several: which one this is, and why
 
     @property
     def nbytes(self) -> int:
@@ -77,6 +78,7 @@ class Dispatch:
             ],
             "flops": self.flops,
             "bytes": self.nbytes,
+            "kernel": self.kernel,
         }
 
 
