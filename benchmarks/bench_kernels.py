@@ -19,6 +19,7 @@ from common import ROOT, busy, environment, read_json, run, write_json
 
 from moebius.backends.webgpu import WebGPU
 from moebius.errors import MoebiusError, UsageError
+from moebius.inpaint import tuning
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 
@@ -167,6 +168,7 @@ def main() -> int:
     if not args.seconds > 0:
         raise UsageError(f"--seconds is {args.seconds}; it must be above 0.")
     gpu = WebGPU(args.adapter)
+    tuning.apply(gpu)  # what users get
     config = args.config or ("tiny" if gpu.caps.is_software else "full")
     if args.config is None:
         print(f"--config {config}, because {'this is a software driver' if gpu.caps.is_software else 'this is a GPU'}")

@@ -126,9 +126,11 @@ def plan(args: argparse.Namespace) -> int:
 def validate(args: argparse.Namespace) -> int:
     from moebius.backends.webgpu import WebGPU
     from moebius.check import lockstep
+    from moebius.inpaint import tuning
 
     lockstep.check_image_size(args.image_size)
     gpu = WebGPU(args.adapter, limits=args.limits)
+    tuning.apply(gpu)
     rows: list[lockstep.Row] = []
 
     def report(row: lockstep.Row) -> None:

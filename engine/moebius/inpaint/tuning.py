@@ -65,7 +65,7 @@ class Automatic:
     """The tuner of a device that nobody asked to tune."""
 
     def __init__(self, table: Table) -> None:
-        self.table = table
+        self.table, self.said = table, False
 
     def __call__(self, ops: WebGPU, calls: list[GemmCall]) -> bool:
         left = BUDGET - self.table.seconds
@@ -73,8 +73,9 @@ class Automatic:
         if left <= 0 or not new:
             return False
         log = logging.getLogger("moebius")
-        # Without a handler of the user's, the line goes to standard error as it is.
-        log.warning("Trying which kernels are fastest on %s, once, for %.0f seconds at most (%s=0: never).", ops.name, left, SWITCH)
+        if not self.said:  # without a handler of the user's, the line goes to standard error as it is
+            log.warning("Trying which kernels are fastest on %s, once, for %.1f seconds at most (%s=0: never).", ops.name, left, SWITCH)
+        self.said = True
         # A driver that crashes over a kernel must not do so at every start: until this has ended, all the time there is counts as spent.
         keep(file_of(ops), replace(self.table, seconds=BUDGET))
         try:
