@@ -38,7 +38,7 @@ step() {
     shift 2
     [ "$limit" -le "$left" ] || limit=$left
     from=$(date +%s)
-    if [ "$limit" -lt 5 ]; then
+    if [ "$limit" -lt 1 ]; then
         code=-1
     elif [ "${SAVES:-}" = json ]; then
         timeout --kill-after=5 "$limit" "$@" > "$out/$name.json" 2> "$out/$name.log"

@@ -34,6 +34,7 @@ NOT_RUN = {  # commands that are parsed and not run, and why
     "view": "needs a window",
     "validate": "has tests of its own, and takes minutes",
     "compare": "has tests of its own, and takes minutes",
+    "tune": "has tests of its own, and takes a minute",
 }
 OPTIONS_NOT_RUN = {  # the same for options; "" stands for any value
     ("--serve", ""): "serves until Ctrl-C",

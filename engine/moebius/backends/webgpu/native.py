@@ -42,7 +42,7 @@ def request_device(adapter: Any, module: ModuleType, unchecked: bool, features: 
     """An opened device. Dawn's are `unchecked` as a whole, wgpu's by the module (`shader_module`)."""
     wanted: dict[str, Any] = {"label": "moebius", "required_features": list(features), "required_limits": limits}
     if unchecked and module.__name__ == IMPLEMENTATIONS["dawn"]:
-        with suppress(ImportError, AttributeError):  # another version's private parts
+        with suppress(ImportError, AttributeError, TypeError):  # another version's private parts
             extras = importlib.import_module("wgpudawn.backends.dawn.extras")
             known = extras.all_toggles()
             toggles = [name for name in UNCHECKED_TOGGLES if known.get(name, {}).get("stage") == "device"]
