@@ -92,7 +92,7 @@ class Dense:
             iterations=row.iterations(call),
             flops=2 * rows * call.operands.n * call.operands.k * taps * call.phases,
             prologue=call.prologue,
-            kernel=f"{row.key}; {why(self.choose, self.recorder.caps, call)}",
+            chosen=f"{row.key}; {why(self.choose, self.recorder.caps, call)}",
         )
 
     def _bound(self, call: GemmCall, row: Gemm, band: Band) -> tuple[dict[str, Tensor | Binding | None], int, int]:

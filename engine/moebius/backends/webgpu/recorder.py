@@ -105,16 +105,16 @@ class Recorder:
         iterations: int = 0,
         flops: int = 0,
         prologue: bool = False,
-        kernel: str = "",
+        chosen: str = "",
     ) -> None:
         """One call of a kernel. `grid` is a number of threads, for kernels whose grid is flat, or of workgroups along x, y and z."""
         frozen: wgsl.Constants = tuple(sorted((constants or {}).items()))
-        compiled = wgsl.kernel(shader, entry, frozen)
+        kernel = wgsl.kernel(shader, entry, frozen)
         if isinstance(grid, int):
-            grid = self.flat(grid, compiled.threads)
+            grid = self.flat(grid, kernel.threads)
         bindings = [self._bind(slot, bound[slot.name]) for slot in wgsl.interface(shader).slots if slot.access != "uniform"]
-        workgroup = compiled.workgroup, compiled.workgroup_bytes
-        d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, *workgroup, iterations, int(flops), kernel)
+        workgroup = kernel.workgroup, kernel.workgroup_bytes
+        d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, *workgroup, iterations, int(flops), chosen)
         check(d, self.caps)
         (self.recording.prologue if prologue else self.recording.steps).append(d)
 
