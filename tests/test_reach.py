@@ -90,6 +90,15 @@ def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shade
             check(replace(d, params=d.params | {name: d.params[name] + 32}), llvmpipe.caps)
 
 
+def test_a_binding_that_the_row_forgot_is_refused(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    (d,) = recorded(llvmpipe, "layer_norm", (1, 5, 3))
+    row = reach.REACH["layer_norm"]
+    without = {name: span for name, span in row(d.params, d.grid).spans.items() if name != "bias"}  # type: ignore[arg-type]
+    monkeypatch.setitem(reach.REACH, "layer_norm", lambda n, grid: reach.Reach(without))
+    with pytest.raises(LimitError, match="how far it reaches in bias"):
+        check(d, llvmpipe.caps)
+
+
 def test_windows_that_begin_too_late_are_refused(llvmpipe: WebGPU) -> None:
     for name, parameter in (("conv3x3", "a_origin"), ("conv3x3", "out_origin"), ("group_norm", "origin")):
         d = next(d for d in recorded(llvmpipe, name, (2, 5, 7)) if parameter in d.params)

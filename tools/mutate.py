@@ -315,7 +315,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("np.full(nbytes // 4, np.nan, np.float32)", "np.zeros(nbytes // 4, np.float32)"),
         ("8 * EPS *", "800 * EPS *"),
         ("if row.key in wrong:", "if False:"),
-        ("math.ceil(BATCH_MS[self.by] / once)", "1"),
+        ("math.ceil(repeats * long / max(taken, 1e-4))", "repeats"),
     ],
     "engine/moebius/backends/webgpu/wgsl.py": [
         ("if found != 1:", "if found < 1:"),

@@ -344,6 +344,8 @@ def check_reach(d: Dispatch, what: str) -> None:
     if not found.whole or prod(d.grid) * prod(d.workgroup) > 2**32:
         raise LimitError(f"{what}: its sizes {d.params} on a grid of {d.grid} are none that its kernel was written for.")
     for b in d.bindings:
+        if b.name not in found.spans and b.name not in found.steps and b.shape:  # a place that is left empty has no shape
+            raise LimitError(f"{what}: reach.py does not say how far it reaches in {b.name}; add that to the kernel's row.")
         begin, end = found.spans.get(b.name, (0, found.steps.get(b.name, 0)))
         if begin < 0 or 4 * end > b.nbytes or b.buffer.nbytes > 4 * reach.LARGEST:
             raise LimitError(

@@ -26,7 +26,7 @@ LARGEST = 2**31  # words of a buffer: an index is an i32 in places
 
 @dataclass(frozen=True)
 class Reach:
-    """Words by the binding's name; what is not named is not touched. `whole` holds where every index is as the spans say."""
+    """Words by the binding's name; what is bound and not named is refused. `whole` holds where every index is as the spans say."""
 
     spans: Mapping[str, Span]
     steps: Mapping[str, int] = field(default_factory=dict)

@@ -31,7 +31,7 @@ from moebius.errors import DeviceLostError, LimitError, MoebiusError
 
 BATCHES = 5
 BATCH_MS = {"timestamp": 0.2, "wall": 2.0}  # of a batch at least: what the clock tells apart
-MOST_REPEATS = 1000
+MOST_REPEATS, SETTLING = 1000, 4
 BETTER = 1.03  # the default's time in a row's own, from which on it takes the default's place: less is noise
 NOISE = 65_521  # random numbers that are repeated: a prime, so that rows and columns do not repeat
 SAMPLE = 2**20  # bytes of the result that are compared, at its beginning, in its middle and at its end
@@ -181,8 +181,13 @@ class Tuner:
             return [np.frombuffer(device.device.queue.read_buffer(handle, offset, nbytes), np.float32) for offset, nbytes in places]
 
     def _time(self, plan: Plan) -> float:
-        once = max(self.clock(plan, 1), 1e-4)
-        repeats = min(MOST_REPEATS, math.ceil(BATCH_MS[self.by] / once))
+        """Milliseconds of one dispatch."""
+        repeats = 1
+        for _ in range(SETTLING):  # the first batches may be slow: a clock that still rises, caches that are cold
+            taken, long = self.clock(plan, repeats), BATCH_MS[self.by]
+            if taken >= long or repeats == MOST_REPEATS:
+                break
+            repeats = min(MOST_REPEATS, math.ceil(repeats * long / max(taken, 1e-4)))
         return max(median(self.clock(plan, repeats) / repeats for _ in range(BATCHES)), 1e-6)
 
     def _clock(self, plan: Plan, repeats: int) -> float:
