@@ -60,16 +60,16 @@ named=("${adapter[@]/#/--adapter=}")
 peers=("moebius WebGPU" "PyTorch CUDA eager" "PyTorch CUDA graph" "PyTorch CUDA TF32 eager" "PyTorch CUDA TF32 graph"
     "PyTorch CUDA f16 eager" "PyTorch CUDA f16 graph")
 if [ "${SHORT:-}" = 1 ]; then
-    config=tiny kernels=(--seconds 0.05 --filter layer_norm) model=(--small --steps 2 --runs 1 --patience 60)
+    config=tiny tuning=150 kernels=(--seconds 0.05 --filter layer_norm) model=(--small --steps 2 --runs 1 --patience 60)
     tests=(tests/test_kernels.py -k "${adapter[0]:-llvmpipe} and layer_norm_widths")
 else
-    config=full kernels=(--seconds 0.2) model=(--config full --runs 3 --patience 60)
+    config=full tuning=45 kernels=(--seconds 0.2) model=(--config full --runs 3 --patience 60)
     tests=(tests/test_kernels.py tests/test_webgpu.py -k hardware --maxfail 20)
 fi
 
 SAVES=json step doctor 60 "$python" -m moebius doctor --json "${named[@]}"
 SAVES=json step validate 60 "$python" -m moebius validate --config tiny --json "${named[@]}"
-SAVES=json step tune 45 "$python" -m moebius tune --config $config --json "${named[@]}"
+SAVES=json step tune $tuning "$python" -m moebius tune --config $config --json "${named[@]}"
 SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${named[@]}"
 step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" --json "$out/kernels.json"
 step model 200 "$python" benchmarks/bench_model.py "${model[@]}" --brief "${named[@]}" --json "$out/model.json" --only "${peers[@]}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
@@ -48,10 +47,10 @@ def tune(args: argparse.Namespace) -> int:
 
     def report(done: int, of: int, found: Measured) -> None:
         rows.append(found)
-        if not args.json:
+        if args.json:
+            say(f"{done} of {of}: {line(found)}")
+        else:
             print(line(found), flush=True)
-        elif sys.stderr.isatty():
-            say(f"{done} of {of}: {found.shape}")
 
     tuning.measure(ops, calls, table, tuner=tuner, report=report)
     if args.json:
