@@ -295,7 +295,6 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ('max(begins) + n["k4"]', "max(begins)"),
         ("(line(last, 2) + 1) * pitch", "line(last, 2) * pitch"),
         ('"coefficients": VEC4', '"coefficients": 1'),
-        ('last < n["chunks"] and', ""),
         ('n["columns"] * n["out_pitch"]', 'n["columns"]'),
         ('out=2 * n["images"] * n["pitch"]', 'out=n["images"] * n["pitch"]'),
         ("return shader in REACH or shader in BY_ITSELF", "return True"),
