@@ -128,7 +128,7 @@ class Device:
             entries = [{"binding": s.index, "visibility": stage, "buffer": {"type": kinds[s.access]}} for s in wgsl.interface(shader).slots]
             with guard(self.name, f"compiling {shader}.wgsl"):
                 layout = self.device.create_bind_group_layout(label=shader, entries=entries)
-                module = self.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants))
+                module = self.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants, entry))
                 pipeline = self.device.create_compute_pipeline(
                     label=f"{shader}.{entry}",
                     layout=self.device.create_pipeline_layout(bind_group_layouts=[layout]),
