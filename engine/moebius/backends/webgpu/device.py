@@ -130,7 +130,7 @@ class Device:
             entries = [{"binding": s.index, "visibility": stage, "buffer": {"type": kinds[s.access]}} for s in wgsl.interface(shader).slots]
             with guard(self.name, f"compiling {shader}.wgsl"):
                 layout = self.device.create_bind_group_layout(label=shader, entries=entries)
-                code, unchecked = wgsl.specialise(shader, constants), not self.caps.checked and reach.is_known(shader)
+                code, unchecked = wgsl.specialise(shader, constants, entry), not self.caps.checked and reach.is_known(shader)
                 module = native.shader_module(self.device, self.module, shader, code, unchecked)
                 pipeline = self.device.create_compute_pipeline(
                     label=f"{shader}.{entry}",

@@ -87,7 +87,7 @@ class Dense:
             row.grid(call, rows),
             bound,
             {"row0": band.begin, "rows": band.end, **call.params(), **origins},
-            {**call.constants(), **row.constants()},
+            {**call.constants(), **row.options(call), **row.constants()},
             entry=row.entry,
             iterations=row.iterations(call),
             flops=2 * rows * call.operands.n * call.operands.k * taps * call.phases,

@@ -12,13 +12,14 @@ from moebius.backends.webgpu.caps import Caps, Kind
 from moebius.backends.webgpu.recorder import ceil
 from moebius.errors import UsageError
 
-Entry = Literal["direct", "lines", "tiled"]
+Entry = Literal["direct", "lines", "tiled", "staged", "thin"]
+STAGING = ("tiled", "staged")  # their threads share tiles of both operands
 DType = Literal["f32", "f16"]
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """An entry of gemm.wgsl and its workgroup. Threads own TM rows × 4·TN4 columns; those of `lines` are neighbours along a line."""
+    """An entry of gemm.wgsl and its workgroup. A thread owns TM rows × 4·TN4 columns; under `thin` WGX of them together do."""
 
     entry: Entry
     tm: int
@@ -32,7 +33,7 @@ class Gemm:
     features: frozenset[str] = frozenset()  # that a device must have
 
     def __post_init__(self) -> None:
-        if self.entry == "tiled" and (self._staged_a % self.threads or self._staged_w % self.threads):
+        if self.entry in STAGING and (self._staged_a % self.threads or self._staged_w % self.threads):
             raise UsageError(f"{self} does not divide its tiles among its threads: 4·tm / wgx and 16·tn4 / wgy must be whole.")
         if self.entry == "lines" and self.tn4 != 1:
             raise UsageError(f"{self}: a thread of `lines` owns one vec4 of columns.")
@@ -55,7 +56,7 @@ class Gemm:
     @property
     def columns4(self) -> int:
         """The same of columns, in vec4."""
-        return self.wgx * self.tn4
+        return self.tn4 if self.entry == "thin" else self.wgx * self.tn4
 
     @property
     def workgroup_bytes(self) -> int:
@@ -84,15 +85,20 @@ class Gemm:
         )
 
     def supports(self, call: GemmCall) -> bool:
-        """`lines` needs neighbouring outputs whose filters overlap: a 3×3 of stride 1, or the phases of an upsampling one."""
-        if call.operands.w.packed_as(self.packing) is None:
+        """`thin` is for few columns. `lines` needs neighbouring outputs whose filters overlap: a 3×3 of stride 1, or the phases of an
+        upsampling one."""
+        if call.operands.w.packed_as(self.packing) is None or (self.entry == "thin" and call.n4 > THIN4):
             return False
         return self.entry != "lines" or (isinstance(call.mode, Taps | Phases) and call.stride == 1 and call.operands.w.packed)
 
     # how it runs ---------------------------------------------------------------------------------------------------
+    def options(self, call: GemmCall) -> dict[str, bool]:
+        """What a call adds to the constants of this kernel alone."""
+        return {"RAGGED": call.k4 % depth4() > 0} if self.entry == "staged" else {}
+
     def constants(self) -> dict[str, int]:
         out = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy, "ACC": self.tm * self.tn4}
-        if self.entry == "tiled":
+        if self.entry in STAGING:
             out |= {"LOAD_A": self._staged_a // self.threads, "LOAD_W": self._staged_w // self.threads}
         return out
 
@@ -107,7 +113,9 @@ class Gemm:
     def iterations(self, call: GemmCall) -> int:
         """Of the loops that are left when the others are written out."""
         turns = call.mode.side if self.entry == "lines" else call.mode.side**2
-        return turns * (1 + (ceil(call.k4, depth4()) if self.entry == "tiled" else call.k4))
+        depth = depth4() if self.entry in STAGING else self.wgx if self.entry == "thin" else 1
+        sums = 1 + self.wgx * ceil(self.tm * self.tn4, self.wgx) if self.entry == "thin" else 0
+        return turns * (1 + ceil(call.k4, depth)) + sums
 
 
 def depth4() -> int:
@@ -117,8 +125,18 @@ def depth4() -> int:
 
 # the rows ------------------------------------------------------------------------------------------------------------
 SINGLE_ROWS = Gemm("direct", 1, 1, 16, 4)  # a handful of rows: time tables
+# TFLOP/s on an H200, without bounds checks, at M×N×K 8192×320×320 / 2048×640×640 / 512×1280×1280 / 16384×512×4608:
+STAGED = Gemm("staged", 8, 1, 16, 8)  # 64×64: 35.6 / 29.2 / 22.1 / 40.3
+STAGED_8X8 = Gemm("staged", 8, 2, 8, 8)  # 31.9 / 25.3 / 22.3 / 38.6
+STAGED_TALL = Gemm("staged", 8, 2, 8, 16)  # 128×64: 30.9 / 23.6 / 21.9 / 41.5
+STAGED_NARROW = Gemm("staged", 8, 1, 8, 8)  # 64×32: 26.4 / 28.9 / 23.1 / 35.3
+STAGED_LOW = Gemm("staged", 4, 1, 16, 8)  # 32×64
+STAGED_WIDE = Gemm("staged", 8, 2, 16, 8)  # 64×128
+# With bounds checks these are ahead: 25.0 / 18.0 / 14.5 / 32.7 for the first, where STAGED has 23.8 / 20.0 / 15.0 / 26.3.
 TILED = Gemm("tiled", 8, 2, 8, 16)  # 128×64
 TILED_SMALL = Gemm("tiled", 4, 2, 8, 16)  # 64×64: the 16² level has 512 rows, which must make enough workgroups
+# Few columns: what a tile of 64 would compute of them is mostly beyond the edge, so the lanes divide K. Eight sums a thread.
+THIN = (Gemm("thin", 8, 1, 16, 4), Gemm("thin", 4, 2, 16, 4), Gemm("thin", 2, 4, 16, 4))  # up to 4, 8, 16 columns
 # Software drivers: what counts is loads for each product. `thin` ones are for outputs of few channels, of which a workgroup is one column.
 CPU = Gemm("direct", 4, 1, 8, 8, software=True)  # SwiftShader takes half a minute to compile 8×2, and runs it no faster
 CPU_THIN = Gemm("direct", 4, 1, 1, 64, software=True)
@@ -127,7 +145,10 @@ LLVMPIPE_WIDE = Gemm("direct", 8, 2, 8, 8, software=True)  # 16 loads of vec4 fo
 LINES = Gemm("lines", 8, 1, 8, 8, software=True)  # 22 for 96, where CPU has 48
 LINES_THIN = Gemm("lines", 8, 1, 1, 64, software=True)
 
-GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, TILED, TILED_SMALL, CPU, CPU_THIN, LLVMPIPE_WIDE, LINES, LINES_THIN)
+THIN4 = THIN[-1].tn4  # vec4 of columns
+
+STAGES = (STAGED, STAGED_8X8, STAGED_TALL, STAGED_NARROW, STAGED_LOW, STAGED_WIDE)
+GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, TILED, TILED_SMALL, CPU, CPU_THIN, LLVMPIPE_WIDE, LINES, LINES_THIN)
 
 
 # which one -----------------------------------------------------------------------------------------------------------
@@ -159,7 +180,26 @@ def choose(caps: Caps, call: GemmCall) -> Gemm:
     return next(pick for word, kinds, pick in DEFAULTS if word in said and caps.kind in kinds)(caps, call)
 
 
+def _h200(caps: Caps, call: GemmCall) -> Gemm:
+    """As measured there; smaller tiles where there would be fewer than two workgroups for each of its 132 processors."""
+    thin = _thin(call)
+    if thin is not None or caps.checked:
+        return thin or _gpu(caps, call)
+    outputs = call.phases * call.rows * call.operands.n
+    if outputs >= 2**22 and call.k4 * call.mode.side**2 >= 2**9:
+        return STAGED_TALL
+    return STAGED if outputs >= 2 * 132 * STAGED.rows * 4 * STAGED.columns4 else STAGED_NARROW
+
+
+def _thin(call: GemmCall) -> Gemm | None:
+    """The kernel for few columns, where K is long enough to be divided."""
+    fitting = [row for row in THIN if call.n4 <= row.tn4 and row.supports(call)]
+    return fitting[0] if fitting and 2 * call.k4 >= fitting[0].wgx else None
+
+
 def _gpu(caps: Caps, call: GemmCall) -> Gemm:
+    if (thin := _thin(call)) is not None:
+        return thin
     return TILED if call.rows * call.operands.n >= 2**21 else TILED_SMALL
 
 
@@ -176,10 +216,16 @@ def _software(caps: Caps, call: GemmCall) -> Gemm:
 GPUS: tuple[Kind, ...] = ("discrete", "integrated", "unknown")
 # A word of the adapter's vendor or name, the kinds of adapter it is about, and who gets what there.
 DEFAULTS: tuple[tuple[str, tuple[Kind, ...], Choose], ...] = (
+    ("nvidia", ("discrete",), _h200),
     ("", GPUS, _gpu),
     ("llvmpipe", ("software",), _llvmpipe),
     ("", ("software",), _software),
 )
+
+
+def named(entry: str, constants: wgsl.Constants) -> Gemm | None:
+    """The row that a dispatch of gemm.wgsl runs on, if it is of the menu."""
+    return next((row for row in GEMMS if row.entry == entry and row.constants().items() <= set(constants)), None)
 
 
 def always(row: Gemm) -> Choose:
