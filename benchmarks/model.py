@@ -103,8 +103,11 @@ def measure(config: str, setting: Setting, args: argparse.Namespace) -> dict[str
         }
         if any(c.name == "ONNX Runtime WebGPU" for c in present):
             result["contenders"]["ONNX Runtime WebGPU"]["adapter"] = dawn_adapter()
-        if main.name == OURS and not args.brief and (ours := working[OURS].costs()):
-            result["ours"] = ours
+        if main.name == OURS and not args.brief:
+            try:
+                result |= {"ours": ours} if (ours := working[OURS].costs()) else {}
+            except LeftOutError as error:  # what was timed is worth keeping
+                left_out[f"costs of {OURS}"] = str(error)
         return result
     finally:
         for worker in working.values():
