@@ -22,7 +22,7 @@ KINDS = {kind.__name__: kind for kind in (AdapterError, LeftOutError, MoebiusErr
 
 
 class Apart:
-    """What `Part` does, in another process. `seconds` are what any one request may take; `costs`, many pictures, may take MANY times that."""
+    """What `Part` does, in another process. `seconds` are what a request may take; `costs`, many pictures, may take MANY times that."""
 
     def __init__(self, name: str, setting: Setting, task: Task, seconds: float, source: str = "contenders:contenders") -> None:
         self.name, self.seconds, self.now = name, seconds, STARTING
