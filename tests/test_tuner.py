@@ -23,6 +23,8 @@ from moebius.backends.webgpu.tuner import Tuner, differs, shapes
 from moebius.cli.main import run
 from moebius.errors import MoebiusError
 from moebius.inpaint import tuning
+from moebius.inpaint.device import open_device
+from moebius.web.bundle import ForBrowsers
 from moebius.weights import folders
 
 OTHER = Gemm("direct", 2, 1, 8, 8, software=True)
@@ -299,6 +301,16 @@ def test_who_is_never_tried_by_itself(llvmpipe: WebGPU, monkeypatch: pytest.Monk
             assert bool(gpu.choose.table.picks) == (name == "CI")
     tuning.prepare(gpu := as_hardware(llvmpipe))
     assert gpu.tuner is not None
+
+
+def test_a_device_that_is_opened_for_pictures_has_its_table(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setattr("moebius.inpaint.verdicts.fault", lambda ops: "")
+    tuning.keep(tuning.file_of(llvmpipe), Table({"a": Pick("x", 1.0, 1)}, {}, 1.0))
+    ops = open_device("llvmpipe")
+    assert isinstance(ops, WebGPU)
+    assert isinstance(ops.choose, Tuned)
+    assert ops.choose.table.picks.keys() == {"a"}
+    assert ForBrowsers("llvmpipe").choose is menu.choose  # a page gets the defaults
 
 
 def test_a_tuner_that_fails_leaves_the_defaults(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
