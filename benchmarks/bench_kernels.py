@@ -20,6 +20,7 @@ from common import ROOT, busy, environment, read_json, run, write_json
 
 from moebius.backends.webgpu import WebGPU
 from moebius.errors import MoebiusError, UsageError
+from moebius.inpaint import tuning
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 
@@ -146,7 +147,7 @@ def show(result: dict[str, Any], old: dict[str, Any] | None) -> list[str]:
         print(f"{figures(row)}{compared}  {row['row']}  ({counts}){'  NOISY' if row['noisy'] else ''}")
         if len(row["kernels"]) > 1:
             for k in row["kernels"]:
-                print(f"{figures(k)}{' ' * len(compared)}    {k['shader']} {k['kernel']} {k['part']} ({k['bound']})")
+                print(f"{figures(k)}{' ' * len(compared)}    {k['shader']} {k['kernel'].partition(';')[0]} {k['part']} ({k['bound']})")
     if gone := before.keys() - {row["row"] for row in result["rows"]}:
         some = "; ".join(sorted(gone)[:5]) + ("; …" if len(gone) > 5 else "")
         print(f"{len(gone)} rows of the old result were not measured now: {some}")
@@ -169,6 +170,7 @@ def main() -> int:
     if not args.seconds > 0:
         raise UsageError(f"--seconds is {args.seconds}; it must be above 0.")
     gpu = WebGPU(args.adapter)
+    tuning.apply(gpu)  # what users get
     config = args.config or ("tiny" if gpu.caps.is_software else "full")
     if args.config is None:
         print(f"--config {config}, because {'this is a software driver' if gpu.caps.is_software else 'this is a GPU'}")

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from moebius.backends.webgpu import pack
+from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.gemm import Dense
@@ -53,6 +54,17 @@ class WebGPU:
         self._dense = Dense(self.recorder, choose)
         self._plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
         self._tap: Tap | None = None
+        # Called with the dense layers of a plan that was recorded; where it finds better kernels for them, the plan is recorded again.
+        self.tuner: Callable[[WebGPU, list[GemmCall]], bool] | None = None
+
+    @property
+    def choose(self) -> Choose:
+        """Who picks the kernel of a dense layer, in plans that are yet to be recorded."""
+        return self._dense.choose
+
+    @choose.setter
+    def choose(self, choose: Choose) -> None:
+        self._dense.choose = choose
 
     @property
     def name(self) -> str:
@@ -116,7 +128,9 @@ class WebGPU:
         with self.gpu.turns:
             plans = self._plans.setdefault(owner, {})
             if key not in plans:
-                plan = self.record(forward, shapes, *args)
+                calls, plan = self.layers(forward, shapes, *args)
+                if self.tuner is not None and self.tuner(self, calls):
+                    plan = self.record(forward, shapes, *args)
                 while len(plans) >= PLANS_PER_MODEL:
                     plans.pop(next(iter(plans)))
                 plans[key] = plan
@@ -131,6 +145,16 @@ class WebGPU:
             if recording.flags is not None:  # a sampling step: what it makes is what the next one starts from
                 recording.carry.append((outputs[0].buffer, inputs[0].buffer, inputs[0].nbytes))
             return Plan(recording, inputs, outputs)
+
+    def layers(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> tuple[list[GemmCall], Plan]:
+        """Records forward, and gives its dense layers beside the plan."""
+        with self.gpu.turns:
+            self._dense.calls = []
+            try:
+                plan = self.record(forward, shapes, *args)
+                return self._dense.calls, plan
+            finally:
+                self._dense.calls = None
 
     @contextmanager
     def eager(self, tap: Tap | None = None) -> Iterator[None]:

@@ -37,7 +37,7 @@ class Caps:
     backend: str  # "Vulkan", "Metal", "D3D12", "OpenGL"; "" where the implementation does not say
     features: frozenset[str] = frozenset()  # those the device was opened with
     limits: Mapping[str, int] = field(default_factory=lambda: DEFAULT_LIMITS, hash=False)  # the keys of DEFAULT_LIMITS
-    checked: bool = True  # shaders are compiled with bounds checks
+    checked: bool = True  # else kernels whose reach is proved are compiled without bounds checks
     subgroup_sizes: tuple[int, int] | None = None  # smallest and largest, where the implementation reports them
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from moebius.backends.webgpu.calls import SHADER, GemmCall, Phases, Rows
 from moebius.backends.webgpu.menu import Choose, Gemm
 from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder
 from moebius.backends.webgpu.tensor import Binding, Tensor
+from moebius.backends.webgpu.tuned import why
 from moebius.errors import LimitError
 
 
@@ -64,13 +65,16 @@ class Dense:
 
     def __init__(self, recorder: Recorder, choose: Choose) -> None:
         self.recorder, self.choose = recorder, choose
+        self.calls: list[GemmCall] | None = None  # what is recorded, for a tuner that asked
 
     def __call__(self, call: GemmCall) -> None:
+        if self.calls is not None:
+            self.calls.append(call)
         row = self.choose(self.recorder.caps, call)
         for band in bands(call, self.recorder):
-            self._record(call, row, band)
+            self.record(call, row, band)
 
-    def _record(self, call: GemmCall, row: Gemm, band: Band) -> None:
+    def record(self, call: GemmCall, row: Gemm, band: Band) -> None:
         bound, a_origin, out_origin = self._bound(call, row, band)
         rows, taps = band.end - band.begin, call.mode.side**2
         out_row = call.mode.out_row if isinstance(call.mode, Rows) else 0
@@ -88,6 +92,7 @@ class Dense:
             iterations=row.iterations(call),
             flops=2 * rows * call.operands.n * call.operands.k * taps * call.phases,
             prologue=call.prologue,
+            chosen=f"{row.key}; {why(self.choose, self.recorder.caps, call)}",
         )
 
     def _bound(self, call: GemmCall, row: Gemm, band: Band) -> tuple[dict[str, Tensor | Binding | None], int, int]:
