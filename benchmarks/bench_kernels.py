@@ -147,7 +147,7 @@ def show(result: dict[str, Any], old: dict[str, Any] | None) -> list[str]:
         print(f"{figures(row)}{compared}  {row['row']}  ({counts}){'  NOISY' if row['noisy'] else ''}")
         if len(row["kernels"]) > 1:
             for k in row["kernels"]:
-                print(f"{figures(k)}{' ' * len(compared)}    {k['shader']} {k['kernel']} {k['part']} ({k['bound']})")
+                print(f"{figures(k)}{' ' * len(compared)}    {k['shader']} {k['kernel'].partition(';')[0]} {k['part']} ({k['bound']})")
     if gone := before.keys() - {row["row"] for row in result["rows"]}:
         some = "; ".join(sorted(gone)[:5]) + ("; …" if len(gone) > 5 else "")
         print(f"{len(gone)} rows of the old result were not measured now: {some}")

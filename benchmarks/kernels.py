@@ -20,7 +20,7 @@ from roof import Pace, Roof
 from traffic import traffic
 
 from moebius.backends.webgpu import WebGPU, menu
-from moebius.backends.webgpu.calls import SHADER, GemmCall
+from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.timing import timed
@@ -191,7 +191,6 @@ class Prepared:
         return [
             {
                 "shader": d.shader,
-                "kernel": row.key if d.shader == SHADER and (row := menu.named(d.entry, d.constants)) else d.entry,
                 "part": d.path.split(".", 1)[-1] if "." in d.path else "",
                 "grid": list(d.grid),
                 "constants": dict(d.constants),

@@ -223,11 +223,6 @@ DEFAULTS: tuple[tuple[str, tuple[Kind, ...], Choose], ...] = (
 )
 
 
-def named(entry: str, constants: wgsl.Constants) -> Gemm | None:
-    """The row that a dispatch of gemm.wgsl runs on, if it is of the menu."""
-    return next((row for row in GEMMS if row.entry == entry and row.constants().items() <= set(constants)), None)
-
-
 def always(row: Gemm) -> Choose:
     """One row wherever it can be, and there are more than a handful of rows."""
     return lambda caps, call: SINGLE_ROWS if call.rows <= FEW else row if row.supports(call) else CPU
