@@ -104,6 +104,22 @@ def test_a_clock_of_the_machine_is_asked_for_long_enough(llvmpipe: WebGPU) -> No
     assert all(0 < ms < 1000 for ms in real.ms.values())
 
 
+def test_weights_that_were_only_tried_take_no_memory(llvmpipe: WebGPU) -> None:
+    case = OPS["linear"]((2, 5, 7))
+    params = case.params
+    calls, plan = llvmpipe.layers(*forward(case, llvmpipe, params))
+    weight, bias = calls[0].operands.w.binding.buffer, calls[0].epilogue.bias
+    assert bias is not None
+    bias.buffer.allocate()
+    held = bias.buffer.handle
+    Tuner(llvmpipe.gpu, llvmpipe.caps, three, clock(TIMES)).run(calls, Table())
+    assert bias.buffer.handle is held
+    with pytest.raises(MoebiusError, match="no memory yet"):
+        _ = weight.handle
+    plan.prepare()
+    np.testing.assert_array_equal(weight.read(16), case.params["weight"][:4, 0])
+
+
 def test_bands_are_measured_by_their_first(llvmpipe: WebGPU) -> None:
     (call,) = calls_of(llvmpipe, "conv3x3", (2, 31, 7))
     small = replace(llvmpipe.caps, limits={**llvmpipe.caps.limits, "max-storage-buffer-binding-size": 4096})
