@@ -36,6 +36,7 @@ begin=$(date +%s)
 step() {
     local name=$1 limit=$2 left=$((seconds - $(date +%s) + begin)) from code
     shift 2
+    local words="${*:2}" # without the machine's own paths
     [ "$limit" -le "$left" ] || limit=$left
     from=$(date +%s)
     if [ "$limit" -lt 1 ]; then
@@ -47,7 +48,7 @@ step() {
         timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1
         code=$?
     fi
-    printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$code" "$(($(date +%s) - from))" "$limit" "$*" >> "$out/steps.tsv"
+    printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$code" "$(($(date +%s) - from))" "$limit" "${words//"$out"/OUT}" >> "$out/steps.tsv"
     case $code in
         0) echo "$name: done in $(($(date +%s) - from)) s" ;;
         -1) echo "$name: left out, the $seconds s are over" ;;

@@ -49,6 +49,7 @@ def test_a_step_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     assert list(steps) == ["doctor", "validate", "tune", "plan", "kernels", "model", "tests"]
     assert {name: step["code"] for name, step in steps.items() if step["code"]} == {"validate": 1, "tune": 1, "kernels": 139}
     assert results["model"] == MODEL
+    assert str(tmp_path) not in json.dumps(results["steps"])
     assert results["environment"] == {"commit": "x"}
     table = (tmp_path / "out/table.md").read_text()
     assert "moebius WebGPU: step 20.0 ms, encode 30.0 ms, decode 50.0 ms, image 400.0 ms; 1.50 GB" in table
