@@ -1,6 +1,7 @@
 """Every distinct op and shape of the model by itself: GPU time, GFLOP/s, GB/s, and percent of what this adapter can do.
 
-    python benchmarks/bench_kernels.py [--config full|tiny|nano] [--adapter NAME] [--filter WORDS] [--json FILE] [--compare OLD.json]
+    python benchmarks/bench_kernels.py [--config full|tiny|nano] [--adapter NAME] [--filter WORDS] [--menu] [--json FILE]
+                                       [--compare OLD.json]
 
 The cases are those of the kernel tests (tests/model_cases.py), in the model's own sizes. Times are medians of rounds of batches, by GPU
 timestamps where they can be trusted and by the wall where not. A kernel is repeated on the same buffers, so what fits a cache is found
@@ -19,11 +20,12 @@ from common import ROOT, busy, environment, read_json, run, write_json
 
 from moebius.backends.webgpu import WebGPU
 from moebius.errors import MoebiusError, UsageError
+from moebius.inpaint import tuning
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 
 sys.path.insert(0, str(ROOT / "tests"))
-from kernels import Effort, measure
+from kernels import Effort, measure, on_every_row
 from model_cases import Call, model_calls
 from roof import Roof, trusted_clock
 from roof import measure as measure_roof
@@ -38,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--config", choices=["full", "tiny", "nano"], help="default: full on a GPU, tiny on a software driver")
     parser.add_argument("--adapter", help="by name or number, as `moebius adapters` lists them; default: the best")
     parser.add_argument("--filter", default="", metavar="WORDS", help="only rows that hold all of them, such as 'conv3x3 64×64'")
+    parser.add_argument("--menu", action="store_true", help="dense layers alone, on every row of the menu of kernels that may run them")
     parser.add_argument("--seconds", type=float, default=2.0, help="for the batches of a row; what is slower gets fewer, two at least")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="a ratio to an earlier result in every row")
@@ -144,7 +147,7 @@ def show(result: dict[str, Any], old: dict[str, Any] | None) -> list[str]:
         print(f"{figures(row)}{compared}  {row['row']}  ({counts}){'  NOISY' if row['noisy'] else ''}")
         if len(row["kernels"]) > 1:
             for k in row["kernels"]:
-                print(f"{figures(k)}{' ' * len(compared)}    {k['shader']} {k['part']} ({k['bound']})")
+                print(f"{figures(k)}{' ' * len(compared)}    {k['shader']} {k['kernel'].partition(';')[0]} {k['part']} ({k['bound']})")
     if gone := before.keys() - {row["row"] for row in result["rows"]}:
         some = "; ".join(sorted(gone)[:5]) + ("; …" if len(gone) > 5 else "")
         print(f"{len(gone)} rows of the old result were not measured now: {some}")
@@ -167,12 +170,16 @@ def main() -> int:
     if not args.seconds > 0:
         raise UsageError(f"--seconds is {args.seconds}; it must be above 0.")
     gpu = WebGPU(args.adapter)
+    tuning.apply(gpu)  # what users get
     config = args.config or ("tiny" if gpu.caps.is_software else "full")
     if args.config is None:
         print(f"--config {config}, because {'this is a software driver' if gpu.caps.is_software else 'this is a GPU'}")
     if old and old["config"] != config:
         raise UsageError(f"{args.compare} is of the {old['config']} model; compare it with --config {old['config']}.")
-    result = bench(gpu, config, chosen(model_calls(*configs(config)), args.filter), args.seconds)
+    calls: Mapping[Call, Mapping[str, int]] = chosen(model_calls(*configs(config)), args.filter)
+    if args.menu and not (calls := on_every_row(gpu, calls)):
+        raise UsageError(f"No row that holds {args.filter!r} has a dense layer.")
+    result = bench(gpu, config, calls, args.seconds)
     progress("")
     slower = show(result, old)
     if args.json:

@@ -2,9 +2,10 @@
 
     python benchmarks/bench_model.py [--small] [--config full|tiny|nano] [--adapter NAME] [--only NAMES] [--json FILE] [--plot FILE]
 
-Everyone reads the same weights from the same file and makes the same picture in float32, with the same noise and the same loop round the
-networks. Outputs are compared before any time is printed; then everyone takes turns, and ratios are of the pairs of a turn. Then, for
-ours: host time per dispatch, GPU memory, cost against image size, batch and steps. The last line is a summary in JSON.
+Everyone works in a process of their own; who takes longer than --patience is stopped, with a word on what it was doing, and the others go
+on. Everyone reads the same weights from the same file and makes the same picture with the same noise and the same loop round the networks,
+in float32 but where a name says TF32 or f16. Outputs are compared before any time is printed; then everyone takes turns, and ratios are of
+the pairs of a turn. Then, for ours: host time per dispatch, cost against image size, batch and steps. The last line is a summary in JSON.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="sampling steps; default 20, with --small 4")
     parser.add_argument("--runs", type=int, help="timed pictures of each, after one that is compared; default 5, with --small 3")
     parser.add_argument("--limit", type=float, help="seconds a picture may take: who is slower is left out; default 300, with --small 8")
+    parser.add_argument(
+        "--patience", type=float, help="seconds a contender may take to load and make its first picture; default 900, with --small 120"
+    )
+    parser.add_argument("--brief", action="store_true", help="leave out what pictures cost us by size, batch and steps")
     parser.add_argument("--cores", type=int, help="keep everyone to so many cores; default: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result")
     args = parser.parse_args()
-    for name, default, small in (("steps", 20, 4), ("runs", 5, 3), ("limit", 300.0, 8.0)):
+    for name, default, small in (("steps", 20, 4), ("runs", 5, 3), ("limit", 300.0, 8.0), ("patience", 900.0, 120.0)):
         if getattr(args, name) is None:
             setattr(args, name, small if args.small else default)
         if not getattr(args, name) > 0:

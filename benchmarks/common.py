@@ -34,6 +34,7 @@ def environment(gpu: Device | None) -> dict[str, Any]:
         }
     return {
         "adapter": adapter,
+        "checked": gpu is None or gpu.caps.checked,  # kernels have bounds checks
         "processor": processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -13,12 +13,15 @@ from moebius.backends.cpu import CPU
 from moebius.backends.webgpu import WebGPU, adapters
 from moebius.backends.webgpu.device import choose
 from moebius.errors import MoebiusError
+from moebius.inpaint import tuning
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.weights import store
 
 OURS = "moebius WebGPU"
 NUMPY = "moebius CPU"  # every other one's outputs are compared with its
+F32 = 2e-5  # relative L2 of an encoding, a UNet call, a decoding
+SHORT = 1e-2  # of those whose products have eleven bits: tens of roundings of 2^-11, one after the other
 
 
 class LeftOutError(MoebiusError):
@@ -42,12 +45,14 @@ class Contender:
     name: str
     make: Callable[[Setting], Inpainter]
     beforehand: Callable[[Setting], None] = lambda _: None  # not a part of loading
-    tolerance: float = 2e-5  # relative L2 of an encoding, a UNet call, a decoding
+    tolerance: float = F32
     inpainter: Inpainter = field(init=False)
     figures: dict[str, Any] = field(default_factory=dict)
 
 
 def ours(ops: Any, setting: Setting) -> Inpainter:
+    if isinstance(ops, WebGPU):
+        tuning.apply(ops)
     weights = store.load(setting.weights)
     return Inpainter(UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops))
 
@@ -57,18 +62,20 @@ def needs(module: str, package: str) -> None:
         raise LeftOutError(f"{package} is not installed (pip install '.[bench]')")
 
 
-def torch_peer(device: str, compiled: bool) -> Callable[[Setting], Inpainter]:
+def torch_peer(device: str, how: str, precision: str = "f32") -> Callable[[Setting], Inpainter]:
+    """`how`: eager, compiled, or graph; `precision`: f32, TF32 or f16 (autocast)."""
+
     def make(setting: Setting) -> Inpainter:
         from peers.nets import inpainter
         from peers.torch_nets import nets
 
         weights = store.load(setting.weights)
-        return inpainter(f"PyTorch on {device}", nets(weights, device, compiled), weights.unet_config, weights.vae_config)
+        return inpainter(f"PyTorch on {device}", nets(weights, device, how, precision), weights.unet_config, weights.vae_config)
 
     return make
 
 
-def torch_ready(name: str, device: str, compiled: bool) -> Callable[[Setting], None]:
+def torch_ready(name: str, device: str, how: str) -> Callable[[Setting], None]:
     def check(setting: Setting) -> None:
         needs("torch", "torch")
         import torch
@@ -76,7 +83,7 @@ def torch_ready(name: str, device: str, compiled: bool) -> Callable[[Setting], N
         torch.set_num_threads(setting.cores)
         if device == "cuda" and not torch.cuda.is_available():
             raise LeftOutError("PyTorch finds no CUDA device")
-        if compiled and setting.small and name not in setting.only:
+        if how == "compiled" and setting.small and name not in setting.only:
             raise LeftOutError("compiling takes minutes, which --small has not; name it with --only")
 
     return check
@@ -103,13 +110,15 @@ def onnx_peer(provider: str) -> Callable[[Setting], Inpainter]:
 
 
 def contenders() -> list[Contender]:
-    torches = [(f"PyTorch {device} {how}", device, how == "compiled") for device in ("CPU", "CUDA") for how in ("eager", "compiled")]
+    f32 = [("CPU", "eager"), ("CPU", "compiled"), ("CUDA", "eager"), ("CUDA", "compiled"), ("CUDA", "graph")]
+    torches = [(f"PyTorch {device} {how}", device, how, "f32", F32) for device, how in f32]
+    torches += [(f"PyTorch CUDA {short} {how}", "CUDA", how, short, SHORT) for short in ("TF32", "f16") for how in ("eager", "graph")]
     return [
         Contender(OURS, lambda s: ours(WebGPU(s.adapter), s)),
         Contender(NUMPY, lambda s: ours(CPU(threads=s.cores), s)),
         *(
-            Contender(name, torch_peer(device.lower(), compiled), torch_ready(name, device.lower(), compiled))
-            for name, device, compiled in torches
+            Contender(name, torch_peer(device.lower(), how, precision), torch_ready(name, device.lower(), how), tolerance)
+            for name, device, how, precision, tolerance in torches
         ),
         Contender("ONNX Runtime CPU", onnx_peer("cpu"), onnx_ready),
         # Its exponentials and divisions are the adapter's: SwiftShader's alone are 4e-5 off.

@@ -19,7 +19,9 @@ from common import ROOT
 from roof import Pace, Roof
 from traffic import traffic
 
-from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu import WebGPU, menu
+from moebius.backends.webgpu.calls import GemmCall
+from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.timing import timed
 from moebius.model.arrays import time_sinusoid
@@ -110,13 +112,48 @@ def spread(ms: np.ndarray) -> float:
     return float((high - low) / np.median(ms))
 
 
+@dataclass(frozen=True)
+class OnRow(Call):
+    """A call with a row of the menu wherever it is a candidate, and the default elsewhere."""
+
+    row: menu.Gemm | None = None
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} on {self.row.key if self.row else 'the default'}"
+
+    def on(self, gpu: WebGPU) -> WebGPU:
+        def choose(caps: Caps, call: GemmCall) -> menu.Gemm:
+            rows = menu.candidates(caps, call)
+            return self.row if self.row in rows[1:] else rows[0]
+
+        return WebGPU(gpu.gpu, gpu.caps, choose)
+
+
+def on_every_row(gpu: WebGPU, calls: Mapping[Call, Mapping[str, int]]) -> dict[Call, Mapping[str, int]]:
+    """Every call that has dense layers, on each row of the menu that one of them could have; the default first."""
+    out: dict[Call, Mapping[str, int]] = {}
+    for call, counts in calls.items():
+        rows: dict[menu.Gemm, None] = {}  # in order
+
+        def choose(caps: Caps, of: GemmCall, rows: dict[menu.Gemm, None] = rows) -> menu.Gemm:
+            default, *others = menu.candidates(caps, of)
+            rows |= dict.fromkeys(others)
+            return default
+
+        case = call.case()
+        case.record(WebGPU(gpu.gpu, gpu.caps, choose), case.params)
+        if rows:
+            out |= {OnRow(call.op, call.size, call.arguments, row): counts if row is None else {} for row in (None, *rows)}
+    return out
+
+
 class Prepared:
     """A call's plan with its inputs in place, and how often each of its dispatches makes a batch."""
 
     def __init__(self, gpu: WebGPU, call: Call, effort: Effort, clock: str) -> None:
         self.call, self.gpu, self.clock = call, gpu.gpu, clock
         case = call.case()
-        self.plan: Plan = case.record(gpu, case.params)
+        self.plan: Plan = case.record(call.on(gpu) if isinstance(call, OnRow) else gpu, case.params)
         self.plan.upload([np.moveaxis(a, 1, -1) for a in case.inputs if a.dtype.kind == "f"])
         table = self.plan.recording.sinusoid
         self.plan.start(None if table is None else time_sinusoid(range(table.shape[2]), table.shape[3]))

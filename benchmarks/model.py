@@ -6,22 +6,18 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import common
-import numpy as np
+from apart import Apart, PeerError
 from contenders import NUMPY, OURS, Contender, LeftOutError, Setting, contenders, dawn_adapter
-from costs import Meter, costs
+from part import Outputs, Part, Task
 from plot import draw
-from workload import noise, picture, relative
+from workload import relative
 
-from moebius import Inpainter
-from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.device import Device
 from moebius.errors import AdapterError, MoebiusError, UsageError
-from moebius.inpaint.settings import Settings
 from moebius.model import unet, vae
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNetConfig
@@ -29,7 +25,7 @@ from moebius.model.vae import VAEConfig
 from moebius.weights.bundle import write_bundle
 from moebius.weights.nano import packaged_nano
 
-TRIES = 3  # before someone is too slow: what else the machine does may be
+Worker = Part | Apart
 PARTS = ("encode", "step", "decode", "image")
 WHOLE_RUN = 20  # a picture's latents may differ by so many tolerances of a single call: every step starts from the last one's
 
@@ -75,58 +71,80 @@ def measure(config: str, setting: Setting, args: argparse.Namespace) -> dict[str
     known = {c.name: c for c in contenders()}
     if unknown := [name for name in args.only if name not in known]:
         raise UsageError(f"--only names {', '.join(map(repr, unknown))}. There are {', '.join(map(repr, known))}.")
-    present: list[Contender] = []
-    left_out: dict[str, str] = {}
-    outputs: dict[str, dict[str, np.ndarray]] = {}
     wanted = [c for name, c in known.items() if not args.only or name in args.only]
     if not any(c.name == NUMPY for c in wanted):  # it is what outputs are compared with
         wanted.insert(0, known[NUMPY])
     wanted.sort(key=lambda c: c.name != NUMPY)
+    working: dict[str, Worker] = {}
+    try:
+        present, left_out = prepare(wanted, setting, args, working)
+        if args.only and NUMPY not in args.only:
+            present = [c for c in present if c.name != NUMPY]
+        present.sort(key=lambda c: list(known).index(c.name))
+        left_out |= take_turns(present, working, args)
+        present = [c for c in present if c.name not in left_out]
+        if not present:
+            raise MoebiusError(f"Nobody is left to be timed: {'; '.join(f'{k}: {v}' for k, v in left_out.items())}.")
+        main = present[0]
+        facts = working[main.name].facts()
+        result: dict[str, Any] = {
+            "bench": "bench_model",
+            "config": config,
+            "small": args.small,
+            "steps": args.steps,
+            "calls": facts["calls"],
+            "runs": args.runs,
+            "cores": setting.cores,
+            "precision": "float32",
+            "environment": facts["environment"],
+            "against": main.name,
+            "contenders": {c.name: figures(c, main) for c in present},
+            "left_out": left_out,
+        }
+        if any(c.name == "ONNX Runtime WebGPU" for c in present):
+            result["contenders"]["ONNX Runtime WebGPU"]["adapter"] = dawn_adapter()
+        if main.name == OURS and not args.brief:
+            try:
+                result |= {"ours": ours} if (ours := working[OURS].costs()) else {}
+            except LeftOutError as error:  # what was timed is worth keeping
+                left_out[f"costs of {OURS}"] = str(error)
+        return result
+    finally:
+        for worker in working.values():
+            worker.stop()
+
+
+def at_work(contender: Contender, setting: Setting, task: Task, seconds: float) -> Worker:
+    """In a process of its own, which may take so many seconds for any one thing."""
+    return Apart(contender.name, setting, task, seconds)
+
+
+def prepare(
+    wanted: list[Contender], setting: Setting, args: argparse.Namespace, working: dict[str, Worker]
+) -> tuple[list[Contender], dict[str, str]]:
+    """Has everyone load and make each output once, and compares them; returns who is left, and why the others are not."""
+    present: list[Contender] = []
+    left_out: dict[str, str] = {}
+    outputs: dict[str, Outputs] = {}
     for contender in wanted:
         print(f"… {contender.name}", flush=True)
         try:
-            outputs[contender.name] = prepare(contender, setting, args)
+            worker = working[contender.name] = at_work(contender, setting, Task(args.steps, args.limit), args.patience)
+            outputs[contender.name], found = worker.prepare()
+            contender.figures |= found
             compare(contender, outputs[contender.name], outputs[NUMPY])
             present.append(contender)
-        except MoebiusError as error:
-            if contender.name == NUMPY or (contender.name == OURS and not isinstance(error, AdapterError | LeftOutError)):
-                raise
-            left_out[contender.name] = str(error)
         except Exception as error:  # a peer that fails, in whatever way, is left out by name
-            if contender.name in (OURS, NUMPY):
+            excused = isinstance(error, AdapterError | LeftOutError)
+            if contender.name == NUMPY or (contender.name == OURS and not excused):
                 raise
             left_out[contender.name] = reason(error)
-    if args.only and NUMPY not in args.only:
-        present = [c for c in present if c.name != NUMPY]
-    present.sort(key=lambda c: list(known).index(c.name))
-    left_out |= take_turns(present, args)
-    present = [c for c in present if c.name not in left_out]
-    if not present:
-        raise MoebiusError(f"Nobody is left to be timed: {'; '.join(f'{k}: {v}' for k, v in left_out.items())}.")
-    main = present[0]
-    gpu = getattr(main.inpainter.unet.ops, "gpu", None)
-    result: dict[str, Any] = {
-        "bench": "bench_model",
-        "config": config,
-        "small": args.small,
-        "steps": args.steps,
-        "calls": len(main.inpainter.scheduler.timesteps(args.steps, Settings.strength)),
-        "runs": args.runs,
-        "cores": setting.cores,
-        "precision": "float32",
-        "environment": common.environment(gpu),
-        "against": main.name,
-        "contenders": {c.name: figures(c, main) for c in present},
-        "left_out": left_out,
-    }
-    if any(c.name == "ONNX Runtime WebGPU" for c in present):
-        result["contenders"]["ONNX Runtime WebGPU"]["adapter"] = dawn_adapter()
-    if isinstance(main.inpainter.unet.ops, WebGPU):
-        result["ours"] = costs(main.inpainter, args.steps)
-    return result
+            print(f"  {left_out[contender.name]}", flush=True)
+            working.pop(contender.name).stop()
+    return present, left_out
 
 
-def take_turns(present: list[Contender], args: argparse.Namespace) -> dict[str, str]:
+def take_turns(present: list[Contender], working: dict[str, Worker], args: argparse.Namespace) -> dict[str, str]:
     """Times everyone's pictures, every second turn in the opposite order; returns the peers that failed on the way, and why."""
     failed: dict[str, str] = {}
     for contender in present:
@@ -136,7 +154,7 @@ def take_turns(present: list[Contender], args: argparse.Namespace) -> dict[str, 
             if contender.name in failed:
                 continue
             try:
-                contender.figures["times"].append(picture(contender.inpainter, args.steps)[0])
+                contender.figures["times"].append(working[contender.name].picture())
             except Exception as error:
                 if contender.name in (OURS, NUMPY):
                     raise
@@ -145,50 +163,12 @@ def take_turns(present: list[Contender], args: argparse.Namespace) -> dict[str, 
 
 
 def reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    """A peer's own error comes with its class in its text."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, MoebiusError | PeerError) else f"{type(error).__name__}: {text}"
 
 
-# one contender -------------------------------------------------------------------------------------------------------
-def prepare(contender: Contender, setting: Setting, args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Loads it, has it make each part's output and a picture; notes how long loading and the first calls took."""
-    contender.beforehand(setting)
-    start = time.perf_counter()
-    made = contender.inpainter = contender.make(setting)
-    meter = Meter(made.unet.ops.gpu) if isinstance(made.unet.ops, WebGPU) else None
-    loaded = time.perf_counter()
-    outputs = first_step(made, args.steps)
-    one = time.perf_counter()
-    step = min(one_more_step(made, args) for _ in range(TRIES)) if contender.name != NUMPY else 0.0
-    if step * args.steps > args.limit:
-        raise LeftOutError(f"a picture would take about {step * args.steps:.0f} s, above --limit {args.limit:g}")
-    begin = time.perf_counter()
-    channels, size, s = made.vae.config.in_channels, made.size, made.unet.config.sample_size
-    outputs["encode"] = made.vae.encode(np.clip(noise("image", 1, channels, size, size), -1, 1))
-    outputs["decode"] = made.vae.decode(noise("latents", 1, made.vae.config.latent_channels, s, s))
-    contender.figures |= {"load_s": loaded - start, "first_calls_s": one - loaded + time.perf_counter() - begin}
-    _, outputs["picture"] = picture(made, args.steps)
-    if meter is not None:
-        contender.figures["peak_bytes"] = meter.peak
-    return outputs
-
-
-def one_more_step(made: Inpainter, args: argparse.Namespace) -> float:
-    start = time.perf_counter()
-    first_step(made, args.steps)
-    return time.perf_counter() - start
-
-
-def first_step(made: Inpainter, steps: int) -> dict[str, np.ndarray]:
-    """What the first guided step makes of the clean latents."""
-    settings = Settings(steps=steps)
-    denoiser = made.denoiser(1, made.scheduler.timesteps(steps, settings.strength), settings)
-    s, c = made.unet.config.sample_size, made.unet.config.out_channels
-    mask = (noise("mask", 1, 1, s, s) > 0).astype(np.float32)
-    state = next(denoiser.steps(noise("start", 1, c, s, s), mask, noise("masked", 1, c, s, s)))
-    return {"step": state.estimate()}
-
-
-def compare(contender: Contender, got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+def compare(contender: Contender, got: Outputs, want: Outputs) -> None:
     errors = {name: relative(got[name], want[name]) for name in want}
     contender.figures["differs_by"] = errors
     for name, error in errors.items():
@@ -213,10 +193,6 @@ def figures(contender: Contender, main: Contender) -> dict[str, Any]:
             "ratio_best": min(ratios),
             "ratio_worst": max(ratios),
         }
-    if "CUDA" in contender.name:
-        from peers.torch_nets import peak_bytes
-
-        out["peak_bytes"] = peak_bytes()
     return out
 
 
@@ -241,12 +217,12 @@ def show(result: dict[str, Any]) -> None:
     peer = result["contenders"].get("ONNX Runtime WebGPU")
     if peer and adapter and peer["adapter"] != adapter["device"]:
         print(f"ONNX Runtime WebGPU ran on {peer['adapter']}, and {result['against']} on {adapter['device']}: not the same adapter.")
+    peaks = [f"{name} {c['peak_bytes'] / 1e6:,.0f} MB" for name, c in result["contenders"].items() if c.get("peak_bytes")]
+    if peaks:
+        print(f"\nGPU memory at the peak of a picture, weights included: {', '.join(peaks)}")
     if ours := result.get("ours"):
         print(f"\nhost: {ours['host']['us_per_dispatch']:.1f} µs a dispatch, {ours['host']['dispatches']} dispatches a step")
-        print(
-            f"GPU memory: {result['contenders'][result['against']]['peak_bytes'] / 1e6:.1f} MB at the peak of a picture; "
-            + plans(ours["plans"])
-        )
+        print(f"plans: {plans(ours['plans'])}")
         print("image size: " + ", ".join(f"{c['pixels']}² {c['seconds']:.3f} s" for c in ours["image_size"]))
         print("batch: " + ", ".join(f"{c['images']} {c['seconds_per_image']:.3f} s an image" for c in ours["batch"]))
         steps = ours["steps"]

@@ -1,15 +1,17 @@
 // out[r, n] = act(Σ_tap Σ_k A[r, tap, k] · W[tap, k, n] + bias[n]) + shift[step, n] + first[r, n] + second[r, n]
 //
-// One core for every dense layer. What row r of A is depends on MODE:
+// Every dense layer. What row r of A is depends on MODE:
 //   ROWS  a row of a matrix. r = p·split + s starts at p·outer + s·inner, so that heads inside a row can be rows themselves.
 //   TAPS  an output pixel of a KERNEL×KERNEL convolution; the taps are the input pixels under the filter (implicit GEMM).
 //   PHASE nearest×2 followed by 3×3: the four output pixels over one input pixel are four 2×2 filters on the small grid
 //         (taps that fall on the same input pixel were summed at load). workgroup_id.z is the phase 2·py + px.
-// Two cores: `direct` reads both operands from global memory (CPU adapters, where workgroup memory and barriers cost most),
-// `tiled` stages BM×BK and BK×BN tiles in workgroup memory (GPUs).
+// Five kernels. For software drivers, where workgroup memory and barriers cost most: `direct` reads both operands from global memory, and in
+// `lines` neighbours along a line share the input under them. For GPUs, a workgroup's tiles of A and W in its memory: `tiled`; `staged`, which
+// has the next tile under way in registers while it multiplies the present one; and `thin` for few columns, whose lanes divide K.
 //
 // Layouts, all in vec4: A (…, K4) padded with zeros to 4 channels; W [phase][tap][4·K4][ldb4]; out (M, N4).
-// Grid: x over columns of 4·WGX·TN4, y over rows of WGY·TM, z over phases. A thread owns rows r0 + i·WGY, columns c0 + j·WGX.
+// Grid: x over columns of 4·WGX·TN4 (`thin`: of 4·TN4), y over rows of WGY·TM, z over phases. A thread owns rows r0 + i·WGY, or r0 + i
+// where `staged` and `thin` are, and columns c0 + j·WGX.
 // `*_origin`: how many vec4 of a tensor lie before the bound window, when a tensor above the binding limit runs in bands.
 // Reference: Reference.linear, conv3x3, upsample_conv3x3, dwconv (its 1×1), and the products inside the attentions.
 
@@ -30,9 +32,10 @@ const TN4: u32 = 2u; // columns per thread, in vec4
 const WGX: u32 = 8u;
 const WGY: u32 = 8u;
 const ACC: u32 = 8u; // TM·TN4
-const BK4: u32 = 4u; // tiled: depth of a tile, in vec4
-const LOAD_A: u32 = 2u; // tiled: vec4 of A a thread stages, WGY·TM·BK4 / threads
-const LOAD_W: u32 = 4u; // tiled: vec4 of W a thread stages, 4·BK4·WGX·TN4 / threads
+const BK4: u32 = 4u; // tiled, staged: depth of a tile, in vec4
+const LOAD_A: u32 = 2u; // tiled, staged: vec4 of A a thread stages, WGY·TM·BK4 / threads
+const LOAD_W: u32 = 4u; // tiled, staged: vec4 of W a thread stages, 4·BK4·WGX·TN4 / threads
+const RAGGED: bool = true; // staged: K4 is no multiple of BK4
 
 struct Params {
   row0: u32, // first row of this dispatch
@@ -291,5 +294,155 @@ fn tiled(
     for (var j = 0u; j < TN4; j++) { // unroll
       store(r0 + local.y + i * WGY, c0 + local.x + j * WGX, group.z, acc[i * TN4 + j]);
     }
+  }
+}
+
+const DEPTH: u32 = 4u * BK4; // of a tile
+const RUN: u32 = WGY * TM + 4u; // a column of A's tile; four floats of padding spread the columns over the banks
+var<workgroup> turned_a: array<f32, DEPTH * RUN>; // transposed
+
+// Vec4 k of a row of A; zeros past the end of K.
+fn ahead_a(index: i32, k: u32) -> vec4<f32> {
+  if (RAGGED && k >= params.k4) {
+    return vec4<f32>(0.0);
+  }
+  return load_a(index, k);
+}
+
+// Row k of W in column c, `from` being that of the tap's first row; the same.
+fn ahead_w(base: u32, k: u32, c: u32) -> vec4<f32> {
+  if (RAGGED && k >= 4u * params.k4) {
+    return vec4<f32>(0.0);
+  }
+  return load_w(base + k * params.ldb4 + c, k);
+}
+
+@compute @workgroup_size(WGX, WGY)
+fn staged(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_id) local: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let c0 = group.x * WGX * TN4;
+  let r0 = params.row0 + group.y * WGY * TM;
+  let last = params.n4 - 1u;
+  let steps = KERNEL * KERNEL * ((params.k4 + BK4 - 1u) / BK4);
+  var acc: array<vec4<f32>, ACC>;
+  var row: array<vec3<i32>, LOAD_A>;
+  var at: array<i32, LOAD_A>;
+  var base = params.w_offset + group.z * KERNEL * KERNEL * params.k4 * 4u * params.ldb4;
+  var next_a: array<vec4<f32>, LOAD_A>;
+  var next_w: array<vec4<f32>, LOAD_W>;
+  for (var l = 0u; l < LOAD_A; l++) { // unroll
+    let e = thread + l * WGX * WGY;
+    row[l] = locate(min(r0 + e / BK4, params.rows - 1u), group.z);
+    at[l] = tap_index(row[l], 0u);
+    next_a[l] = ahead_a(at[l], e % BK4);
+  }
+  for (var l = 0u; l < LOAD_W; l++) { // unroll
+    let e = thread + l * WGX * WGY;
+    next_w[l] = ahead_w(base, e / (WGX * TN4), min(c0 + e % (WGX * TN4), last));
+  }
+  var k0 = 0u;
+  var tap = 0u;
+  for (var step = 1u; step <= steps; step++) {
+    for (var l = 0u; l < LOAD_A; l++) { // unroll
+      let e = thread + l * WGX * WGY;
+      let to = 4u * (e % BK4) * RUN + e / BK4;
+      turned_a[to] = next_a[l].x;
+      turned_a[to + RUN] = next_a[l].y;
+      turned_a[to + 2u * RUN] = next_a[l].z;
+      turned_a[to + 3u * RUN] = next_a[l].w;
+    }
+    for (var l = 0u; l < LOAD_W; l++) { // unroll
+      tile_w[thread + l * WGX * WGY] = next_w[l];
+    }
+    workgroupBarrier();
+    if (step < steps) { // what is loaded here is not waited for before the products are made
+      k0 += BK4;
+      if (KERNEL > 1u && k0 >= params.k4) {
+        k0 = 0u;
+        tap += 1u;
+        base += 4u * params.k4 * params.ldb4;
+        for (var l = 0u; l < LOAD_A; l++) { // unroll
+          at[l] = tap_index(row[l], tap);
+        }
+      }
+      for (var l = 0u; l < LOAD_A; l++) { // unroll
+        next_a[l] = ahead_a(at[l], k0 + (thread + l * WGX * WGY) % BK4);
+      }
+      for (var l = 0u; l < LOAD_W; l++) { // unroll
+        let e = thread + l * WGX * WGY;
+        next_w[l] = ahead_w(base, 4u * k0 + e / (WGX * TN4), min(c0 + e % (WGX * TN4), last));
+      }
+    }
+    for (var k = 0u; k < DEPTH; k++) { // unroll
+      var x: array<f32, TM>;
+      for (var i = 0u; i < TM; i++) { // unroll
+        x[i] = turned_a[k * RUN + local.y * TM + i];
+      }
+      for (var j = 0u; j < TN4; j++) { // unroll
+        let b = tile_w[k * WGX * TN4 + local.x + j * WGX];
+        for (var i = 0u; i < TM; i++) { // unroll
+          acc[i * TN4 + j] += x[i] * b;
+        }
+      }
+    }
+    workgroupBarrier();
+  }
+  for (var i = 0u; i < TM; i++) { // unroll
+    for (var j = 0u; j < TN4; j++) { // unroll
+      store(r0 + local.y * TM + i, c0 + local.x + j * WGX, group.z, acc[i * TN4 + j]);
+    }
+  }
+}
+
+// Each lane's sums over its part of K; one vec4 of padding keeps the sums that neighbouring lanes add up on different banks.
+const LANES: u32 = WGX + 1u;
+var<workgroup> parts: array<vec4<f32>, WGY * ACC * LANES>;
+
+@compute @workgroup_size(WGX, WGY)
+fn thin(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+  let c0 = group.x * TN4;
+  let r0 = params.row0 + (group.y * WGY + local.y) * TM;
+  let last = params.n4 - 1u;
+  var acc: array<vec4<f32>, ACC>;
+  var row: array<vec3<i32>, TM>;
+  for (var i = 0u; i < TM; i++) { // unroll
+    row[i] = locate(min(r0 + i, params.rows - 1u), group.z);
+  }
+  for (var tap = 0u; tap < KERNEL * KERNEL; tap++) {
+    var at: array<i32, TM>;
+    for (var i = 0u; i < TM; i++) { // unroll
+      at[i] = tap_index(row[i], tap);
+    }
+    let base = params.w_offset + (group.z * KERNEL * KERNEL + tap) * params.k4 * 4u * params.ldb4;
+    for (var k = local.x; k < params.k4; k += WGX) { // neighbouring lanes read neighbouring vec4 of A
+      var x: array<vec4<f32>, TM>;
+      for (var i = 0u; i < TM; i++) { // unroll
+        x[i] = load_a(at[i], k);
+      }
+      for (var j = 0u; j < TN4; j++) { // unroll
+        let at_w = base + 4u * k * params.ldb4 + min(c0 + j, last);
+        let b0 = load_w(at_w, 4u * k);
+        let b1 = load_w(at_w + params.ldb4, 4u * k + 1u);
+        let b2 = load_w(at_w + 2u * params.ldb4, 4u * k + 2u);
+        let b3 = load_w(at_w + 3u * params.ldb4, 4u * k + 3u);
+        for (var i = 0u; i < TM; i++) { // unroll
+          acc[i * TN4 + j] += x[i].x * b0 + x[i].y * b1 + x[i].z * b2 + x[i].w * b3;
+        }
+      }
+    }
+  }
+  for (var o = 0u; o < ACC; o++) { // unroll
+    parts[(local.y * ACC + o) * LANES + local.x] = acc[o];
+  }
+  workgroupBarrier();
+  for (var o = local.x; o < ACC; o += WGX) {
+    var sum = vec4<f32>(0.0);
+    for (var lane = 0u; lane < WGX; lane++) {
+      sum += parts[(local.y * ACC + o) * LANES + lane];
+    }
+    store(r0 + o / TN4, c0 + o % TN4, group.z, sum);
   }
 }

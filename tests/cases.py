@@ -14,8 +14,8 @@ from harness import Guarded
 
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.plan import Plan
-from moebius.backends.webgpu.tiles import Tile
 from moebius.check.specs import assembling, convolutions, listed, norms, tables
 from moebius.check.specs import attention as lambdas
 from moebius.check.specs.case import OpCase, Size
@@ -71,8 +71,8 @@ class Case:
 
         return gpu.record(call, floats)
 
-    def check(self, gpu: WebGPU, tile: Tile | None = None, **options: int) -> Guarded:
-        guarded = Guarded(gpu, tile, **options)
+    def check(self, gpu: WebGPU, row: Gemm | None = None, **options: int) -> Guarded:
+        guarded = Guarded(gpu, row, **options)
         p = self.params
         self.compare(self.run(guarded, p), self.run(ORACLE, p))
         return guarded

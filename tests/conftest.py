@@ -35,6 +35,7 @@ if SWIFTSHADER and not {"VK_ICD_FILENAMES", "VK_DRIVER_FILES", "VK_ADD_DRIVER_FI
 # A cache of the tests' own: nobody's files are touched, and an adapter that is opened by name is checked once.
 os.environ["MOEBIUS_CACHE"] = tempfile.mkdtemp(prefix="moebius-tests-")
 atexit.register(shutil.rmtree, os.environ["MOEBIUS_CACHE"], ignore_errors=True)
+os.environ.setdefault("MOEBIUS_TUNE", "0")  # the kernels that a table names, not those that were a hair faster today
 
 # Whoever starts the tests in the background may ignore these, and every process that a test starts and stops would inherit it.
 for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):

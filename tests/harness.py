@@ -17,10 +17,10 @@ import numpy as np
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.menu import Gemm, always, choose
 from moebius.backends.webgpu.plan import Dispatch, Plan, Recording
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import Buffer, BufferKind, Tensor
-from moebius.backends.webgpu.tiles import Tile, always, choose_tile
 
 GUARD = 4096  # bytes
 POISON = 0x7FDE  # the upper half of a quiet NaN no arithmetic makes; the lower tells buffers apart, for NaNs travel through sums
@@ -105,7 +105,7 @@ class GuardedRecorder(Recorder):
 class Guarded(WebGPU):
     """`webgpu` as kernel tests use it, eagerly: `with guarded.eager(): t = guarded.tensor(nchw); guarded.read(guarded.op(t, …))`.
 
-    `tile` is for every dense layer of more than a handful of rows, `limits` replaces limits of the adapter by smaller ones, `fold`
+    `row` is for every dense layer of more than a handful of rows, `limits` replaces limits of the adapter by smaller ones, `fold`
     is the width at which flat grids fold (and theirs alone: a GEMM's grid is none). `dispatches` are those of the last op read.
     """
 
@@ -114,13 +114,13 @@ class Guarded(WebGPU):
     def __init__(
         self,
         webgpu: WebGPU,
-        tile: Tile | None = None,
+        row: Gemm | None = None,
         fold: int | None = None,
         recorder: type[GuardedRecorder] = GuardedRecorder,
         **limits: int,
     ) -> None:
         caps = replace(webgpu.caps, limits={**webgpu.caps.limits, **{name.replace("_", "-"): value for name, value in limits.items()}})
-        super().__init__(GuardedDevice(webgpu.gpu), caps, always(tile) if tile else choose_tile, recorder=recorder)
+        super().__init__(GuardedDevice(webgpu.gpu), caps, always(row) if row else choose, recorder=recorder)
         self.recorder.fold = fold
 
     @property

@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -164,6 +165,17 @@ def test_a_row_has_all_its_figures(llvmpipe: WebGPU) -> None:
     json.dumps(described)
 
 
+def test_a_dense_layer_is_measured_on_every_row_that_may_run_it(llvmpipe: WebGPU) -> None:
+    dense, norm = Call("linear", (1, 8, 8), (("k", 64), ("n", 128))), Call("layer_norm", (1, 8, 8), (("c", 64),))
+    found = kernels.on_every_row(llvmpipe, {dense: {"step": 3}, norm: {"step": 1}})
+    gpu = kernels.on_every_row(WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete")), {dense: {"step": 3}})
+    assert [str(c).removeprefix(f"{dense} on ") for c in found] == ["the default", "direct 32x32 4x4"]
+    assert list(found.values()) == [{"step": 3}, {}]  # what the rows add up to has each call once
+    assert {"staged 64x64 8x4", "tiled 128x64 8x8"} <= {str(c).removeprefix(f"{dense} on ") for c in gpu}
+    rows = kernels.measure(llvmpipe, found, EFFORT, "wall")
+    assert [[k["kernel"].partition(";")[0] for k in row.kernels] for row in rows] == [["direct 64x64 8x8"], ["direct 32x32 4x4"]]
+
+
 def test_rows_that_lie_apart_are_noisy() -> None:
     call = next(iter(TINY_CALLS))
 
@@ -249,8 +261,8 @@ def test_a_kernel_that_works_four_times_over_is_flagged(
     pipelines: dict[bool, dict[Any, Any]] = {False: {}, True: {}}
 
     def rows(slow: bool) -> list[dict[str, Any]]:
-        def variant(shader: str, constants: wgsl.Constants = ()) -> str:
-            text = specialise(shader, constants)
+        def variant(shader: str, constants: wgsl.Constants = (), entry: str | None = None) -> str:
+            text = specialise(shader, constants, entry)
             return four_times(text) if slow and shader == "layer_norm" else text
 
         monkeypatch.setattr(wgsl, "specialise", variant)

@@ -6,7 +6,8 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import apart
 import bench_model
 import common
 import contenders
 import costs
 import model
+import part
 import readme
 import workload
 from peers.nets import Nets, inpainter
@@ -48,6 +51,12 @@ def smaller_than_tiny() -> Iterator[None]:
         patch.setattr(UNetConfig, "tiny", staticmethod(lambda: TINY[0]))
         patch.setattr(VAEConfig, "tiny", staticmethod(lambda: TINY[1]))
         yield
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everyone works in this process, where what a test puts in place of something is."""
+    monkeypatch.setattr(model, "at_work", lambda contender, setting, task, seconds: part.Part(contender, setting, task))
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +98,12 @@ def test_a_peer_in_the_place_of_our_networks_makes_our_picture(weights: Path) ->
         assert seconds["image"] >= seconds["encode"] + seconds["decode"]
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_pytorch_makes_our_picture(weights: Path, compiled: bool) -> None:
+@pytest.mark.parametrize("how", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_pytorch_makes_our_picture(weights: Path, how: str) -> None:
     pytest.importorskip("torch", reason="the PyTorch peer needs torch (the `bench` extra)")
     given = setting(weights, only=("PyTorch CPU compiled",))
-    contenders.torch_ready("PyTorch CPU compiled", "cpu", compiled)(given)
-    theirs = contenders.torch_peer("cpu", compiled)(given)
+    contenders.torch_ready("PyTorch CPU compiled", "cpu", how)(given)
+    theirs = contenders.torch_peer("cpu", how)(given)
     _, want = workload.picture(contenders.ours(CPU(), given), 2)
     assert workload.relative(workload.picture(theirs, 2)[1], want) < 2e-5
 
@@ -118,7 +127,7 @@ def test_who_is_not_installed_is_named(weights: Path, monkeypatch: pytest.Monkey
             contender.beforehand(setting(weights))
         said[contender.name] = str(raised.value)
     assert set(said.values()) == {"torch is not installed (pip install '.[bench]')"}
-    assert len(said) == 6
+    assert len(said) == 11
 
 
 # the comparison ------------------------------------------------------------------------------------------------------
@@ -127,6 +136,7 @@ def arguments(monkeypatch: pytest.MonkeyPatch, *given: str) -> Any:
     return bench_model.arguments()
 
 
+@pytest.mark.usefixtures("here")
 def test_a_peer_that_makes_something_else_is_left_out_untimed(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"right": 1.0, "wrong": 1.001, "broken": float("nan")}
     made = [
@@ -146,6 +156,7 @@ def test_a_peer_that_makes_something_else_is_left_out_untimed(weights: Path, mon
     assert len(right["seconds"]) == 2
 
 
+@pytest.mark.usefixtures("here")
 def test_who_is_too_slow_is_left_out_by_name(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [
         contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
@@ -158,13 +169,14 @@ def test_who_is_too_slow_is_left_out_by_name(weights: Path, monkeypatch: pytest.
         model.measure("tiny", setting(weights), arguments(monkeypatch, "--only", "nobody"))
 
 
+@pytest.mark.usefixtures("here")
 def test_a_peer_that_fails_while_it_is_timed_is_left_out_by_name(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [
         contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
         contenders.Contender("steady", lambda s: inpainter("peer", numpy_nets(), *TINY)),
         contenders.Contender("tired", lambda s: inpainter("the tired one", numpy_nets(), *TINY)),
     ]
-    whole, pictures = model.picture, []
+    whole, pictures = part.picture, []
 
     def picture(inpaint: Inpainter, steps: int) -> Any:
         pictures.append(inpaint.unet.ops.name)
@@ -173,13 +185,14 @@ def test_a_peer_that_fails_while_it_is_timed_is_left_out_by_name(weights: Path, 
         return whole(inpaint, steps)
 
     monkeypatch.setattr(model, "contenders", lambda: made)
-    monkeypatch.setattr(model, "picture", picture)
+    monkeypatch.setattr(part, "picture", picture)
     args = arguments(monkeypatch, "--small", "--steps", "2", "--runs", "3", "--limit", "100")
     result = model.measure("tiny", setting(weights), args)
     assert result["left_out"] == {"tired": "failed while it was timed: RuntimeError: no memory"}
     assert [(name, len(c["image"]["seconds"])) for name, c in result["contenders"].items()] == [(contenders.NUMPY, 3), ("steady", 3)]
 
 
+@pytest.mark.usefixtures("here")
 def test_the_backend_of_the_package_may_be_too_slow_too(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [
         contenders.Contender(contenders.OURS, lambda s: inpainter("ours", numpy_nets(), *TINY)),
@@ -196,6 +209,7 @@ def test_the_backend_of_the_package_may_be_too_slow_too(weights: Path, monkeypat
 
 
 # the script ----------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("here")
 def test_a_run_ends_with_its_summary_and_writes_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +254,114 @@ def test_small_takes_everyone_who_is_there() -> None:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert len(summary["image_s"]) + len(summary["left_out"]) == len(contenders.contenders())
+
+
+# who takes too long --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def strange(monkeypatch: pytest.MonkeyPatch, weights: Path) -> Iterator[Callable[[str, float], apart.Apart]]:
+    """A contender of strange_contenders.py, in its process."""
+    started: list[apart.Apart] = []
+
+    def start(name: str, seconds: float) -> apart.Apart:
+        task = part.Task(2, 100.0)
+        started.append(apart.Apart(name, setting(weights), task, seconds, "strange_contenders:contenders"))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop(0.0)
+
+
+def test_who_hangs_is_stopped_with_all_it_started_and_says_what_it_was_doing(strange: Any, weights: Path) -> None:
+    hanging = strange("hangs", 60.0)
+    with pytest.raises(contenders.LeftOutError, match="compiler has given up"):  # its process works, and its errors come here
+        hanging.prepare()
+    hanging.seconds = 0.5
+    with pytest.raises(contenders.LeftOutError, match=r"^stopped after 0\.5 s, while loading$"):
+        hanging.prepare()
+    assert not hanging.process.is_alive()
+    below = int((weights.parent / "below.pid").read_text())
+    for _ in range(100):
+        if not running(below):
+            break
+        time.sleep(0.05)
+    assert not running(below)
+
+
+def running(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1]
+    except OSError:
+        return False
+
+
+def test_who_takes_its_process_down_is_left_out(strange: Any) -> None:
+    with pytest.raises(contenders.LeftOutError, match=r"^its process ended \(exit code 7\) while loading$"):
+        strange("dies", 60.0).prepare()
+
+
+def test_the_others_go_on(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
+        contenders.Contender("hangs", lambda s: inpainter("peer", numpy_nets(), *TINY)),
+        contenders.Contender("steady", lambda s: inpainter("peer", numpy_nets(), *TINY)),
+    ]
+    stopped: list[str] = []
+
+    class Stub(part.Part):
+        def prepare(self) -> Any:
+            if self.contender.name == "hangs":
+                raise contenders.LeftOutError("stopped after 3 s, while loading")
+            return super().prepare()
+
+        def stop(self) -> None:
+            stopped.append(self.contender.name)
+
+    monkeypatch.setattr(model, "contenders", lambda: made)
+    monkeypatch.setattr(model, "at_work", lambda contender, setting, task, seconds: Stub(contender, setting, task))
+    result = model.measure("tiny", setting(weights), arguments(monkeypatch, "--small", "--steps", "2", "--runs", "1", "--limit", "100"))
+    assert result["left_out"] == {"hangs": "stopped after 3 s, while loading"}
+    assert list(result["contenders"]) == [contenders.NUMPY, "steady"]
+    assert sorted(stopped) == sorted(["hangs", contenders.NUMPY, "steady"])
+
+
+def test_a_graph_is_captured_once_for_the_shapes_of_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CUDA: what is captured runs at once, and again at every replay."""
+    torch = pytest.importorskip("torch", reason="the PyTorch peer needs torch (the `bench` extra)")
+    from contextlib import contextmanager
+
+    from peers.torch_nets import Graphs
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None:
+            """There is one."""
+
+    class Graph:
+        def replay(self) -> None:
+            call(*graphs.captured[shape][1], into=graphs.captured[shape][2])
+
+    calls: list[int] = []
+
+    def call(a: Any, b: Any, into: Any = None) -> Any:
+        calls.append(len(a))
+        return torch.add(a, b, out=into)
+
+    @contextmanager
+    def within(_: Any) -> Iterator[None]:
+        yield
+
+    for name, fake in {"Stream": Stream, "current_stream": Stream, "CUDAGraph": Graph, "stream": within, "graph": within}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    graphs = Graphs(call)
+    for size in (3, 3, 5):
+        a = torch.arange(float(size))
+        shape = (a.shape, a.shape)
+        first = graphs(a, a)
+        second = graphs(a, 2 * a)
+        assert torch.equal(first, 2 * a)
+        assert torch.equal(second, 3 * a)
+    assert calls.count(3) == 3 + 1 + 4
+    assert len(graphs.captured) == 2
 
 
 # costs ---------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ NOT_RUN = {  # commands that are parsed and not run, and why
     "view": "needs a window",
     "validate": "has tests of its own, and takes minutes",
     "compare": "has tests of its own, and takes minutes",
+    "tune": "has tests of its own, and takes a minute",
 }
 OPTIONS_NOT_RUN = {  # the same for options; "" stands for any value
     ("--serve", ""): "serves until Ctrl-C",
@@ -121,6 +122,8 @@ def check_moebius(arguments: list[str]) -> None:
 
 def check_other(command: list[str]) -> None:
     """A command that is not moebius's: the files, options and extras it names are there. One of no known kind fails."""
+    while re.fullmatch(r"[A-Z_]+=\S*", command[0]):  # what it has in its environment
+        command = command[1:]
     command = [re.sub(r"^(?:py|\.venv/(?:bin|Scripts)/python)$", "python", command[0]), *command[1:]]
     script = ROOT / next((word for word in command if (ROOT / word).is_file()), "no such file")
     match command:

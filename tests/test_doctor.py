@@ -56,8 +56,8 @@ class Broken(Device):
 def broken(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch, shader: str, pattern: str, instead: str) -> WebGPU:
     sound = wgsl.specialise
 
-    def specialise(name: str, constants: wgsl.Constants = ()) -> str:
-        text = sound(name, constants)
+    def specialise(name: str, constants: wgsl.Constants = (), entry: str | None = None) -> str:
+        text = sound(name, constants, entry)
         if name != shader:
             return text
         text, found = re.subn(pattern, instead, text)

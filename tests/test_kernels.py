@@ -36,11 +36,11 @@ from cases import (
 )
 from harness import Guarded, GuardedRecorder
 
-from moebius.backends.webgpu import WebGPU, tiles
+from moebius.backends.webgpu import WebGPU, menu
+from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import check
 from moebius.backends.webgpu.tensor import read
-from moebius.backends.webgpu.tiles import Tile
 from moebius.errors import LimitError, NonFiniteError
 from moebius.model.arrays import time_sinusoid
 from moebius.model.contract import Timesteps
@@ -162,7 +162,9 @@ BENT: dict[str, Callable[[dict, dict], None]] = {
 
 
 @pytest.mark.parametrize("says", BENT)
-def test_the_guards_notice(gpu: WebGPU, says: str) -> None:
+def test_the_guards_notice(gpu: WebGPU, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moebius.backends.webgpu.plan.check_reach", lambda *_: None)  # which would refuse some of them before they run
+
     class Bent(GuardedRecorder):
         def dispatch(self, op: str, path: str, shader: str, grid: Any, bound: dict, params: dict, *rest: Any, **options: Any) -> None:
             BENT[says](bound, params)
@@ -173,27 +175,38 @@ def test_the_guards_notice(gpu: WebGPU, says: str) -> None:
 
 
 # gemm ----------------------------------------------------------------------------------------------------------------
-SMALL_TILES = [
-    tiles.CPU_TILE,
-    tiles.CPU_THIN,
-    tiles.SINGLE_ROWS,
-    Tile("direct", 2, 1, 8, 8),
-    Tile("tiled", 2, 1, 8, 8),
-    Tile("tiled", 4, 1, 4, 16),
+SMALL = [  # of every entry but `lines`, in which a small image has edges enough
+    menu.CPU,
+    menu.CPU_THIN,
+    menu.SINGLE_ROWS,
+    Gemm("direct", 2, 1, 8, 8),
+    Gemm("tiled", 2, 1, 8, 8),
+    Gemm("staged", 2, 1, 8, 8),
+    Gemm("thin", 4, 2, 4, 8),
+    Gemm("tiled", 4, 1, 4, 16),
+    Gemm("staged", 2, 2, 4, 8),
 ]
-LINES = [Tile("lines", 2, 1, 4, 4), Tile("lines", 3, 1, 1, 8)]
-LARGE_TILES = [
-    tiles.LINES,
-    Tile("direct", 8, 2, 8, 8),
-    Tile("direct", 3, 2, 16, 4),
-    tiles.GPU_TILE_SMALL,
-    tiles.GPU_TILE,
-]  # slow on SwiftShader
+LINES = [Gemm("lines", 2, 1, 4, 4), Gemm("lines", 3, 1, 1, 8)]
+LARGE = [menu.LINES, Gemm("direct", 3, 2, 16, 4)]  # slow on SwiftShader
+
+every_row = pytest.mark.parametrize("row", menu.GEMMS, ids=lambda row: row.key.replace(" ", "-"))
+
+
+@every_row
+def test_every_row_of_the_menu_runs_every_mode_beyond_its_edges(gpu: WebGPU, row: Gemm) -> None:
+    if is_swiftshader(gpu) and row.tm * row.tn4 > 8:
+        pytest.skip("SwiftShader takes half a minute to compile it.")
+    m, n = row.rows, min(4 * row.columns4, 15)
+    cases = [linear((1, 1, rows), depth, columns) for rows, columns, depth in ((m + 1, n + 1, 17), (m - 1, n - 1, 35), (5, 1, 3))]
+    cases += [conv3x3((2, 5, 7), 33, n), upsample_conv3x3((1, 6, 9), 32, n)]
+    for case in cases:
+        (d,) = case.check(gpu, row).dispatches
+        assert d.entry == ("direct" if row.entry == "lines" and case.name == "linear" else row.entry)
 
 
 def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
-    for tile in some(gpu, SMALL_TILES, LARGE_TILES):
-        m, n = tile.wgy * tile.tm, 4 * tile.wgx * tile.tn4
+    for tile in some(gpu, SMALL, LARGE):
+        m, n = tile.rows, 4 * tile.columns4
         edges = [(m - 1, n + 1, 17), (m, n, 16), (m + 1, n - 1, 15), (5, 1, 1), (6, 3, 5)]
         for rows, columns, depth in edges + some(
             gpu, [], [(2 * m + 1, 2 * n + 1, 33), (m, n + 4, 1), (7, 5, 4), (1, 5, 3), (4, n + 1, 13)]
@@ -204,7 +217,7 @@ def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
 def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
     names = ["linear without bias", "conv3x3 stride 2 pad 0", "upsample_conv3x3", "dwconv with all"]
     more = ["conv3x3", "conv3x3 stride 2", "feed_forward", "self_lambda", "attention"]
-    for tile in some(gpu, SMALL_TILES[3:5], [*LINES[:1], *SMALL_TILES[5:], *LARGE_TILES]):
+    for tile in some(gpu, SMALL[3:7], [*LINES[:1], *SMALL[7:]]):
         for name in some(gpu, names, more):
             OPS[name]((2, 5, 7)).check(gpu, tile)
             OPS[name]((1, 6, 9)).check(gpu, tile)
@@ -212,7 +225,7 @@ def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
 
 def test_lines_meet_every_edge(gpu: WebGPU) -> None:
     """Runs shorter than a line, as long, longer; lines that end in the middle of a workgroup; images one after the other."""
-    for tile in some(gpu, LINES, [tiles.LINES, tiles.LINES_THIN]):
+    for tile in some(gpu, LINES, [menu.LINES, menu.LINES_THIN]):
         for size in some(gpu, [(2, 5, 2 * tile.tm + 1), (1, 3, tile.tm)], [(1, 7, 1), (3, 2, tile.tm - 1), (2, tile.wgy + 1, tile.tm + 1)]):
             for case in (conv3x3(size, 5, 4 * tile.wgx + 3), upsample_conv3x3(size, 6, 3)):
                 guarded = case.check(gpu, tile)
@@ -413,7 +426,7 @@ def test_a_plan_shares_its_memory_and_computes_the_same(gpu: WebGPU) -> None:
 
 
 # limits --------------------------------------------------------------------------------------------------------------
-def in_bands(case: Case, gpu: WebGPU, shader: str, tile: Tile | None = None, **limits: int) -> int:
+def in_bands(case: Case, gpu: WebGPU, shader: str, tile: Gemm | None = None, **limits: int) -> int:
     """Checks a case whole and under `limits`, bit for bit; returns how many dispatches of `shader` the limits made of one."""
     whole, banded = case.check(gpu, tile), case.check(gpu, tile, **limits)
     for w, b in zip(case.run(whole), case.run(banded), strict=True):
@@ -427,7 +440,8 @@ def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: 
     small: dict[str, int] = {"max_storage_buffer_binding_size": 4096}
     assert in_bands(linear((2, 31, 7)), gpu, "gemm", **small) == 8  # 60 rows each
     assert in_bands(linear((1, 21, 4), 3, 29, residual=False), gpu, "gemm", **small) == 3  # the output is the large one
-    assert in_bands(linear((2, 31, 7)), gpu, "gemm", Tile("tiled", 2, 1, 8, 8), **small) == 8
+    for row in SMALL[4:7]:
+        assert in_bands(linear((2, 31, 7)), gpu, "gemm", row, **small) == 8
     for case in [
         conv3x3((2, 31, 7)),
         conv3x3((2, 31, 7), stride=2),
@@ -435,7 +449,7 @@ def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: 
         conv3x3((1, 37, 5), 5, 4, residual=False),
         upsample_conv3x3((2, 13, 5)),
     ]:
-        for tile in some(gpu, [None, LINES[1]], [Tile("tiled", 2, 1, 8, 8)]):
+        for tile in some(gpu, [None, LINES[1], SMALL[5]], [SMALL[4], SMALL[6]]):
             in_bands(case, gpu, "gemm", tile, **small)
     in_bands(attention((2, 11, 13), 4), gpu, "softmax", max_storage_buffer_binding_size=20000)
     monkeypatch.setattr(norms, "CHUNK", 32)
@@ -513,9 +527,9 @@ REFUSED: dict[str, tuple[Callable[[WebGPU], Any], dict[str, int], str]] = {
 def test_what_does_not_fit_is_refused_with_both_numbers(gpu: WebGPU, what: str) -> None:
     record, limits, says = REFUSED[what]
     with pytest.raises(LimitError, match=says):
-        record(Guarded(gpu, tiles.CPU_TILE, **limits))
+        record(Guarded(gpu, menu.CPU, **limits))
     if limits:
-        record(Guarded(gpu, tiles.CPU_TILE))
+        record(Guarded(gpu, menu.CPU))
 
 
 def test_a_loop_of_sixty_thousand_is_not_refused(gpu: WebGPU) -> None:

@@ -14,8 +14,24 @@ import pytest
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.device import guard
+from moebius.backends.webgpu.menu import (
+    CPU,
+    CPU_THIN,
+    GEMMS,
+    LINES,
+    LINES_THIN,
+    LLVMPIPE_WIDE,
+    SINGLE_ROWS,
+    STAGED,
+    STAGED_NARROW,
+    STAGED_TALL,
+    STAGING,
+    THIN,
+    TILED,
+    TILED_SMALL,
+    Gemm,
+)
 from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch
-from moebius.backends.webgpu.tiles import CPU_THIN, CPU_TILE, GPU_TILE, GPU_TILE_SMALL, LINES, LINES_THIN, LLVMPIPE_WIDE, SINGLE_ROWS, Tile
 from moebius.errors import MoebiusError
 from moebius.model import unet, vae
 from moebius.model.contract import POSITION_WINDOW, Timesteps
@@ -39,9 +55,9 @@ def entries(shader: str) -> list[str]:
 
 # what plans use ------------------------------------------------------------------------------------------------------
 @cache
-def recorded(webgpu: WebGPU, discrete: bool) -> list[Dispatch]:
-    """The dispatches of the published and the tiny networks; `discrete` as a GPU records them."""
-    device = WebGPU(webgpu.gpu, replace(webgpu.caps, kind="discrete" if discrete else "software"))
+def recorded(webgpu: WebGPU, *caps: tuple[str, Any]) -> list[Dispatch]:
+    """The dispatches of the published and the tiny networks, as a device with these caps records them."""
+    device = WebGPU(webgpu.gpu, replace(webgpu.caps, **dict(caps)))
     out: list[Dispatch] = []
     for config in (UNetConfig.full(), UNetConfig.tiny()):
         net, s = UNet(config, ShapeOnly(unet.shapes(config)), device), config.sample_size
@@ -59,13 +75,17 @@ def recorded(webgpu: WebGPU, discrete: bool) -> list[Dispatch]:
     return out
 
 
-def specialisations(webgpu: WebGPU, discrete: bool) -> set[tuple[str, str, wgsl.Constants]]:
-    return {(d.shader, d.entry, d.constants) for d in recorded(webgpu, discrete)}
+GPU = (("kind", "discrete"),)  # some GPU, such as a browser's
+H200 = (*GPU, ("vendor", "NVIDIA"), ("checked", False))
 
 
-def compile_module(gpu: WebGPU, shader: str, constants: wgsl.Constants) -> Any:
+def specialisations(webgpu: WebGPU, *caps: tuple[str, Any]) -> set[tuple[str, str, wgsl.Constants]]:
+    return {(d.shader, d.entry, d.constants) for d in recorded(webgpu, *caps)}
+
+
+def compile_module(gpu: WebGPU, shader: str, constants: wgsl.Constants, entry: str | None = None) -> Any:
     with guard(gpu.name, f"compiling {shader}.wgsl with {dict(constants)}"):
-        return gpu.gpu.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants))
+        return gpu.gpu.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants, entry))
 
 
 @every_kernel
@@ -78,7 +98,7 @@ def test_compiles_as_it_stands(gpu: WebGPU, shader: str) -> None:
 
 @every_kernel
 def test_compiles_as_software_drivers_run_it(gpu: WebGPU, shader: str) -> None:
-    found = [(entry, constants) for name, entry, constants in specialisations(gpu, discrete=False) if name == shader]
+    found = [(entry, constants) for name, entry, constants in specialisations(gpu) if name == shader]
     assert bool(found) == (shader not in NOT_IN_A_PLAN), f"{shader}.wgsl is used by no plan, or the list of exceptions is old."
     for entry, constants in found:
         gpu.gpu.pipeline(shader, entry, constants)
@@ -90,19 +110,21 @@ def test_the_windows_shader_compiles(gpu: WebGPU) -> None:
 
 def test_compiles_as_gpus_run_it(gpu: WebGPU) -> None:
     """The modules alone: the large tiles take software drivers long, and test_kernels runs them."""
-    tiles = set()
-    for shader, entry, constants in specialisations(gpu, discrete=True) - specialisations(gpu, discrete=False):
-        assert shader == "gemm"
-        compile_module(gpu, shader, constants)
-        tiles.add((entry, *(dict(constants)[name] for name in ("TM", "TN4", "WGX", "WGY"))))
-    assert tiles == {("tiled", 4, 2, 8, 16), ("tiled", 8, 2, 8, 16)}
+    rows: dict[Any, set[str]] = {GPU: set(), H200: set()}
+    for caps, used in rows.items():
+        for shader, entry, constants in specialisations(gpu, *caps) - specialisations(gpu):
+            assert shader == "gemm"
+            compile_module(gpu, shader, constants, entry)
+            used |= {row.key for row in GEMMS if row.entry == entry and row.constants().items() <= set(constants)}
+    common = {row.key for row in THIN}
+    assert rows == {GPU: common | {TILED.key, TILED_SMALL.key}, H200: common | {STAGED.key, STAGED_TALL.key, STAGED_NARROW.key}}
 
 
 def test_software_drivers_keep_to_small_tiles(gpu: WebGPU) -> None:
-    tiles = {CPU_TILE, CPU_THIN, SINGLE_ROWS} | ({LINES, LINES_THIN, LLVMPIPE_WIDE} if "llvmpipe" in gpu.name else set())
+    tiles = {CPU, CPU_THIN, SINGLE_ROWS} | ({LINES, LINES_THIN, LLVMPIPE_WIDE} if "llvmpipe" in gpu.name else set())
     small = {tuple(sorted(tile.constants().items())) for tile in tiles}
-    names = CPU_TILE.constants().keys()
-    for shader, _, constants in specialisations(gpu, discrete=False):
+    names = CPU.constants().keys()
+    for shader, _, constants in specialisations(gpu):
         assert shader != "gemm" or tuple((k, v) for k, v in constants if k in names) in small
 
 
@@ -115,7 +137,7 @@ def test_a_broken_shader_does_not_compile(gpu: WebGPU, monkeypatch: pytest.Monke
 
 
 def test_every_dispatch_gives_just_what_its_shader_declares(llvmpipe: WebGPU) -> None:
-    for d in recorded(llvmpipe, discrete=False) + recorded(llvmpipe, discrete=True):
+    for d in recorded(llvmpipe) + recorded(llvmpipe, *GPU) + recorded(llvmpipe, *H200):
         face = wgsl.interface(d.shader)
         assert [b.name for b in d.bindings] == [s.name for s in face.slots if s.access != "uniform"]
         assert d.params.keys() == {name for name, _ in face.params}, d.shader
@@ -180,6 +202,8 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("gemm", "direct"): ((8, 8), 0),  # tile_a and tile_w are the other entry's
     ("gemm", "lines"): ((8, 8), 0),
     ("gemm", "tiled"): ((8, 8), 16 * (8 * 4 * 5 + 16 * 8 * 2)),
+    ("gemm", "staged"): ((8, 8), 4 * 16 * (8 * 4 + 4) + 16 * 16 * 8 * 2),  # tile_w is `tiled`'s too
+    ("gemm", "thin"): ((8, 8), 16 * 8 * 8 * (8 + 1)),
 }
 
 
@@ -191,21 +215,31 @@ def test_workgroups_are_what_the_file_declares(shader: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tile", "nbytes"), [(GPU_TILE, 16 * (128 * 5 + 256)), (GPU_TILE_SMALL, 16 * (64 * 5 + 256)), (CPU_TILE, 0), (LINES, 0)]
+    ("row", "nbytes"),
+    [
+        (TILED, 16 * (128 * 5 + 256)),
+        (TILED_SMALL, 16 * (64 * 5 + 256)),
+        (STAGED, 4 * 16 * (64 + 4 + 64)),
+        (STAGED_TALL, 4 * 16 * (128 + 4 + 64)),
+        (THIN[2], 16 * 4 * 8 * 17),
+        (CPU, 0),
+        (LINES, 0),
+    ],
 )
-def test_a_tile_decides_the_workgroup(tile: Tile, nbytes: int) -> None:
-    kernel = wgsl.kernel("gemm", tile.entry, tuple(tile.constants().items()))
-    assert (kernel.workgroup, kernel.threads, kernel.workgroup_bytes) == ((tile.wgx, tile.wgy), tile.wgx * tile.wgy, nbytes)
+def test_a_row_decides_the_workgroup(row: Gemm, nbytes: int) -> None:
+    kernel = wgsl.kernel("gemm", row.entry, tuple(row.constants().items()))
+    assert (kernel.workgroup, kernel.threads, kernel.workgroup_bytes) == ((row.wgx, row.wgy), row.threads, row.workgroup_bytes)
+    assert row.workgroup_bytes == nbytes
 
 
 def test_a_tile_stages_what_its_threads_load(llvmpipe: WebGPU) -> None:
-    for d in recorded(llvmpipe, discrete=True):
-        if d.entry == "tiled":
+    for d in recorded(llvmpipe, *GPU) + recorded(llvmpipe, *H200):
+        if d.entry in STAGING:
             c = wgsl.numbers(d.shader, d.constants)
             assert c["LOAD_A"] * c["WGX"] * c["WGY"] == c["WGY"] * c["TM"] * c["BK4"]
             assert c["LOAD_W"] * c["WGX"] * c["WGY"] == 4 * c["BK4"] * c["WGX"] * c["TN4"]
             assert c["ACC"] == c["TM"] * c["TN4"]
-            assert c["ROW_PITCH"] == c["BK4"] + 1
+            assert (c["ROW_PITCH"], c["RUN"]) == (c["BK4"] + 1, c["WGY"] * c["TM"] + 4)
 
 
 def test_the_window_is_the_models() -> None:
@@ -281,6 +315,14 @@ def test_constants_are_replaced_where_they_are_declared(shader) -> None:
     assert got == "const A: u32 = 7u; // A is 4u\nconst AB: u32 = 4u;\nconst ON: bool = false;\nalias T = f32;\nfn f() { let A = A; }\n"
     assert shader(text) == text
     assert shader("const ON: bool = false;\n", ("ON", True)) == "const ON: bool = true;\n"
+
+
+def test_other_entry_points_are_left_out(shader) -> None:
+    shader(SHARING)
+    text = wgsl.specialise.__wrapped__("it", (), "one")
+    assert re.findall(r"fn (\w+)", text) == ["inner", "outer", "one"]
+    before, _, one, _ = SHARING.split("@compute")
+    assert text == f"{before}@compute{one}"
 
 
 def test_a_constant_may_span_an_expression(shader) -> None:

@@ -91,7 +91,7 @@ def test_plans_are_those_that_run_natively(plan: dict[str, Any], minimum: WebGPU
         pipeline = plan["pipelines"][ours["pipeline"]]
         assert ours["bind"][2::3] == [b.nbytes for b in theirs.bindings]
         if theirs.shader != "gemm":  # whose tile is a GPU's here and a CPU's there
-            assert plan["modules"][pipeline["module"]] == specialise(theirs.shader, theirs.constants)
+            assert plan["modules"][pipeline["module"]] == specialise(theirs.shader, theirs.constants, theirs.entry)
             assert ours["grid"] == list(theirs.grid)
 
 

@@ -26,6 +26,7 @@ class Nets:
     to_device: Callable[[np.ndarray], Any]
     to_host: Callable[[Any], np.ndarray]
     join: Callable[[Sequence[Any], int], Any]  # along an axis
+    wait: Callable[[], None] = lambda: None  # until the device has done what it was told
 
 
 class PeerOps:
@@ -45,6 +46,7 @@ class PeerOps:
         for i, t in enumerate(timesteps):
             y, x0 = step(y, *fixed, slice(i, i + 1))
             yield StepState(i, t, lambda y=y: to_host(y), lambda x0=x0: to_host(x0))  # type: ignore[misc]
+        self.nets.wait()  # the steps are timed until here
 
     def rehearse(self, step: Step[Any], shapes: Sequence[tuple[int, ...]]) -> None:
         """There is no limit to meet."""

@@ -82,6 +82,7 @@ def plan(args: argparse.Namespace) -> int:
 
     from moebius.backends.webgpu import WebGPU
     from moebius.check.lockstep import networks
+    from moebius.inpaint import tuning
     from moebius.model.denoise import Denoiser
     from moebius.model.params import ShapeOnly
     from moebius.model.scheduler import DDIM
@@ -89,6 +90,7 @@ def plan(args: argparse.Namespace) -> int:
 
     config = networks("nano")[0] if args.config == "nano" else UNetConfig.full() if args.config == "full" else UNetConfig.tiny()
     gpu = WebGPU(args.adapter, limits=args.limits)
+    tuning.apply(gpu)
     net = UNet(config, ShapeOnly(shapes(config)), gpu)
     scheduler = DDIM()
     timesteps = scheduler.timesteps()
@@ -102,10 +104,11 @@ def plan(args: argparse.Namespace) -> int:
         print(json.dumps({"config": args.config, "adapter": gpu.name, **summary, "plan": rows}))
         return 0
     print(f"One guided step, {args.config} config, on {gpu.name}")
-    print(f"{'op':18} {'shader':15} {'grid':>16} {'MFLOP':>10} {'MB':>8}  path")
+    print(f"{'op':18} {'shader':15} {'grid':>16} {'MFLOP':>10} {'MB':>8}  path  [kernel; why]")
     for row in rows:
         grid = "×".join(map(str, row["grid"]))
-        print(f"{row['op']:18} {row['shader']:15} {grid:>16} {row['flops'] / 1e6:10.1f} {row['bytes'] / 1e6:8.2f}  {row['path']}")
+        kernel = f"  [{row['kernel']}]" if row["kernel"] else ""
+        print(f"{row['op']:18} {row['shader']:15} {grid:>16} {row['flops'] / 1e6:10.1f} {row['bytes'] / 1e6:8.2f}  {row['path']}{kernel}")
     by_op: dict[str, Any] = {}
     for row in rows:
         n, flops = by_op.get(row["op"], (0, 0))
@@ -123,9 +126,11 @@ def plan(args: argparse.Namespace) -> int:
 def validate(args: argparse.Namespace) -> int:
     from moebius.backends.webgpu import WebGPU
     from moebius.check import lockstep
+    from moebius.inpaint import tuning
 
     lockstep.check_image_size(args.image_size)
     gpu = WebGPU(args.adapter, limits=args.limits)
+    tuning.apply(gpu)
     rows: list[lockstep.Row] = []
 
     def report(row: lockstep.Row) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import moebius
-from moebius.cli import batch, compare, doctor, gpu, inpaint, view, web, weights
+from moebius.cli import batch, compare, doctor, gpu, inpaint, tune, view, web, weights
 from moebius.cli.arguments import Parser
 from moebius.cli.endings import DEBUG, DONE, ending
 from moebius.cli.output import write_plainly
@@ -46,4 +46,5 @@ def parser() -> Parser:
     compare.add_parser(commands)
     web.add_parser(commands)
     gpu.add_parsers(commands)
+    tune.add_parser(commands)
     return top

@@ -1,4 +1,5 @@
-"""Which backend computes: the best GPU, a named adapter, or the CPU device. A GPU is checked once; see `verdicts`."""
+"""Which backend computes: the best GPU, a named adapter, or the CPU device. A GPU is checked once (`verdicts`), and its kernels are tried
+once (`tuning`)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
         raise AdapterError(f"A GPU is required, and {ops.name} is a software driver. `moebius adapters` lists what there is.")
     if wrong := _fault(ops):
         raise AdapterError(f"{wrong} Update its driver, or take another device (cpu always works); `moebius doctor` says more.")
-    return ops
+    return _tuned(ops)
 
 
 def preferred(listed: Sequence[Any]) -> Any | None:
@@ -62,7 +63,7 @@ def _best(require_gpu: bool, threads: int | None) -> Ops:
         ops = WebGPU()
         wrong = _fault(ops)
         if not wrong:
-            return ops
+            return _tuned(ops)
         if require_gpu:
             raise AdapterError(f"A GPU is required. {wrong} Update its driver, or drop --require-gpu; `moebius doctor` says more.")
         # Without a handler of the user's, the line goes to standard error as it is.
@@ -82,6 +83,13 @@ def _fault(ops: WebGPU) -> str:
 
     wrong = verdicts.fault(ops)
     return f"{ops.name} does not compute right: {wrong.rstrip('.')}." if wrong else ""
+
+
+def _tuned(ops: WebGPU) -> WebGPU:
+    from moebius.inpaint import tuning
+
+    tuning.prepare(ops)
+    return ops
 
 
 def _cpu(threads: int | None) -> Ops:

@@ -32,17 +32,21 @@ def check(ops: WebGPU, file: Path | None = None) -> str:
 
 
 def verdict_file(ops: WebGPU) -> Path:
-    """Named by all that the verdict depends on: the adapter, its driver, what speaks to it, and the two versions."""
+    return folders.subfolder("verdicts") / f"{digest_of(ops)}.json"
+
+
+def digest_of(ops: WebGPU) -> str:
+    """Of all that what is found out about a device depends on: the adapter, its driver, what speaks to it, and the two versions."""
     gpu = ops.gpu
     what = {
         "adapter": {str(key): str(value) for key, value in gpu.info.items()},
         "implementation": [gpu.implementation, str(gpu.module.__version__)],
         "limits": dict(ops.caps.limits),
+        "checked": gpu.caps.checked,
         "moebius": moebius.__version__,
         "shaders": shaders_digest(),
     }
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    return folders.subfolder("verdicts") / f"{digest}.json"
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def read(file: Path) -> str | None:

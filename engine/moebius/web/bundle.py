@@ -136,7 +136,7 @@ class Bundle:
 
     def _dispatch(self, d: Dispatch) -> dict[str, Any]:
         slots = wgsl.interface(d.shader).slots
-        module = self.modules.setdefault(wgsl.specialise(d.shader, d.constants), len(self.modules))
+        module = self.modules.setdefault(wgsl.specialise(d.shader, d.constants, d.entry), len(self.modules))
         pipeline = self.pipelines.setdefault((module, d.entry, tuple(s.access for s in slots)), len(self.pipelines))
         by_name = {b.name: b for b in d.bindings}
         bind: list[int] = []

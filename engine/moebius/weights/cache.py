@@ -56,8 +56,8 @@ def remove(entries: Sequence[CacheEntry]) -> None:
         for path, ref in all_refs():
             if ref.copy is not None and not (subfolder("weights") / ref.copy).exists():
                 path.unlink(missing_ok=True)
-        if not cache_entries():  # all is gone: so are the digests, the verdicts, and what a killed process left
-            for name in ("refs", "checked", "verdicts"):
+        if not cache_entries():  # all is gone: so are the digests, what is known of devices, and what a killed process left
+            for name in ("refs", "checked", "verdicts", "tuned"):
                 for path, _ in own_files(name):
                     path.unlink(missing_ok=True)
     except OSError as error:

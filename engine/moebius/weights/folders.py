@@ -7,6 +7,7 @@ The cache is $MOEBIUS_CACHE, else $HF_HOME/moebius, else moebius in the user's f
     checked/NET-HASH.safetensors.json       the identity that a copy had when its content was last compared with its digest
     refs/HASH.json                          what is known of a source by its signature (refs.py)
     verdicts/HASH.json                      whether an adapter computes right (inpaint/verdicts.py)
+    tuned/HASH.json                         which kernels are fastest on it (inpaint/tuning.py)
     parts/download-HASH.part, HASH.lock     downloads under way
 """
 
@@ -35,6 +36,7 @@ OWN = {
     "checked": re.compile(rf"{COPY}\.json|\.{COPY}\.json{UNDER_WAY}"),
     "refs": re.compile(rf"[0-9a-f]{{64}}\.json|\.[0-9a-f]{{64}}\.json{UNDER_WAY}"),
     "verdicts": re.compile(rf"[0-9a-f]{{64}}\.json|\.[0-9a-f]{{64}}\.json{UNDER_WAY}"),
+    "tuned": re.compile(rf"[0-9a-f]{{64}}\.json|\.[0-9a-f]{{64}}\.json{UNDER_WAY}"),
     "parts": re.compile(r"download-[0-9a-f]{64}\.part"),
 }
 

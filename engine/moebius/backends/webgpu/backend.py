@@ -10,16 +10,17 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from moebius.backends.webgpu import pack
+from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.gemm import Dense
+from moebius.backends.webgpu.menu import Choose, choose
 from moebius.backends.webgpu.ops import assembling, dense, lambdas, norms
 from moebius.backends.webgpu.ops.attention import attention
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tenant import Tenant
 from moebius.backends.webgpu.tensor import Tensor, read, write
-from moebius.backends.webgpu.tiles import Choose, choose_tile
 from moebius.errors import NonFiniteError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Step, StepState, Tap, Timesteps
@@ -33,7 +34,7 @@ class WebGPU:
     goes through Dawn. `limits="webgpu"` keeps to WebGPU's default limits on any adapter.
 
     It takes a `Device` that is open already, too; `caps` are what it records for, the device's own unless given, and `choose`
-    picks the tile of a dense layer.
+    picks the kernel of a dense layer.
     """
 
     largest_batch = 8
@@ -42,7 +43,7 @@ class WebGPU:
         self,
         device: Device | str | int | None = None,
         caps: Caps | None = None,
-        choose: Choose = choose_tile,
+        choose: Choose = choose,
         *,
         limits: str = "adapter",
         recorder: type[Recorder] = Recorder,
@@ -53,6 +54,17 @@ class WebGPU:
         self._dense = Dense(self.recorder, choose)
         self._plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
         self._tap: Tap | None = None
+        # Called with the dense layers of a plan that was recorded; where it finds better kernels for them, the plan is recorded again.
+        self.tuner: Callable[[WebGPU, list[GemmCall]], bool] | None = None
+
+    @property
+    def choose(self) -> Choose:
+        """Who picks the kernel of a dense layer, in plans that are yet to be recorded."""
+        return self._dense.choose
+
+    @choose.setter
+    def choose(self, choose: Choose) -> None:
+        self._dense.choose = choose
 
     @property
     def name(self) -> str:
@@ -116,7 +128,9 @@ class WebGPU:
         with self.gpu.turns:
             plans = self._plans.setdefault(owner, {})
             if key not in plans:
-                plan = self.record(forward, shapes, *args)
+                calls, plan = self.layers(forward, shapes, *args)
+                if self.tuner is not None and self.tuner(self, calls):
+                    plan = self.record(forward, shapes, *args)
                 while len(plans) >= PLANS_PER_MODEL:
                     plans.pop(next(iter(plans)))
                 plans[key] = plan
@@ -131,6 +145,16 @@ class WebGPU:
             if recording.flags is not None:  # a sampling step: what it makes is what the next one starts from
                 recording.carry.append((outputs[0].buffer, inputs[0].buffer, inputs[0].nbytes))
             return Plan(recording, inputs, outputs)
+
+    def layers(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> tuple[list[GemmCall], Plan]:
+        """Records forward, and gives its dense layers beside the plan."""
+        with self.gpu.turns:
+            self._dense.calls = []
+            try:
+                plan = self.record(forward, shapes, *args)
+                return self._dense.calls, plan
+            finally:
+                self._dense.calls = None
 
     @contextmanager
     def eager(self, tap: Tap | None = None) -> Iterator[None]:

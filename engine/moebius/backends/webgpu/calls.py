@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from moebius.backends.webgpu import wgsl
@@ -10,6 +12,7 @@ from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.tensor import Binding, Tensor
 
 SHADER = "gemm"
+Packing = Literal["plain"]  # how a kernel wants its weights: `plain` is K rows of N columns, a tap after the other
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,10 @@ class Weight:
     packed: bool = True  # else what follows its last row is not zero
     pitch4: int | None = None  # vec4 from one row to the next, where they are not those of N columns
     offset4: int = 0  # vec4 before the first row
+    others: Mapping[Packing, Binding] = field(default_factory=lambda: MappingProxyType({}))  # the same, packed for other kernels
+
+    def packed_as(self, packing: Packing) -> Binding | None:
+        return self.binding if packing == "plain" else self.others.get(packing)
 
 
 @dataclass(frozen=True)

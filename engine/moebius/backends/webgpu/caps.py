@@ -1,4 +1,4 @@
-"""What a device can do, as data: all that the choice of a tile and the check of a dispatch may ask."""
+"""What a device can do, as data: all that the choice of a kernel and the check of a dispatch may ask."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Caps:
     backend: str  # "Vulkan", "Metal", "D3D12", "OpenGL"; "" where the implementation does not say
     features: frozenset[str] = frozenset()  # those the device was opened with
     limits: Mapping[str, int] = field(default_factory=lambda: DEFAULT_LIMITS, hash=False)  # the keys of DEFAULT_LIMITS
+    checked: bool = True  # else kernels whose reach is proved are compiled without bounds checks
     subgroup_sizes: tuple[int, int] | None = None  # smallest and largest, where the implementation reports them
 
     def __post_init__(self) -> None:

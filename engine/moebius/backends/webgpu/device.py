@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moebius.backends.turns import Turns
-from moebius.backends.webgpu import native, wgsl
+from moebius.backends.webgpu import native, reach, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, KINDS, Caps
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMemoryError
 
@@ -85,12 +85,14 @@ class Device:
         if short:
             raise AdapterError(f"{name} stays under WebGPU's default limits: {'; '.join(short)}. Choose another adapter.")
         features = [f for f in (TIMESTAMPS,) if f in chosen.features]
+        unchecked = native.may_be_unchecked()
         with guard(name, "opening the device"):
-            device = chosen.request_device_sync(label="moebius", required_features=features, required_limits=wanted)
+            # Dawn drops the checks of a device, not of a kernel: only where there is no kernel that needs them.
+            device = native.request_device(chosen, module, unchecked and not reach.unknown(), features, wanted)
         # An implementation may grant more than was asked for; the planner keeps to what was asked.
         granted = DEFAULT_LIMITS if limits == "webgpu" else {k: int(device.limits[k]) for k in DEFAULT_LIMITS}
         _watch_for_loss()
-        return cls(implementation, module, device, dict(chosen.info), describe(name, chosen.info, features, granted))
+        return cls(implementation, module, device, dict(chosen.info), describe(name, chosen.info, features, granted, not unchecked))
 
     def create_buffer(self, nbytes: int, label: str) -> Any:
         usage = self.module.BufferUsage
@@ -128,7 +130,8 @@ class Device:
             entries = [{"binding": s.index, "visibility": stage, "buffer": {"type": kinds[s.access]}} for s in wgsl.interface(shader).slots]
             with guard(self.name, f"compiling {shader}.wgsl"):
                 layout = self.device.create_bind_group_layout(label=shader, entries=entries)
-                module = self.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants))
+                code, unchecked = wgsl.specialise(shader, constants, entry), not self.caps.checked and reach.is_known(shader)
+                module = native.shader_module(self.device, self.module, shader, code, unchecked)
                 pipeline = self.device.create_compute_pipeline(
                     label=f"{shader}.{entry}",
                     layout=self.device.create_pipeline_layout(bind_group_layouts=[layout]),
@@ -142,7 +145,7 @@ class Device:
         native.drain(self.device)
 
 
-def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits: Mapping[str, int]) -> Caps:
+def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits: Mapping[str, int], checked: bool = True) -> Caps:
     """The caps of a device that was opened with these features and limits, on the adapter of this `info`."""
     sizes = info.get("subgroup_min_size"), info.get("subgroup_max_size")
     return Caps(
@@ -152,6 +155,7 @@ def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits
         backend=str(info.get("backend_type") or ""),
         features=frozenset(features),
         limits=limits,
+        checked=checked,
         subgroup_sizes=(int(sizes[0]), int(sizes[1])) if sizes[0] and sizes[1] else None,
     )
 

@@ -1,4 +1,4 @@
-"""Records dense layers: which tile gemm.wgsl runs on, and, above the binding limit, in which bands."""
+"""Records dense layers: which kernel of the menu they get, and, above the binding limit, in which bands."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from moebius.backends.webgpu.calls import SHADER, GemmCall, Phases, Rows
+from moebius.backends.webgpu.menu import Choose, Gemm
 from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder
 from moebius.backends.webgpu.tensor import Binding, Tensor
-from moebius.backends.webgpu.tiles import Choose, Tile
+from moebius.backends.webgpu.tuned import why
 from moebius.errors import LimitError
 
 
@@ -60,18 +61,21 @@ def _bands_of_lines(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
 
 
 class Dense:
-    """Records calls. `choose` picks the tile of each for the recorder's caps."""
+    """Records calls. `choose` picks the kernel of each for the recorder's caps."""
 
     def __init__(self, recorder: Recorder, choose: Choose) -> None:
         self.recorder, self.choose = recorder, choose
+        self.calls: list[GemmCall] | None = None  # what is recorded, for a tuner that asked
 
     def __call__(self, call: GemmCall) -> None:
-        tile = self.choose(self.recorder.caps, call)
+        if self.calls is not None:
+            self.calls.append(call)
+        row = self.choose(self.recorder.caps, call)
         for band in bands(call, self.recorder):
-            self._record(call, tile, band)
+            self.record(call, row, band)
 
-    def _record(self, call: GemmCall, tile: Tile, band: Band) -> None:
-        bound, a_origin, out_origin = self._bound(call, band)
+    def record(self, call: GemmCall, row: Gemm, band: Band) -> None:
+        bound, a_origin, out_origin = self._bound(call, row, band)
         rows, taps = band.end - band.begin, call.mode.side**2
         out_row = call.mode.out_row if isinstance(call.mode, Rows) else 0
         # Rows that land further down are a negative origin: u32 arithmetic wraps.
@@ -80,23 +84,24 @@ class Dense:
             call.op,
             call.path,
             SHADER,
-            tile.grid(call, rows),
+            row.grid(call, rows),
             bound,
             {"row0": band.begin, "rows": band.end, **call.params(), **origins},
-            {**call.constants(), **tile.constants()},
-            entry=tile.entry,
-            iterations=tile.iterations(call),
+            {**call.constants(), **row.options(call), **row.constants()},
+            entry=row.entry,
+            iterations=row.iterations(call),
             flops=2 * rows * call.operands.n * call.operands.k * taps * call.phases,
             prologue=call.prologue,
+            chosen=f"{row.key}; {why(self.choose, self.recorder.caps, call)}",
         )
 
-    def _bound(self, call: GemmCall, band: Band) -> tuple[dict[str, Tensor | Binding | None], int, int]:
+    def _bound(self, call: GemmCall, row: Gemm, band: Band) -> tuple[dict[str, Tensor | Binding | None], int, int]:
         """What the shader's names are bound to, and how many floats of A and of the output lie before their windows."""
         operands, epilogue, recorder = call.operands, call.epilogue, self.recorder
         first, second = (*epilogue.residuals, None, None)[:2]
         bound: dict[str, Tensor | Binding | None] = {
             "a": operands.a,
-            "w": operands.w.binding,
+            "w": operands.w.packed_as(row.packing),
             "bias": epilogue.bias,
             "shift": epilogue.shift,
             "state": Binding("state", "read", recorder.recording.state, (1,)) if epilogue.shift is not None else None,

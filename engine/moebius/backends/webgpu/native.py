@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +14,8 @@ from moebius.errors import AdapterError
 IMPLEMENTATIONS = {"wgpu": "wgpu", "dawn": "wgpudawn"}  # wgpu-native (naga) and Dawn (Tint), the same Python API
 FORKED = "does not work in the child; start that one with multiprocessing's 'spawn', or compute there on the CPU device."
 _LOADED_BY: dict[str, int] = {}  # the process
+CHECKED = "MOEBIUS_CHECKED"
+UNCHECKED_TOGGLES = ("disable_robustness", "disable_workgroup_init", "skip_validation")  # Dawn's, for a whole device
 
 
 def load(implementation: str) -> ModuleType:
@@ -27,6 +31,45 @@ def load(implementation: str) -> ModuleType:
         raise AdapterError(
             f"{IMPLEMENTATIONS[implementation]} cannot be imported ({error}); pip install {IMPLEMENTATIONS[implementation]}."
         ) from None
+
+
+def may_be_unchecked() -> bool:
+    """Unless MOEBIUS_CHECKED=1 keeps every check there is: what is proved of a plan (reach.py) then need not be tested at every load."""
+    return os.environ.get(CHECKED, "0") in ("", "0")
+
+
+def request_device(adapter: Any, module: ModuleType, unchecked: bool, features: Sequence[str], limits: dict[str, int]) -> Any:
+    """An opened device. Dawn's are `unchecked` as a whole, wgpu's by the module (`shader_module`)."""
+    wanted: dict[str, Any] = {"label": "moebius", "required_features": list(features), "required_limits": limits}
+    if unchecked and module.__name__ == IMPLEMENTATIONS["dawn"]:
+        with suppress(ImportError, AttributeError, TypeError):  # another version's private parts
+            extras = importlib.import_module("wgpudawn.backends.dawn.extras")
+            known = extras.all_toggles()
+            toggles = [name for name in UNCHECKED_TOGGLES if known.get(name, {}).get("stage") == "device"]
+            return extras.request_device_sync(adapter, enable_toggles=toggles, **wanted)
+    return adapter.request_device_sync(**wanted)
+
+
+def shader_module(device: Any, module: ModuleType, label: str, code: str, unchecked: bool) -> Any:
+    """A compiled shader; `unchecked` without bounds checks and loop counters, where wgpu-native offers that. What fails so is compiled with
+    them: an error in the WGSL is the public call's."""
+    if unchecked and module.__name__ == IMPLEMENTATIONS["wgpu"]:
+        with suppress(Exception):
+            return _unchecked_module(device, label, code)
+    return device.create_shader_module(label=label, code=code)
+
+
+def _unchecked_module(device: Any, label: str, code: str) -> Any:
+    api: Any = importlib.import_module("wgpu.backends.wgpu_native._api")
+    source = api.new_struct_p("WGPUShaderSourceWGSL *", code=api.to_c_string_view(code))
+    source[0].chain.next = api.ffi.NULL
+    source[0].chain.sType = api.lib.WGPUSType_ShaderSourceWGSL
+    chain = api.ffi.cast("WGPUChainedStruct *", source)  # owns nothing: `source` must outlive the call
+    wanted = api.new_struct_p("WGPUShaderModuleDescriptor *", nextInChain=chain, label=api.to_c_string_view(label))
+    made = api.libf.wgpuDeviceCreateShaderModuleTrusted(device._internal, wanted, api.lib.WGPUShaderRuntimeChecks_None)
+    if made == api.ffi.NULL:
+        raise RuntimeError(label)
+    return api.GPUShaderModule(label, made, device)
 
 
 def timestamp_period(module: ModuleType, queue: Any) -> float:

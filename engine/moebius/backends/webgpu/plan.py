@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any
 from weakref import ReferenceType
 
 import numpy as np
 
-from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu import reach, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.device import Device, guard
 from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor, write
 from moebius.backends.webgpu.timing import timed
-from moebius.errors import LimitError, NonFiniteError
+from moebius.errors import LimitError, MoebiusError, NonFiniteError
 from moebius.model.contract import MAX_STEPS
 
 # Mesa 22's llvmpipe silently stops an invocation after 65 535 loop iterations in all.
@@ -44,6 +45,7 @@ class Dispatch:
     workgroup_bytes: int
     iterations: int
     flops: int
+    kernel: str = ""  # where there are several: which one this is, and why
 
     @property
     def nbytes(self) -> int:
@@ -76,6 +78,7 @@ class Dispatch:
             ],
             "flops": self.flops,
             "bytes": self.nbytes,
+            "kernel": self.kernel,
         }
 
 
@@ -109,6 +112,7 @@ class Plan:
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.
         self._numbers = Buffer(self.device, 4 * MAX_STEPS, "step numbers", "pinned", lambda: np.arange(MAX_STEPS, dtype=np.uint32))
+        self._steps = min((n for d in recording.steps if (n := steps_of(d)) is not None), default=MAX_STEPS)
         self.tenant: ReferenceType[Any] | None = None  # whose latents are in the buffers, where a loop runs on this plan
 
     @property
@@ -191,7 +195,13 @@ class Plan:
 
     def replay(self, step: int = 0) -> None:
         """One step: one compute pass over recorded objects."""
-        self._submit(range(len(self.recording.prologue), len(self.dispatches)), step)
+        self._submit(range(len(self.recording.prologue), len(self.dispatches)), self._row(step))
+
+    def _row(self, step: int) -> int:
+        """The step, where every table of the plan has a row for it: kernels take it without a look."""
+        if not 0 <= step < self._steps:
+            raise MoebiusError(f"This plan has tables for {self._steps} steps, 0 to {self._steps - 1}, and was to take step {step}.")
+        return step
 
     def _submit(self, indices: range, step: int | None = None) -> None:
         self.prepare()
@@ -227,7 +237,7 @@ class Plan:
         flags.write(np.zeros(len(outputs), np.uint32))
         with guard(self.device.name, "looking for a non-finite value"):
             encoder = self.device.device.create_command_encoder()
-            encoder.copy_buffer_to_buffer(self._numbers.handle, 4 * step, self.recording.state.handle, 0, 4)
+            encoder.copy_buffer_to_buffer(self._numbers.handle, 4 * self._row(step), self.recording.state.handle, 0, 4)
             run = encoder.begin_compute_pass()
             for slot, (i, b) in enumerate(outputs):
                 if slot == 0 or outputs[slot - 1][0] != i:
@@ -323,3 +333,29 @@ def check(d: Dispatch, caps: Caps) -> None:
     written = {id(b.buffer) for b in d.outputs}
     if len(written) < len(d.outputs) or any(id(b.buffer) in written for b in d.bindings if b.access == "read"):
         raise LimitError(f"{what}: a buffer is bound for reading and for writing in one dispatch, which WebGPU forbids.")
+    check_reach(d, what)
+
+
+def check_reach(d: Dispatch, what: str) -> None:
+    """Refuses a dispatch whose indexes could leave what it binds, or wrap: its kernel may run without checks of its own."""
+    found = reach.reach(d.shader, d.constants, d.params, d.grid)
+    if found is None:
+        return
+    if not found.whole or prod(d.grid) * prod(d.workgroup) > 2**32:
+        raise LimitError(f"{what}: its sizes {d.params} on a grid of {d.grid} are none that its kernel was written for.")
+    for b in d.bindings:
+        if b.name not in found.spans and b.name not in found.steps and b.shape:  # a place that is left empty has no shape
+            raise LimitError(f"{what}: reach.py does not say how far it reaches in {b.name}; add that to the kernel's row.")
+        begin, end = found.spans.get(b.name, (0, found.steps.get(b.name, 0)))
+        if begin < 0 or 4 * end > b.nbytes or b.buffer.nbytes > 4 * reach.LARGEST:
+            raise LimitError(
+                f"{what}: it may reach the words {begin:,} to {end:,} of {b.name} {b.shape}, which has {b.nbytes // 4:,} there "
+                f"and may have {reach.LARGEST:,} in all. Use a smaller image or batch."
+            )
+
+
+def steps_of(d: Dispatch) -> int | None:
+    """For how many steps the tables of a dispatch have rows; None where it has none."""
+    found = reach.reach(d.shader, d.constants, d.params, d.grid) if any(b.name == "state" for b in d.bindings) else None
+    rows = [b.nbytes // (4 * found.steps[b.name]) for b in d.bindings if b.name in found.steps] if found else []
+    return min(rows, default=None)

@@ -105,6 +105,7 @@ class Recorder:
         iterations: int = 0,
         flops: int = 0,
         prologue: bool = False,
+        chosen: str = "",
     ) -> None:
         """One call of a kernel. `grid` is a number of threads, for kernels whose grid is flat, or of workgroups along x, y and z."""
         frozen: wgsl.Constants = tuple(sorted((constants or {}).items()))
@@ -113,7 +114,7 @@ class Recorder:
             grid = self.flat(grid, kernel.threads)
         bindings = [self._bind(slot, bound[slot.name]) for slot in wgsl.interface(shader).slots if slot.access != "uniform"]
         workgroup = kernel.workgroup, kernel.workgroup_bytes
-        d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, *workgroup, iterations, int(flops))
+        d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, *workgroup, iterations, int(flops), chosen)
         check(d, self.caps)
         (self.recording.prologue if prologue else self.recording.steps).append(d)
 

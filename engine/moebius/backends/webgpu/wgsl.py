@@ -3,9 +3,10 @@
 What a file declares is read from it and typed nowhere else: `interface` has its bindings and parameters, `numbers` its constants,
 `kernel` the workgroup of an entry point.
 
-A shader file is complete WGSL with default constants. `specialise` does three things to its text and no more:
+A shader file is complete WGSL with default constants. `specialise` does four things to its text and no more:
 `// include FILE` lines are replaced by the file, `const NAME … = value;` and `alias NAME = type;` get the given values, and
-loops marked `// unroll` are written out (naga never unrolls, and arrays indexed at run time spill).
+loops marked `// unroll` are written out (naga never unrolls, and arrays indexed at run time spill), and entry points that are not asked for
+are left out.
 """
 
 from __future__ import annotations
@@ -88,9 +89,11 @@ def pack_params(shader: str, values: Mapping[str, int | float]) -> bytes:
 
 
 @cache
-def specialise(shader: str, constants: Constants = ()) -> str:
-    """The WGSL that is compiled."""
+def specialise(shader: str, constants: Constants = (), entry: str | None = None) -> str:
+    """The WGSL that is compiled; for one entry point, without the others: they are longest, and all of a module is parsed and checked."""
     text = _with_constants(shader, constants)
+    if entry is not None:
+        text = ENTRY.sub(lambda m: m[0] if m[1] == entry else "", text)
     return _unroll(text, _numbers(text), shader)
 
 
@@ -175,6 +178,8 @@ def _words_below(text: str, entry: str) -> set[str]:
         ahead += below & bodies.keys()
     return words
 
+
+ENTRY = re.compile(r"^@compute @workgroup_size\([^)]*\)\s*fn (\w+)\(.*?^\}\n", re.M | re.S)
 
 # loops ---------------------------------------------------------------------------------------------------------------
 UNROLL = re.compile(r"^( *)for \(var (\w+) = 0u; \2 < (\w+); \2\+\+\) \{ // unroll\n", re.M)

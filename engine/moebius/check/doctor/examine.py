@@ -16,7 +16,7 @@ from moebius.check.doctor import kernels, picture
 from moebius.check.doctor.drivers import known
 from moebius.check.doctor.findings import Finding
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError
-from moebius.inpaint import verdicts
+from moebius.inpaint import tuning, verdicts
 from moebius.inpaint.device import preferred
 
 Device = WebGPU | Reference
@@ -24,14 +24,17 @@ CHECKS = ("driver", "limits", "first start", "kernels", "repeatable", "not finit
 
 
 def open_named(name: str) -> Device:
-    """The device of that name, whatever is wrong with it; "auto" is the one that `inpaint.device` tries first."""
-    if name == "auto":
-        try:
-            best = preferred(list(adapters()))
-        except AdapterError:
-            best = None
-        return CPU() if best is None else WebGPU()
-    return CPU() if name == "cpu" else WebGPU(name)
+    """The device of that name, whatever is wrong with it, with the kernels that runs get there; "auto" is the one that `inpaint.device`
+    tries first."""
+    try:
+        best = name != "auto" or preferred(list(adapters())) is not None
+    except AdapterError:
+        best = False
+    if name == "cpu" or not best:
+        return CPU()
+    ops = WebGPU(None if name == "auto" else name)
+    tuning.apply(ops)
+    return ops
 
 
 def about(ops: Device) -> dict[str, Any]:

@@ -1,0 +1,228 @@
+"""The menu of kernels for a dense layer: a row each, which rows a device and a call allow, and the one taken where nothing was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu.calls import SHADER, GemmCall, Packing, Phases, Taps
+from moebius.backends.webgpu.caps import Caps, Kind
+from moebius.backends.webgpu.recorder import ceil
+from moebius.errors import UsageError
+
+Entry = Literal["direct", "lines", "tiled", "staged", "thin"]
+STAGING = ("tiled", "staged")  # their threads share tiles of both operands
+DType = Literal["f32", "f16"]
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """An entry of gemm.wgsl and its workgroup. A thread owns TM rows × 4·TN4 columns; under `thin` WGX of them together do."""
+
+    entry: Entry
+    tm: int
+    tn4: int
+    wgx: int
+    wgy: int
+    software: bool = False  # for software drivers alone: there is no workgroup memory to gain from, and every barrier is a loss
+    operands: DType = "f32"
+    accumulator: DType = "f32"
+    packing: Packing = "plain"  # of the weights
+    features: frozenset[str] = frozenset()  # that a device must have
+
+    def __post_init__(self) -> None:
+        if self.entry in STAGING and (self._staged_a % self.threads or self._staged_w % self.threads):
+            raise UsageError(f"{self} does not divide its tiles among its threads: 4·tm / wgx and 16·tn4 / wgy must be whole.")
+        if self.entry == "lines" and self.tn4 != 1:
+            raise UsageError(f"{self}: a thread of `lines` owns one vec4 of columns.")
+
+    @property
+    def key(self) -> str:
+        """Names the row in files: entry, tile of a workgroup, tile of a thread, and types other than f32."""
+        types = "" if (self.operands, self.accumulator) == ("f32", "f32") else f" {self.operands}-{self.accumulator}"
+        return f"{self.entry} {self.rows}x{4 * self.columns4} {self.tm}x{4 * self.tn4}{types}"
+
+    @property
+    def threads(self) -> int:
+        return self.wgx * self.wgy
+
+    @property
+    def rows(self) -> int:
+        """Of the output, in a workgroup."""
+        return self.wgy * self.tm
+
+    @property
+    def columns4(self) -> int:
+        """The same of columns, in vec4."""
+        return self.tn4 if self.entry == "thin" else self.wgx * self.tn4
+
+    @property
+    def workgroup_bytes(self) -> int:
+        """Of the arrays that the entry declares in workgroup memory."""
+        return wgsl.kernel(SHADER, self.entry, tuple(sorted(self.constants().items()))).workgroup_bytes
+
+    @property
+    def _staged_a(self) -> int:
+        """vec4 of A in workgroup memory."""
+        return self.rows * depth4()
+
+    @property
+    def _staged_w(self) -> int:
+        return 4 * depth4() * self.columns4
+
+    # where it can be -----------------------------------------------------------------------------------------------
+    def fits(self, caps: Caps) -> bool:
+        """Whether a device can run it at all."""
+        limits = caps.limits
+        return (
+            self.features <= caps.features
+            and self.threads <= limits["max-compute-invocations-per-workgroup"]
+            and self.wgx <= limits["max-compute-workgroup-size-x"]
+            and self.wgy <= limits["max-compute-workgroup-size-y"]
+            and self.workgroup_bytes <= limits["max-compute-workgroup-storage-size"]
+        )
+
+    def supports(self, call: GemmCall) -> bool:
+        """`thin` is for few columns. `lines` needs neighbouring outputs whose filters overlap: a 3×3 of stride 1, or the phases of an
+        upsampling one."""
+        if call.operands.w.packed_as(self.packing) is None or (self.entry == "thin" and call.n4 > THIN4):
+            return False
+        return self.entry != "lines" or (isinstance(call.mode, Taps | Phases) and call.stride == 1 and call.operands.w.packed)
+
+    # how it runs ---------------------------------------------------------------------------------------------------
+    def options(self, call: GemmCall) -> dict[str, bool]:
+        """What a call adds to the constants of this kernel alone."""
+        return {"RAGGED": call.k4 % depth4() > 0} if self.entry == "staged" else {}
+
+    def constants(self) -> dict[str, int]:
+        out = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy, "ACC": self.tm * self.tn4}
+        if self.entry in STAGING:
+            out |= {"LOAD_A": self._staged_a // self.threads, "LOAD_W": self._staged_w // self.threads}
+        return out
+
+    def grid(self, call: GemmCall, rows: int) -> tuple[int, int, int]:
+        """Workgroups for `rows` rows of a call; those of `lines` are whole lines, each cut in runs of TM."""
+        runs = ceil(rows, self.tm)
+        if self.entry == "lines":
+            width = call.grid_size[1]
+            runs = rows // width * ceil(width, self.tm)
+        return ceil(call.n4, self.columns4), ceil(runs, self.wgy), call.phases
+
+    def iterations(self, call: GemmCall) -> int:
+        """Of the loops that are left when the others are written out."""
+        turns = call.mode.side if self.entry == "lines" else call.mode.side**2
+        depth = depth4() if self.entry in STAGING else self.wgx if self.entry == "thin" else 1
+        sums = 1 + self.wgx * ceil(self.tm * self.tn4, self.wgx) if self.entry == "thin" else 0
+        return turns * (1 + ceil(call.k4, depth)) + sums
+
+
+def depth4() -> int:
+    """How many vec4 of K a kernel with workgroup memory takes at a time."""
+    return wgsl.numbers(SHADER)["BK4"]
+
+
+# the rows ------------------------------------------------------------------------------------------------------------
+SINGLE_ROWS = Gemm("direct", 1, 1, 16, 4)  # a handful of rows: time tables
+# TFLOP/s on an H200, without bounds checks, at M×N×K 8192×320×320 / 2048×640×640 / 512×1280×1280 / 16384×512×4608:
+STAGED = Gemm("staged", 8, 1, 16, 8)  # 64×64: 35.6 / 29.2 / 22.1 / 40.3
+STAGED_8X8 = Gemm("staged", 8, 2, 8, 8)  # 31.9 / 25.3 / 22.3 / 38.6
+STAGED_TALL = Gemm("staged", 8, 2, 8, 16)  # 128×64: 30.9 / 23.6 / 21.9 / 41.5
+STAGED_NARROW = Gemm("staged", 8, 1, 8, 8)  # 64×32: 26.4 / 28.9 / 23.1 / 35.3
+STAGED_LOW = Gemm("staged", 4, 1, 16, 8)  # 32×64
+STAGED_WIDE = Gemm("staged", 8, 2, 16, 8)  # 64×128
+# With bounds checks these are ahead: 25.0 / 18.0 / 14.5 / 32.7 for the first, where STAGED has 23.8 / 20.0 / 15.0 / 26.3.
+TILED = Gemm("tiled", 8, 2, 8, 16)  # 128×64
+TILED_SMALL = Gemm("tiled", 4, 2, 8, 16)  # 64×64: the 16² level has 512 rows, which must make enough workgroups
+# Few columns: what a tile of 64 would compute of them is mostly beyond the edge, so the lanes divide K. Eight sums a thread.
+THIN = (Gemm("thin", 8, 1, 16, 4), Gemm("thin", 4, 2, 16, 4), Gemm("thin", 2, 4, 16, 4))  # up to 4, 8, 16 columns
+# Software drivers: what counts is loads for each product. `thin` ones are for outputs of few channels, of which a workgroup is one column.
+CPU = Gemm("direct", 4, 1, 8, 8, software=True)  # SwiftShader takes half a minute to compile 8×2, and runs it no faster
+CPU_THIN = Gemm("direct", 4, 1, 1, 64, software=True)
+# llvmpipe makes every load lane by lane, and compiles what SwiftShader takes minutes and gigabytes for.
+LLVMPIPE_WIDE = Gemm("direct", 8, 2, 8, 8, software=True)  # 16 loads of vec4 for 64 products, where CPU has 32
+LINES = Gemm("lines", 8, 1, 8, 8, software=True)  # 22 for 96, where CPU has 48
+LINES_THIN = Gemm("lines", 8, 1, 1, 64, software=True)
+
+THIN4 = THIN[-1].tn4  # vec4 of columns
+
+STAGES = (STAGED, STAGED_8X8, STAGED_TALL, STAGED_NARROW, STAGED_LOW, STAGED_WIDE)
+GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, TILED, TILED_SMALL, CPU, CPU_THIN, LLVMPIPE_WIDE, LINES, LINES_THIN)
+
+
+# which one -----------------------------------------------------------------------------------------------------------
+Choose = Callable[[Caps, GemmCall], Gemm]
+FEW = 4  # rows that have a kernel of their own
+WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
+
+
+def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
+    """The rows that are worth a measurement, the default first."""
+    default = choose(caps, call)
+    others = [row for row in GEMMS if row not in (default, SINGLE_ROWS) and row.software == caps.is_software]
+    rest = [row for row in others if row.fits(caps) and row.supports(call)]
+    least = min(computed(row, call) for row in (default, *rest))
+    return default, *(row for row in rest if computed(row, call) <= WASTE * least)
+
+
+def computed(row: Gemm, call: GemmCall) -> int:
+    """Outputs, with those beyond the edges."""
+    x, y, _ = row.grid(call, call.rows)
+    return x * y * row.rows * row.columns4
+
+
+def choose(caps: Caps, call: GemmCall) -> Gemm:
+    """The default row of a call on a device, of the first line of DEFAULTS that is about it."""
+    if call.rows <= FEW:
+        return SINGLE_ROWS
+    said = f"{caps.vendor} {caps.name}".lower()
+    return next(pick for word, kinds, pick in DEFAULTS if word in said and caps.kind in kinds)(caps, call)
+
+
+def _h200(caps: Caps, call: GemmCall) -> Gemm:
+    """As measured there; smaller tiles where there would be fewer than two workgroups for each of its 132 processors."""
+    thin = _thin(call)
+    if thin is not None or caps.checked:
+        return thin or _gpu(caps, call)
+    outputs = call.phases * call.rows * call.operands.n
+    if outputs >= 2**22 and call.k4 * call.mode.side**2 >= 2**9:
+        return STAGED_TALL
+    return STAGED if outputs >= 2 * 132 * STAGED.rows * 4 * STAGED.columns4 else STAGED_NARROW
+
+
+def _thin(call: GemmCall) -> Gemm | None:
+    """The kernel for few columns, where K is long enough to be divided."""
+    fitting = [row for row in THIN if call.n4 <= row.tn4 and row.supports(call)]
+    return fitting[0] if fitting and 2 * call.k4 >= fitting[0].wgx else None
+
+
+def _gpu(caps: Caps, call: GemmCall) -> Gemm:
+    if (thin := _thin(call)) is not None:
+        return thin
+    return TILED if call.rows * call.operands.n >= 2**21 else TILED_SMALL
+
+
+def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
+    if LINES.supports(call):
+        return LINES_THIN if call.n4 <= 2 else LINES
+    return LLVMPIPE_WIDE if call.n4 >= LLVMPIPE_WIDE.columns4 else _software(caps, call)
+
+
+def _software(caps: Caps, call: GemmCall) -> Gemm:
+    return CPU_THIN if call.n4 <= 2 else CPU
+
+
+GPUS: tuple[Kind, ...] = ("discrete", "integrated", "unknown")
+# A word of the adapter's vendor or name, the kinds of adapter it is about, and who gets what there.
+DEFAULTS: tuple[tuple[str, tuple[Kind, ...], Choose], ...] = (
+    ("nvidia", ("discrete",), _h200),
+    ("", GPUS, _gpu),
+    ("llvmpipe", ("software",), _llvmpipe),
+    ("", ("software",), _software),
+)
+
+
+def always(row: Gemm) -> Choose:
+    """One row wherever it can be, and there are more than a handful of rows."""
+    return lambda caps, call: SINGLE_ROWS if call.rows <= FEW else row if row.supports(call) else CPU

@@ -1,0 +1,226 @@
+"""How far a dispatch reaches into what it binds, from its sizes alone.
+
+This is what lets kernels run without bounds checks: every index of a kernel is made of its `Params`, its constants and its grid, and for
+each kernel a row of REACH says where those indexes begin and end, in the words of a binding. The plan compares that with what is bound
+before anything runs (`beyond`). A kernel without a row keeps its checks.
+
+What comes from data is the number of a step alone, which picks a row of a table: `Reach.steps` says how many words a step has there, and
+a plan refuses a step that its shortest table has no row for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+
+from moebius.backends.webgpu import wgsl
+
+Numbers = Mapping[str, int]  # the parameters of a dispatch and its constants, by their names
+Grid = tuple[int, int, int]
+Span = tuple[int, int]  # the first word that may be read or written, and one past the last
+VEC4 = 4  # words
+LARGEST = 2**31  # words of a buffer: an index is an i32 in places
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Words by the binding's name; what is bound and not named is refused. `whole` holds where every index is as the spans say."""
+
+    spans: Mapping[str, Span]
+    steps: Mapping[str, int] = field(default_factory=dict)
+    whole: bool = True
+
+
+def vec4(**ends: int) -> dict[str, Span]:
+    """From the first vec4 of a binding to before this one."""
+    return {name: (0, VEC4 * end) for name, end in ends.items()}
+
+
+def words(**ends: int) -> dict[str, Span]:
+    return {name: (0, end) for name, end in ends.items()}
+
+
+# dense layers ---------------------------------------------------------------------------------------------------------
+def gemm(n: Numbers, grid: Grid) -> Reach:
+    """Rows are clamped to the last one, columns too; what lies past them is not stored. See `locate`, `tap_index` and `store`."""
+    names = wgsl.numbers("gemm")
+    first, last, n4, k4, width = n["row0"], n["rows"] - 1, n["n4"], n["k4"], n["out_width"]
+    spans = dict[str, Span]()
+    if n["MODE"] == names["ROWS"]:
+        low, high = _rows(n, first, last)
+    else:
+        low, high = _lines(n, first // width, last // width, n["MODE"] == names["PHASE"])
+    spans["a"] = VEC4 * (low - n["a_origin"]), VEC4 * max(high - n["a_origin"], k4)
+    depth = n["k"] if n["TAIL"] else 4 * k4 * n["KERNEL"] ** 2 * grid[2]
+    spans |= vec4(w=n["w_offset"] + (depth - 1) * n["ldb4"] + n4)
+    if n["MODE"] == names["PHASE"]:  # two lines of twice the width for every line of the grid
+        out = 4 * width * n4 * (first // width), 4 * width * n4 * (last // width + 1)
+    else:
+        out = first * n4, (last + 1) * n4
+    origin = (n["out_origin"] + 2**31) % 2**32 - 2**31  # see Dense._record
+    written = {"out": True, "first": n["RESIDUALS"] > 0, "second": n["RESIDUALS"] > 1}
+    spans |= {name: (VEC4 * (out[0] - origin), VEC4 * (out[1] - origin)) for name, is_there in written.items() if is_there}
+    if n["BIAS"]:
+        spans |= vec4(bias=n4)
+    whole = 0 <= first <= last and min(n4, k4, n["k"], n["split"], width) > 0
+    if n["SHIFT"]:
+        return Reach(spans | words(state=1), {"shift": VEC4 * n4}, whole)
+    return Reach(spans, whole=whole)
+
+
+def _rows(n: Numbers, first: int, last: int) -> Span:
+    """vec4 of A between the first and the last row, which need not be rows at its ends where heads are rows."""
+    split, outer, inner = n["split"], n["outer"], n["inner"]
+    begins = [r // split * outer + r % split * inner for r in (first, last)]
+    if first // split < last // split:  # the last head of the row before, and the first of the row behind
+        begins += [(last // split - 1) * outer + (split - 1) * inner, (first // split + 1) * outer]
+    return n["a_offset"] + min(begins), n["a_offset"] + max(begins) + n["k4"]
+
+
+def _lines(n: Numbers, first: int, last: int, phase: bool) -> Span:
+    """vec4 of the input's lines under the filter, from the grid's line `first` to its line `last`, of all images."""
+
+    def line(of: int, dy: int) -> int:
+        image, y = divmod(of, n["out_height"])
+        top = y - 1 if phase else y * n["stride"] - n["pad"]
+        return image * n["height"] + min(max(top + dy, 0), n["height"] - 1)
+
+    pitch = n["width"] * n["k4"]
+    return line(first, 0) * pitch, (line(last, 2) + 1) * pitch  # the second phase's two taps begin a line below the first's
+
+
+def depthwise(n: Numbers, grid: Grid) -> Reach:
+    pixels, inputs = n["images"] * n["height"] * n["width"], (2 if n["GATED"] else 1) * n["c4"]
+    return Reach(vec4(x=pixels * inputs, w=9 * inputs, bias=inputs, out=pixels * n["c4"]))
+
+
+# norms ----------------------------------------------------------------------------------------------------------------
+def group_stats(n: Numbers, grid: Grid) -> Reach:
+    groups, chunks, images = grid
+    last = n["chunk0"] + chunks - 1  # of every image
+    begin = n["image0"] * n["positions"] + n["chunk0"] * n["chunk"]
+    end = (n["image0"] + images - 1) * n["positions"] + min((last + 1) * n["chunk"], n["positions"])
+    x = begin * n["pitch"] - n["origin"], (end - 1) * n["pitch"] + groups * n["channels"] - n["origin"]
+    out = (((n["image0"] + images - 1) * n["chunks"] + last) * n["groups"] + groups) * 2
+    whole = last < n["chunks"] and last * n["chunk"] < n["positions"] and groups <= n["groups"]
+    return Reach({"x": x} | words(out=out), whole=whole)
+
+
+def group_finish(n: Numbers, grid: Grid) -> Reach:
+    parts = 2 * n["images"] * n["chunks"] * n["groups"]
+    return Reach(words(parts=parts, weight=n["channels"] * n["groups"], out=2 * n["images"] * n["pitch"]))
+
+
+def group_apply(n: Numbers, grid: Grid) -> Reach:
+    image = (n["first"] + n["count"] - 1) // n["image"]
+    return Reach(vec4(x=n["count"], out=n["count"], bias=n["c4"], stats=2 * (image + 1) * n["c4"]))
+
+
+def layer_norm(n: Numbers, grid: Grid) -> Reach:
+    return Reach(vec4(x=n["rows"] * n["c4"], out=n["rows"] * n["c4"], weight=n["c4"], bias=n["c4"]), whole=n["rows"] > 0)
+
+
+# lambdas and attention ------------------------------------------------------------------------------------------------
+def lambda_content(n: Numbers, grid: Grid) -> Reach:
+    row = n["key"] + n["k4"] + n["v4"]
+    parts = n["images"] * n["chunks"] * n["k4"]
+    spans = vec4(qkv=(n["images"] * n["positions"] - 1) * n["pitch"] + row, sums=4 * parts * n["v4"], stats=2 * parts)
+    return Reach(spans, whole=(n["chunks"] - 1) * n["chunk"] < n["positions"])
+
+
+def lambda_combine(n: Numbers, grid: Grid) -> Reach:
+    parts = n["images"] * n["chunks"] * n["k"]
+    return Reach(vec4(sums=parts * n["v4"], out=n["images"] * n["k"] * n["v4"]) | words(stats=2 * parts, bias=n["k"]))
+
+
+def lambda_apply(n: Numbers, grid: Grid) -> Reach:
+    rows, window = n["images"] * n["height"] * n["width"], n["WINDOW"] * (n["WINDOW"] + 1) // 4
+    qkv = (rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 1) * n["k4"] + n["v4"]
+    spans = vec4(qkv=qkv, logits=rows * n["HEADS"] * window, **{"lambda": 4 * n["images"] * n["k4"] * n["v4"]})
+    return Reach(spans | _heads(n, rows), whole=_fills(n))
+
+
+def cross_lambda(n: Numbers, grid: Grid) -> Reach:
+    rows, tokens = n["images"] * n["positions"], n["images"] * n["TOKENS"]
+    table = n["positions"] * n["TOKENS"] * n["k4"]
+    spans = vec4(q=(rows - 1) * n["q_pitch"] + n["HEADS"] * n["k4"], table=table, keys=tokens * n["k4"], values=tokens * n["v4"])
+    return Reach(spans | _heads(n, rows), whole=_fills(n))
+
+
+def _heads(n: Numbers, rows: int) -> dict[str, Span]:
+    heads = n["HEADS"] * n["v_dim"]
+    return words(residual=(rows - 1) * n["pitch"] + heads, out=(rows - 1) * n["pitch"] + max(heads, n["pitch"]))
+
+
+def _fills(n: Numbers) -> bool:
+    """Whether every vec4 of a head has a channel that exists: `v_dim - 4·v` must not wrap."""
+    return 4 * (n["v4"] - 1) < n["v_dim"]
+
+
+def softmax(n: Numbers, grid: Grid) -> Reach:
+    return Reach(vec4(x=n["rows"] * n["n4"], out=n["rows"] * n["n4"]), whole=n["rows"] > 0)
+
+
+def transpose(n: Numbers, grid: Grid) -> Reach:
+    rows = min(n["rows"], n["out_pitch"])
+    return Reach(words(x=(rows - 1) * n["pitch"] + n["offset"] + n["columns"], out=n["columns"] * n["out_pitch"]))
+
+
+# what puts tensors together -------------------------------------------------------------------------------------------
+def concat(n: Numbers, grid: Grid) -> Reach:
+    row = n["rows"] - 1
+    ends = {"a": row * n["a_pitch"] + n["a"], "b": row * n["b_pitch"] + n["b"], "out": n["rows"] * n["pitch"]}
+    return Reach({name: (0, n["UNIT"] * end) for name, end in ends.items()})
+
+
+def unet_input(n: Numbers, grid: Grid) -> Reach:
+    parts = {name: (0, (n["rows"] - 1) * n[f"{name}_pitch"] + n[name]) for name in ("y", "mask", "masked")}
+    return Reach(parts | words(out=n["copies"] * n["rows"] * n["pitch"]))
+
+
+def guided_ddim(n: Numbers, grid: Grid) -> Reach:
+    spans = vec4(eps=(2 if n["GUIDED"] else 1) * n["count"], y=n["count"], next=n["count"], x0=n["count"])
+    return Reach(spans | words(state=1), {"coefficients": VEC4, "flags": 1})
+
+
+REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
+    "concat": concat,
+    "cross_lambda": cross_lambda,
+    "depthwise": depthwise,
+    "gemm": gemm,
+    "group_apply": group_apply,
+    "group_finish": group_finish,
+    "group_stats": group_stats,
+    "guided_ddim": guided_ddim,
+    "lambda_apply": lambda_apply,
+    "lambda_combine": lambda_combine,
+    "lambda_content": lambda_content,
+    "layer_norm": layer_norm,
+    "softmax": softmax,
+    "transpose": transpose,
+    "unet_input": unet_input,
+}
+BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
+NO_KERNELS = ("common", "view")  # a part of others; the window's own, which keeps its checks
+
+
+def is_known(shader: str) -> bool:
+    """Whether a kernel may run without its checks."""
+    return shader in REACH or shader in BY_ITSELF
+
+
+@cache
+def unknown() -> tuple[str, ...]:
+    """The kernels that have no row."""
+    names = [f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl")]
+    return tuple(sorted(name for name in names if name not in NO_KERNELS and not is_known(name)))
+
+
+def reach(shader: str, constants: wgsl.Constants, params: Mapping[str, int | float], grid: Grid) -> Reach | None:
+    """None for a kernel without a row."""
+    if shader not in REACH:
+        return None
+    given = {name: wgsl.STRIDES[value] // 4 if isinstance(value, str) else int(value) for name, value in constants}  # a type: its words
+    return REACH[shader]({**wgsl.numbers(shader, constants), **given, **params}, grid)  # type: ignore[dict-item] # floats are in no index

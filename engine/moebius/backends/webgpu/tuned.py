@@ -1,0 +1,91 @@
+"""Which kernel of the menu each dense layer gets on a device where that was measured, and why: the table that `tuner` fills."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Self
+
+from moebius.backends.webgpu import menu
+from moebius.backends.webgpu.calls import GemmCall, Taps
+from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.menu import FEW, GEMMS, Choose, Gemm
+
+
+def shape_of(call: GemmCall) -> str:
+    """What times depend on, and how a table names it: mode and stride, M×N×K; of a convolution K is that of a tap."""
+    stride = f"/{call.stride}" if isinstance(call.mode, Taps) else ""
+    return f"{call.mode.name.lower()}{stride} {call.rows}x{call.operands.n}x{call.operands.k}"
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The fastest row by its key, the default's time in its own, and how many rows were measured."""
+
+    row: str
+    gain: float
+    of: int
+
+
+@dataclass
+class Table:
+    """Of one device: picks by shape; rows that computed something else than the default there, and how; seconds spent on all this."""
+
+    picks: dict[str, Pick] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        picks = {shape: [p.row, round(p.gain, 3), p.of] for shape, p in sorted(self.picks.items())}
+        return {"picks": picks, "wrong": self.wrong, "seconds": round(self.seconds, 3)}
+
+    @classmethod
+    def of_json(cls, note: Any) -> Self:
+        """What `as_json` wrote; an empty table for anything else. A file of the cache may hold whatever a disk or a user put there."""
+        match note:
+            case {"picks": dict(picks), "wrong": dict(wrong), "seconds": int() | float() as seconds}:
+                pass
+            case _:
+                return cls()
+        out: dict[str, Pick] = {}
+        for shape, pick in picks.items():
+            match pick:
+                case [str(row), int() | float() as gain, int(of)] if isfinite(gain):
+                    out[str(shape)] = Pick(row, float(gain), of)
+        said = {row: why for row, why in wrong.items() if isinstance(why, str)}
+        return cls(out, said, float(seconds) if isfinite(seconds) and seconds >= 0 else 0.0)
+
+    def take(self, newer: Table) -> None:
+        """All that is in another table, in place of what is here for the same shapes."""
+        self.picks |= newer.picks
+        self.wrong |= newer.wrong
+        self.seconds = newer.seconds
+
+
+class Tuned:
+    """A choice of kernels: what was measured for a shape, and the default where nothing was, or where the row no longer is or fits."""
+
+    def __init__(self, table: Table, rows: Mapping[str, Gemm] | None = None) -> None:
+        self.table = table
+        self.rows = {row.key: row for row in GEMMS} if rows is None else rows
+
+    def __call__(self, caps: Caps, call: GemmCall) -> Gemm:
+        found = self.measured(caps, call)
+        return menu.choose(caps, call) if found is None else found[0]
+
+    def measured(self, caps: Caps, call: GemmCall) -> tuple[Gemm, Pick] | None:
+        pick = self.table.picks.get(shape_of(call)) if call.rows > FEW else None
+        row = self.rows.get(pick.row) if pick and pick.row not in self.table.wrong else None
+        return (row, pick) if row and pick and row.fits(caps) and row.supports(call) else None
+
+
+def why(choose: Choose, caps: Caps, call: GemmCall) -> str:
+    """Why a call got its kernel, in a few words."""
+    if call.rows <= FEW:
+        return "few rows"
+    found = choose.measured(caps, call) if isinstance(choose, Tuned) else None
+    if found is None:
+        return f"default, {caps.kind}"
+    gain, of = found[1].gain, found[1].of
+    return f"measured, {gain:.2f}× the default" if gain > 1 else f"measured, best of {of}"

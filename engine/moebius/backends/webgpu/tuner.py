@@ -1,0 +1,234 @@
+"""Measures the kernels of the menu on the device at hand, a dense layer's shape after the other.
+
+Every candidate computes the same layer on the same numbers. The default's result is what the others are held to, and a row that makes
+something else is dropped for good and named: the tests hold all rows to the oracle, so it is the driver that is wrong. A time is the median
+of some batches, each long enough for the clock.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from moebius.backends.webgpu import menu
+from moebius.backends.webgpu.calls import GemmCall, Weight
+from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.device import Device, guard
+from moebius.backends.webgpu.gemm import Dense, bands
+from moebius.backends.webgpu.menu import FEW, Gemm
+from moebius.backends.webgpu.plan import Dispatch, Plan
+from moebius.backends.webgpu.recorder import Recorder
+from moebius.backends.webgpu.tensor import Buffer, Tensor
+from moebius.backends.webgpu.timing import timed
+from moebius.backends.webgpu.tuned import Pick, Table, shape_of
+from moebius.errors import DeviceLostError, LimitError, MoebiusError
+
+BATCHES = 5
+BATCH_MS = {"timestamp": 0.2, "wall": 2.0}  # of a batch at least: what the clock tells apart
+MOST_REPEATS, SETTLING = 1000, 4
+BETTER = 1.03  # the default's time in a row's own, from which on it takes the default's place: less is noise
+NOISE = 65_521  # random numbers that are repeated: a prime, so that rows and columns do not repeat
+SAMPLE = 2**20  # bytes of the result that are compared, at its beginning, in its middle and at its end
+EPS = float(np.finfo(np.float32).eps)
+
+Candidates = Callable[[Caps, GemmCall], Sequence[Gemm]]  # the default first
+Clock = Callable[[Plan, int], float]  # milliseconds of so many dispatches of a plan, one after the other
+
+
+@dataclass
+class Measured:
+    """Of one shape: milliseconds by row, the default's first; and what is wrong with rows that have none. `whole`: no row was left out."""
+
+    shape: str
+    ms: dict[str, float] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    whole: bool = True
+
+    @property
+    def pick(self) -> Pick | None:
+        """None where the default itself cannot be measured."""
+        default = next(iter(self.ms.values()), None)
+        if default is None:
+            return None
+        best = min(self.ms, key=lambda row: self.ms[row])
+        gain = default / self.ms[best]
+        return Pick(best, gain, len(self.ms)) if gain >= BETTER else Pick(next(iter(self.ms)), 1.0, len(self.ms))
+
+
+def shapes(calls: Iterable[GemmCall]) -> dict[str, GemmCall]:
+    """One call for every shape that is worth a measurement, those on which most time goes first. What runs once a run is none."""
+    work: dict[str, int] = {}
+    first: dict[str, GemmCall] = {}
+    for call in calls:
+        if not call.prologue and call.rows > FEW:
+            shape = shape_of(call)
+            first.setdefault(shape, call)
+            work[shape] = work.get(shape, 0) + call.rows * call.phases * call.mode.side**2 * call.operands.n * call.operands.k
+    return {shape: first[shape] for shape in sorted(first, key=lambda s: -work[s])}
+
+
+class Tuner:
+    """On a device that nobody else uses meanwhile: the caller has the turn."""
+
+    def __init__(self, device: Device, caps: Caps, candidates: Candidates = menu.candidates, clock: Clock | None = None) -> None:
+        self.device, self.candidates = device, candidates
+        self.by = "timestamp" if device.timestamps and not caps.is_software else "wall"  # a software driver's timestamps are noise
+        self.clock = clock or self._clock
+        self._recorder = Recorder(device, caps)
+        self._scratch: dict[str, Buffer] = {}
+        self._taken: list[tuple[Buffer, Callable[[], np.ndarray]]] = []  # weights that had no memory yet, and what fills them
+
+    def run(
+        self,
+        calls: Iterable[GemmCall],
+        table: Table,
+        seconds: float = math.inf,
+        now: Callable[[], float] = time.perf_counter,
+        report: Callable[[int, int, Measured], None] = lambda *_: None,
+    ) -> list[Measured]:
+        """Measures what is not in the table yet, for so many seconds; the table grows as it is done. `report` gets how far that is."""
+        begin, spent = now(), table.seconds
+        todo = {shape: call for shape, call in shapes(calls).items() if shape not in table.picks}
+        out: list[Measured] = []
+        try:
+            for shape, call in todo.items():
+                if now() - begin >= seconds:
+                    break
+                try:
+                    found = self.measure(call, table.wrong, lambda: now() - begin >= seconds)
+                finally:
+                    self._give_back()
+                table.wrong |= found.wrong
+                if found.whole and found.pick is not None:
+                    table.picks[shape] = found.pick
+                    out.append(found)
+                report(len(out), len(todo), found)
+        finally:
+            table.seconds = spent + now() - begin
+            self._scratch.clear()
+            self.device.trim()
+        return out
+
+    def measure(self, call: GemmCall, wrong: Iterable[str] = (), enough: Callable[[], bool] = lambda: False) -> Measured:
+        """Every row that the call may get but those that were wrong before, until it is `enough`."""
+        out, layer, want = Measured(shape_of(call)), self._stand_in(call), None
+        for row in self.candidates(self._recorder.caps, call):
+            if row.key in wrong:
+                continue
+            if want is not None and enough():
+                out.whole = False
+                break
+            try:
+                plan = self._plan(layer, row)
+                got = self._result(plan)
+                if want is None:
+                    want = got
+                elif said := differs(got, want, call):
+                    out.wrong[row.key] = f"{out.shape}: {said}"
+                    continue
+                out.ms[row.key] = self._time(plan)
+            except MoebiusError as error:
+                if want is None or isinstance(error, DeviceLostError):
+                    raise
+                if isinstance(error, LimitError):  # a row that the call is too long or too large for
+                    continue
+                out.wrong[row.key] = f"{out.shape}: {error}"
+        return out
+
+    # one layer ---------------------------------------------------------------------------------------------------
+    def _stand_in(self, call: GemmCall) -> GemmCall:
+        """The call on numbers of its own, with the weights it has. Operands of all calls share their memory."""
+        operands, epilogue = call.operands, call.epilogue
+        a = self._tensor("a", operands.a)
+        w = operands.w
+        if w.binding.buffer.kind != "weight":  # a matrix within a tensor
+            w = Weight(replace(w.binding, buffer=self._noise("w", w.binding.buffer.nbytes)), w.packed, w.pitch4, w.offset4)
+        residuals = tuple(self._tensor(f"residual {i}", t) for i, t in enumerate(epilogue.residuals))
+        shift = None if epilogue.shift is None else self._tensor("shift", epilogue.shift)
+        new = replace(operands, a=a, w=w, out=self._tensor("out", operands.out))
+        return replace(call, operands=new, epilogue=replace(epilogue, shift=shift, residuals=residuals))
+
+    def _tensor(self, name: str, like: Tensor) -> Tensor:
+        return Tensor(self._noise(name, like.nbytes), like.shape)
+
+    def _noise(self, name: str, nbytes: int) -> Buffer:
+        """Random numbers, in one buffer a name that grows."""
+        if name not in self._scratch or self._scratch[name].nbytes < nbytes:
+            block = np.random.default_rng(0).standard_normal(NOISE, dtype=np.float32)
+            self._scratch[name] = Buffer(self.device, nbytes, f"tuner {name}", "pinned", lambda: np.resize(block, nbytes // 4))
+        return self._scratch[name]
+
+    def _plan(self, layer: GemmCall, row: Gemm) -> Plan:
+        """The layer on a row; of one that runs in bands the first."""
+        dense = Dense(self._recorder, lambda caps, call: row)
+        with self._recorder.open(eager=False) as recording:
+            dense.record(layer, row, next(iter(bands(layer, self._recorder))))
+            weights = [b.buffer for d in recording.steps for b in d.bindings if b.buffer.kind == "weight"]
+            self._taken += [(buffer, buffer.fill) for buffer in weights if buffer.fill is not None]
+            return Plan(recording, [], [layer.operands.out], share=False)
+
+    def _give_back(self) -> None:
+        """Weights go to where they will run: packed for a row that was only tried, they would lie about for as long as the model."""
+        for buffer, fill in self._taken:
+            buffer.give_back(fill)
+        self._taken.clear()
+
+    def _result(self, plan: Plan) -> list[np.ndarray]:
+        """Parts of what the plan writes, which begin as NaN: what is not written shows."""
+        plan.prepare()
+        (d,), device = plan.recording.steps, self.device
+        places = sampled(d)
+        handle = d.outputs[0].buffer.handle
+        with guard(device.name, f"measuring {d.entry}"):
+            for offset, nbytes in places:
+                device.device.queue.write_buffer(handle, offset, np.full(nbytes // 4, np.nan, np.float32))
+        plan.replay()
+        with guard(device.name, f"measuring {d.entry}"):
+            return [np.frombuffer(device.device.queue.read_buffer(handle, offset, nbytes), np.float32) for offset, nbytes in places]
+
+    def _time(self, plan: Plan) -> float:
+        """Milliseconds of one dispatch."""
+        repeats = 1
+        for _ in range(SETTLING):  # the first batches may be slow: a clock that still rises, caches that are cold
+            taken, long = self.clock(plan, repeats), BATCH_MS[self.by]
+            if taken >= long or repeats == MOST_REPEATS:
+                break
+            repeats = min(MOST_REPEATS, math.ceil(repeats * long / max(taken, 1e-4)))
+        return max(median(self.clock(plan, repeats) / repeats for _ in range(BATCHES)), 1e-6)
+
+    def _clock(self, plan: Plan, repeats: int) -> float:
+        def encode(run: Any) -> None:
+            for _ in range(repeats):
+                plan.encode(run, range(len(plan.dispatches)))
+
+        ms = float(timed(self.device, [encode], self.by)[0])
+        if ms <= 0 and self.by == "timestamp":  # there are drivers whose timestamps are all zero
+            self.by = "wall"
+            return self._clock(plan, repeats)
+        return ms
+
+
+def sampled(d: Dispatch) -> list[tuple[int, int]]:
+    """(offset, bytes) in the buffer that a dispatch writes: all of a small result, else three parts of it."""
+    b = d.outputs[0]
+    if b.nbytes <= 3 * SAMPLE:
+        return [(b.offset, b.nbytes)]
+    middle = (b.nbytes - SAMPLE) // 8 * 4
+    return [(b.offset + at, SAMPLE) for at in (0, middle, (b.nbytes - SAMPLE) // 4 * 4)]
+
+
+def differs(got: Sequence[np.ndarray], want: Sequence[np.ndarray], call: GemmCall) -> str:
+    """How a result is another one than the default's: nothing where both may be roundings of the same sums."""
+    g, w = (np.concatenate(parts).astype(np.float64) for parts in (got, want))
+    empty = np.isnan(w)
+    if not np.array_equal(np.isnan(g), empty):
+        return f"{np.count_nonzero(np.isnan(g) != empty)} of {w.size} values are not there, or not numbers"
+    error = float(np.linalg.norm((g - w)[~empty]) / (np.linalg.norm(w[~empty]) or 1.0))
+    limit = 8 * EPS * math.sqrt(call.operands.k * call.mode.side**2 + 4)  # twice what a sum of so many products may be off
+    return "" if error <= limit else f"differs by {error:.1e} of the norm, {limit:.1e} at most is rounding"

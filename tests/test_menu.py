@@ -1,0 +1,128 @@
+"""The menu of kernels for dense layers: what its rows say of themselves, who may use one, and who gets which."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from moebius.backends.webgpu.calls import GemmCall, Operands, Phases, Rows, Taps, Weight
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
+from moebius.backends.webgpu.menu import GEMMS, Gemm, candidates, choose
+from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor
+from moebius.errors import UsageError
+
+H200 = Caps("NVIDIA H200 (DiscreteGPU) via Vulkan", "NVIDIA", "discrete", "Vulkan", checked=False)
+GPU = Caps.browser()
+LLVMPIPE = Caps("llvmpipe (LLVM 15.0.6, 256 bits)", "", "software", "Vulkan")
+SOFTWARE = Caps.browser(software=True)
+
+
+def call(m: int, n: int, k: int, mode: Rows | Taps | Phases = Rows(), packed: bool = True) -> GemmCall:  # noqa: B008
+    """A dense layer of m rows, which are as square an image as there is; nothing of it has memory."""
+    side = next(s for s in range(int(m**0.5), 0, -1) if m % s == 0)
+    scale, stride = 2 if isinstance(mode, Phases) else 1, mode.stride if isinstance(mode, Taps) else 1
+    a, out = (1, side * stride, m // side * stride, k), (1, scale * side, scale * m // side, n)
+    buffer = Buffer(None, 4, "none", "pinned")  # type: ignore[arg-type]
+    operands = Operands(Tensor(buffer, a), Weight(Binding("w", "read", buffer, (k, n)), packed), Tensor(buffer, out), k, n)
+    return GemmCall("op", "path", operands, mode)
+
+
+def test_every_row_keeps_to_the_default_limits_and_says_so() -> None:
+    for row in GEMMS:
+        assert row.fits(GPU), row
+        assert row.threads == row.wgx * row.wgy <= 256
+        assert 0 <= row.workgroup_bytes <= 16384
+        assert (row.workgroup_bytes > 0) == (row.entry in ("tiled", "staged", "thin"))
+
+
+def test_keys_name_rows_and_stay_as_they_are() -> None:
+    """Measurements on disk are found by them."""
+    assert [row.key for row in GEMMS] == [
+        "direct 4x64 1x4",
+        "staged 64x64 8x4",
+        "staged 64x64 8x8",
+        "staged 128x64 8x8",
+        "staged 64x32 8x4",
+        "staged 32x64 4x4",
+        "staged 64x128 8x8",
+        "thin 32x4 8x4",
+        "thin 16x8 4x8",
+        "thin 8x16 2x16",
+        "tiled 128x64 8x8",
+        "tiled 64x64 4x8",
+        "direct 32x32 4x4",
+        "direct 256x4 4x4",
+        "direct 64x64 8x8",
+        "lines 64x32 8x4",
+        "lines 512x4 8x4",
+    ]
+    assert Gemm("staged", 8, 1, 16, 8, operands="f16").key == "staged 64x64 8x4 f16-f32"
+
+
+@pytest.mark.parametrize(
+    ("limit", "room", "lost"),
+    [
+        ("max-compute-workgroup-storage-size", 14000, ["tiled 128x64 8x8"]),
+        ("max-compute-workgroup-storage-size", 8600, ["staged 128x64 8x8", "staged 64x128 8x8", "thin", "tiled"]),
+        ("max-compute-invocations-per-workgroup", 127, ["staged 64x64 8x4", "staged 128", "staged 32x64", "staged 64x128", "tiled"]),
+        ("max-compute-workgroup-size-x", 15, ["direct 4x64", "staged 64x64 8x4", "staged 32x64", "staged 64x128", "thin"]),
+        ("max-compute-workgroup-size-y", 15, ["staged 128x64", "tiled", "direct 256x4", "lines 512x4"]),
+    ],
+)
+def test_a_row_that_a_device_has_no_room_for_does_not_fit_it(limit: str, room: int, lost: list[str]) -> None:
+    small = replace(H200, limits={**DEFAULT_LIMITS, limit: room})
+    assert [row for row in GEMMS if not row.fits(small)] == [row for row in GEMMS if row.key.startswith(tuple(lost))]
+
+
+def test_a_row_that_needs_a_feature_fits_only_a_device_that_has_it() -> None:
+    row = replace(GEMMS[1], features=frozenset({"shader-f16"}))
+    assert not row.fits(H200)
+    assert row.fits(replace(H200, features=frozenset({"shader-f16", "subgroups"})))
+
+
+def test_a_tile_that_its_threads_cannot_share_is_refused() -> None:
+    for row in (lambda: Gemm("tiled", 1, 1, 8, 8), lambda: Gemm("staged", 1, 1, 8, 8), lambda: Gemm("lines", 8, 2, 8, 8)):
+        with pytest.raises(UsageError):
+            row()
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "mode", "on_h200", "elsewhere", "on_llvmpipe", "on_software"),
+    [
+        (1, 1280, 320, Rows(), "direct 4x64 1x4", "direct 4x64 1x4", "direct 4x64 1x4", "direct 4x64 1x4"),
+        (8192, 320, 320, Rows(), "staged 64x64 8x4", "tiled 128x64 8x8", "direct 64x64 8x8", "direct 32x32 4x4"),
+        (2048, 640, 3200, Rows(), "staged 64x64 8x4", "tiled 64x64 4x8", "direct 64x64 8x8", "direct 32x32 4x4"),
+        (512, 1280, 1280, Rows(), "staged 64x32 8x4", "tiled 64x64 4x8", "direct 64x64 8x8", "direct 32x32 4x4"),
+        (16384, 512, 512, Taps(1, 1), "staged 128x64 8x8", "tiled 128x64 8x8", "lines 64x32 8x4", "direct 32x32 4x4"),
+        (256, 1280, 1280, Phases(), "staged 64x64 8x4", "tiled 64x64 4x8", "lines 64x32 8x4", "direct 32x32 4x4"),
+        (262144, 3, 128, Taps(1, 1), "thin 32x4 8x4", "thin 32x4 8x4", "lines 512x4 8x4", "direct 256x4 4x4"),
+        (4096, 8, 512, Taps(1, 1), "thin 16x8 4x8", "thin 16x8 4x8", "lines 512x4 8x4", "direct 256x4 4x4"),
+        (1024, 13, 64, Taps(2), "thin 8x16 2x16", "thin 8x16 2x16", "direct 32x32 4x4", "direct 32x32 4x4"),
+        (4096, 8, 8, Rows(), "staged 64x32 8x4", "tiled 64x64 4x8", "direct 256x4 4x4", "direct 256x4 4x4"),
+    ],
+)
+def test_who_gets_which(
+    m: int, n: int, k: int, mode: Rows | Taps | Phases, on_h200: str, elsewhere: str, on_llvmpipe: str, on_software: str
+) -> None:
+    wanted = call(m, n, k, mode)
+    assert [choose(caps, wanted).key for caps in (H200, GPU, LLVMPIPE, SOFTWARE)] == [on_h200, elsewhere, on_llvmpipe, on_software]
+    for unlike in (replace(H200, checked=True), replace(H200, kind="integrated"), replace(H200, name="a GPU", vendor="other")):
+        assert choose(unlike, wanted) == choose(GPU, wanted)  # measured: with bounds checks the older kernel is ahead
+
+
+@pytest.mark.parametrize("caps", [H200, GPU, LLVMPIPE, SOFTWARE], ids=["h200", "gpu", "llvmpipe", "software"])
+def test_candidates_are_what_may_run_and_the_default_comes_first(caps: Caps) -> None:
+    image, matrix, phases = call(4096, 8, 512, Taps(1, 1)), call(35, 35, 12, packed=False), call(64, 64, 8, Phases())
+    for wanted in (call(8192, 320, 320), call(2, 64, 64), image, matrix, phases):
+        found = candidates(caps, wanted)
+        assert found[0] == choose(caps, wanted)
+        assert len(set(found)) == len(found)
+        assert all(row.supports(wanted) and row.fits(caps) and row.software == caps.is_software for row in found[1:])
+
+
+def test_candidates_keep_to_the_device_and_waste_little() -> None:
+    narrow = replace(H200, limits={**DEFAULT_LIMITS, "max-compute-invocations-per-workgroup": 64})
+    assert [row.key for row in candidates(narrow, call(8192, 320, 320))[1:]] == ["staged 64x64 8x8", "staged 64x32 8x4"]
+    few = [row.key for row in candidates(H200, call(4096, 8, 512, Taps(1, 1)))]
+    assert few == ["thin 16x8 4x8", "thin 32x4 8x4"]  # 16 columns would be twice, 32 four times as much

@@ -1,0 +1,203 @@
+"""Kernels without bounds checks: what the plan proves of their indexes, what it refuses, and who keeps checks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import OPS, self_lambda, upsample_conv3x3
+
+from moebius.backends.webgpu import WebGPU, native, reach
+from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.menu import Gemm
+from moebius.backends.webgpu.ops import norms
+from moebius.backends.webgpu.plan import Dispatch, check
+from moebius.errors import LimitError, MoebiusError
+from moebius.model.scheduler import DDIM
+
+
+def recorded(gpu: WebGPU, name: str, size: tuple[int, int, int], **limits: int) -> list[Dispatch]:
+    caps = replace(gpu.caps, limits={**gpu.caps.limits, **{k.replace("_", "-"): v for k, v in limits.items()}})
+    case = OPS[name](size)
+    return case.record(WebGPU(gpu.gpu, caps), case.params).dispatches
+
+
+def spans(d: Dispatch) -> dict[str, tuple[int, int]]:
+    found = reach.reach(d.shader, d.constants, d.params, d.grid)
+    assert found is not None
+    assert found.whole
+    return dict(found.spans)
+
+
+def test_every_kernel_has_a_row() -> None:
+    """One without keeps its checks on wgpu, and then Dawn's devices keep theirs: write its row."""
+    assert reach.unknown() == ()
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_what_is_bound_is_reached_to_its_ends(llvmpipe: WebGPU, name: str) -> None:
+    """A row that says less than the kernel does would let a stray index pass. An output is written whole, an input read to its last row:
+    but for the padding there, and what lies behind it of another kind or another image."""
+    for size in [(1, 1, 1), (2, 5, 7), (1, 6, 9)]:
+        for d in recorded(llvmpipe, name, size):
+            part = name == "attention" and d.path.endswith((".keys", ".scores", ".values"))  # of one image, of queries, keys and values
+            for b in d.bindings:
+                begin, end = spans(d).get(b.name, (0, b.nbytes // 4))
+                behind = b.nbytes // 4 - end
+                assert part or begin == 0
+                assert behind == 0 if b in d.outputs and not part else 0 <= behind < (10_000 if part else 12), f"{d.shader} {b.name} {size}"
+
+
+def test_the_images_of_an_attention_are_reached_by_themselves(llvmpipe: WebGPU) -> None:
+    """Heads, queries, keys and values lie side by side in one tensor of two images."""
+    n, c, pitch = 35, 12, 36
+    dispatches = [d for d in recorded(llvmpipe, "attention", (2, n // 7, 7)) if d.path in ("layer.keys", "layer.scores", "layer.values")]
+    for image, (keys, scores, values) in enumerate(zip(dispatches[::3], dispatches[1::3], dispatches[2::3], strict=True)):
+        begin, end = image * n * pitch, (image * n + n - 1) * pitch
+        assert spans(keys)["x"] == (0, end + 2 * c)
+        assert spans(scores)["a"] == (begin, end + c)
+        assert spans(values)["w"] == (0, end + 3 * c)
+        assert spans(values)["out"] == (image * n * c, (image + 1) * n * c)
+
+
+def test_bands_are_reached_in_their_windows(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norms, "CHUNK", 32)
+    names = ["linear", "conv3x3", "conv3x3 stride 2 pad 0", "upsample_conv3x3", "group_norm with SiLU"]
+    for name in names:
+        parts = recorded(llvmpipe, name, (2, 31, 7), max_storage_buffer_binding_size=4096)
+        assert len(parts) > len(recorded(llvmpipe, name, (2, 31, 7)))
+        for d in parts:
+            assert all(begin >= 0 for begin, _ in spans(d).values())
+
+
+# What makes an index larger: (kernel, parameter), and by how much.
+WIDER = {
+    "concat": ("rows", "a_pitch", "pitch"),
+    "cross_lambda": ("images", "positions", "q_pitch", "k4", "v4", "pitch"),
+    "depthwise": ("images", "height", "width", "c4"),
+    "gemm": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
+    "group_apply": ("count", "c4"),
+    "group_finish": ("images", "groups", "chunks", "channels"),
+    "group_stats": ("image0", "chunk0", "pitch"),
+    "guided_ddim": ("count",),
+    "lambda_apply": ("images", "height", "width", "qkv_pitch", "k4", "v4", "pitch"),
+    "lambda_combine": ("images", "k", "v4", "chunks"),
+    "lambda_content": ("images", "positions", "pitch", "key", "k4", "v4", "chunks"),
+    "layer_norm": ("rows", "c4"),
+    "softmax": ("rows", "n4"),
+    "transpose": ("columns", "pitch", "offset", "out_pitch"),
+    "unet_input": ("rows", "copies", "y_pitch", "pitch"),
+}
+FROM = {"gemm": "linear", "depthwise": "dwconv", "softmax": "attention", "transpose": "attention", "cross_lambda": "cross_lambda"}
+FROM |= {name: "self_lambda" for name in WIDER if name.startswith("lambda_")} | {n: "group_norm" for n in WIDER if n.startswith("group_")}
+
+
+@pytest.mark.parametrize("shader", WIDER)
+def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shader: str) -> None:
+    assert WIDER.keys() == reach.REACH.keys()
+    d = next(d for d in recorded(llvmpipe, FROM.get(shader, shader), (1, 5, 7)) if d.shader == shader)
+    check(d, llvmpipe.caps)
+    for name in WIDER[shader]:
+        with pytest.raises(LimitError, match=rf"{shader}\.wgsl"):
+            check(replace(d, params=d.params | {name: d.params[name] + 32}), llvmpipe.caps)
+
+
+def test_a_binding_that_the_row_forgot_is_refused(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    (d,) = recorded(llvmpipe, "layer_norm", (1, 5, 3))
+    row = reach.REACH["layer_norm"]
+    without = {name: span for name, span in row(d.params, d.grid).spans.items() if name != "bias"}  # type: ignore[arg-type]
+    monkeypatch.setitem(reach.REACH, "layer_norm", lambda n, grid: reach.Reach(without))
+    with pytest.raises(LimitError, match="how far it reaches in bias"):
+        check(d, llvmpipe.caps)
+
+
+def test_windows_that_begin_too_late_are_refused(llvmpipe: WebGPU) -> None:
+    for name, parameter in (("conv3x3", "a_origin"), ("conv3x3", "out_origin"), ("group_norm", "origin")):
+        d = next(d for d in recorded(llvmpipe, name, (2, 5, 7)) if parameter in d.params)
+        with pytest.raises(LimitError, match="may reach the words -"):
+            check(replace(d, params=d.params | {parameter: 8}), llvmpipe.caps)
+
+
+def test_a_grid_whose_numbers_wrap_is_refused(llvmpipe: WebGPU) -> None:
+    (d,) = recorded(llvmpipe, "layer_norm", (1, 5, 3))
+    with pytest.raises(LimitError, match="none that its kernel was written for"):
+        check(replace(d, grid=(65535, 1025, 1)), llvmpipe.caps)
+
+
+def test_a_step_without_a_row_in_the_tables_is_refused(llvmpipe: WebGPU) -> None:
+    rows = DDIM().coefficients(np.array([900, 450, 0]), 20)
+    plan = llvmpipe.record(lambda y, e: llvmpipe.guided_ddim(e, y, rows, 2.5), [(1, 5, 3, 4), (2, 5, 3, 4)])
+    plan.replay(2)
+    for run in (plan.replay, plan.find_non_finite, plan.profile):
+        for step in (3, -1):
+            with pytest.raises(MoebiusError, match=rf"3 steps.*step {step}"):
+                run(step)
+
+
+# who is checked ------------------------------------------------------------------------------------------------------
+def compiled(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The labels of the modules that are made without checks from here on."""
+    made: list[str] = []
+    whole = native._unchecked_module
+    monkeypatch.setattr(native, "_unchecked_module", lambda device, label, code: (made.append(label), whole(device, label, code))[1])
+    monkeypatch.setattr(gpu, "_pipelines", {})
+    return made
+
+
+def test_kernels_with_a_row_are_compiled_without_checks_and_others_with_them(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = compiled(llvmpipe.gpu, monkeypatch)
+    monkeypatch.setattr(llvmpipe.gpu, "caps", replace(llvmpipe.caps, checked=False))
+    llvmpipe.gpu.pipeline("softmax", "main", ())
+    assert made == ["softmax"]
+    monkeypatch.delitem(reach.REACH, "layer_norm")
+    llvmpipe.gpu.pipeline("layer_norm", "main", ())
+    monkeypatch.setattr(llvmpipe.gpu, "caps", replace(llvmpipe.caps, checked=True))
+    llvmpipe.gpu.pipeline("transpose", "main", ())
+    assert made == ["softmax"]
+
+
+def test_without_the_private_call_kernels_are_compiled_with_checks(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: Any) -> Any:
+        raise AttributeError("wgpuDeviceCreateShaderModuleTrusted")
+
+    monkeypatch.setattr(native, "_unchecked_module", gone)
+    monkeypatch.setattr(llvmpipe.gpu, "caps", replace(llvmpipe.caps, checked=False))
+    monkeypatch.setattr(llvmpipe.gpu, "_pipelines", {})
+    OPS["layer_norm"]((1, 5, 3)).check(llvmpipe)
+
+
+@pytest.mark.parametrize(("given", "unchecked"), [(None, True), ("", True), ("0", True), ("1", False)])
+def test_the_environment_keeps_checks(given: str | None, unchecked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(native.CHECKED, raising=False)
+    if given is not None:
+        monkeypatch.setenv(native.CHECKED, given)
+    assert native.may_be_unchecked() == unchecked
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["unchecked", "checked"])
+def either(request: pytest.FixtureRequest, llvmpipe: WebGPU) -> WebGPU:
+    """llvmpipe in both modes, whichever the tests run in."""
+    gpu, caps = llvmpipe.gpu, replace(llvmpipe.caps, checked=request.param)
+    return WebGPU(Device(gpu.implementation, gpu.module, gpu.device, gpu.info, caps))
+
+
+@pytest.mark.parametrize("name", ["linear", "conv3x3 stride 2", "dwconv with all", "group_norm with SiLU", "cross_lambda", "softmax"])
+def test_kernels_keep_to_their_guards_in_both_modes(either: WebGPU, name: str) -> None:
+    for size in [(1, 1, 1), (2, 5, 7)]:
+        OPS["attention" if name == "softmax" else name](size).check(either)
+
+
+def test_bands_and_tiles_keep_to_their_guards_in_both_modes(either: WebGPU) -> None:
+    for row in (Gemm("tiled", 2, 1, 8, 8), Gemm("staged", 2, 1, 8, 8), Gemm("thin", 4, 2, 8, 4)):
+        upsample_conv3x3((2, 13, 5)).check(either, row, max_storage_buffer_binding_size=4096)
+    self_lambda((1, 6, 9)).check(either, fold=2)
+
+
+def test_dawn_drops_its_checks_by_the_device(dawn: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = pytest.importorskip("wgpudawn.backends.dawn.extras")
+    for keep, expected in (("0", True), ("1", False)):
+        monkeypatch.setenv(native.CHECKED, keep)
+        device = Device.open("dawn:SwiftShader")
+        assert [name in extras.get_toggles(device.device) for name in native.UNCHECKED_TOGGLES] == [expected] * 3
