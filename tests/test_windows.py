@@ -722,3 +722,32 @@ def test_windows_that_overlap_begin_with_the_same_noise() -> None:
     alone = windows(blobs(300, 700, (10, 10, 30, 30), (400, 200, 420, 230)), 128)
     drawn = draws(Settings(seed=5), None, (2, 4, 16, 16), shared(alone, 16))["start"]
     assert np.abs(np.corrcoef(drawn.reshape(2, -1))[0, 1]) < 0.1
+
+
+# Several windows for one hole
+
+
+def test_a_thick_hole_with_a_wire_is_a_window_and_native_ones_along_the_wire() -> None:
+    size = 128
+    y, x = np.mgrid[:600, :1400]
+    disc, wire = np.hypot(y - 300, x - 700) < 0.6 * size, np.abs(y - 300) < 2
+    found = windows(disc | wire, size)
+    sides = [w.width for w in found]
+    assert sides[0] > size
+    assert set(sides[1:]) == {size}
+    first = found[0]
+    assert np.count_nonzero(disc & ~first.own(slice(0, 600), slice(0, 1400))) == 0
+    assert first.width <= 2 * size  # as large as the disc wants it, not the wire
+    held = np.zeros(disc.shape, bool)
+    for w in found[1:]:
+        rows, columns = w.inside()
+        held[rows, columns] |= w.share(rows, columns) > 0
+    assert held[wire & (np.abs(x - 700) > 0.8 * size)].all()
+    origins = shared(found, size // 8)
+    assert {o[0] for o in origins} == {0, 1}  # noise is shared by windows of one scale
+    check(disc | wire, size, "auto", None)
+
+
+def test_a_thick_hole_with_a_short_stub_stays_one_window() -> None:
+    fill = blobs(900, 900, (200, 200, 600, 600), (600, 390, 680, 400))
+    assert [w.before for w in windows(fill, 128)] == [None]

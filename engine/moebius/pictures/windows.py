@@ -81,7 +81,7 @@ def windows(fill: np.ndarray, size: int, crop: Crop = "auto", feather: float | N
     - Islands share a window when that is native and leaves size/8 of context on every side of both.
     - An island's window is native, `size` pixels square, when that leaves size/16 of context on every side, and the feathering.
       Else its side is 4/3 of the island's longer side, or the picture's if that is less, and it is scaled; but where the island
-      is thin, several smaller windows cover it, native ones if `most` are enough for all (`tiling.tiled`).
+      is thin, several smaller windows cover it, native ones if `most` are enough for all, and thick parts have one each (`tiling.tiled`).
     - More islands than `most` share larger windows, scaled, until there are no more than that.
     - It is centred on what it fills, then shifted into the picture. Where the picture is smaller, it is padded by reflection.
     - Scaled windows come first, the largest of them first, then native ones from top to bottom: sharp pixels end on top.
@@ -140,7 +140,7 @@ def _around_islands(fill: np.ndarray, size: int, feather: float | None, most: in
     split = Islands(fill, group_of[labels])
     found = []
     for n, ((x, y, side), group, one_of_several) in enumerate(squares):
-        earlier = [s for s, g, _ in squares[:n] if g == group and abs(s[0] - x) < side and abs(s[1] - y) < side]
+        earlier = [s for s, g, _ in squares[:n] if g == group and -s[2] < s[0] - x < side and -s[2] < s[1] - y < side]
         before = tuple(earlier) if one_of_several else None
         found.append(Window(x, y, side, side, size, (size, size), split, group, feather, before=before))
     return found
