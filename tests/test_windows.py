@@ -10,12 +10,12 @@ from moebius.errors import UsageError
 from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.settings import Settings
 from moebius.pictures import published
-from moebius.pictures.blend import published_picture, put_back, seam_weights
+from moebius.pictures.blend import published_picture, put_back, put_finer, seam_weights
 from moebius.pictures.cut import Cut, _any_of, cut_out, reflected
 from moebius.pictures.islands import grouped, islands
 from moebius.pictures.mask import feathered, support
 from moebius.pictures.pixels import piece, resized
-from moebius.pictures.windows import Window, windows
+from moebius.pictures.windows import Window, finer, windows
 
 
 def noise(height: int, width: int, seed: int = 0, dtype: type = np.uint8) -> np.ndarray:
@@ -746,6 +746,27 @@ def test_a_thick_hole_with_a_wire_is_a_window_and_native_ones_along_the_wire() -
     origins = shared(found, size // 8)
     assert {o[0] for o in origins} == {0, 1}  # noise is shared by windows of one scale
     check(disc | wire, size, "auto", None)
+
+
+def test_finer_windows_cover_the_hole_and_add_nothing_that_is_coarse() -> None:
+    fill = blobs(300, 400, (60, 40, 340, 260))
+    picture = np.full((300, 400, 3), 120, np.uint8)
+    finer_ones = finer(windows(fill, 64), 128)
+    held, into = np.zeros(fill.shape, bool), picture.copy()
+    ripple = np.rint(20 * np.sin(np.arange(64) * np.pi / 2 + 0.3)).astype(int)[:, None]  # four pixels long
+    for window in finer_ones:
+        rows, columns = window.inside()
+        held[rows, columns] |= window.own(rows, columns) & (window.share(rows, columns) > 0)
+        cut = cut_out(window, picture)
+        same = picture.copy()
+        put_finer(same, cut.rgb, cut, picture)
+        np.testing.assert_array_equal(same, picture)
+        put_finer(into, (cut.rgb + 40 + ripple[..., None]).astype(np.uint8), cut, picture)
+    np.testing.assert_array_equal(held, fill)
+    change = into.astype(int) - 120
+    assert np.abs(change[~fill]).max() == 0
+    assert abs(change[fill].mean()) < 1  # of 40
+    assert change[60:240, 80:320].std() > 10
 
 
 def test_a_thick_hole_with_a_short_stub_stays_one_window() -> None:

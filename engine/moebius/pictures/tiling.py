@@ -43,6 +43,18 @@ def tiled(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size
     return []
 
 
+def covered(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size: int, one: int, most: int) -> list[Square]:
+    """The same for a hole of any thickness, to draw over what the single window made of it."""
+    for scale in SCALES:
+        side = int(size * scale)
+        if not _worth(side, one):
+            break
+        squares = _cover(own, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), 0)
+        if len(squares) <= most:
+            return squares
+    return []
+
+
 def _worth(side: int, one: int) -> bool:
     return side * WORTH[1] < one * WORTH[0]
 
