@@ -18,7 +18,7 @@ from javascript import Node, Scripts, bytes_of, fetched, find_node, floats, pict
 from PIL import Image
 
 from moebius.check.compare.fingerprint import errors
-from moebius.inpaint.draws import draws
+from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.settings import Settings
 from moebius.model.arrays import time_sinusoid
 from moebius.model.scheduler import DDIM
@@ -164,6 +164,64 @@ def test_windows_and_pasting(scripts: Scripts, place: str) -> None:
     put_film(expected, shown, rgb)
     got = fetched(scripts, setup + "return pasted(picture, mask, null, window, 'match', constants).data;").reshape(rgb.shape)
     assert np.array_equal(got, expected)
+
+
+def marked(kind: str) -> np.ndarray:
+    """(180, 260) bool"""
+    fill = np.zeros((180, 260), bool)
+    y, x = np.mgrid[:180, :260]
+    if kind == "specks":
+        fill[[12, 14, 90, 171, 179], [7, 100, 130, 259, 3]] = True
+    elif kind == "a disc with a wire":
+        fill[(np.abs(y - 90) < 2) | (np.hypot(y - 90, x - 100) < 30)] = True
+    elif kind == "a band and an object":
+        fill[140:152] = fill[20:60, 30:90] = True
+    return fill
+
+
+@pytest.mark.parametrize("kind", ["specks", "a disc with a wire", "a band and an object"])
+def test_several_windows(scripts: Scripts, kind: str) -> None:
+    """The same squares in the same order, the same noise in them, and put back the same picture."""
+    mask, size = marked(kind), 72
+    rgb = np.asarray(
+        Image.fromarray(np.random.default_rng(5).integers(0, 256, (18, 26, 3), np.uint8)).resize((260, 180), Image.Resampling.BICUBIC)
+    )
+    found = windows(mask, size)
+    assert len(found) > 1
+    setup = f"""
+      {CONSTANTS} const {{ windowsOf }} = await import('./tiling.js'); const {{ cut, isThin, putBack }} = await import('./pixels.js');
+      const [picture, mask] = [{picture_of(rgb)}, {picture_of(mask)}];
+      const windows = windowsOf(mask, {size}, constants);
+    """
+    squares = scripts.run(setup + "return windows.map(({ x, y, side, before }) => [x, y, side, before]);")
+    assert squares == [[w.x, w.y, w.width, None if w.before is None else [list(s) for s in w.before]] for w in found]
+    fewer = scripts.run(setup + f"return windowsOf(mask, {size}, constants, 3).map(({{ x, y, side }}) => [x, y, side]);")
+    assert fewer == [[w.x, w.y, w.width] for w in windows(mask, size, most=3)]
+
+    noise = draws(Settings(seed=3), None, (len(found), 4, 9, 9), shared(found, 9))
+    script = setup + "const { drawsOf } = await import('./inpaint.js');"
+    script += "const [last] = drawsOf(3, { latent: 9, channels: 4 }, constants, windows).slice(-1); return last."
+    for name, want in noise.items():
+        got = fetched(scripts, f"{script}{name};").view(np.float32)
+        assert np.array_equal(got.reshape(*want.shape[2:], 4), np.moveaxis(want[-1], 0, -1)), name
+
+    for blend in ("paste", "match"):
+        expected = rgb.copy()
+        for window in found:
+            shown = replace(window, feather=0) if blend == "match" else window
+            cut = cut_out(shown, rgb)
+            put_back(expected, np.ascontiguousarray(255 - cut.rgb), cut, blend, rgb, Detail(0.5, 7))
+        got = fetched(
+            scripts,
+            f"""{setup} const into = {{ ...picture, data: picture.data.slice() }};
+              for (const window of windows) {{
+                const result = {{ data: cut(picture, mask, window, constants).rgb.data.map((v) => 255 - v) }};
+                Object.assign(result, {{ width: {size}, height: {size} }});
+                putBack(into, picture, mask, result, window, '{blend}', constants, {{ part: 0.5, seed: 7 }});
+              }}
+              return into.data;""",
+        ).reshape(rgb.shape)
+        assert np.array_equal(got, expected), blend
 
 
 HOLES = {

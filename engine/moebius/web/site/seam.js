@@ -1,7 +1,7 @@
 // The film of engine/moebius/pictures/seam.py, number for number: what is known around a hole, continued smoothly through it. Arrays
 // of pixels are flat, three channels a pixel; a hole has one byte a pixel. `constants` are plan.json's.
 
-// The picture's pixels, and in the hole: film of the picture + thickness·fidelity·(result - film of the result). `scale` is how many pixels
+// The picture's pixels, and in the hole: film of the picture + fidelity·thickness·eased·(result - film of the result). `scale` is how many pixels
 // here are one of the model.
 export function matched(result, picture, hole, width, height, constants, scale = 1) {
   if (hole.every(Boolean)) return result; // there is no rim to match
@@ -12,7 +12,8 @@ export function matched(result, picture, hole, width, height, constants, scale =
   harmonic(film, unknown, width, height, constants);
   harmonic(own, unknown, width, height, constants);
   const kept = fidelity(result, picture, hole, unknown, width, height, constants);
-  const thick = thickness(hole, width, height, scale, constants);
+  const ease = eased(hole, width, height, constants);
+  const thick = thickness(hole, width, height, scale, constants).map((t, i) => t * ease[i]);
   const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + kept * thick[Math.floor(i / 3)] * (v - own[i])); // halves to even
   return Uint8Array.from(picture, (p, i) => (hole[Math.floor(i / 3)] ? filled[i] : p));
 }
@@ -33,6 +34,14 @@ export function thickness(hole, width, height, scale, { THIN, ROUND, FADE }) {
   if (!core.some(Boolean) || hole.every((h, i) => !h || thick[i])) return thick;
   for (let k = 1; k < FADE; k++) grown(core, width, height, (ROUND + k) * scale).forEach((g, i) => (thick[i] += g));
   return thick.map((t) => t / FADE);
+}
+
+// A quarter at the hole's rim, and one from two pixels on.
+function eased(hole, width, height, { EASE }) {
+  const known = hole.map((h) => (h ? 0 : 1));
+  const ease = new Float64Array(hole.length);
+  for (const radius of EASE) grown(known, width, height, radius).forEach((g, i) => (ease[i] += g ? 0 : 1));
+  return ease.map((e) => e / EASE.length);
 }
 
 // How much of the result's detail is the picture's where both are known, from 0 to 1.
@@ -56,20 +65,42 @@ function fidelity(result, picture, hole, unknown, width, height, { NEAR, NOTHING
   return count ? Math.min(1, Math.max(0, (product + nothing) / (square + nothing))) : 1;
 }
 
-// All pixels within `radius` of a marked one. The marked one nearest to a pixel has an unmarked neighbour on the way there.
+// All pixels within `radius` of a marked one: dx² + dy² ≤ radius². Down the columns the distance g to the nearest marked one; along the rows
+// a pixel is reached from x' when |x - x'| ≤ √(radius² - g(x')²).
 export function grown(marked, width, height, radius) {
+  const reach = Math.min(Math.floor(radius), width + height);
   const out = Uint8Array.from(marked, (m) => (m ? 1 : 0));
-  const places = disc(radius);
-  for (let i = 0; i < marked.length; i++) {
-    if (!marked[i]) continue;
-    const [x, y] = [i % width, Math.floor(i / width)];
-    const inner = (!x || marked[i - 1]) && (x + 1 === width || marked[i + 1]) && (!y || marked[i - width]) && (y + 1 === height || marked[i + width]);
-    if (inner) continue;
-    for (const [dx, dy] of places) {
-      if (x + dx >= 0 && x + dx < width && y + dy >= 0 && y + dy < height) out[i + dy * width + dx] = 1;
+  if (!reach || !out.includes(1)) return out;
+  const far = reach + 1;
+  const gap = new Int32Array(width * height);
+  for (let x = 0; x < width; x++) {
+    let g = far;
+    for (let i = x; i < gap.length; i += width) gap[i] = g = out[i] ? 0 : Math.min(far, g + 1);
+    g = far;
+    for (let i = gap.length - width + x; i >= 0; i -= width) gap[i] = g = Math.min(gap[i], g + 1);
+  }
+  const half = Int32Array.from({ length: far }, (_, d) => wholeRoot(radius * radius - d * d));
+  for (let start = 0; start < gap.length; start += width) {
+    for (let x = 0, end = -1; x < width; x++) {
+      const g = gap[start + x];
+      if (g < far) end = Math.max(end, x + half[g]);
+      if (end >= x) out[start + x] = 1;
+    }
+    for (let x = width - 1, end = width; x >= 0; x--) {
+      const g = gap[start + x];
+      if (g < far) end = Math.min(end, x - half[g]);
+      if (end <= x) out[start + x] = 1;
     }
   }
   return out;
+}
+
+// The largest n with n² ≤ square.
+function wholeRoot(square) {
+  let n = Math.floor(Math.sqrt(square));
+  while (n * n > square) n--;
+  while ((n + 1) ** 2 <= square) n++;
+  return n;
 }
 
 function disc(radius) {
