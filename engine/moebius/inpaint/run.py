@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -21,11 +21,11 @@ from moebius.inpaint.record import record, resolved
 from moebius.inpaint.result import Result, Step
 from moebius.inpaint.settings import Settings
 from moebius.model.contract import StepState
-from moebius.pictures import mask as masks
 from moebius.pictures import photo as photos
 from moebius.pictures import published, windows
 from moebius.pictures.blend import Blend, is_thin, published_picture, put_back, put_film, seam_weights
 from moebius.pictures.cut import cut_out
+from moebius.pictures.extend import chosen_mask, extended
 from moebius.pictures.grain import Detail
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
@@ -57,10 +57,10 @@ class Run:
         self.blend, self.detail = cast(Blend, self.settings.blend), cast(float, self.settings.detail)
         self.timesteps = model.scheduler.timesteps(settings.steps, settings.strength)
         self.photo = image if isinstance(image, Photo) else photos.load(image, max_pixels)
-        if mask is None and self.photo.alpha is None:
-            raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or a box.")
-        options: dict[str, Any] = {"invert": settings.invert, "grow": settings.grow, "force": force, "allow_empty": allow_empty}
-        self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, max_pixels=max_pixels, **options)
+        options: dict[str, Any] = {"invert": settings.invert, "grow": settings.grow, "max_pixels": max_pixels, "force": force}
+        self.mask = chosen_mask(mask, self.photo, settings.extend, allow_empty, options)
+        if any(settings.extend):
+            self.photo, self.mask = extended(self.photo, self.mask, settings.extend, settings.grow, max_pixels)
         self.windows = windows.windows(self.mask.fill, model.size, settings.crop, settings.feather, settings.max_windows)
         if self.blend == "match" and settings.feather is None:  # the same windows, pasted with no blur
             self.windows = [replace(w, feather=0) for w in self.windows]
@@ -114,21 +114,27 @@ class Run:
         return len(self.modelled) * self.settings.num_images
 
     def _stages(self) -> Iterator[Step]:
-        self._check_not_started()
-        self._started = True
-        self._clock.resume()
         try:
-            yield from self._in_order()
+            self.begin()
+            yield from self.denoise()
+            self.finish()
         finally:
             if self.model.closed:  # while this run was under way
                 self.model.release()
 
-    def _in_order(self) -> Iterator[Step]:
+    def begin(self) -> None:
+        """Up to the latents that sampling starts from."""
+        self._check_not_started()
+        self._started = True
+        self._clock.resume()
         self._prepare()
         self._clock.book("prepare")
         self._encode()
         self._clock.book("encode")
-        yield from self._denoise()
+
+    def finish(self) -> None:
+        """From the latents of all items to the result."""
+        check_finite(self._latents(), "latents", self.model.unet)
         self._clock.book("denoise")
         self._decode()
         self._clock.book("decode")
@@ -173,9 +179,8 @@ class Run:
                 item.masked = model.sample(masked, item.noise["masked"]).astype(np.float64)
 
     # denoise -----------------------------------------------------------------------------------------------------
-    def _denoise(self) -> Iterator[Step]:
+    def denoise(self) -> Iterator[Step]:
         """Runs the sampling loop over as many items at once as the device takes."""
-        preview = Preview(self.model, self.photo.rgb, self.mask.fill)
         steps, count, batch = len(self.timesteps), len(self.items), self._batch()
         first = done = 0
         while first < count:
@@ -183,9 +188,8 @@ class Run:
             begun = done
             total = self._total = done + -(-(count - first) // batch) * steps
             try:
-                for state in self._loop(items):
-                    shown = partial(preview, state.estimate, items), partial(preview.patches, state.estimate, items)
-                    yield Step(done, total, state.t, state, *shown)
+                for state in self.loop(items):
+                    yield self.step_of(state, done, total, items)
                     done += 1
             except OutOfMemoryError:  # memory is taken when a step first runs; these items begin again, fewer at once
                 if batch == 1:
@@ -195,7 +199,16 @@ class Run:
                 batch = -(-batch // 2)
                 continue
             first += len(items)
-        check_finite(self._latents(), "latents", self.model.unet)
+
+    def step_of(self, state: StepState, index: int, total: int, items: Sequence[Item], rows: slice = slice(None)) -> Step:
+        """What is handed out of a step whose batch has this run's items in `rows`."""
+        own = StepState(state.index, state.t, lambda: state.latents()[rows], lambda: state.estimate()[rows])
+        shown = partial(self._preview, own.estimate, items), partial(self._preview.patches, own.estimate, items)
+        return Step(index, total, state.t, own, *shown)
+
+    @cached_property
+    def _preview(self) -> Preview:
+        return Preview(self.model, self.photo.rgb, self.mask.fill)
 
     def _batch(self) -> int:
         """As many as fit one batch on this device; a limit says no when the step is recorded, before any memory is taken."""
@@ -210,8 +223,8 @@ class Run:
                     raise
                 batch = -(-batch // 2)
 
-    def _loop(self, items: Sequence[Item]) -> Iterator[StepState]:
-        """The steps of one batch; after the last, the items have their latents."""
+    def loop(self, items: Sequence[Item]) -> Iterator[StepState]:
+        """The steps of one batch, of this run's items or of several alike runs'; after the last, the items have their latents."""
         denoiser = self.model.denoiser(len(items), self.timesteps, self.settings)
         start, mask, masked = (np.concatenate([getattr(i, name) for i in items]) for name in ("start", "mask", "masked"))
         for state in denoiser.steps(start, mask, masked):
