@@ -32,6 +32,7 @@ PYTHON = [README, ROOT / "docs/usage.md"]  # whose examples run
 NOT_RUN = {  # commands that are parsed and not run, and why
     "download": "needs a network",
     "view": "needs a window",
+    "serve": "serves until Ctrl-C",
     "validate": "has tests of its own, and takes minutes",
     "compare": "has tests of its own, and takes minutes",
     "tune": "has tests of its own, and takes a minute",
@@ -96,6 +97,7 @@ def moebius_arguments(command: list[str]) -> list[str] | None:
         ["py", "-m", "moebius"],
         ["python", "-m", "moebius"],
         ["uvx", "--from", ".", "moebius"],
+        ["uvx", "--from", ".[serve]", "moebius"],
         ["pipx", "run", "--spec", ".", "moebius"],
     ):
         if command[: len(start)] == start:

@@ -10,15 +10,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from moebius import sample
+from moebius import Inpainter, sample
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LARGEST = 1e-5  # of any module of the small UNet against PyTorch; measured 5.3e-6
@@ -50,7 +51,10 @@ def hole() -> np.ndarray:
 
 def test_every_script_has_a_test_and_a_line_in_the_readme() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
-    assert scripts == set(re.findall(r'\b(?:run|serving)\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8"))) | {"server.py"}
+    assert scripts == set(re.findall(r'\b(?:run|serving|loaded)\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8"))) | {
+        "server.py",
+        "client.py",
+    }  # which test_serve.py runs
     assert scripts == set(re.findall(r"\[(\w+\.py)\]", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
 
 
@@ -135,6 +139,59 @@ def test_server(tmp_path: Path) -> None:
         box = BytesIO()
         Image.fromarray(np.eye(32, dtype=bool)).save(box, "PNG")
         assert post(url, image=printed.getvalue(), mask=box.getvalue(), steps=b"2")[0] == 400  # a PNG has no such mode
+
+
+def loaded(name: str) -> ModuleType:
+    """An example that is a module; it computes on the CPU device."""
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 60
+    spec = spec_from_file_location(name.removesuffix(".py"), EXAMPLES / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def nano() -> Inpainter:
+    return Inpainter.from_pretrained("nano", device="cpu")
+
+
+def test_a_gradio_app(nano: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = loaded("gradio_app.py")
+    monkeypatch.setattr(example, "inpainter", lambda model: nano)
+    photo = np.asarray(Image.open(sample.photo()).convert("RGBA"))
+    layer = np.dstack([np.zeros_like(photo[..., :3]), np.where(hole(), 255, 0).astype(np.uint8)])
+    *previews, result = example.fill({"background": photo, "layers": [layer], "composite": photo}, 3, 2.5, 0)
+    assert len(previews) == 2
+    differs = (np.asarray(result) != photo[..., :3]).any(axis=2)
+    assert differs[hole()].mean() > 0.9
+    assert not differs[~hole()].any()
+    if find_spec("gradio") is not None:
+        assert len(example.app().fns) == 1
+
+
+def test_a_comfyui_node(nano: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = loaded("comfyui_node.py")
+    monkeypatch.setattr(example, "inpainter", lambda model: nano)
+    node = example.NODE_CLASS_MAPPINGS["MoebiusInpaint"]
+    names = list(node.INPUT_TYPES()["required"])
+    assert names == ["image", "mask", "model", "steps", "guidance", "seed", "grow"]
+    photo = np.asarray(Image.open(sample.photo()).convert("RGB"), np.float32)[None] / 255
+    given = np.concatenate([photo, photo[:, ::-1]])
+    (filled,) = getattr(node(), node.FUNCTION)(given, hole()[None].astype(np.float32), "nano", 2, 2.5, 0, 0)
+    assert (filled.shape, filled.dtype) == (given.shape, np.float32)
+    assert (filled != given)[0][hole()].any(axis=1).mean() > 0.9
+    assert np.abs(filled - given)[:, ~hole()].max() == 0
+
+    class Tensor(np.ndarray):
+        """What a node needs of PyTorch's."""
+
+        new_tensor = staticmethod(lambda array: array.view(Tensor))
+
+    (tensor,) = node().fill(given[:1].view(Tensor), hole()[None].astype(np.float32), "nano", 2, 2.5, 0, 0)
+    assert isinstance(tensor, Tensor)
+    assert np.array_equal(tensor, filled[:1])
 
 
 def test_tensors_against_pytorch(tmp_path: Path) -> None:

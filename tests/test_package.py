@@ -205,14 +205,21 @@ IMPORTED_AS = {"pillow": "PIL", "python-xlib": "Xlib", "scikit-image": "skimage"
 IMPORTED_AS |= {"opencv-contrib-python-headless": "cv2", "onnxruntime-webgpu": "onnxruntime", "pytest-timeout": "pytest_timeout"}
 RUN = {"ruff", "mypy", "build", "twine", "setuptools", "pytest-timeout", "pytest-xdist"}  # tools: started, not imported
 NAMED = {"wgpudawn", "onnx", "onnxscript", "skimage", "sklearn"}  # imported by a name in a table, or for another, or for their pictures
-WITH_OTHERS = {"scipy": "scikit-image", "yaml": "huggingface-hub", "packaging": "pytest"}  # module: what it comes with
+WITH_OTHERS = {
+    "starlette": "fastapi",
+    "scipy": "scikit-image",
+    "yaml": "huggingface-hub",
+    "packaging": "pytest",
+}  # module: what it comes with
 
 
 def requirements(of: str | None = None) -> dict[str, Requirement]:
     """What the package needs, or one of its extras, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     listed = project["dependencies"] if of is None else project["optional-dependencies"][of]
-    return {canonicalize_name(r.name): r for r in map(Requirement, listed)}
+    found = {canonicalize_name(r.name): r for r in map(Requirement, listed)}
+    own = found.pop("moebius-webgpu", None)  # an extra that brings another one
+    return found | {name: r for extra in (own.extras if own else ()) for name, r in requirements(extra).items()}
 
 
 def modules(*folders: str) -> set[str]:
@@ -238,8 +245,13 @@ def module_of(requirement: str) -> str:
 def test_the_package_depends_on_what_it_imports_and_on_nothing_else() -> None:
     used = modules("engine")
     needed = {module_of(name) for name in requirements()}
-    assert used - needed <= {"wgpudawn", "pillow_heif"}, "which a user may bring along"
-    assert needed <= used
+    served = {module_of(name) for name in requirements("serve")}
+    assert used - needed - served - WITH_OTHERS.keys() <= {"wgpudawn", "pillow_heif"}, "which a user may bring along"
+    assert needed | served <= used
+    outside = {path for path in (ROOT / "engine").rglob("*.py") if path.parent.name != "serve"}
+    assert not any(
+        re.search(r"^\s*(from|import) (fastapi|starlette|uvicorn|python_multipart)", p.read_text("utf-8"), re.M) for p in outside
+    )
 
 
 @pytest.mark.parametrize("extra", ["test", "bench", "train"])
@@ -248,16 +260,16 @@ def test_an_extra_brings_what_is_imported_or_run(extra: str) -> None:
     texts = [p.read_text(encoding="utf-8") for folder in ("engine", "tools", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
     named = {name for name in NAMED if any(f'"{name}"' in text for text in texts)}
     assert {module_of(name) for name in requirements(extra).keys() - RUN} <= used | named
-    every = {module_of(name) for of in (None, "heic", "test", "bench", "train") for name in requirements(of)}
-    assert used - every <= WITH_OTHERS.keys()
+    every = {module_of(name) for of in (None, "heic", "serve", "test", "bench", "train") for name in requirements(of)}
+    assert used - every <= {*WITH_OTHERS, "gradio"}, "or what one example is for"
 
 
 def test_every_dependency_has_a_range_and_both_its_ends_are_tested() -> None:
     lines = (ROOT / "tools/lowest.txt").read_text(encoding="utf-8").splitlines()
     lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
-    assert {canonicalize_name(name) for name in lowest} == requirements().keys()
+    assert {canonicalize_name(name) for name in lowest} == {*requirements(), *requirements("serve")}
     for name, version in lowest.items():
-        needed = requirements()[canonicalize_name(name)]
+        needed = (requirements() | requirements("serve"))[canonicalize_name(name)]
         bounds = {s.operator: Version(s.version) for s in needed.specifier}
         assert bounds.keys() == {">=", "<"}, name
         assert bounds[">="] == Version(version), f"{name}: tools/lowest.txt has another one than pyproject.toml"

@@ -54,14 +54,14 @@ def test_a_progress_bar_counts_its_steps(small: Inpainter, boxes: list[tuple[int
 
 def test_its_length_follows_a_device_that_has_too_little_memory(small: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
     run = small.steps(PHOTO, BOXES, steps=3, num_images=2)
-    loop, length = run._loop, len(run)
+    loop, length = run.loop, len(run)
 
     def refuses(items: Any, timesteps: Any) -> Any:
         if len(items) > 1:
             raise errors.OutOfMemoryError("x")
         return loop(items, timesteps)
 
-    monkeypatch.setattr(run, "_loop", refuses)
+    monkeypatch.setattr(run, "loop", refuses)
     steps = list(run)
     assert steps[-1].total == len(steps) == len(run) == 4 * length
 

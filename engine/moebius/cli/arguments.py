@@ -54,8 +54,8 @@ def joined(words: Sequence[str]) -> list[str]:
     """`--box -5,3,10,10` as `--box=-5,3,10,10`: argparse would take the numbers for an option."""
     out: list[str] = []
     for word in words:
-        if out and out[-1] == "--box" and re.match(r"-\d", word):
-            out[-1] = f"--box={word}"
+        if out and out[-1] in ("--box", "--extend") and re.match(r"-\d", word):
+            out[-1] = f"{out[-1]}={word}"
         else:
             out.append(word)
     return out

@@ -112,7 +112,7 @@ class Work:
         make_folder(pair.out.parent)
         load = partial(masks.load, pair.mask, photo, force=args.yes, max_pixels=args.max_pixels, **mask_settings(settings))
         try:
-            mask = load()
+            mask = load(allow_empty=any(settings.get("extend", ())))
         except EmptyMaskError:
             if not args.allow_empty:
                 raise

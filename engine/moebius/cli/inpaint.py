@@ -54,6 +54,7 @@ def add_info_parser(commands: Any) -> None:
 
 def inpaint(args: argparse.Namespace) -> int:
     from moebius.pictures import photo as photos
+    from moebius.pictures.extend import extended_size
 
     tell = say_nothing if args.quiet else say
     if args.sample:
@@ -65,7 +66,8 @@ def inpaint(args: argparse.Namespace) -> int:
     settings = chosen_settings(args)
     outputs = chosen_outputs(args, settings.get("num_images", 1))
     photo = photos.load(given(args.image, args.mask), args.max_pixels)
-    target.check_holds(photo, outputs, settings.get("crop") == "upstream")
+    size = extended_size(photo, settings.get("extend", (0, 0, 0, 0)), args.max_pixels)
+    target.check_holds(photo, size, outputs, settings.get("crop") == "upstream")
     mask = chosen_mask(args, photo, settings, tell)
     model = load_model(args, tell)
     result = run_with_progress(model, photo, mask, settings, args)
@@ -106,21 +108,23 @@ def given(path: Path, other: Path | None = None) -> Path | bytes:
 
 def chosen_mask(args: argparse.Namespace, photo: Photo, settings: dict[str, Any], tell: Callable[..., None]) -> Mask:
     """The mask's file, the boxes, both as one mask, or the photo's transparency. Wrong ones raise here, before the model is loaded."""
+    from moebius.pictures import extend
     from moebius.pictures import mask as masks
 
-    source: MaskSource = masks.ALPHA if args.mask is None else given(args.mask, args.image)
+    source: MaskSource | None = None if args.mask is None else given(args.mask, args.image)
     if args.box:
         boxes = masks.boxes(args.box, *photo.size)
-        if args.mask is not None:
+        if source is not None:
             loaded = masks.load(source, photo, force=args.yes, allow_empty=True, max_pixels=args.max_pixels)
             for note in loaded.notes:
                 tell(note)
             boxes |= loaded.fill
         source = boxes
-    elif args.mask is None and photo.alpha is None:
-        raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or --box.")
-    rest: dict[str, Any] = {"force": args.yes, "allow_empty": args.allow_empty, "max_pixels": args.max_pixels}
-    return masks.load(source, photo, **rest, **mask_settings(settings))
+    sides = settings.get("extend", (0, 0, 0, 0))
+    if source is None and photo.alpha is None and not any(sides):
+        raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask, --box or --extend.")
+    rest: dict[str, Any] = {"force": args.yes, "max_pixels": args.max_pixels}
+    return extend.chosen_mask(source, photo, sides, args.allow_empty, rest | mask_settings(settings))
 
 
 def mask_settings(settings: dict[str, Any]) -> dict[str, Any]:

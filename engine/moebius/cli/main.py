@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import moebius
-from moebius.cli import batch, compare, doctor, gpu, inpaint, tune, view, web, weights
+from moebius.cli import batch, compare, doctor, gpu, inpaint, serve, tune, view, web, weights
 from moebius.cli.arguments import Parser
 from moebius.cli.endings import DEBUG, DONE, ending
 from moebius.cli.output import write_plainly
@@ -42,6 +42,7 @@ def parser() -> Parser:
     inpaint.add_info_parser(commands)
     weights.add_parsers(commands)
     view.add_parser(commands)
+    serve.add_parser(commands)
     doctor.add_parser(commands)
     compare.add_parser(commands)
     web.add_parser(commands)

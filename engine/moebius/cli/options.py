@@ -38,7 +38,8 @@ def add_settings(p: argparse.ArgumentParser) -> None:
     p.add_argument("--grow", metavar="PX", type=float, help="grow the mask (0)")
     p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (match: 0, else the published 3 of the model's pixels)")
     p.add_argument("--invert", action="store_true", default=None, help="fill in the black part of the mask")
-    p.add_argument("--max-pixels", metavar="N", type=pixels, default=MAX_PIXELS, help=f"refuse larger pictures ({MAX_PIXELS:,})")
+    p.add_argument("--extend", metavar="L,T,R,B", type=sides, help="fill so many pixels of new canvas: left, top, right, bottom")
+    p.add_argument("--max-pixels", metavar="N", type=count, default=MAX_PIXELS, help=f"refuse larger pictures ({MAX_PIXELS:,})")
 
 
 def add_consent(p: argparse.ArgumentParser) -> None:
@@ -86,12 +87,21 @@ def box(text: str) -> tuple[int, ...]:
     return x, y, w, h
 
 
+def sides(text: str) -> tuple[int, ...]:
+    """L,T,R,B"""
+    try:
+        left, top, right, bottom = (int(v) for v in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not L,T,R,B: four whole numbers with commas between") from None
+    return left, top, right, bottom
+
+
 def quality(text: str) -> int | str:
     """A number from 1 to 100, or "keep"."""
     return text if text == "keep" else whole(text, 1, 100, ", or keep")
 
 
-def pixels(text: str) -> int:
+def count(text: str) -> int:
     return whole(text, 1, 10**12)
 
 

@@ -52,8 +52,8 @@ def check_stream(count: int, json: bool) -> None:
         raise UsageError("Standard output is a terminal, which shows no picture; lead it into a file or a program, or name a file.")
 
 
-def check_holds(photo: Photo, paths: Sequence[Path], upstream: bool) -> None:
-    """That the format can hold the picture: its mode and its size. With `upstream` the result is RGB, of the model's own size."""
+def check_holds(photo: Photo, size: tuple[int, int], paths: Sequence[Path], upstream: bool) -> None:
+    """That the format can hold the photo's mode, and a picture of this size. With `upstream` the result is RGB, of the model's own size."""
     from PIL import Image
 
     from moebius.pictures.formats import format_of
@@ -62,8 +62,8 @@ def check_holds(photo: Photo, paths: Sequence[Path], upstream: bool) -> None:
 
     check_fits(Photo(photo.rgb[:1, :1], None, Image.new("RGB", (1, 1)), "RGB") if upstream else photo, paths[0])
     largest = LARGEST_SIDE.get(format_of(paths[0]))
-    if largest and not upstream and max(photo.size) > largest:
-        width, height = photo.size
+    if largest and not upstream and max(size) > largest:
+        width, height = size
         raise UsageError(
             f"{paths[0]}: a {paths[0].suffix} file has at most {largest} pixels a side, and the image is {width}×{height}; use .png."
         )

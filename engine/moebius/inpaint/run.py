@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -21,11 +21,11 @@ from moebius.inpaint.record import record, resolved
 from moebius.inpaint.result import Result, Step
 from moebius.inpaint.settings import Settings
 from moebius.model.contract import StepState
-from moebius.pictures import mask as masks
 from moebius.pictures import photo as photos
 from moebius.pictures import published, windows
 from moebius.pictures.blend import NO_DETAIL, Blend, is_thin, published_picture, put_back, put_film, put_finer, seam_weights
 from moebius.pictures.cut import cut_out
+from moebius.pictures.extend import chosen_mask, extended
 from moebius.pictures.grain import Detail, mixed
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
@@ -58,10 +58,10 @@ class Run:
         self.blend, self.detail = cast(Blend, self.settings.blend), cast(float, self.settings.detail)
         self.timesteps = model.scheduler.timesteps(settings.steps, settings.strength)
         self.photo = image if isinstance(image, Photo) else photos.load(image, max_pixels)
-        if mask is None and self.photo.alpha is None:
-            raise UsageError("There is no mask, and the image has no transparency to take one from; give a mask or a box.")
-        options: dict[str, Any] = {"invert": settings.invert, "grow": settings.grow, "force": force, "allow_empty": allow_empty}
-        self.mask = masks.load(masks.ALPHA if mask is None else mask, self.photo, max_pixels=max_pixels, **options)
+        options: dict[str, Any] = {"invert": settings.invert, "grow": settings.grow, "max_pixels": max_pixels, "force": force}
+        self.mask = chosen_mask(mask, self.photo, settings.extend, allow_empty, options)
+        if any(settings.extend):
+            self.photo, self.mask = extended(self.photo, self.mask, settings.extend, settings.grow, max_pixels)
         self.windows = windows.windows(self.mask.fill, model.size, settings.crop, settings.feather, settings.max_windows)
         if self.blend == "match" and settings.feather is None:  # the same windows, pasted with no blur
             self.windows = [replace(w, feather=0) for w in self.windows]
@@ -136,37 +136,45 @@ class Run:
         return images * self._length(len(self.finer), self._finer_timesteps) if self.finer else 0
 
     def _stages(self) -> Iterator[Step]:
-        self._check_not_started()
-        self._started = True
-        self._clock.resume()
         try:
-            yield from self._in_order()
+            self.begin()
+            yield from self.denoise()
+            self.finish()
         finally:
             if self.model.closed:  # while this run was under way
                 self.model.release()
 
-    def _in_order(self) -> Iterator[Step]:
+    def begin(self) -> None:
+        """Up to the latents that sampling starts from."""
+        self._check_not_started()
+        self._started = True
+        self._clock.resume()
         self._prepare()
         self._clock.book("prepare")
-        preview = Preview(self.model, self.photo.rgb, self.mask.fill)
+        self._encode(self.items, self.settings.strength, self.timesteps)
+        self._clock.book("encode")
+
+    def denoise(self) -> Iterator[Step]:
+        """All its steps: those of its windows, then those of the finer ones, which start from what the others made."""
         count = self.settings.num_images
-        yield from self._fill_in(self.items, self.settings.strength, self.timesteps, preview, 0, self._after(count))
-        for image in range(count if self.finer else 0):
+        yield from self._sample(self.items, self.timesteps, self._preview, self._after(count))
+        if not self.finer:
+            return
+        self._clock.book("denoise")
+        self._decode(self.items)
+        self._clock.book("decode")
+        for image in range(count):
             yield from self._draw_over(image)
+
+    def finish(self) -> None:
+        """From the latents of all items to the result."""
+        self._clock.book("denoise")
+        if not self.finer:
+            self._decode(self.items)
+        self._clock.book("decode")
         images = [self._picture(i, self.blend) for i in range(self.settings.num_images)]
         self._clock.book("blend")
         self._result = self._finished(images)
-
-    def _fill_in(
-        self, items: list[Item], strength: float, timesteps: np.ndarray, preview: Preview, done: int, after: int
-    ) -> Iterator[Step]:
-        """What the model makes of these windows; `done` steps are behind the run, and `after` to come when they are through."""
-        self._encode(items, strength, timesteps)
-        self._clock.book("encode")
-        yield from self._denoise(items, timesteps, preview, done, after)
-        self._clock.book("denoise")
-        self._decode(items)
-        self._clock.book("decode")
 
     def _draw_over(self, image: int) -> Iterator[Step]:
         """The finer windows of one picture: they start from what the others made, with noise of their own seed, in the picture's places."""
@@ -178,7 +186,12 @@ class Run:
         items = [Item(image, cut, {name: array[w : w + 1] for name, array in noise.items()}) for w, cut in enumerate(cuts)]
         self._clock.book("prepare")
         preview, after = Preview(self.model, canvas, self.mask.fill), self._after(self.settings.num_images - image - 1)
-        yield from self._fill_in(items, settings.refine, self._finer_timesteps, preview, self._done, after)
+        self._encode(items, cast(float, settings.refine), self._finer_timesteps)
+        self._clock.book("encode")
+        yield from self._sample(items, self._finer_timesteps, preview, after)
+        self._clock.book("denoise")
+        self._decode(items)
+        self._clock.book("decode")
         for item in items:  # so that many pictures take no more memory than their pixels
             item.drop()
         self._finer_items += items
@@ -221,18 +234,17 @@ class Run:
                 item.masked = model.sample(masked, item.noise["masked"]).astype(np.float64)
 
     # denoise -----------------------------------------------------------------------------------------------------
-    def _denoise(self, every: Sequence[Item], timesteps: np.ndarray, preview: Preview, done: int, after: int) -> Iterator[Step]:
-        """Runs the sampling loop over as many items at once as the device takes."""
+    def _sample(self, every: Sequence[Item], timesteps: np.ndarray, preview: Preview, after: int) -> Iterator[Step]:
+        """Runs the sampling loop over as many items at once as the device takes; `after` steps are to come when they are through."""
         steps, count, batch = len(timesteps), len(every), self._batch(len(every), timesteps)
-        first = 0
+        first, done = 0, self._done
         while first < count:
             items = every[first : first + batch]
             begun = done
             total = self._total = done + -(-(count - first) // batch) * steps + after
             try:
-                for state in self._loop(items, timesteps):
-                    shown = partial(preview, state.estimate, items), partial(preview.patches, state.estimate, items)
-                    yield Step(done, total, state.t, state, *shown)
+                for state in self.loop(items, timesteps):
+                    yield self.step_of(state, done, total, items, preview=preview)
                     done += 1
             except OutOfMemoryError:  # memory is taken when a step first runs; these items begin again, fewer at once
                 if batch == 1:
@@ -243,7 +255,25 @@ class Run:
                 continue
             first += len(items)
         self._done = done
-        check_finite(self._latents(every), "latents", self.model.unet)
+
+    def step_of(
+        self,
+        state: StepState,
+        index: int,
+        total: int,
+        items: Sequence[Item],
+        rows: slice = slice(None),
+        preview: Preview | None = None,
+    ) -> Step:
+        """What is handed out of a step whose batch has this run's items in `rows`."""
+        preview = self._preview if preview is None else preview
+        own = StepState(state.index, state.t, lambda: state.latents()[rows], lambda: state.estimate()[rows])
+        shown = partial(preview, own.estimate, items), partial(preview.patches, own.estimate, items)
+        return Step(index, total, state.t, own, *shown)
+
+    @cached_property
+    def _preview(self) -> Preview:
+        return Preview(self.model, self.photo.rgb, self.mask.fill)
 
     def _batch(self, count: int, timesteps: np.ndarray) -> int:
         """As many as fit one batch on this device; a limit says no when the step is recorded, before any memory is taken."""
@@ -258,8 +288,8 @@ class Run:
                     raise
                 batch = -(-batch // 2)
 
-    def _loop(self, items: Sequence[Item], timesteps: np.ndarray) -> Iterator[StepState]:
-        """The steps of one batch; after the last, the items have their latents."""
+    def loop(self, items: Sequence[Item], timesteps: np.ndarray) -> Iterator[StepState]:
+        """The steps of one batch, of this run's items or of several alike runs'; after the last, the items have their latents."""
         denoiser = self.model.denoiser(len(items), timesteps, self.settings)
         start, mask, masked = (np.concatenate([getattr(i, name) for i in items]) for name in ("start", "mask", "masked"))
         for state in denoiser.steps(start, mask, masked):
@@ -275,6 +305,7 @@ class Run:
     # decode ------------------------------------------------------------------------------------------------------
     def _decode(self, items: Sequence[Item]) -> None:
         vae = self.model.vae
+        check_finite(self._latents(items), "latents", self.model.unet)
         for item in items:
             x = check_finite(vae.decode(item.latents / vae.config.scaling_factor), "decoded picture", vae)
             item.decoded = published.to_integers(x, item.cut.rgb.dtype)

@@ -14,6 +14,7 @@ from moebius.pictures.blend import Blend
 from moebius.pictures.windows import MOST, Crop
 
 LARGEST_RADIUS = 10_000  # pixels, of grow and feather
+LARGEST_EXTENSION = 100_000  # pixels, of each side
 LARGEST_COUNT = 1000  # pictures of one run
 LARGEST_SEED = 2**64 - 1  # of the last picture; PyTorch's generator takes no larger one
 LARGEST_FACTOR = 1000  # of guidance and noise_offset, either sign: far beyond any use, and far within float32
@@ -38,6 +39,7 @@ class Settings:
     grow: float = 0
     feather: float | None = None  # None: the published blur of 3, in the model's pixels; with match none
     invert: bool = False
+    extend: tuple[int, int, int, int] = (0, 0, 0, 0)  # pixels of new canvas, to be filled: left, top, right, bottom
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -45,12 +47,22 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 <= value <= LARGEST_RADIUS):
                 raise UsageError(f"{name} is {_short(value)}; it must be a number of pixels from 0 to {LARGEST_RADIUS}.")
+        self._check_extend()
         if not isinstance(self.invert, bool):
             raise UsageError(f"invert is {_short(self.invert)}; it must be True or False.")
         for name, choices in (("rng", get_args(Rng)), ("blend", get_args(Blend)), ("crop", get_args(Crop))):
             value = getattr(self, name)
             if not (isinstance(value, str) and value in choices) and not (name == "blend" and value is None):
                 raise UsageError(f"{name} is {_short(value)}; choose one of {', '.join(choices)}.{did_you_mean(value, choices)}")
+
+    def _check_extend(self) -> None:
+        value = self.extend
+        if not (isinstance(value, tuple | list) and len(value) == 4 and all(_is_integer(n) and 0 <= n <= LARGEST_EXTENSION for n in value)):
+            most = LARGEST_EXTENSION
+            raise UsageError(
+                f"extend is {_short(value)}; it must be four whole numbers of pixels, left, top, right and bottom, from 0 to {most}."
+            )
+        object.__setattr__(self, "extend", tuple(int(n) for n in value))  # of a record it is a list
 
     def _check_numbers(self) -> None:
         if not _is_integer(self.steps) or self.steps < 1:

@@ -69,16 +69,7 @@ class Photo:
         pixels, extended = self._filled(rgb, changed, opaque)
         if isinstance(self.native, np.ndarray):
             return _as_image(pixels, MODES[self.mode])
-        if self.mode == "1":  # packed to eight a byte, which frombytes would want
-            image = Image.fromarray(pixels)
-        else:
-            image = Image.frombytes(self.mode, self.size, np.ascontiguousarray(pixels))
-        if self.colours.palette is not None:
-            kind = palette.stored_as(self.native)
-            entries = self.native.getpalette(kind) if extended is None else extended[:, : len(kind)].ravel().tolist()
-            image.putpalette(entries or [], kind)
-        image.info = dict(self.native.info)
-        return image
+        return stored(pixels, self.native, extended)
 
     def array_with_rgb(self, rgb: np.ndarray, changed: np.ndarray | None = None, *, opaque: bool = False) -> np.ndarray:
         """`with_rgb` as an array: of the shape and type of the array the photo was made of, else of the picture's mode."""
@@ -126,6 +117,19 @@ class Photo:
         return where
 
 
+def stored(pixels: np.ndarray, like: Image.Image, entries: np.ndarray | None = None) -> Image.Image:
+    """Native pixels as a picture of the mode of `like`, with its palette, or with these entries (n, 4) of a larger one."""
+    if like.mode == "1":  # packed to eight a byte, which frombytes would want
+        image = Image.fromarray(pixels)
+    else:
+        image = Image.frombytes(like.mode, pixels.shape[1::-1], np.ascontiguousarray(pixels))
+    if like.mode == "P":
+        kind = palette.stored_as(like)
+        image.putpalette(like.getpalette(kind) or [] if entries is None else entries[:, : len(kind)].ravel().tolist(), kind)
+    image.info = dict(like.info)
+    return image
+
+
 def _squeezed(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 1) → (H, W)"""
     return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
@@ -150,7 +154,7 @@ def load(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> Photo:
     return _from_file(*file_of(source), max_pixels)
 
 
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height == 0:
         raise UsageError(f"{name} is empty: {width}×{height} pixels.")
     if width * height > max_pixels:
@@ -164,17 +168,17 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Photo:
     shape = array.shape
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
         raise UsageError(f"The image is an array of shape {shape}; give (height, width), or that with 1, 3 or 4 channels.")
-    _check_size(shape[1], shape[0], "The image", max_pixels)
+    check_size(shape[1], shape[0], "The image", max_pixels)
     mode = modes.of_array(array.dtype, 1 if len(shape) == 2 else shape[2])
     if mode is None:
         raise UsageError(f"The image is an array of {array.dtype}; give uint8, uint16 or floats from 0 to 1.")
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
         raise UsageError("The image is an array of floats that are not all from 0 to 1; divide it by its white, or give uint8.")
     native = np.array(array)  # the caller may go on writing into theirs
-    return Photo(*_planes(native, mode, Colours()), native, mode.name)
+    return Photo(*planes(native, mode, Colours()), native, mode.name)
 
 
-def _planes(native: Image.Image | np.ndarray, mode: Mode, colours: Colours) -> tuple[np.ndarray, np.ndarray | None]:
+def planes(native: Image.Image | np.ndarray, mode: Mode, colours: Colours) -> tuple[np.ndarray, np.ndarray | None]:
     """RGB and alpha."""
     pixels = _squeezed(np.asarray(native))
     rgb = mode.to_rgb(pixels, colours).view()
@@ -188,7 +192,7 @@ def _from_file(file: Path | io.BytesIO, name: str, max_pixels: int) -> Photo:
 
 
 def _from_image(source: Image.Image, name: str, max_pixels: int) -> Photo:
-    _check_size(*source.size, name, max_pixels)
+    check_size(*source.size, name, max_pixels)
     with reading(name):
         orientation = _orientation(source) if source.format == "TIFF" else 0  # of those, Pillow forgets it when it decodes
         notes = _decoded(source, name)
@@ -211,8 +215,8 @@ def _from_image(source: Image.Image, name: str, max_pixels: int) -> Photo:
         mode = MODES[upright.mode]
         colours = mode.colours(upright, extras.icc)
         file_format = "JPEG" if source.format == "MPO" else source.format
-        planes = _planes(upright, mode, colours)
-        return Photo(*planes, upright, mode.name, file_format, extras, tuple(notes), colours, name, orientation)
+        rgb, alpha = planes(upright, mode, colours)
+        return Photo(rgb, alpha, upright, mode.name, file_format, extras, tuple(notes), colours, name, orientation)
 
 
 def _orientation(image: Image.Image) -> int:

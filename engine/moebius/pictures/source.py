@@ -65,7 +65,7 @@ def of_data_url(text: str, what: str) -> bytes:
     if head.lower().endswith(";base64"):
         try:
             data = b"".join(data.split())
-            data = base64.b64decode(data + b"=" * (-len(data) % 4), altchars=b"-_" if set(data) & set(b"-_") else None, validate=True)
+            data = base64.b64decode(data + b"=" * (-len(data) % 4), altchars=b"-_" if b"-" in data or b"_" in data else None, validate=True)
         except (binascii.Error, ValueError):
             raise UsageError(f"{what} is a data URL whose data is not base64; encode the file's bytes anew.") from None
     return data
