@@ -12,9 +12,9 @@ from PIL import Image
 from moebius.backends.cpu import CPU
 from moebius.cli import batch, progress
 from moebius.cli import main as cli
-from moebius.cli.pairs import find
 from moebius.errors import MoebiusError, UsageError
 from moebius.inpaint.inpainter import Inpainter
+from moebius.many.pairs import find
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.unet import shapes as unet_shapes
@@ -69,7 +69,7 @@ def files(folder: Path) -> list[str]:
 # Which pictures, which masks -------------------------------------------------------------------------------------------
 def pairs(images: Path, masks: Path, out: Path, recursive: bool = False) -> tuple[dict[str, str | None], list[str]]:
     found = find(images, masks, out, recursive)
-    names = {p.image.relative_to(images).as_posix(): p.mask and p.mask.name for p in found.pairs}
+    names = {j.name: j.mask and j.mask.name for j in found.jobs}
     return names, sorted(name for names in found.ignored.values() for name in names)
 
 
@@ -109,10 +109,10 @@ def test_several_masks_for_a_picture_are_its_problem(tmp_path: Path) -> None:
     picture(tmp_path / "in/a.jpg")
     for name in ("a.png", "a_mask.png"):
         mask(tmp_path / "masks" / name)
-    (pair,) = find(tmp_path / "in", tmp_path / "masks", tmp_path / "out", False).pairs
-    assert pair.mask is None
-    assert "a.png" in pair.problem
-    assert "a_mask.png" in pair.problem
+    (job,) = find(tmp_path / "in", tmp_path / "masks", tmp_path / "out", False).jobs
+    assert job.mask is None
+    assert "a.png" in job.problem
+    assert "a_mask.png" in job.problem
 
 
 def test_what_makes_no_batch(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_what_cannot_be_written_in_its_own_format_becomes_a_png(tmp_path: Path) 
     (tmp_path / "b.HEIF").touch()
     picture(tmp_path / "c.JPG")
     found = find(tmp_path, mask(tmp_path / "m.png"), tmp_path / "out", False)
-    assert [p.out.name for p in found.pairs] == ["a.png", "b.png", "c.JPG"]
+    assert [job.out.name for job in found.jobs] == ["a.png", "b.png", "c.JPG"]
 
 
 # A run -----------------------------------------------------------------------------------------------------------------

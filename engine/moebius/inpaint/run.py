@@ -74,8 +74,9 @@ class Run:
         self.warning = large_mask(self.mask.fill, self.modelled, len(self.timesteps), settings.num_images)
         self.items: list[Item] = []  # all these windows of the first picture, then of the next
         self._total: int | None = None  # steps, as soon as it is known how many windows the device takes at once
+        self._start: np.ndarray | None = None  # as `prepare` is given it
+        self._prepared = self._started = self._decoded = False
         self._result: Result | None = None
-        self._started = False
         self._clock.book("prepare")
 
     @property
@@ -85,8 +86,14 @@ class Run:
 
     @property
     def result(self) -> Result:
-        if self._result is None:
+        """Put together when it is first asked for, which needs no device: another run may have it meanwhile."""
+        if not self._decoded:
             raise UsageError("The run has not ended; iterate over it first.")
+        if self._result is None:
+            self._clock.resume()
+            images = [self._picture(i, self.blend) for i in range(self.settings.num_images)]
+            self._clock.book("blend")
+            self._result = self._finished(images)
         return self._result
 
     def __len__(self) -> int:
@@ -124,21 +131,31 @@ class Run:
                 self.model.release()
 
     def _in_order(self) -> Iterator[Step]:
-        self._prepare()
-        self._clock.book("prepare")
+        self.prepare()
         self._encode()
         self._clock.book("encode")
         yield from self._denoise()
         self._clock.book("denoise")
         self._decode()
+        self._decoded = True
         self._clock.book("decode")
-        images = [self._picture(i, self.blend) for i in range(self.settings.num_images)]
-        self._clock.book("blend")
-        self._result = self._finished(images)
 
     # prepare -----------------------------------------------------------------------------------------------------
+    def prepare(self, noise: Mapping[str, np.ndarray] | None = None, start: np.ndarray | None = None) -> None:
+        """Cuts the windows out of the photo and draws the noise: before the first step, or now, while another run has the device.
+
+        `noise` is what `steps` takes, for who looks at the windows first. `start` (H, W, 3) takes the photo's place where the strength is
+        below 1 and a picture has a part in the beginning.
+        """
+        if self._prepared:
+            return
+        self._clock.resume()
+        self._start, self.noise = start, self.noise if noise is None else noise
+        self._prepare()
+        self._prepared = True
+        self._clock.book("prepare")
+
     def _prepare(self) -> None:
-        """Cuts the windows out of the photo, and draws the noise."""
         model, size = self.model, self.model.size
         cuts = [cut_out(w, self.photo.rgb) for w in self.modelled]
         for cut in cuts:
@@ -161,7 +178,8 @@ class Run:
             of_window = self.items[w :: len(self.modelled)]
             cut = of_window[0].cut
             # From strength 1 on the image itself has no part in the start.
-            clean = model.moments(cut.x) if settings.strength < 1 else None
+            first = cut.x if self._start is None else cut_out(cut.window, self._start).x
+            clean = model.moments(first) if settings.strength < 1 else None
             masked = model.moments(published.masked_image(cut.x, cut.m))
             mask = published.latent_mask(cut.m, model.vae.config.factor)
             for item in of_window:
