@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from moebius.errors import UsageError
+from moebius.errors import UsageError, did_you_mean
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.settings import Settings
 from moebius.many import cluster, here, manifest, pairs
@@ -154,30 +154,27 @@ def batch(
     Settings(**settings)
     work = listed(absolute(place(images)), absolute(place(masks)), absolute(place(out)), options, recursive)
     on = {"device": device, "require_gpu": require_gpu, "precision": precision, "threads": threads}
-    summary = Summary(work.count)
     if ray is False:
         loaded = model if isinstance(model, Inpainter) else Recipe(model, vae, revision, device=on).load()
-        for outcome in here.outcomes(work.jobs(), Worker(loaded, options)):
-            summary.add(outcome)
-            if on_outcome is not None:
-                on_outcome(outcome)
-        return summary
+        return summed(work, here.outcomes(work.jobs(), Worker(loaded, options)), on_outcome)
     if isinstance(model, Inpainter):
         raise UsageError("An Inpainter stays in its process; with ray= give the model's name, or its folder or file.")
     address = "" if ray is True else str(ray)
     with cluster.Cluster(Recipe(model, vae, revision, device=on), options, address, workers) as machines:
-        for outcome in machines.outcomes(work.jobs()):
-            summary.add(outcome)
-            if on_outcome is not None:
-                on_outcome(outcome)
+        machines.first()
+        return summed(work, machines.outcomes(work.jobs()), on_outcome)
+
+
+def summed(work: Listed, outcomes: Iterator[Outcome], on_outcome: Callable[[Outcome], None] | None) -> Summary:
+    summary = Summary(work.count)
+    for outcome in outcomes:
+        summary.add(outcome)
+        if on_outcome is not None:
+            on_outcome(outcome)
     return summary
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    from dataclasses import fields
-
-    from moebius.errors import did_you_mean
-
     names = [f.name for f in fields(Settings)]
     unknown = sorted(settings.keys() - set(names))
     if unknown:

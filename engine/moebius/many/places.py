@@ -189,7 +189,8 @@ def walk(folder: Place) -> Iterator[tuple[Place, list[str], list[str]]]:
 
     if isinstance(folder, Url):
         for here, folders, files in call(folder, "walk"):
-            yield Url(folder.scheme, PurePosixPath(here)), folders, list(files)
+            below = PurePosixPath(here.lstrip("/")).relative_to(str(folder.path).lstrip("/"))  # some begin with /, where the URL did not
+            yield folder / below, folders, list(files)
     else:
         for here, folders, files in os.walk(folder, onerror=unreadable):
             yield Path(here), folders, files

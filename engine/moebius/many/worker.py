@@ -87,8 +87,8 @@ class Worker:
         self._stopped = True
 
     def one(self, job: Job, wait: Callable[[], object] | None = None, tried: int = 0) -> Outcome:
-        """Whatever is wrong with the picture is its outcome, and ends nothing else. `wait` returns when the frame before it is there. Others
-        have tried so often."""
+        """Whatever is wrong with the picture is its outcome, and ends nothing else. `wait` returns when the frame before it is there.
+        Others have tried so often."""
         tries = tried
         while True:
             tries += 1
