@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -363,6 +364,16 @@ def test_a_frame_starts_from_the_last_one_where_little_has_moved() -> None:
     assert frames.start(now, marked(38), before, marked(30)) is None  # the mask moved far
     assert frames.start(now, marked(32), before + np.uint8(100), marked(30)) is None  # another scene
     assert frames.start(now, marked(32), before[:90], marked(30)[:90]) is None
+
+
+def test_a_still_film_flickers_less_than_its_frames_each_by_itself(tmp_path: Path, model: Inpainter) -> None:
+    film(tmp_path, 6)
+    hole, apart = np.s_[17:27, 19:27], {}
+    for name, more in (("film", {"frames": True}), ("alone", {})):
+        moebius.batch(tmp_path / "in", tmp_path / "masks", tmp_path / name, model=model, steps=4, **more)
+        made = [pixels(tmp_path / name / f"{k}.png")[hole].astype(float) for k in range(6)]
+        apart[name] = np.mean([np.abs(a - b).mean() for a, b in pairwise(made)])
+    assert apart["film"] < apart["alone"] / 2
 
 
 def film(folder: Path, count: int = 4) -> Path:

@@ -75,6 +75,7 @@ class Run:
         self.items: list[Item] = []  # all these windows of the first picture, then of the next
         self._total: int | None = None  # steps, as soon as it is known how many windows the device takes at once
         self._start: np.ndarray | None = None  # as `prepare` is given it
+        self._keep = 0.0
         self._prepared = self._started = self._decoded = False
         self._result: Result | None = None
         self._clock.book("prepare")
@@ -141,16 +142,16 @@ class Run:
         self._clock.book("decode")
 
     # prepare -----------------------------------------------------------------------------------------------------
-    def prepare(self, noise: Mapping[str, np.ndarray] | None = None, start: np.ndarray | None = None) -> None:
+    def prepare(self, noise: Mapping[str, np.ndarray] | None = None, start: np.ndarray | None = None, keep: float = 0.0) -> None:
         """Cuts the windows out of the photo and draws the noise: before the first step, or now, while another run has the device.
 
         `noise` is what `steps` takes, for who looks at the windows first. `start` (H, W, 3) takes the photo's place where the strength is
-        below 1 and a picture has a part in the beginning.
+        below 1 and a picture has a part in the beginning; of its hole the result keeps the part `keep`, from 0 to 1.
         """
         if self._prepared:
             return
         self._clock.resume()
-        self._start, self.noise = start, self.noise if noise is None else noise
+        self._start, self._keep, self.noise = start, keep, self.noise if noise is None else noise
         self._prepare()
         self._prepared = True
         self._clock.book("prepare")
@@ -282,6 +283,9 @@ class Run:
             else:
                 rows, columns, weights = seam_weights(window)
                 changed[rows, columns] |= weights > 0
+        if self._start is not None:
+            kept, new = (picture[self.mask.fill].astype(np.float64) for picture in (self._start, canvas))
+            canvas[self.mask.fill] = np.rint(self._keep * kept + (1 - self._keep) * new)
         return canvas, changed
 
     # result ------------------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ class Cluster:
     def first(self) -> About:
         """Of the worker that is ready first."""
         while self._first is None:
-            self._look(1.0)
+            self.look(1.0)
         return self._first
 
     def __exit__(self, *_: object) -> None:
@@ -202,7 +202,7 @@ class Cluster:
                 if job is None:
                     return
                 self._again.append((job, 0))  # no actor is ready yet
-            for outcome in self._look(1.0):
+            for outcome in self.look(1.0):
                 feed.ended(outcome.job)
                 yield outcome
 
@@ -220,7 +220,7 @@ class Cluster:
                 job, tried = found, 0
             slot.jobs[slot.actor.one.remote(job, tried)] = job, tried
 
-    def _look(self, seconds: float) -> list[Outcome]:
+    def look(self, seconds: float) -> list[Outcome]:
         """What has ended by then; an actor that is ready, or that has died, is seen to."""
         whose = {ref: slot for slot in self.slots for ref in ([slot.loading] if slot.loading is not None else slot.jobs)}
         some, _ = self.ray.wait(list(whose), num_returns=1, timeout=seconds)

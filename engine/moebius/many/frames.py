@@ -1,7 +1,8 @@
 """Frames of a film, so that a still background does not flicker: the noise lies fixed in the picture, and a frame starts from the last one.
 
 A frame's start is its own picture with the last result in the hole: of what was filled there the fill, of what was not the background
-itself. It is read from the file that was written, so a film that is broken off goes on as if it had not been.
+itself. A part of that stays in the result. It is read from the file that was written, so a film that is broken off goes on as if it had
+not been.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from moebius.pictures.mask import dilated
 from moebius.pictures.pixels import bounds
 from moebius.pictures.windows import Window
 
-STRENGTH = 0.6  # of a frame that starts from the last one: how much of the schedule is run; at 0.99 little of the start is left
+STRENGTH = 0.5  # of a frame that starts from the last one: how much of the schedule is run; at 0.99 little of the start is left
+KEEP = 0.75  # so much of the last picture's hole stays: joined to a noisy rim, and with grain, equal fills would flicker as well
 OVERLAP = 0.5  # of both masks' pixels: so much must be in both
-AROUND, CHANGED = 16, 0.08  # pixels around the holes, and by how much of the range they may differ in the mean; more is another scene
+AROUND, BLOCK, CHANGED = 16, 4, 0.02  # around the holes, means of so many pixels a side, which may differ by so much of the range
 TILE = 64  # latents a side of what is drawn at once
 NAMES = ("image", "masked", "start", "offset")
 
@@ -65,14 +67,20 @@ def start(rgb: np.ndarray, fill: np.ndarray, before: np.ndarray, filled: np.ndar
     either = fill | filled
     if not either.any() or (fill & filled).sum() < OVERLAP * either.sum():
         return None
-    around = dilated(either, AROUND)
-    rows, columns = bounds(around)
-    ring = (around & ~either)[rows, columns]
-    if ring.any():
-        now, then = (p[rows, columns][ring].astype(np.float64) for p in (rgb, before))
-        if np.abs(now - then).mean() > CHANGED * np.iinfo(rgb.dtype).max:
-            return None
+    rows, columns = bounds(dilated(either, AROUND))
+    now, then = (means(picture[rows, columns], either[rows, columns]) for picture in (rgb, before))
+    if not now.size or np.abs(now - then).mean() > CHANGED * np.iinfo(rgb.dtype).max:
+        return None
     return np.where(fill[..., None], before, rgb)
+
+
+def means(picture: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """(n, 3): of the blocks that no hole touches. A camera's noise is hardly in them, and what moves is."""
+    tall, wide = (length // BLOCK for length in holes.shape)
+    blocks = picture[: tall * BLOCK, : wide * BLOCK].reshape(tall, BLOCK, wide, BLOCK, 3).mean(axis=(1, 3))
+    touched = holes[: tall * BLOCK, : wide * BLOCK].reshape(tall, BLOCK, wide, BLOCK).any(axis=(1, 3))
+    found: np.ndarray = blocks[~touched]
+    return found
 
 
 def of_frame(settings: Settings) -> float:

@@ -182,7 +182,7 @@ class Worker:
         model, noise = self.model, None
         if self.options.frames:
             noise = frames.draws(run.settings, run.modelled, model.vae.config.latent_channels, model.unet.config.sample_size)
-        run.prepare(noise, start)
+        run.prepare(noise, start, frames.KEEP)
         with self._turn:
             self._go_on()
             began = time.perf_counter()
