@@ -1,12 +1,13 @@
 """Many pictures: how much of a batch's time its device works, what a second worker brings, and how little a film flickers.
 
-    python benchmarks/bench_batch.py [--only plain scaling driver frames] [--pictures N] [--steps N] [--json FILE]
+    python benchmarks/bench_batch.py [--only plain scaling driver host frames] [--pictures N] [--steps N] [--json FILE]
 
 All on the CPU device with nano, on the sample photograph at 160×107. Nothing else should run: the figures are times.
 
 plain     a batch in one process: its seconds to the seconds that its device alone takes for the same runs, one after the other
 scaling   one Ray worker pinned to a core, then two pinned to a core each: pictures a second once all are ready
 driver    pictures a second that a driver hands out and takes back, to workers that do nothing: what a cluster can never exceed
+host      a photograph of 12 million pixels, a JPEG: the seconds of one thread before the device and after it, and the files' sizes
 frames    a still scene, the photograph with a camera's noise in each frame and a hole that drifts a few pixels: the mean difference of
           neighbouring frames in the hole, with --frames and each frame by itself; and how fine a fill is in the first frame and the last
 """
@@ -38,7 +39,8 @@ from moebius.many.recipe import Recipe
 from moebius.many.worker import Options, Worker
 
 SIZE, BOX = (160, 107), (60, 40, 30, 30)
-PARTS = ("plain", "scaling", "driver", "frames")
+PARTS = ("plain", "scaling", "driver", "host", "frames")
+LARGE = 4000, 3000
 
 
 def pictures(folder: Path, count: int) -> tuple[Path, Path]:
@@ -165,6 +167,29 @@ def driver(count: int) -> dict[str, float]:
     return {"pictures": ended, "per second": ended / seconds}
 
 
+def host() -> dict[str, float]:
+    model = Inpainter.from_pretrained("nano", device="cpu")
+    with tempfile.TemporaryDirectory() as name:
+        image, out = Path(name, "photo.jpg"), Path(name, "out.jpg")
+        Image.open(sample.photo()).convert("RGB").resize(LARGE, Image.Resampling.BICUBIC).save(image, quality=95)
+        mask = Image.new("L", LARGE)
+        mask.paste(255, (2000, 1500, 2080, 1580))
+        mask.save(Path(name, "m.png"))
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            run = model.steps(image, Path(name, "m.png"), steps=2)
+            run.prepare()
+            read = time.perf_counter() - began
+            for _step in run:
+                pass
+            began = time.perf_counter()
+            run.result.save(out)
+            seconds.append((read, time.perf_counter() - began))
+        read, write = min(seconds, key=sum)
+        return {"before": read, "after": write, "MB read": image.stat().st_size / 1e6, "MB written": out.stat().st_size / 1e6}
+
+
 # Frames ----------------------------------------------------------------------------------------------------------------
 def film(folder: Path, count: int) -> list[np.ndarray]:
     """Writes the frames and their masks; returns the masks."""
@@ -221,6 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plain": lambda: plain(args.pictures, settings),
         "scaling": lambda: scaling(args.pictures // 2, settings),
         "driver": lambda: driver(20 * args.pictures),
+        "host": host,
         "frames": lambda: frames(min(args.pictures, 24), settings),
     }
     result: dict[str, Any] = {"bench": "bench_batch", "machine": common.environment(None), "steps": args.steps}
