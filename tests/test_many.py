@@ -26,9 +26,10 @@ from moebius.inpaint.result import Result
 from moebius.inpaint.settings import Settings
 from moebius.many import batch as many
 from moebius.many import frames, here, manifest, worker
-from moebius.many.cluster import Feed
+from moebius.many.cluster import Cluster, Feed, Slot
 from moebius.many.jobs import Job, Outcome
 from moebius.many.places import Url, place
+from moebius.many.recipe import Recipe
 from moebius.many.worker import Options, Room, Stopped, Worker
 from moebius.pictures import photo as photos
 from moebius.pictures.metadata import read_metadata
@@ -417,3 +418,13 @@ def test_the_frames_of_a_film_wait_for_one_another_and_films_do_not() -> None:
 
 def test_tries_and_threads_are_what_the_pages_say() -> None:
     assert (worker.RETRIES, worker.THREADS) == (2, 4)
+
+
+def test_a_place_where_no_worker_comes_up_is_one_less() -> None:
+    told: list[str] = []
+    started = Cluster(Recipe(), Options(), tell=told.append)
+    started.slots = [Slot(), Slot()]
+    started._give_up(started.slots[0], MoebiusError("no driver"))
+    assert (len(started.slots), len(told)) == (1, 1)
+    with pytest.raises(MoebiusError, match="no driver"):
+        started._give_up(started.slots[0], MoebiusError("no driver"))

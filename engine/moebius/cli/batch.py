@@ -127,7 +127,7 @@ def outcomes(args: argparse.Namespace, wanted: Options, work: Listed) -> Generat
             found.close()
             bar.close()
         return
-    with cluster.Cluster(recipe(args), wanted, args.ray, args.workers) as machines:
+    with cluster.Cluster(recipe(args), wanted, args.ray, args.workers, tell) as machines:
         first = machines.first()
         if args.synthetic:
             tell(SYNTHETIC)

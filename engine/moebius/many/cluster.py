@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -126,10 +126,18 @@ class Feed:
 class Cluster:
     """Actors for one batch: `with Cluster(recipe, options, address, workers) as c: for outcome in c.outcomes(jobs): …`"""
 
-    def __init__(self, recipe: Recipe, options: Options, address: str = "", workers: int | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: Options,
+        address: str = "",
+        workers: int | None = None,
+        tell: Callable[[str], None] = lambda _: None,  # of workers that are lost
+    ) -> None:
         if workers is not None and workers < 1:
             raise UsageError(f"workers is {workers}; it must be a whole number from 1 up.")
         self.recipe, self.options, self.address, self.workers = elsewhere(recipe), options, address, workers
+        self._tell = tell
         self.slots: list[Slot] = []
         self._first: About | None = None  # who was ready first: all others must have the same model
         self._again: deque[tuple[Job, int]] = deque()
@@ -249,8 +257,11 @@ class Cluster:
         except self.ray.exceptions.RayError as error:
             self._died(slot, error)
             return
-        if isinstance(about, Exception):
+        if isinstance(about, UsageError):
             raise about
+        if isinstance(about, Exception):
+            self._give_up(slot, about)
+            return
         if about.version != moebius.__version__:
             raise UsageError(f"{about.name} has moebius {about.version}, and this machine {moebius.__version__}; install the same.")
         self._first = self._first or about
@@ -269,12 +280,20 @@ class Cluster:
                 why = MoebiusError(f"the worker died {tried + 1} times over this picture, at last {name}: {first_line(error)}")
                 failed.append(Outcome(job, "failed", error=why, worker=name, tries=tried + 1))
         slot.jobs = {}
-        if slot.starts >= STARTS and slot.about is None:
-            raise MoebiusError(f"Of {STARTS} workers none came up: {first_line(error)}")
         with suppress(Exception):
             self.ray.kill(slot.actor)
-        self._started(slot)
+        if slot.starts >= STARTS and slot.about is None:
+            self._give_up(slot, MoebiusError(f"{STARTS} workers died before they were ready: {first_line(error)}"))
+        else:
+            self._started(slot)
         return failed
+
+    def _give_up(self, slot: Slot, error: Exception) -> None:
+        """A place where no worker comes up is one less; the last one is the batch's failure."""
+        self.slots.remove(slot)
+        if not self.slots:
+            raise error
+        self._tell(f"A worker less, {len(self.slots)} are left: {error}")
 
 
 # Ray itself ------------------------------------------------------------------------------------------------------------
