@@ -2,29 +2,18 @@
 
     python examples/folder.py photos/ masks/ filled/     a mask goes by its picture's name
 
-`moebius batch` does the same with more options.
+While one picture has the device the next is read and the last one written. `moebius batch` is the same as a command.
 """
 
 import sys
-from pathlib import Path
 
-from moebius import Inpainter
-from moebius.errors import MoebiusError
+from moebius import batch
 
-photos, masks, out = map(Path, sys.argv[1:])
-out.mkdir(exist_ok=True)
-by_name = {mask.stem: mask for mask in masks.iterdir()}
 
-inpaint = Inpainter.from_pretrained("nano")
-failed = 0
-for photo in sorted(photos.iterdir()):
-    try:
-        if photo.stem not in by_name:
-            raise MoebiusError("there is no mask of that name")
-        result = inpaint(photo, by_name[photo.stem], steps=8)
-        result.save(out / photo.name)
-        print(f"{photo.name}: {len(result.windows)} windows, {sum(result.timings.values()):.1f} s")
-    except MoebiusError as error:  # every error that is foreseen: no picture, no room, no mask, …
-        failed += 1
-        print(f"{photo.name}: {error}")
-sys.exit(failed > 0)
+def tell(outcome):
+    print(f"{outcome.job.name}: {outcome.error or f'{outcome.windows} windows, {outcome.seconds:.1f} s'}")
+
+
+photos, masks, out = sys.argv[1:]
+summary = batch(photos, masks, out, steps=8, on_outcome=tell)
+sys.exit(summary.failed > 0)

@@ -18,7 +18,7 @@ LAYERS = [
     ("backends", "weights"),
     ("inpaint",),
     ("check",),
-    ("view", "web", "serve"),
+    ("view", "web", "serve", "many"),
     ("cli",),
 ]
 TOP = ("moebius", "moebius.__main__")  # the public names, and the command

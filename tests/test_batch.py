@@ -5,54 +5,28 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from batch_cases import files, mask, picture, small_model
 from PIL import Image
 
-from moebius.backends.cpu import CPU
 from moebius.cli import batch, progress
 from moebius.cli import main as cli
-from moebius.cli.pairs import find
 from moebius.errors import MoebiusError, UsageError
 from moebius.inpaint.inpainter import Inpainter
-from moebius.model.synthetic import synthetic
-from moebius.model.unet import UNet, UNetConfig
-from moebius.model.unet import shapes as unet_shapes
-from moebius.model.vae import VAE, VAEConfig
-from moebius.model.vae import shapes as vae_shapes
+from moebius.many.pairs import find
 from moebius.pictures import photo as photos
 from moebius.pictures.metadata import read_metadata
 
-SMALL_UNET = UNetConfig(4, block_out_channels=(8, 16), heads=2, cross_attention_dim=8, encoder_hid_dim=8, norm_num_groups=4)
-SMALL_VAE = VAEConfig((8, 8, 8, 8), norm_num_groups=4)  # windows of 32 pixels
 NOTE = "what should be known of the model"
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Inpainter:
     """In place of what the options name."""
-    ops = CPU()
-    weights = synthetic(unet_shapes(SMALL_UNET), 0), synthetic(vae_shapes(SMALL_VAE), 0)
-    small = Inpainter(UNet(SMALL_UNET, weights[0], ops), VAE(SMALL_VAE, weights[1], ops), model="small")
+    small = small_model()
     small.notes = (NOTE,)
     monkeypatch.setattr(batch, "load_model", lambda args, tell: small)
     return small
-
-
-def picture(path: Path, size: tuple[int, int] = (40, 30)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-def mask(path: Path, box: tuple[int, int, int, int] | None = (5, 5, 15, 12), size: tuple[int, int] = (40, 30)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("L", size)
-    if box:
-        image.paste(255, box)
-    image.save(path)
-    return path
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
@@ -62,14 +36,10 @@ def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
     return code, out.out, out.err
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-
-
 # Which pictures, which masks -------------------------------------------------------------------------------------------
 def pairs(images: Path, masks: Path, out: Path, recursive: bool = False) -> tuple[dict[str, str | None], list[str]]:
     found = find(images, masks, out, recursive)
-    names = {p.image.relative_to(images).as_posix(): p.mask and p.mask.name for p in found.pairs}
+    names = {j.name: j.mask and j.mask.name for j in found.jobs}
     return names, sorted(name for names in found.ignored.values() for name in names)
 
 
@@ -109,10 +79,10 @@ def test_several_masks_for_a_picture_are_its_problem(tmp_path: Path) -> None:
     picture(tmp_path / "in/a.jpg")
     for name in ("a.png", "a_mask.png"):
         mask(tmp_path / "masks" / name)
-    (pair,) = find(tmp_path / "in", tmp_path / "masks", tmp_path / "out", False).pairs
-    assert pair.mask is None
-    assert "a.png" in pair.problem
-    assert "a_mask.png" in pair.problem
+    (job,) = find(tmp_path / "in", tmp_path / "masks", tmp_path / "out", False).jobs
+    assert job.mask is None
+    assert "a.png" in job.problem
+    assert "a_mask.png" in job.problem
 
 
 def test_what_makes_no_batch(tmp_path: Path) -> None:
@@ -141,7 +111,7 @@ def test_what_cannot_be_written_in_its_own_format_becomes_a_png(tmp_path: Path) 
     (tmp_path / "b.HEIF").touch()
     picture(tmp_path / "c.JPG")
     found = find(tmp_path, mask(tmp_path / "m.png"), tmp_path / "out", False)
-    assert [p.out.name for p in found.pairs] == ["a.png", "b.png", "c.JPG"]
+    assert [job.out.name for job in found.jobs] == ["a.png", "b.png", "c.JPG"]
 
 
 # A run -----------------------------------------------------------------------------------------------------------------
@@ -298,6 +268,42 @@ def test_a_photograph_for_a_mask_fails_unless_meant(capsys, tmp_path: Path, mode
     assert code == 1
     assert "photograph" in err
     assert run(capsys, *argv, "--yes")[0] == 0
+
+
+def test_without_ray_there_is_one_sentence(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "in/a.png")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, printed, err = run(capsys, tmp_path / "in", mask(tmp_path / "m.png"), tmp_path / "out", "--ray")
+    assert (code, printed, len(err.splitlines())) == (2, "", 1)
+    assert "moebius-webgpu[ray]" in err
+
+
+def test_a_batch_that_is_stopped_ends_with_130(capsys, tmp_path: Path, model: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abcdef":
+        picture(tmp_path / f"in/{name}.png")
+    seen = []
+
+    def stop(self: progress.Pictures, how: str) -> None:
+        seen.append(how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.Pictures, "end", stop)
+    code, _, err = run(capsys, tmp_path / "in", mask(tmp_path / "m.png"), tmp_path / "out")
+    assert (code, seen) == (130, ["done"])
+    assert "Traceback" not in err
+    assert "a.png" in files(tmp_path / "out")
+    assert not [name for name in files(tmp_path / "out") if name.endswith(".part")]
+
+
+def test_the_summary_says_what_each_device_did(capsys, tmp_path: Path, model: Inpainter) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+    code, printed, err = run(capsys, tmp_path / "in", mask(tmp_path / "m.png"), tmp_path / "out", "--json")
+    (did,) = json.loads(printed.splitlines()[-1])["summary"]["devices"].values()
+    assert (code, did["pictures"]) == (0, 2)
+    assert 0 < did["busy"] <= 1
+    assert did["per_second"] > 0
+    assert f"{model.device}: 2 pictures" in err
 
 
 def test_a_folder_that_cannot_be_made(capsys, tmp_path: Path, model: Inpainter) -> None:

@@ -42,6 +42,9 @@ OPTIONS_NOT_RUN = {  # the same for options; "" stands for any value
     ("--model", "places2"): "needs a network",
     ("--model", "./checkpoint.bin"): "is the reader's own file",
     ("--clear", ""): "clears the cache",
+    ("--ray", ""): "needs Ray",
+    ("s3://bucket/photos", ""): "needs a network",
+    ("list.csv", ""): "is the reader's own file",
 }
 
 

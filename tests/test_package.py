@@ -15,6 +15,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -204,11 +205,13 @@ def test_who_builds_it_again_gets_the_same_bytes(dist: Path, source: Path, tmp_p
 IMPORTED_AS = {"pillow": "PIL", "python-xlib": "Xlib", "scikit-image": "skimage", "scikit-learn": "sklearn"}
 IMPORTED_AS |= {"opencv-contrib-python-headless": "cv2", "onnxruntime-webgpu": "onnxruntime", "pytest-timeout": "pytest_timeout"}
 RUN = {"ruff", "mypy", "build", "twine", "setuptools", "pytest-timeout", "pytest-xdist"}  # tools: started, not imported
+RUN |= {"moebius-webgpu"}  # another of its extras
 NAMED = {"wgpudawn", "onnx", "onnxscript", "skimage", "sklearn"}  # imported by a name in a table, or for another, or for their pictures
 WITH_OTHERS = {
     "starlette": "fastapi",
     "scipy": "scikit-image",
     "yaml": "huggingface-hub",
+    "fsspec": "huggingface-hub",
     "packaging": "pytest",
 }  # module: what it comes with
 
@@ -245,34 +248,37 @@ def module_of(requirement: str) -> str:
 def test_the_package_depends_on_what_it_imports_and_on_nothing_else() -> None:
     used = modules("engine")
     needed = {module_of(name) for name in requirements()}
-    served = {module_of(name) for name in requirements("serve")}
-    assert used - needed - served - WITH_OTHERS.keys() <= {"wgpudawn", "pillow_heif"}, "which a user may bring along"
-    assert needed | served <= used
+    extras = {module_of(name) for extra in ("serve", "ray") for name in requirements(extra)}
+    assert used - needed - extras - WITH_OTHERS.keys() <= {"wgpudawn", "pillow_heif"}, "which a user may bring along"
+    assert needed | extras <= used
     outside = {path for path in (ROOT / "engine").rglob("*.py") if path.parent.name != "serve"}
     assert not any(
         re.search(r"^\s*(from|import) (fastapi|starlette|uvicorn|python_multipart)", p.read_text("utf-8"), re.M) for p in outside
     )
 
 
-@pytest.mark.parametrize("extra", ["test", "bench", "train"])
+@pytest.mark.parametrize("extra", ["test", "bench", "train", "ray"])
 def test_an_extra_brings_what_is_imported_or_run(extra: str) -> None:
     used = modules("engine", "tests", "tools", "benchmarks", "examples")
     texts = [p.read_text(encoding="utf-8") for folder in ("engine", "tools", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
     named = {name for name in NAMED if any(f'"{name}"' in text for text in texts)}
     assert {module_of(name) for name in requirements(extra).keys() - RUN} <= used | named
-    every = {module_of(name) for of in (None, "heic", "serve", "test", "bench", "train") for name in requirements(of)}
+    every = {module_of(name) for of in (None, "heic", "serve", "ray", "test", "bench", "train") for name in requirements(of)}
     assert used - every <= {*WITH_OTHERS, "gradio"}, "or what one example is for"
 
 
 def test_every_dependency_has_a_range_and_both_its_ends_are_tested() -> None:
     lines = (ROOT / "tools/lowest.txt").read_text(encoding="utf-8").splitlines()
     lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
-    assert {canonicalize_name(name) for name in lowest} == {*requirements(), *requirements("serve")}
+    every = requirements() | requirements("serve") | requirements("ray")
+    assert {canonicalize_name(name) for name in lowest} == every.keys()
     for name, version in lowest.items():
-        needed = (requirements() | requirements("serve"))[canonicalize_name(name)]
+        needed = every[canonicalize_name(name)]
         bounds = {s.operator: Version(s.version) for s in needed.specifier}
         assert bounds.keys() == {">=", "<"}, name
         assert bounds[">="] == Version(version), f"{name}: tools/lowest.txt has another one than pyproject.toml"
+        if name == "ray" and find_spec("ray") is None:
+            continue
         assert needed.specifier.contains(importlib.metadata.version(name)), f"{name} here is one that nobody else would get"
 
 

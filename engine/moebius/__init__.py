@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from moebius.backends.reference import Reference
     from moebius.backends.webgpu import WebGPU, adapters
     from moebius.inpaint.inpainter import Inpainter
+    from moebius.many.batch import batch
     from moebius.model import unet, vae
     from moebius.model.synthetic import synthetic
     from moebius.model.unet import UNet, UNetConfig
@@ -26,6 +27,7 @@ __all__ = [
     "WebGPU",
     "__version__",
     "adapters",
+    "batch",
     "errors",
     "sample",
     "synthetic",
@@ -44,6 +46,7 @@ _HOMES = {
     "VAEConfig": "moebius.model.vae",
     "WebGPU": "moebius.backends.webgpu",
     "adapters": "moebius.backends.webgpu",
+    "batch": "moebius.many.batch",
     "errors": "moebius",
     "sample": "moebius",
     "synthetic": "moebius.model.synthetic",

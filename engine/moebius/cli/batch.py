@@ -1,28 +1,30 @@
-"""`moebius batch`: a folder of pictures."""
+"""`moebius batch`: a folder of pictures, or a list of them."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import os
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
-from moebius.cli.endings import failure, told
-from moebius.cli.inpaint import chosen_settings, mask_settings, numbered, report
-from moebius.cli.load import load_model
+from moebius.cli.endings import DEBUG, failure, told
+from moebius.cli.inpaint import chosen_settings
+from moebius.cli.like import compare_model
+from moebius.cli.load import SYNTHETIC, load_model, recipe
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Pictures
-from moebius.errors import EmptyMaskError, MoebiusError, UsageError
+from moebius.many.places import make_folder, place
 
 if TYPE_CHECKING:
-    from moebius.cli.pairs import Pair
-    from moebius.inpaint.inpainter import Inpainter
-    from moebius.inpaint.result import Result
+    from moebius.many.batch import Listed, Summary
+    from moebius.many.jobs import Job, Outcome
+    from moebius.many.worker import Options
 
 LISTED = 12  # names in a line
 
@@ -31,11 +33,17 @@ def add_parser(commands: Any) -> None:
     p = commands.add_parser(
         "batch", help="the same for folders", formatter_class=options.Narrow, usage="%(prog)s IMAGES MASKS OUT [options]"
     )
-    p.add_argument("images", metavar="IMAGES", type=Path, help="a folder")
-    p.add_argument("masks", metavar="MASKS", type=Path, help="a folder of masks, a.* or a_mask.* for a.jpg (may be IMAGES); or one for all")
-    p.add_argument("out", metavar="OUT", type=Path, help="a folder, made when missing; the images' names and formats")
+    p.add_argument("images", metavar="IMAGES", type=place, help="a folder, or a manifest: .csv or .jsonl (docs/batch.md); or its URL")
+    p.add_argument(
+        "masks", metavar="MASKS", type=place, help="a folder, in it a.* or a_mask.* for a.jpg (may be IMAGES); or one mask for all"
+    )
+    p.add_argument("out", metavar="OUT", type=place, help="a folder, made when missing; the images' names and formats")
     p.add_argument("--recursive", action="store_true", help="subfolders too; OUT gets the same ones")
     p.add_argument("--resume", action="store_true", help="skip images whose result is there, of the same settings and model")
+    p.add_argument("--retries", metavar="N", type=retries, default=2, help="how often a picture is tried again after bad luck (2)")
+    p.add_argument("--frames", action="store_true", help="the images of a folder are those of a film: each starts from the last one")
+    p.add_argument("--ray", metavar="ADDRESS", nargs="?", const="", help="on the machines of this Ray cluster; without ADDRESS on this one")
+    p.add_argument("--workers", metavar="N", type=workers, help="of --ray (one a GPU; of the CPU device one for each of its threads' CPUs)")
     options.add_settings(p)
     options.add_consent(p)
     p.add_argument("--like", metavar="FILE", type=Path, help="the settings that made FILE; options given here win")
@@ -45,138 +53,134 @@ def add_parser(commands: Any) -> None:
     p.set_defaults(command=batch)
 
 
+def retries(text: str) -> int:
+    return options.whole(text, 0, 1000)
+
+
+def workers(text: str) -> int:
+    return options.whole(text, 1, 10_000)
+
+
 def batch(args: argparse.Namespace) -> int:
-    from moebius.cli.pairs import find
+    from moebius.many.batch import Summary, absolute, listed
 
     tell = say_nothing if args.quiet else say
-    found = find(args.images, args.masks, args.out, args.recursive)
-    settings = chosen_settings(args)
+    if args.ray is not None:
+        args.images, args.masks, args.out = (absolute(p) for p in (args.images, args.masks, args.out))
+    wanted = chosen_options(args)
+    work = listed(args.images, args.masks, args.out, wanted, args.recursive)
     make_folder(args.out)
-    for why, names in found.ignored.items():
+    for why, names in work.ignored.items():
         if names:
             more = f", … and {len(names) - LISTED} more" if len(names) > LISTED else ""
             tell(f"Ignored, {why}: {', '.join(names[:LISTED])}{more}")
-    model = load_model(args, tell)
-    for note in model.notes:
-        tell(note)
-    bar = Pictures(len(found.pairs), silent=args.quiet or args.json)
-    work = Work(args, model, settings, bar)
-    try:
-        for pair in found.pairs:
-            bar.begin(pair.image.relative_to(args.images).as_posix())
-            bar.end(work.one(pair))
-    finally:
-        bar.close()
-    counts = {what: bar.ended.count(what) for what in ("done", "skipped", "failed")}
-    tell(f"{', '.join(f'{n} {what}' for what, n in counts.items())} in {time.perf_counter() - bar.start:.1f} s")
+    with outcomes(args, wanted, work) as (model, bar, found):
+        summary = Summary(work.count)
+        for outcome in found:
+            if outcome.how != "skipped":
+                report(args, outcome, model, bar)
+            elif args.json:
+                print(json.dumps({**outcome.job.inputs, "skipped": True, "output": outcome.output}))
+            bar.end(outcome.how)
+            summary.add(outcome)
+    end(args, summary, work)
+    return 1 if summary.failed else 0
+
+
+def chosen_options(args: argparse.Namespace) -> Options:
+    from moebius.many.worker import Options
+
+    return Options(
+        settings=chosen_settings(args),
+        resume=args.resume,
+        force=args.yes,
+        allow_empty=args.allow_empty,
+        max_pixels=args.max_pixels,
+        metadata=not args.no_metadata,
+        quality=args.quality,
+        retries=args.retries,
+        frames=args.frames,
+    )
+
+
+@contextmanager
+def outcomes(args: argparse.Namespace, wanted: Options, work: Listed) -> Generator[tuple[Any, Pictures, Iterator[Outcome]], None, None]:
+    """The model, or what the workers say of theirs; the bar; and what becomes of the pictures, of which the first is not begun yet."""
+    from moebius.many import cluster, here
+    from moebius.many.worker import Worker
+
+    tell = say_nothing if args.quiet else say
+    silent = args.quiet or args.json
+    if args.ray is None:
+        model = load_model(args, tell)
+        for note in model.notes:
+            tell(note)
+        bar = Pictures(work.count, silent)
+
+        def on_step(job: Job, done: int, total: int) -> None:
+            bar.step(job.index, job.name, done, total)
+
+        found = here.outcomes(work.jobs(), Worker(model, wanted, None if silent else on_step))
+        try:
+            yield model, bar, found
+        finally:
+            found.close()
+            bar.close()
+        return
+    with cluster.Cluster(recipe(args), wanted, args.ray, args.workers, tell) as machines:
+        first = machines.first()
+        if args.synthetic:
+            tell(SYNTHETIC)
+        tell(f"Device: {first.device}, and {len(machines.slots) - 1} more workers")
+        for note in first.notes:
+            tell(note)
+        if getattr(args, "like_record", None) is not None:
+            compare_model(args, SimpleNamespace(identity=first.identity, digests=first.digests, model=first.model), tell)  # type: ignore[arg-type]
+        bar = Pictures(work.count, silent)
+        try:
+            yield first, bar, machines.outcomes(work.jobs())
+        finally:
+            bar.close()
+
+
+def report(args: argparse.Namespace, outcome: Outcome, model: Any, bar: Pictures) -> None:
+    """What was made of what, and how long it took; or why not."""
+    tell = say_nothing if args.quiet else bar.say
+    name = bar.named(outcome.job.index, outcome.job.name)
+    for note in outcome.notes:
+        tell(f"{name}: {note}")
+    if outcome.error is not None:
+        if os.environ.get(DEBUG, "0") not in ("", "0"):
+            traceback.print_exception(outcome.error)
+        sentence, code = told(outcome.error)
+        bar.say_error(f"{name}: {sentence}")
+        if args.json:
+            print(json.dumps({**outcome.job.inputs, **failure(sentence, type(outcome.error).__name__, code)}))
+        return
+    where = ", ".join(outcome.output)
+    about: dict[str, Any] = {"output": outcome.output}
+    if outcome.how == "copied":
+        tell(f"{bar.place} Copied to {where}: the mask marks nothing")
+        about |= {"copied": True}
+    else:
+        seconds = ", ".join(f"{stage} {t:.2f} s" for stage, t in outcome.metadata["timings"].items())
+        tell(f"{bar.place} Wrote {where} ({seconds})")
+        about |= {**outcome.metadata, "windows": outcome.windows, "notes": [*model.notes, *outcome.notes]}
     if args.json:
-        ignored = [name for names in found.ignored.values() for name in names]
-        print(json.dumps({"summary": {**counts, "ignored": ignored, "seconds": round(time.perf_counter() - bar.start, 3)}}))
-    return 1 if counts["failed"] else 0
+        print(json.dumps({**outcome.job.inputs, **about}))
 
 
-class Work:
-    """What a batch does with a picture."""
-
-    def __init__(self, args: argparse.Namespace, model: Inpainter, settings: dict[str, Any], bar: Pictures) -> None:
-        self.args, self.model, self.settings, self.bar = args, model, settings, bar
-        self.tell: Callable[..., None] = say_nothing if args.quiet else bar.say
-
-    def one(self, pair: Pair) -> str:
-        """done, skipped or failed. What is wrong with one picture does not end the batch."""
-        given = {"image": str(pair.image), **({"mask": str(pair.mask)} if pair.mask else {})}
-        try:
-            return self.filled(pair, given)
-        except (MoebiusError, MemoryError) as error:
-            if isinstance(error, MemoryError):
-                self.model.forget_denoisers()  # what the next picture needs is taken again
-            sentence, code = told(error)
-            self.bar.say_error(f"{self.bar.doing}: {sentence}")
-            if self.args.json:
-                print(json.dumps({**given, **failure(sentence, type(error).__name__, code)}))
-            return "failed"
-
-    def filled(self, pair: Pair, given: Mapping[str, str]) -> str:
-        from moebius.pictures import mask as masks
-        from moebius.pictures import photo as photos
-
-        args, settings = self.args, self.settings
-        outputs = numbered(pair.out, settings.get("num_images", 1))
-        if args.resume and self.is_there(outputs):
-            if args.json:
-                print(json.dumps({**given, "skipped": True, "output": [str(p) for p in outputs]}))
-            return "skipped"
-        if pair.mask is None:
-            raise UsageError(pair.problem)
-        photo = photos.load(pair.image, args.max_pixels)
-        make_folder(pair.out.parent)
-        load = partial(masks.load, pair.mask, photo, force=args.yes, max_pixels=args.max_pixels, **mask_settings(settings))
-        try:
-            mask = load(allow_empty=any(settings.get("extend", ())))
-        except EmptyMaskError:
-            if not args.allow_empty:
-                raise
-            if pair.out.suffix == pair.image.suffix:
-                return self.copied(pair.image, outputs, given)
-            mask = load(allow_empty=True)
-        result = self.run(photo, mask)
-        for i, path in enumerate(outputs):
-            for note in result.save(path, index=i, metadata=not args.no_metadata, quality=args.quality):
-                self.tell(f"{self.bar.doing}: {note}")
-        report(args, partial(self.tell, self.bar.place), result, outputs, dict(given))
-        return "done"
-
-    def copied(self, image: Path, outputs: Sequence[Path], given: Mapping[str, str]) -> str:
-        """The picture byte by byte, where there is nothing to fill in."""
-        from moebius.files import open_regular, replacing
-
-        for path in outputs:
-            try:
-                with open_regular(image) as source, replacing(path) as target:
-                    shutil.copyfileobj(source, target)
-            except OSError as error:
-                raise MoebiusError(f"{path} cannot be written: {error.strerror or error}.") from error
-        self.tell(f"{self.bar.place} Copied to {', '.join(map(str, outputs))}: the mask marks nothing")
-        if self.args.json:
-            print(json.dumps({**given, "copied": True, "output": [str(p) for p in outputs]}))
-        return "done"
-
-    def run(self, photo: Any, mask: Any) -> Result:
-        run = self.model.steps(photo, mask, **self.settings)
-        for note in run.notes[len(self.model.notes) :]:  # those of the model were told before
-            self.tell(f"{self.bar.doing}: {note}")
-        for step in run:
-            if not self.bar.silent:
-                step.state.estimate()  # waits for the GPU: without it steps would count that are only queued
-                self.bar.step(step.index + 1, step.total)
-        return run.result
-
-    def is_there(self, outputs: Sequence[Path]) -> bool:
-        """Whether all of these were made with the same settings and model; says of one that is there and was not why it is made again."""
-        from moebius.inpaint.record import differing, of_image, record, resolved
-        from moebius.inpaint.settings import Settings
-        from moebius.pictures.metadata import read_metadata
-
-        if not all(path.exists() for path in outputs):
-            return False
-        wanted = record(self.model, resolved(Settings(**self.settings), self.model))
-        for i, path in enumerate(outputs):
-            try:
-                made = read_metadata(path)
-            except MoebiusError as error:
-                self.tell(f"{error} It is made again.")
-                return False
-            if made is None:
-                self.tell(f"{path} does not say how it was made; it is made again.")
-                return False
-            if others := differing(made, of_image(wanted, i)):
-                self.tell(f"{path} was made with another {', '.join(others)}; it is made again.")
-                return False
-        return True
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MoebiusError(f"{folder} cannot be made: {error.strerror}.") from error
+def end(args: argparse.Namespace, summary: Summary, work: Listed) -> None:
+    """How many of each, and what every device has done."""
+    tell = say_nothing if args.quiet else say
+    tell(f"{', '.join(f'{n} {what}' for what, n in summary.counts.items())} in {summary.seconds:.1f} s")
+    for device, did in summary.throughput.items():
+        tell(f"{device}: {did['pictures']} pictures, {did['per_second']:.2f} a second, {100 * did['busy']:.0f} % of the time at work")
+    if summary.failed and not args.quiet:
+        names: Sequence[str] = [outcome.job.name for outcome in summary.failures]
+        more = f", … and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        tell(f"Failed: {', '.join(names[:LISTED])}{more}")
+    if args.json:
+        ignored = [name for names in work.ignored.values() for name in names]
+        rest = {"ignored": ignored, "seconds": round(summary.seconds, 3), "devices": summary.throughput}
+        print(json.dumps({"summary": {**summary.counts, **rest}}))

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from moebius.cli.like import compare_model
 from moebius.cli.progress import Transfer
+from moebius.many.recipe import Recipe
 from moebius.weights.published import NANO
 
 if TYPE_CHECKING:
     from moebius.inpaint.inpainter import Inpainter
+
+SYNTHETIC = "Weights: synthetic. They were made from a seed, not trained: every op runs, but the hole is filled with noise."
 
 
 def load_model(
@@ -22,42 +25,15 @@ def load_model(
     if args.quiet:
         logging.getLogger("moebius").setLevel(logging.ERROR)
     if args.synthetic:
-        model = synthetic_model(args)
-        say("Weights: synthetic. They were made from a seed, not trained: every op runs, but the hole is filled with noise.")
-    else:
-        from moebius.inpaint.inpainter import Inpainter
-
-        model = Inpainter.from_pretrained(
-            args.model or NANO,
-            device=args.device,
-            require_gpu=args.require_gpu,
-            precision=args.precision,
-            threads=args.threads,
-            vae=args.vae,
-            revision=args.revision,
-            progress=progress or (None if args.quiet else Transfer()),
-        )
+        say(SYNTHETIC)
+    model = recipe(args).load(progress or (None if args.quiet else Transfer()))
     say(f"Device: {model.device}")
     if getattr(args, "like_record", None) is not None:
         compare_model(args, model, say)
     return model
 
 
-def synthetic_model(args: argparse.Namespace) -> Inpainter:
-    """Weights from a seed, in the shapes of the tiny or the full model."""
-    from moebius.inpaint.device import open_device
-    from moebius.inpaint.inpainter import Inpainter
-    from moebius.model.synthetic import synthetic
-    from moebius.model.unet import UNet, UNetConfig
-    from moebius.model.unet import shapes as unet_shapes
-    from moebius.model.vae import VAE, VAEConfig
-    from moebius.model.vae import shapes as vae_shapes
-
-    ops = open_device(args.device, require_gpu=args.require_gpu, precision=args.precision, threads=args.threads)
-    small = args.synthetic == "tiny"
-    unet_config = UNetConfig.tiny() if small else UNetConfig.full()
-    vae_config = VAEConfig.tiny() if small else VAEConfig.full()
-    unet = UNet(unet_config, synthetic(unet_shapes(unet_config), 0), ops)
-    vae = VAE(vae_config, synthetic(vae_shapes(vae_config), 0), ops)
-    source = {"synthetic": args.synthetic, "seed": "0"}
-    return Inpainter(unet, vae, model=f"synthetic {args.synthetic}", sources={"unet": source, "vae": source})
+def recipe(args: argparse.Namespace) -> Recipe:
+    """What the options of `options.add_model` and `add_device` say."""
+    on = {"device": args.device, "require_gpu": args.require_gpu, "precision": args.precision, "threads": args.threads}
+    return Recipe(args.model or NANO, args.vae, args.revision, args.synthetic, on)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from importlib import import_module
 from typing import Any
@@ -79,14 +80,15 @@ class Transfer:
 
 
 class Pictures:
-    """How far a batch is: tqdm's bar on a terminal, with the time left; elsewhere a line a picture, and every few seconds in between."""
+    """How far a batch is: tqdm's bar on a terminal, with the time left; elsewhere a line a picture, and every few seconds in between.
+
+    Any thread may call it."""
 
     def __init__(self, count: int, silent: bool) -> None:
         self.count, self.silent = count, silent
-        self.start = self._said = time.perf_counter()
-        self.doing = ""  # 3/120 a.jpg
-        self.ended: list[str] = []
-        self._worked = 0.0  # seconds, on pictures that are done
+        self._began = self._said = time.perf_counter()
+        self._ended = self._worked = 0  # pictures; those skipped, and those that failed, are no measure of the others
+        self._lock = threading.RLock()
         self._bar: Any = None
         if not silent and sys.stderr.isatty():
             look = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
@@ -96,60 +98,59 @@ class Pictures:
     def place(self) -> str:
         """[3/120], and the time that all the others will take."""
         left = self.left(1.0)
-        return f"[{len(self.ended) + 1}/{self.count}{f', {left}' if left else ''}]"
+        return f"[{self._ended + 1}/{self.count}{f', {left}' if left else ''}]"
 
-    def begin(self, name: str) -> None:
-        self.doing, self._began = f"{len(self.ended) + 1}/{self.count} {shown(name)}", time.perf_counter()
-        if self._bar is not None:
-            self._bar.set_description_str(self.doing)
+    def named(self, index: int, name: str) -> str:
+        """3/120 a.jpg"""
+        return f"{index + 1}/{self.count} {shown(name)}"
 
-    def step(self, done: int, total: int) -> None:
-        part = done / total
-        if self._bar is not None:
-            self._bar.n = self._worked_on() + part
-            self._bar.refresh()
-        elif time.perf_counter() - self._said >= EVERY:
-            left = self.left(part)
-            say(f"{self.doing}: step {done} of {total}{f', {left}' if left else ''}")
-            self._said = time.perf_counter()
+    def step(self, index: int, name: str, done: int, total: int) -> None:
+        """Of the picture that has the device."""
+        with self._lock:
+            doing, part = self.named(index, name), done / total
+            if self._bar is not None:
+                self._bar.set_description_str(doing, refresh=False)
+                self._bar.n = self._worked + part
+                self._bar.refresh()
+            elif time.perf_counter() - self._said >= EVERY:
+                left = self.left(part)
+                say(f"{doing}: step {done} of {total}{f', {left}' if left else ''}")
+                self._said = time.perf_counter()
 
     def end(self, how: str) -> None:
-        self.ended.append(how)
-        if how == "done":
-            self._worked += time.perf_counter() - self._began
-        if self._bar is not None:
-            self._bar.total = self.count - len(self.ended) + self._worked_on()
-            self._bar.n = self._worked_on()
-            self._bar.refresh()
+        with self._lock:
+            self._ended += 1
+            self._worked += how == "done"
+            if self._bar is not None:
+                self._bar.total = self.count - self._ended + self._worked
+                self._bar.n = self._worked
+                self._bar.refresh()
 
     def left(self, part: float) -> str:
-        """The time left, when so much of this picture is done; nothing at the end."""
-        done = self._worked_on() + part
-        seconds = (self._worked + time.perf_counter() - self._began) / done * (self.count - len(self.ended) - part)
+        """The time left, when so much of one more picture is done; nothing at the end."""
+        seconds = (time.perf_counter() - self._began) / (self._worked + part) * (self.count - self._ended - part)
         minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes // 60}:{minutes % 60:02}:{rest:02} left" if len(self.ended) + part < self.count else ""
+        return f"{minutes // 60}:{minutes % 60:02}:{rest:02} left" if self._ended + part < self.count else ""
 
     def say(self, *words: object) -> None:
         """A line above the bar."""
-        self._said = time.perf_counter()
-        if self._bar is not None:
-            self._bar.clear()
-        say(*words)
-        if self._bar is not None:
-            self._bar.refresh()
+        with self._lock:
+            self._said = time.perf_counter()
+            if self._bar is not None:
+                self._bar.clear()
+            say(*words)
+            if self._bar is not None:
+                self._bar.refresh()
 
     def say_error(self, sentence: str) -> None:
-        if self._bar is not None:
-            self._bar.clear()
-        say_error(sentence)
+        with self._lock:
+            if self._bar is not None:
+                self._bar.clear()
+            say_error(sentence)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-
-    def _worked_on(self) -> int:
-        """Pictures that took the time of one: those skipped, and those that failed, are no measure of the others."""
-        return self.ended.count("done")
 
 
 def bar(doing: str, total: int | None, unit: str, initial: int, **more: Any) -> Any:

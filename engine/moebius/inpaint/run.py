@@ -78,9 +78,11 @@ class Run:
         self.items: list[Item] = []  # all these windows of the first picture, then of the next
         self._finer_items: list[Item] = []  # likewise of the finer ones
         self._total: int | None = None  # steps, as soon as it is known how many windows the device takes at once
+        self._start: np.ndarray | None = None  # as `prepare` is given it
+        self._keep = 0.0
+        self._prepared = self._started = self._decoded = False
         self._result: Result | None = None
         self._done = 0  # steps
-        self._started = False
         self._clock.book("prepare")
 
     @property
@@ -90,8 +92,14 @@ class Run:
 
     @property
     def result(self) -> Result:
-        if self._result is None:
+        """Put together when it is first asked for, which needs no device: another run may have it meanwhile."""
+        if not self._decoded:
             raise UsageError("The run has not ended; iterate over it first.")
+        if self._result is None:
+            self._clock.resume()
+            images = [self._picture(i, self.blend) for i in range(self.settings.num_images)]
+            self._clock.book("blend")
+            self._result = self._finished(images)
         return self._result
 
     def __len__(self) -> int:
@@ -148,9 +156,8 @@ class Run:
         """Up to the latents that sampling starts from."""
         self._check_not_started()
         self._started = True
+        self.prepare()
         self._clock.resume()
-        self._prepare()
-        self._clock.book("prepare")
         self._encode(self.items, self.settings.strength, self.timesteps)
         self._clock.book("encode")
 
@@ -167,14 +174,12 @@ class Run:
             yield from self._draw_over(image)
 
     def finish(self) -> None:
-        """From the latents of all items to the result."""
+        """From the latents of all items to their pixels."""
         self._clock.book("denoise")
         if not self.finer:
             self._decode(self.items)
+        self._decoded = True
         self._clock.book("decode")
-        images = [self._picture(i, self.blend) for i in range(self.settings.num_images)]
-        self._clock.book("blend")
-        self._result = self._finished(images)
 
     def _draw_over(self, image: int) -> Iterator[Step]:
         """The finer windows of one picture: they start from what the others made, with noise of their own seed, in the picture's places."""
@@ -186,7 +191,7 @@ class Run:
         items = [Item(image, cut, {name: array[w : w + 1] for name, array in noise.items()}) for w, cut in enumerate(cuts)]
         self._clock.book("prepare")
         preview, after = Preview(self.model, canvas, self.mask.fill), self._after(self.settings.num_images - image - 1)
-        self._encode(items, cast(float, settings.refine), self._finer_timesteps)
+        self._encode(items, settings.refine, self._finer_timesteps)
         self._clock.book("encode")
         yield from self._sample(items, self._finer_timesteps, preview, after)
         self._clock.book("denoise")
@@ -197,8 +202,21 @@ class Run:
         self._finer_items += items
 
     # prepare -----------------------------------------------------------------------------------------------------
+    def prepare(self, noise: Mapping[str, np.ndarray] | None = None, start: np.ndarray | None = None, keep: float = 0.0) -> None:
+        """Cuts the windows out of the photo and draws the noise: before the first step, or now, while another run has the device.
+
+        `noise` is what `steps` takes, for who looks at the windows first. `start` (H, W, 3) takes the photo's place where the strength is
+        below 1 and a picture has a part in the beginning; of its hole the result keeps the part `keep`, from 0 to 1.
+        """
+        if self._prepared:
+            return
+        self._clock.resume()
+        self._start, self._keep, self.noise = start, keep, self.noise if noise is None else noise
+        self._prepare()
+        self._prepared = True
+        self._clock.book("prepare")
+
     def _prepare(self) -> None:
-        """Cuts the windows out of the photo, and draws the noise."""
         model, size = self.model, self.model.size
         cuts = [cut_out(w, self.photo.rgb) for w in self.modelled]
         for cut in cuts:
@@ -222,7 +240,9 @@ class Run:
             of_window = items[w::count]
             cut = of_window[0].cut
             # From strength 1 on the image itself has no part in the start.
-            clean = model.moments(cut.x) if strength < 1 else None
+            given = self._start if items is self.items else None
+            first = cut.x if given is None else cut_out(cut.window, given).x
+            clean = model.moments(first) if strength < 1 else None
             masked = model.moments(published.masked_image(cut.x, cut.m))
             mask = published.latent_mask(cut.m, model.vae.config.factor)
             for item in of_window:
@@ -355,6 +375,9 @@ class Run:
             else:
                 rows, columns, weights = seam_weights(window)
                 changed[rows, columns] |= weights > 0
+        if self._start is not None:
+            kept, new = (picture[self.mask.fill].astype(np.float64) for picture in (self._start, canvas))
+            canvas[self.mask.fill] = np.rint(self._keep * kept + (1 - self._keep) * new)
         return canvas, changed
 
     # result ------------------------------------------------------------------------------------------------------

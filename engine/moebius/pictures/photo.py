@@ -119,10 +119,8 @@ class Photo:
 
 def stored(pixels: np.ndarray, like: Image.Image, entries: np.ndarray | None = None) -> Image.Image:
     """Native pixels as a picture of the mode of `like`, with its palette, or with these entries (n, 4) of a larger one."""
-    if like.mode == "1":  # packed to eight a byte, which frombytes would want
-        image = Image.fromarray(pixels)
-    else:
-        image = Image.frombytes(like.mode, pixels.shape[1::-1], np.ascontiguousarray(pixels))
+    bits = like.mode == "1"  # packed to eight a byte, which frombytes would want
+    image = Image.fromarray(pixels) if bits else Image.frombytes(like.mode, pixels.shape[1::-1], np.ascontiguousarray(pixels))
     if like.mode == "P":
         kind = palette.stored_as(like)
         image.putpalette(like.getpalette(kind) or [] if entries is None else entries[:, : len(kind)].ravel().tolist(), kind)
