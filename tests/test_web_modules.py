@@ -41,14 +41,19 @@ CONSTANTS = f"const constants = {json.dumps(constants())};"  # as plan.json has 
 # the sources ---------------------------------------------------------------------------------------------------------
 def test_imports_have_no_cycle_and_nothing_is_left_over() -> None:
     imports = {name: set(re.findall(r"""(?:\bfrom|\bimport\(?)\s*["']\./([\w.]+)["']""", text)) for name, text in SOURCES.items()}
-    assert imports["page.js"] >= {"inpaint.js", "player.js"}
+    assert imports["engine_webgpu.js"] >= {"inpaint.js", "player.js"}
+    assert imports["engine.js"] == {"engine_webgpu.js", "engine_server.js"}
     order = list(TopologicalSorter(imports).static_order())  # raises CycleError
     assert set(order) == SOURCES.keys()
-    reached, rest = set(), {"page.js"}
+    reached, rest = set(), {"page.js", "fromfile.js", "sw.js"}
     while rest:
         reached |= rest
         rest = {other for name in rest for other in imports[name]} - reached
     assert reached == SOURCES.keys()
+
+
+def test_scripts_are_short_enough_to_read() -> None:
+    assert {name: text.count("\n") for name, text in SOURCES.items() if text.count("\n") > 400} == {}
 
 
 def test_comments_name_files_that_are_there() -> None:
@@ -225,6 +230,24 @@ def test_errors_are_those_of_the_fingerprint(scripts: Scripts) -> None:
         expected = errors(np.float32(got), want, None)
         assert row.keys() == expected.keys() - {"checksum"}
         assert row == {k: v if v is None or isinstance(v, list) else pytest.approx(v, rel=1e-9) for k, v in expected.items() if k in row}
+
+
+# previews ------------------------------------------------------------------------------------------------------------
+def test_a_preview_is_the_estimate_by_the_fitted_map(scripts: Scripts) -> None:
+    """x of y_t = √ā_t·x + √(1-ā_t)·ε, and the colours that least squares gives to four latent channels."""
+    g = np.random.default_rng(11)
+    x, noise = g.standard_normal((2, 36)).astype(np.float32)
+    row = [0.3, np.sqrt(1 - 0.09), 0.5, np.sqrt(1 - 0.25)]
+    before, after = row[0] * x + row[1] * noise, row[2] * x + row[3] * noise
+    script = f"const {{ estimated }} = await import('./preview.js'); return estimated({row}, {floats(before)}, {floats(after)});"
+    np.testing.assert_allclose(fetched(scripts, script).view(np.float32), x, atol=1e-5)
+    z, colours = g.standard_normal((50, 4)).astype(np.float32), g.uniform(-1, 1, (50, 3)).astype(np.float32)
+    want = np.linalg.lstsq(np.column_stack([z, np.ones(50)]), colours, rcond=None)[0]
+    script = f"const {{ fitted }} = await import('./preview.js'); return fitted({floats(z)}, {floats(colours)}, 4).map((row) => [...row]);"
+    np.testing.assert_allclose(scripts.run(script), want, atol=1e-5)
+    flat = "const [z, c] = [new Float32Array(200).fill(1), new Float32Array(150).fill(0.5)];"
+    flat += "return (await import('./preview.js')).fitted(z, c, 4).map((row) => [...row]);"
+    assert np.sum(scripts.run(flat), axis=0) == pytest.approx([0.5] * 3, abs=1e-3)
 
 
 # weights.bin ---------------------------------------------------------------------------------------------------------
