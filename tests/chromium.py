@@ -32,6 +32,7 @@ FLAGS = [
     "--use-webgpu-adapter=swiftshader",
     "--use-angle=swiftshader",
     "--disable-dev-shm-usage",
+    "--disable-accelerated-2d-canvas",  # on a software driver a detour, and reading pixels back is what tests do
     "--disable-gpu-watchdog",
     "--disable-background-networking",
     "--disable-component-update",

@@ -357,7 +357,7 @@ def test_a_large_photo_keeps_its_size_and_its_name(page: Page, hand: Hand, chrom
     assert page.run(LEAVING) is True
     fill(page)
     (job,) = page.run("stub.jobs")
-    assert max(job["width"], job["height"]) < 1500
+    assert max(job["width"], job["height"]) < 2000
     assert near(hand.pixel((3050, 2000)), [55, 155, 205], 4)
     chromium.send("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     hand.key("s", "Control")
