@@ -56,10 +56,10 @@ def test_its_length_follows_a_device_that_has_too_little_memory(small: Inpainter
     run = small.steps(PHOTO, BOXES, steps=3, num_images=2)
     loop, length = run._loop, len(run)
 
-    def refuses(items: Any) -> Any:
+    def refuses(items: Any, timesteps: Any) -> Any:
         if len(items) > 1:
             raise errors.OutOfMemoryError("x")
-        return loop(items)
+        return loop(items, timesteps)
 
     monkeypatch.setattr(run, "_loop", refuses)
     steps = list(run)
@@ -281,3 +281,39 @@ def test_a_mask_of_thin_strokes_that_marks_most_asks_no_model_and_is_warned_of()
     assert " 71 %" in run.warning
     assert list(run) == []
     assert np.asarray(run.result.image).std() < 1
+
+
+LARGE = np.random.default_rng(1).integers(0, 256, (8, 9, 3), np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+
+
+def test_native_windows_draw_over_what_a_scaled_one_made(small: Inpainter) -> None:
+    """They are counted, and change what is in the hole but at its rim; every seed draws its own."""
+    box = [(20, 20, 46, 40)]
+    plain = small(LARGE, box, steps=2, num_images=2)
+    run = small.steps(LARGE, box, steps=2, num_images=2, refine=0.5)
+    assert (len(run.modelled), run.windows[0].native) == (1, False)
+    assert len(run.finer) > 3
+    assert all(w.native and w.over == run.windows[0].scale for w in run.finer)
+    bar = tqdm(run, file=io.StringIO())
+    expected = bar.total
+    assert expected > len(run.timesteps)
+    assert {step.total for step in bar} == {expected}
+    assert bar.n == expected
+    inside = np.zeros(LARGE.shape[:2], bool)
+    inside[21:59, 21:65] = True
+    for i, image in enumerate(run.result.images):
+        got, base = (np.asarray(x).astype(int) for x in (image, plain.images[i]))
+        np.testing.assert_array_equal(got[~inside], base[~inside])
+        assert (got != base)[inside].mean() > 0.5
+    again = small(LARGE, box, steps=2, seed=1, refine=0.5)
+    np.testing.assert_array_equal(np.asarray(again.image), np.asarray(run.result.images[1]))
+    assert not np.array_equal(np.asarray(run.result.raws[0]), np.asarray(plain.raws[0]))
+    assert len(run.result.latents) == 2
+
+
+@pytest.mark.parametrize("most", [1, 3, 12])
+def test_finer_windows_are_bounded_and_coarser_where_they_must_be(small: Inpainter, most: int) -> None:
+    finer = small.steps(LARGE, [(5, 5, 80, 70)], refine=0.5, max_windows=most).finer
+    assert len(finer) <= most
+    assert (most == 12) == bool(finer)
+    assert small.steps(LARGE, [(5, 5, 9, 9)], refine=0.5).finer == []

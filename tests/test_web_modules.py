@@ -18,7 +18,7 @@ from javascript import Node, Scripts, bytes_of, fetched, find_node, floats, pict
 from PIL import Image
 
 from moebius.check.compare.fingerprint import errors
-from moebius.inpaint.draws import draws
+from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.settings import Settings
 from moebius.model.arrays import time_sinusoid
 from moebius.model.scheduler import DDIM
@@ -171,6 +171,64 @@ def test_windows_and_pasting(scripts: Scripts, place: str) -> None:
     assert np.array_equal(got, expected)
 
 
+def marked(kind: str) -> np.ndarray:
+    """(180, 260) bool"""
+    fill = np.zeros((180, 260), bool)
+    y, x = np.mgrid[:180, :260]
+    if kind == "specks":
+        fill[[12, 14, 90, 171, 179], [7, 100, 130, 259, 3]] = True
+    elif kind == "a disc with a wire":
+        fill[(np.abs(y - 90) < 2) | (np.hypot(y - 90, x - 100) < 30)] = True
+    elif kind == "a band and an object":
+        fill[140:152] = fill[20:60, 30:90] = True
+    return fill
+
+
+@pytest.mark.parametrize("kind", ["specks", "a disc with a wire", "a band and an object"])
+def test_several_windows(scripts: Scripts, kind: str) -> None:
+    """The same squares in the same order, the same noise in them, and put back the same picture."""
+    mask, size = marked(kind), 72
+    rgb = np.asarray(
+        Image.fromarray(np.random.default_rng(5).integers(0, 256, (18, 26, 3), np.uint8)).resize((260, 180), Image.Resampling.BICUBIC)
+    )
+    found = windows(mask, size)
+    assert len(found) > 1
+    setup = f"""
+      {CONSTANTS} const {{ windowsOf }} = await import('./tiling.js'); const {{ cut, isThin, putBack }} = await import('./pixels.js');
+      const [picture, mask] = [{picture_of(rgb)}, {picture_of(mask)}];
+      const windows = windowsOf(mask, {size}, constants);
+    """
+    squares = scripts.run(setup + "return windows.map(({ x, y, side, before }) => [x, y, side, before]);")
+    assert squares == [[w.x, w.y, w.width, None if w.before is None else [list(s) for s in w.before]] for w in found]
+    fewer = scripts.run(setup + f"return windowsOf(mask, {size}, constants, 3).map(({{ x, y, side }}) => [x, y, side]);")
+    assert fewer == [[w.x, w.y, w.width] for w in windows(mask, size, most=3)]
+
+    noise = draws(Settings(seed=3), None, (len(found), 4, 9, 9), shared(found, 9))
+    script = setup + "const { drawsOf } = await import('./inpaint.js');"
+    script += "const [last] = drawsOf(3, { latent: 9, channels: 4 }, constants, windows).slice(-1); return last."
+    for name, want in noise.items():
+        got = fetched(scripts, f"{script}{name};").view(np.float32)
+        assert np.array_equal(got.reshape(*want.shape[2:], 4), np.moveaxis(want[-1], 0, -1)), name
+
+    for blend in ("paste", "match"):
+        expected = rgb.copy()
+        for window in found:
+            shown = replace(window, feather=0) if blend == "match" else window
+            cut = cut_out(shown, rgb)
+            put_back(expected, np.ascontiguousarray(255 - cut.rgb), cut, blend, rgb, Detail(0.5, 7))
+        got = fetched(
+            scripts,
+            f"""{setup} const into = {{ ...picture, data: picture.data.slice() }};
+              for (const window of windows) {{
+                const result = {{ data: cut(picture, mask, window, constants).rgb.data.map((v) => 255 - v) }};
+                Object.assign(result, {{ width: {size}, height: {size} }});
+                putBack(into, picture, mask, result, window, '{blend}', constants, {{ part: 0.5, seed: 7 }});
+              }}
+              return into.data;""",
+        ).reshape(rgb.shape)
+        assert np.array_equal(got, expected), blend
+
+
 HOLES = {
     "inside": ((40, 50), (12, 14, 20, 13)),
     "at the border": ((31, 47), (0, 20, 15, 11)),
@@ -232,12 +290,43 @@ def test_errors_are_those_of_the_fingerprint(scripts: Scripts) -> None:
         assert row == {k: v if v is None or isinstance(v, list) else pytest.approx(v, rel=1e-9) for k, v in expected.items() if k in row}
 
 
+@pytest.mark.parametrize("box", [(300, 200, 20, 16), (0, 5, 30, 20), (420, 300, 80, 60), (150, 100, 140, 9), (100, 60, 200, 180)])
+def test_the_surroundings_of_a_hole_are_as_good_as_the_whole_picture(scripts: Scripts, box: tuple[int, int, int, int]) -> None:
+    """The same windows, and the same bytes with them: the seam's and the grain's."""
+    x, y, w, h = box
+    rgb, mask = np.random.default_rng(12).integers(0, 256, (360, 500, 3), np.uint8), np.zeros((360, 500), bool)
+    mask[y : y + h, x : x + w] = True
+    same = scripts.run(f"""
+      {CONSTANTS} const {{ windowsOf }} = await import('./tiling.js'), {{ pasted }} = await import('./pixels.js');
+      const {{ surroundings }} = await import('./marks.js');
+      const [picture, mask] = [{picture_of(rgb)}, {picture_of(mask)}];
+      const r = surroundings({{ x: {x}, y: {y}, width: {w}, height: {h} }}, 64, 500, 360);
+      const part = (whole, n) => {{
+        const data = new Uint8Array(n * r.width * r.height);
+        for (let j = 0; j < r.height; j++) {{
+          const at = n * ((r.y + j) * whole.width + r.x);
+          data.set(whole.data.subarray(at, at + n * r.width), n * j * r.width);
+        }}
+        return {{ data, width: r.width, height: r.height, left: r.x, top: r.y }};
+      }};
+      const [cut, hole] = [part(picture, 3), part(mask, 1)];
+      const [far, near] = [windowsOf(mask, 64, constants), windowsOf(hole, 64, constants)];
+      const place = (dx, dy) => (v) => [v.x + dx, v.y + dy, v.side];
+      const result = {{ data: new Uint8Array(3 * 64 * 64).map((_, i) => 90 + (i % 70)), width: 64, height: 64 }};
+      const detail = {{ part: 0.7, seed: 5n }};
+      const whole = pasted(picture, mask, result, far[0], 'match', constants, detail);
+      const got = pasted(cut, hole, result, near[0], 'match', constants, detail);
+      const windowsAre = JSON.stringify(far.map(place(0, 0))) === JSON.stringify(near.map(place(r.x, r.y)));
+      return [windowsAre, part(whole, 3).data.every((v, i) => v === got.data[i])];""")
+    assert same == [True, True]
+
+
 # previews ------------------------------------------------------------------------------------------------------------
 def test_a_preview_is_the_estimate_by_the_fitted_map(scripts: Scripts) -> None:
     """x of y_t = √ā_t·x + √(1-ā_t)·ε, and the colours that least squares gives to four latent channels."""
     g = np.random.default_rng(11)
     x, noise = g.standard_normal((2, 36)).astype(np.float32)
-    row = [0.3, np.sqrt(1 - 0.09), 0.5, np.sqrt(1 - 0.25)]
+    row = [0.3, 0.91**0.5, 0.5, 0.75**0.5]
     before, after = row[0] * x + row[1] * noise, row[2] * x + row[3] * noise
     script = f"const {{ estimated }} = await import('./preview.js'); return estimated({row}, {floats(before)}, {floats(after)});"
     np.testing.assert_allclose(fetched(scripts, script).view(np.float32), x, atol=1e-5)

@@ -10,12 +10,12 @@ from moebius.errors import UsageError
 from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.settings import Settings
 from moebius.pictures import published
-from moebius.pictures.blend import published_picture, put_back, seam_weights
+from moebius.pictures.blend import published_picture, put_back, put_finer, seam_weights
 from moebius.pictures.cut import Cut, _any_of, cut_out, reflected
 from moebius.pictures.islands import grouped, islands
 from moebius.pictures.mask import feathered, support
 from moebius.pictures.pixels import piece, resized
-from moebius.pictures.windows import Window, windows
+from moebius.pictures.windows import Window, finer, windows
 
 
 def noise(height: int, width: int, seed: int = 0, dtype: type = np.uint8) -> np.ndarray:
@@ -722,3 +722,53 @@ def test_windows_that_overlap_begin_with_the_same_noise() -> None:
     alone = windows(blobs(300, 700, (10, 10, 30, 30), (400, 200, 420, 230)), 128)
     drawn = draws(Settings(seed=5), None, (2, 4, 16, 16), shared(alone, 16))["start"]
     assert np.abs(np.corrcoef(drawn.reshape(2, -1))[0, 1]) < 0.1
+
+
+# Several windows for one hole
+
+
+def test_a_thick_hole_with_a_wire_is_a_window_and_native_ones_along_the_wire() -> None:
+    size = 128
+    y, x = np.mgrid[:600, :1400]
+    disc, wire = np.hypot(y - 300, x - 700) < 0.6 * size, np.abs(y - 300) < 2
+    found = windows(disc | wire, size)
+    sides = [w.width for w in found]
+    assert sides[0] > size
+    assert set(sides[1:]) == {size}
+    first = found[0]
+    assert np.count_nonzero(disc & ~first.own(slice(0, 600), slice(0, 1400))) == 0
+    assert first.width <= 2 * size  # as large as the disc wants it, not the wire
+    held = np.zeros(disc.shape, bool)
+    for w in found[1:]:
+        rows, columns = w.inside()
+        held[rows, columns] |= w.share(rows, columns) > 0
+    assert held[wire & (np.abs(x - 700) > 0.8 * size)].all()
+    origins = shared(found, size // 8)
+    assert {o[0] for o in origins} == {0, 1}  # noise is shared by windows of one scale
+    check(disc | wire, size, "auto", None)
+
+
+def test_finer_windows_cover_the_hole_and_add_nothing_that_is_coarse() -> None:
+    fill = blobs(300, 400, (60, 40, 340, 260))
+    picture = np.full((300, 400, 3), 120, np.uint8)
+    finer_ones = finer(windows(fill, 64), 128)
+    held, into = np.zeros(fill.shape, bool), picture.copy()
+    ripple = np.rint(20 * np.sin(np.arange(64) * np.pi / 2 + 0.3)).astype(int)[:, None]  # four pixels long
+    for window in finer_ones:
+        rows, columns = window.inside()
+        held[rows, columns] |= window.own(rows, columns) & (window.share(rows, columns) > 0)
+        cut = cut_out(window, picture)
+        same = picture.copy()
+        put_finer(same, cut.rgb, cut, picture)
+        np.testing.assert_array_equal(same, picture)
+        put_finer(into, (cut.rgb + 40 + ripple[..., None]).astype(np.uint8), cut, picture)
+    np.testing.assert_array_equal(held, fill)
+    change = into.astype(int) - 120
+    assert np.abs(change[~fill]).max() == 0
+    assert abs(change[fill].mean()) < 1  # of 40
+    assert change[60:240, 80:320].std() > 10
+
+
+def test_a_thick_hole_with_a_short_stub_stays_one_window() -> None:
+    fill = blobs(900, 900, (200, 200, 600, 600), (600, 390, 680, 400))
+    assert [w.before for w in windows(fill, 128)] == [None]

@@ -15,12 +15,12 @@ Origin = tuple[int, int, int]  # whose draws a window has, and how many latent r
 
 
 def shared(windows: Sequence[Window], side: int) -> list[Origin]:
-    """The draws of windows with `side` latents a side: their own, but that all windows of one island have those of its first, repeated
-    beyond its borders: what two windows both see begins the same in both."""
-    first: dict[int, int] = {}
+    """The draws of windows with `side` latents a side: their own, but that all windows of one island and size have those of its first,
+    repeated beyond its borders: what two windows both see begins the same in both."""
+    first: dict[tuple[int, int], int] = {}
     found = []
     for w, window in enumerate(windows):
-        origin = w if window.before is None else first.setdefault(window.index, w)
+        origin = w if window.before is None else first.setdefault((window.index, window.width), w)
         at = windows[origin]
         found.append((origin, round((window.y - at.y) * side / window.height), round((window.x - at.x) * side / window.width)))
     return found

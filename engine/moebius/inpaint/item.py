@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,6 +25,12 @@ class Item:
     masked: np.ndarray = field(init=False)  # encode: latents of the pixels with the hole in grey
     latents: np.ndarray = field(init=False)  # denoise
     decoded: np.ndarray = field(init=False)  # decode: (h, w, 3), of the photo's type
+
+    def drop(self) -> None:
+        """Keeps but what putting it back takes."""
+        self.clean, self.noise = None, {}
+        self.start = self.mask = self.masked = self.latents = np.empty(0)
+        self.cut = replace(self.cut, x=np.empty(0, np.float32), m=np.empty(0, np.float32))
 
     @property
     def window(self) -> Window:

@@ -24,13 +24,14 @@ from moebius.model.contract import StepState
 from moebius.pictures import mask as masks
 from moebius.pictures import photo as photos
 from moebius.pictures import published, windows
-from moebius.pictures.blend import Blend, is_thin, published_picture, put_back, put_film, seam_weights
+from moebius.pictures.blend import NO_DETAIL, Blend, is_thin, published_picture, put_back, put_film, put_finer, seam_weights
 from moebius.pictures.cut import cut_out
-from moebius.pictures.grain import Detail
+from moebius.pictures.grain import Detail, mixed
 from moebius.pictures.mask import MaskSource
 from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
 from moebius.pictures.pixels import rescaled
 
+FINER = 1  # which noise of a seed the finer windows have
 MOST_ITEMS = 10_000  # windows × pictures of one run: each keeps its noise and its latents
 
 
@@ -66,15 +67,19 @@ class Run:
             self.windows = [replace(w, feather=0) for w in self.windows]
         films = self.blend == "match" and settings.crop != "upstream"
         self.modelled = [w for w in self.windows if not (films and is_thin(w))]  # the windows that a model is asked for
-        if self._count > MOST_ITEMS:
+        self.finer = windows.finer(self.modelled, settings.max_windows) if settings.refine else []  # windows that draw over those
+        each = len(self.modelled) + len(self.finer)
+        if settings.num_images * each > MOST_ITEMS:
             raise UsageError(
-                f"{settings.num_images} pictures of {len(self.modelled)} windows each are {self._count} runs of the model; at most "
+                f"{settings.num_images} pictures of {each} windows each are {settings.num_images * each} runs of the model; at most "
                 f"{MOST_ITEMS} can be one call's. Ask for fewer pictures at once, or grow the mask so that its parts become one."
             )
         self.warning = large_mask(self.mask.fill, self.modelled, len(self.timesteps), settings.num_images)
         self.items: list[Item] = []  # all these windows of the first picture, then of the next
+        self._finer_items: list[Item] = []  # likewise of the finer ones
         self._total: int | None = None  # steps, as soon as it is known how many windows the device takes at once
         self._result: Result | None = None
+        self._done = 0  # steps
         self._started = False
         self._clock.book("prepare")
 
@@ -93,7 +98,7 @@ class Run:
         """How many steps it has; of a device with little memory there may become more of them on the way. The step is recorded for this."""
         if self._total is None:
             self.model.check_open()
-            self._total = -(-self._count // self._batch()) * len(self.timesteps)
+            self._total = self._length(self._count, self.timesteps) + self._after(self.settings.num_images)
         return self._total
 
     def __bool__(self) -> bool:
@@ -109,9 +114,26 @@ class Run:
             raise UsageError("A run can be iterated once; start another with steps().")
 
     @property
+    def _side(self) -> int:
+        """Of the latents."""
+        return self.model.unet.config.sample_size
+
+    @property
     def _count(self) -> int:
         """Windows × pictures."""
         return len(self.modelled) * self.settings.num_images
+
+    @property
+    def _finer_timesteps(self) -> np.ndarray:
+        return self.model.scheduler.timesteps(self.settings.steps, self.settings.refine or 1)
+
+    def _length(self, count: int, timesteps: np.ndarray) -> int:
+        """Steps of the sampling loop for so many windows."""
+        return -(-count // self._batch(count, timesteps)) * len(timesteps) if count else 0
+
+    def _after(self, images: int) -> int:
+        """Steps of the finer windows of so many pictures."""
+        return images * self._length(len(self.finer), self._finer_timesteps) if self.finer else 0
 
     def _stages(self) -> Iterator[Step]:
         self._check_not_started()
@@ -126,15 +148,40 @@ class Run:
     def _in_order(self) -> Iterator[Step]:
         self._prepare()
         self._clock.book("prepare")
-        self._encode()
-        self._clock.book("encode")
-        yield from self._denoise()
-        self._clock.book("denoise")
-        self._decode()
-        self._clock.book("decode")
+        preview = Preview(self.model, self.photo.rgb, self.mask.fill)
+        count = self.settings.num_images
+        yield from self._fill_in(self.items, self.settings.strength, self.timesteps, preview, 0, self._after(count))
+        for image in range(count if self.finer else 0):
+            yield from self._draw_over(image)
         images = [self._picture(i, self.blend) for i in range(self.settings.num_images)]
         self._clock.book("blend")
         self._result = self._finished(images)
+
+    def _fill_in(
+        self, items: list[Item], strength: float, timesteps: np.ndarray, preview: Preview, done: int, after: int
+    ) -> Iterator[Step]:
+        """What the model makes of these windows; `done` steps are behind the run, and `after` to come when they are through."""
+        self._encode(items, strength, timesteps)
+        self._clock.book("encode")
+        yield from self._denoise(items, timesteps, preview, done, after)
+        self._clock.book("denoise")
+        self._decode(items)
+        self._clock.book("decode")
+
+    def _draw_over(self, image: int) -> Iterator[Step]:
+        """The finer windows of one picture: they start from what the others made, with noise of their own seed, in the picture's places."""
+        settings, side = replace(self.settings, seed=mixed(self.settings.seed + image, FINER), num_images=1), self._side
+        canvas, _ = self._canvas(image, self.model.blend if self.blend == "raw" else self.blend, NO_DETAIL)
+        shape = len(self.finer), self.model.vae.config.latent_channels, side, side
+        noise = draws(settings, None, shape, shared(self.finer, side))
+        cuts = [cut_out(window, canvas) for window in self.finer]
+        items = [Item(image, cut, {name: array[w : w + 1] for name, array in noise.items()}) for w, cut in enumerate(cuts)]
+        self._clock.book("prepare")
+        preview, after = Preview(self.model, canvas, self.mask.fill), self._after(self.settings.num_images - image - 1)
+        yield from self._fill_in(items, settings.refine, self._finer_timesteps, preview, self._done, after)
+        for item in items:  # so that many pictures take no more memory than their pixels
+            item.drop()
+        self._finer_items += items
 
     # prepare -----------------------------------------------------------------------------------------------------
     def _prepare(self) -> None:
@@ -147,43 +194,43 @@ class Run:
                     f"The published resizing makes {cut.x.shape[3]}×{cut.x.shape[2]} of this image, and the model takes "
                     f"{size}×{size} alone; use crop='auto', or a square image."
                 )
-        count, side = self.settings.num_images * len(cuts), model.unet.config.sample_size
+        count, side = self.settings.num_images * len(cuts), self._side
         noise = draws(self.settings, self.noise, (count, model.vae.config.latent_channels, side, side), shared(self.modelled, side))
         for i in range(count):
             image, w = divmod(i, len(cuts))
             self.items.append(Item(image, cuts[w], {name: array[i : i + 1] for name, array in noise.items()}))
 
     # encode ------------------------------------------------------------------------------------------------------
-    def _encode(self) -> None:
+    def _encode(self, items: Sequence[Item], strength: float, timesteps: np.ndarray) -> None:
         """Encodes each window once, as it is and with its hole in grey; from these comes what the sampling loop takes."""
         model, settings = self.model, self.settings
-        for w in range(len(self.modelled)):
-            of_window = self.items[w :: len(self.modelled)]
+        count = sum(item.image == items[0].image for item in items)
+        for w in range(count):
+            of_window = items[w::count]
             cut = of_window[0].cut
             # From strength 1 on the image itself has no part in the start.
-            clean = model.moments(cut.x) if settings.strength < 1 else None
+            clean = model.moments(cut.x) if strength < 1 else None
             masked = model.moments(published.masked_image(cut.x, cut.m))
             mask = published.latent_mask(cut.m, model.vae.config.factor)
             for item in of_window:
                 start = item.noise["start"] + settings.noise_offset * item.noise["offset"]
                 if clean is not None:
-                    start = model.scheduler.add_noise(model.sample(clean, item.noise["image"]), start, int(self.timesteps[0]))
+                    start = model.scheduler.add_noise(model.sample(clean, item.noise["image"]), start, int(timesteps[0]))
                 item.clean, item.mask = clean, mask
                 item.start = start.astype(np.float64)
                 item.masked = model.sample(masked, item.noise["masked"]).astype(np.float64)
 
     # denoise -----------------------------------------------------------------------------------------------------
-    def _denoise(self) -> Iterator[Step]:
+    def _denoise(self, every: Sequence[Item], timesteps: np.ndarray, preview: Preview, done: int, after: int) -> Iterator[Step]:
         """Runs the sampling loop over as many items at once as the device takes."""
-        preview = Preview(self.model, self.photo.rgb, self.mask.fill)
-        steps, count, batch = len(self.timesteps), len(self.items), self._batch()
-        first = done = 0
+        steps, count, batch = len(timesteps), len(every), self._batch(len(every), timesteps)
+        first = 0
         while first < count:
-            items = self.items[first : first + batch]
+            items = every[first : first + batch]
             begun = done
-            total = self._total = done + -(-(count - first) // batch) * steps
+            total = self._total = done + -(-(count - first) // batch) * steps + after
             try:
-                for state in self._loop(items):
+                for state in self._loop(items, timesteps):
                     shown = partial(preview, state.estimate, items), partial(preview.patches, state.estimate, items)
                     yield Step(done, total, state.t, state, *shown)
                     done += 1
@@ -195,39 +242,40 @@ class Run:
                 batch = -(-batch // 2)
                 continue
             first += len(items)
-        check_finite(self._latents(), "latents", self.model.unet)
+        self._done = done
+        check_finite(self._latents(every), "latents", self.model.unet)
 
-    def _batch(self) -> int:
+    def _batch(self, count: int, timesteps: np.ndarray) -> int:
         """As many as fit one batch on this device; a limit says no when the step is recorded, before any memory is taken."""
-        batch = max(1, min(self._count, self.model.unet.ops.largest_batch))
+        batch = max(1, min(count, self.model.unet.ops.largest_batch))
         while True:
             try:
-                if self._count:
-                    self.model.denoiser(batch, self.timesteps, self.settings)
+                if count:
+                    self.model.denoiser(batch, timesteps, self.settings)
                 return batch
             except LimitError:
                 if batch == 1:
                     raise
                 batch = -(-batch // 2)
 
-    def _loop(self, items: Sequence[Item]) -> Iterator[StepState]:
+    def _loop(self, items: Sequence[Item], timesteps: np.ndarray) -> Iterator[StepState]:
         """The steps of one batch; after the last, the items have their latents."""
-        denoiser = self.model.denoiser(len(items), self.timesteps, self.settings)
+        denoiser = self.model.denoiser(len(items), timesteps, self.settings)
         start, mask, masked = (np.concatenate([getattr(i, name) for i in items]) for name in ("start", "mask", "masked"))
         for state in denoiser.steps(start, mask, masked):
-            if state.index == len(self.timesteps) - 1:
+            if state.index == len(timesteps) - 1:
                 for item, latents in zip(items, state.latents(), strict=True):
                     item.latents = np.array(latents[None], np.float64)
             yield state
 
-    def _latents(self) -> np.ndarray:
-        side, channels = self.model.unet.config.sample_size, self.model.vae.config.latent_channels
-        return np.concatenate([i.latents for i in self.items]) if self.items else np.empty((0, channels, side, side))
+    def _latents(self, items: Sequence[Item]) -> np.ndarray:
+        empty = np.empty((0, self.model.vae.config.latent_channels, self._side, self._side))
+        return np.concatenate([i.latents for i in items]) if items else empty
 
     # decode ------------------------------------------------------------------------------------------------------
-    def _decode(self) -> None:
+    def _decode(self, items: Sequence[Item]) -> None:
         vae = self.model.vae
-        for item in self.items:
+        for item in items:
             x = check_finite(vae.decode(item.latents / vae.config.scaling_factor), "decoded picture", vae)
             item.decoded = published.to_integers(x, item.cut.rgb.dtype)
             if not item.decoded.any() and item.cut.rgb[item.cut.m[0, 0] == 0].any():
@@ -241,18 +289,30 @@ class Run:
         if self.settings.crop == "upstream" and self.windows:
             item = self.items[image]
             return published_picture(rescaled(item.decoded, np.dtype(np.uint8)), item.cut, blend)
-        return self.photo.with_rgb(*self._canvas(image, blend), opaque=self.mask.from_alpha)
+        return self.photo.with_rgb(*self._whole(image, blend), opaque=self.mask.from_alpha)
 
     def _array(self, image: int) -> np.ndarray:
         """The same as an array of the photo's own shape and type."""
         if self.settings.crop == "upstream" and self.windows:
             return np.asarray(self._picture(image, self.blend))
-        return self.photo.array_with_rgb(*self._canvas(image, self.blend), opaque=self.mask.from_alpha)
+        return self.photo.array_with_rgb(*self._whole(image, self.blend), opaque=self.mask.from_alpha)
 
-    def _canvas(self, image: int, blend: Blend) -> tuple[np.ndarray, np.ndarray]:
-        """The photo's pixels with every window put back, and which of them may have changed."""
+    def _whole(self, image: int, blend: Blend) -> tuple[np.ndarray, np.ndarray]:
+        """The photo's pixels with every window put back, the finer ones over the others, and which of them may have changed."""
+        canvas, changed = self._canvas(image, blend, Detail(self.detail, self.settings.seed + image))
+        finer = [item for item in self._finer_items if item.image == image]
+        base = canvas.copy() if finer and blend != "raw" else canvas
+        for item in finer:
+            if blend == "raw":
+                put_back(canvas, item.decoded, item.cut, blend)
+                changed[item.window.inside()] = True
+            else:
+                put_finer(canvas, item.decoded, item.cut, base)
+        return canvas, changed
+
+    def _canvas(self, image: int, blend: Blend, detail: Detail) -> tuple[np.ndarray, np.ndarray]:
+        """The same without the finer ones."""
         canvas, changed = np.array(self.photo.rgb), np.zeros(self.mask.fill.shape, bool)
-        detail = Detail(self.detail, self.settings.seed + image)
         made = {i.window: i for i in self.items[image * len(self.modelled) : (image + 1) * len(self.modelled)]}
         for window in self.windows:
             if window in made:
@@ -272,7 +332,7 @@ class Run:
         known = record(model, self.settings, self.noise or ()) | {"timings": {stage: round(s, 4) for stage, s in seconds.items()}}
         return Result(
             images,
-            self._latents(),
+            self._latents(self.items),
             seconds,
             known,
             self.notes,

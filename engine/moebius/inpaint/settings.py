@@ -33,6 +33,7 @@ class Settings:
     crop: Crop = "auto"
     max_windows: int = MOST  # for one picture
     blend: Blend | None = None  # None: as the model's file says (nano: match), else paste, as published; with crop="upstream" paste
+    refine: float = 0  # with which strength native windows draw over what a scaled one made; 0: there are none
     detail: float | None = None  # how much grain match adds, from 0 to 1; None: as in `loaded`
     grow: float = 0
     feather: float | None = None  # None: the published blur of 3, in the model's pixels; with match none
@@ -58,6 +59,8 @@ class Settings:
             raise UsageError(f"max_windows is {_short(self.max_windows)}; it must be a whole number from 1 up.")
         if self.detail is not None and not (_is_number(self.detail) and 0 <= self.detail <= 1):
             raise UsageError(f"detail is {_short(self.detail)}; it must be a number from 0 to 1.")
+        if not (_is_number(self.refine) and 0 <= self.refine <= 1):
+            raise UsageError(f"refine is {_short(self.refine)}; it must be a number from 0, for none, to 1.")
         if not _is_integer(self.num_images) or not 1 <= self.num_images <= LARGEST_COUNT:
             raise UsageError(f"num_images is {_short(self.num_images)}; it must be a whole number from 1 to {LARGEST_COUNT}.")
         for name in ("guidance", "noise_offset"):
@@ -69,6 +72,8 @@ class Settings:
         if not _is_integer(self.seed) or not 0 <= self.seed <= LARGEST_SEED - (self.num_images - 1):
             raise UsageError(f"seed is {_short(self.seed)}; it must be an integer from 0 up, and that of the last picture below 2⁶⁴.")
         DDIM().timesteps(self.steps, self.strength)  # too many steps, or none left by the strength
+        if self.refine:
+            DDIM().timesteps(self.steps, self.refine)
 
 
 def _is_integer(value: Any) -> bool:

@@ -10,7 +10,7 @@ from PIL import Image
 from moebius.errors import UsageError
 from moebius.pictures import published
 from moebius.pictures.cut import Cut
-from moebius.pictures.grain import BEYOND, Detail, grain, mixed
+from moebius.pictures.grain import BEYOND, Detail, grain, inward, mixed, residual
 from moebius.pictures.mask import dilated, feathered, support
 from moebius.pictures.pixels import LANCZOS, bounds, piece, rescaled
 from moebius.pictures.seam import film, matched, thickness
@@ -21,6 +21,7 @@ Blend = Literal["paste", "match", "compensate", "raw"]
 NO_DETAIL = Detail()
 MARGIN = 8  # pixels of the picture around what a scaled window fills that joining looks at, at least: all of `seam`, and the box that
 # `compensate` compares in
+COARSE = 2  # pixels of a scaled window: what is finer it could not draw
 
 
 def put_back(
@@ -78,6 +79,23 @@ def _with_grain(picture: np.ndarray, window: Window, filling: np.ndarray, rows: 
     added = grain(filled, own, hole, mixed(detail.seed, window.x, window.y)) * (detail.part * thick)[..., None]
     exact = np.rint(np.clip(filled + added, 0, np.iinfo(picture.dtype).max)).astype(picture.dtype)
     return exact[inner]
+
+
+def put_finer(into: np.ndarray, result: np.ndarray, cut: Cut, base: np.ndarray) -> None:
+    """Lays what a finer window made over a scaled one's fill, in `base`, the picture with that: in `into`, which began as `base`.
+
+    base + (d - mean of d), d = result - what was cut, the mean over COARSE of the scaled window's pixels either way: all that the scaled
+    window could tell stays as it is, colours and structure. Towards the rim it fades to nothing, for there the fill is joined already.
+    """
+    window = cut.window
+    (rows, columns), over = window.inside(), window.over or 1.0
+    own = window.own(rows, columns)
+    drawn, given = (_in_the_picture(window, rescaled(p, into.dtype), rows, columns).astype(np.int64) for p in (result, cut.rgb))
+    fine = residual(drawn - given, np.ones_like(own), max(1, round(COARSE * over)))
+    hole = window.islands.fill[rows, columns]
+    exact = base[rows, columns] + fine * inward(hole)[..., None]
+    filled = np.rint(np.clip(exact, 0, np.iinfo(into.dtype).max)).astype(into.dtype)
+    _mix(into[rows, columns], filled, np.where(own, window.share(rows, columns), np.uint8(0)), np.zeros(3))
 
 
 def is_thin(window: Window) -> bool:

@@ -58,25 +58,30 @@ def grain(filled: np.ndarray, own: np.ndarray, hole: np.ndarray, seed: int) -> n
                 out[at] += (weight * np.sqrt(1 - has / wants))[..., None] * fine[y : y + BLOCK, x : x + BLOCK]
             squares[at] += weight * weight
     out = (out / np.sqrt(np.maximum(squares, 1))[..., None])[BLOCK:-BLOCK, BLOCK:-BLOCK]
+    return np.where(own[..., None], out * inward(hole)[..., None], 0.0)
+
+
+def inward(hole: np.ndarray) -> np.ndarray:
+    """(h, w), rising from 0 outside of a hole to 1 at GRAIN_FADE pixels from its rim."""
     depth = sum(((~dilated(~hole, k)).astype(np.float64) for k in range(1, GRAIN_FADE + 1)), np.zeros(hole.shape))
-    return np.where(own[..., None], out * (depth / GRAIN_FADE)[..., None], 0.0)
+    return np.asarray(depth / GRAIN_FADE)
 
 
-def residual(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The picture (h, w, 3) less its mean over the known pixels within MEAN pixels, rounded down; zero where nothing is known."""
-    count = _boxes(known.astype(np.int64)[..., None])
-    total = _boxes(np.where(known[..., None], picture, 0))
+def residual(picture: np.ndarray, known: np.ndarray, reach: int = MEAN) -> np.ndarray:
+    """The picture (h, w, 3) less its mean over the known pixels within `reach` pixels, rounded down; zero where nothing is known."""
+    count = _boxes(known.astype(np.int64)[..., None], reach)
+    total = _boxes(np.where(known[..., None], picture, 0), reach)
     fine: np.ndarray = np.where(known[..., None], picture - total // np.maximum(count, 1), 0)
     return fine
 
 
-def _boxes(values: np.ndarray) -> np.ndarray:
-    """Sums over the squares of 2·MEAN+1 pixels around each."""
+def _boxes(values: np.ndarray, reach: int) -> np.ndarray:
+    """Sums over the squares of 2·reach+1 pixels around each."""
     for axis in (0, 1):
-        pad = [(MEAN + 1, MEAN) if a == axis else (0, 0) for a in range(3)]
+        pad = [(reach + 1, reach) if a == axis else (0, 0) for a in range(3)]
         sums = np.cumsum(np.pad(values, pad), axis=axis)
         n = values.shape[axis]
-        values = np.take(sums, np.arange(2 * MEAN + 1, 2 * MEAN + 1 + n), axis=axis) - np.take(sums, np.arange(n), axis=axis)
+        values = np.take(sums, np.arange(2 * reach + 1, 2 * reach + 1 + n), axis=axis) - np.take(sums, np.arange(n), axis=axis)
     return values
 
 

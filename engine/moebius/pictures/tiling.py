@@ -1,4 +1,6 @@
-"""Covers a long thin hole with several windows that overlap, each with enough around it, and says how much of each shows where."""
+"""Covers a hole with several windows that overlap, and says how much of each shows where.
+
+A long thin hole gets small ones, each with enough around it; where it has thick parts as well, each of these has one of its own."""
 
 from __future__ import annotations
 
@@ -6,12 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from moebius.pictures.islands import islands
 from moebius.pictures.mask import dilated
 
 Square = tuple[int, int, int]  # x, y, side
 
 SCALES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-THIN = 10  # a tenth of a window's side: what is within reach of known pixels is thin
+REACHED = 10  # a tenth of a window's side: what lies within that of known pixels is thin
+ROUNDED = 2  # times as far from what lies deeper is thick: all of a box that has such a place, corners and all
 STEP = 5, 8  # from one window to the next, of their side
 EDGE = 16  # what part of its side, at a window's border, shows nowhere
 RAMP = 8  # what part of it fades in after that
@@ -21,27 +25,65 @@ WORTH = 2, 3  # of the one window's side: larger windows than this are not worth
 def tiled(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size: int, one: int, reach: int, most: int) -> list[Square]:
     """The squares that cover `own` (h, w), which lies at `corner` (x, y) of a picture of this `shape`; none where one window is better.
 
-    At the picture's own resolution, or the smallest scale at which the hole is thin, its blur of `reach` pixels fits, and `most`
-    squares are enough. `one` is the side of the single window.
+    At the picture's own resolution, or the smallest scale at which the hole is thin but for parts that a smaller window each can hold, its
+    blur of `reach` pixels fits, and `most` squares are enough. `one` is the side of the single window.
     """
     for scale in SCALES:
         side = int(size * scale)
-        if side * WORTH[1] >= one * WORTH[0]:
+        if not _worth(side, one):
             break
-        if reach <= side // RAMP and _thin(own, side / THIN):
-            squares = _cover(own, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), reach)
+        if reach > side // RAMP:
+            continue
+        thick = _thick(own, side / REACHED)
+        squares = [_around(box, corner, shape, size, reach) for box in (islands(thick, 0)[1].tolist() if thick.any() else [])]
+        if all(_worth(square[2], one) for square in squares):
+            squares += _cover(own & ~thick, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), reach, squares)
             if len(squares) <= most:
                 return squares
     return []
 
 
-def _thin(own: np.ndarray, radius: float) -> bool:
-    """Whether every pixel is at most that far from one that is not marked."""
-    return bool(dilated(~np.pad(own, 1), radius).all())
+def covered(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size: int, one: int, most: int) -> list[Square]:
+    """The same for a hole of any thickness, to draw over what the single window made of it."""
+    for scale in SCALES:
+        side = int(size * scale)
+        if not _worth(side, one):
+            break
+        squares = _cover(own, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), 0)
+        if len(squares) <= most:
+            return squares
+    return []
 
 
-def _cover(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], side: int, step: int, reach: int) -> list[Square]:
-    """A window around every marked cell of a lattice, but for those whose pixels others hold as well; from top to bottom."""
+def _worth(side: int, one: int) -> bool:
+    return side * WORTH[1] < one * WORTH[0]
+
+
+def _thick(own: np.ndarray, radius: float) -> np.ndarray:
+    """What of a hole lies near a place that is farther than `radius` from all that is known."""
+    core: np.ndarray = own & ~dilated(~np.pad(own, 1), radius)[1:-1, 1:-1]
+    return own & dilated(core, ROUNDED * radius) if core.any() else core
+
+
+def _around(box: Sequence[int], corner: tuple[int, int], shape: tuple[int, int], size: int, reach: int) -> Square:
+    """The square around a box (x0, y0, x1, y1) of the hole, all of which it holds."""
+    longest, side = max(box[2] - box[0], box[3] - box[1]), size
+    while side - 2 * _rim(side, reach) < longest:
+        side += 1
+    x, y = (_inside(at + (low + high - side) // 2, side, n) for at, low, high, n in zip(corner, box[:2], box[2:], shape[::-1], strict=True))
+    return x, y, side
+
+
+def _rim(side: int, reach: int) -> int:
+    """So far inside a square what it makes shows, whole."""
+    return max(side // RAMP, side // EDGE + reach + 1)
+
+
+def _cover(
+    own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], side: int, step: int, reach: int, there: Sequence[Square] = ()
+) -> list[Square]:
+    """A window around every marked cell of a lattice, but for those whose pixels others hold as well, or one as sharp that is `there`
+    already; from top to bottom."""
     tall, wide = own.shape
     rows, columns = -(-tall // step), -(-wide // step)
     before_y, before_x = (rows * step - tall) // 2, (columns * step - wide) // 2
@@ -55,10 +97,10 @@ def _cover(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], sid
                 left, top = (_inside(at, side, n) for at, n in zip(first, shape[::-1], strict=True))
                 found[left, top, side] = found.get((left, top, side), 0) + marks
     kept = dict(found)
-    rim = max(side // RAMP, side // EDGE + reach + 1)
+    rim = _rim(side, reach)
     holds = np.zeros(own.shape, np.uint8)
     places = {square: _held(square, rim, corner, shape) for square in found}
-    for place in places.values():
+    for place in [*places.values(), *(_held(square, _rim(square[2], reach), corner, shape) for square in there if square[2] <= side)]:
         holds[place] += 1
     for square in sorted(found, key=lambda s: (found[s], s[1], s[0])):
         place = places[square]

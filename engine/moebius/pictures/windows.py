@@ -7,7 +7,8 @@ resized as published.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,7 +18,8 @@ from moebius.pictures import published
 from moebius.pictures.islands import CELL, Islands, grouped, islands
 from moebius.pictures.mask import support
 from moebius.pictures.photo import MAX_PIXELS
-from moebius.pictures.tiling import Square, share, tiled
+from moebius.pictures.pixels import bounds
+from moebius.pictures.tiling import Square, covered, share, tiled
 
 Crop = Literal["auto", "full", "upstream"]
 
@@ -39,6 +41,7 @@ class Window:
     feather: float | None = None  # the radius of the blur, in pixels of the picture; None: the published 3, of the model's pixels
     upstream: bool = False
     before: tuple[Square, ...] | None = None  # of several that fill one island: those put back before this one
+    over: float | None = None  # the scale of the window whose fill this one draws over
 
     @property
     def native(self) -> bool:
@@ -81,7 +84,7 @@ def windows(fill: np.ndarray, size: int, crop: Crop = "auto", feather: float | N
     - Islands share a window when that is native and leaves size/8 of context on every side of both.
     - An island's window is native, `size` pixels square, when that leaves size/16 of context on every side, and the feathering.
       Else its side is 4/3 of the island's longer side, or the picture's if that is less, and it is scaled; but where the island
-      is thin, several smaller windows cover it, native ones if `most` are enough for all (`tiling.tiled`).
+      is thin, several smaller windows cover it, native ones if `most` are enough for all, and thick parts have one each (`tiling.tiled`).
     - More islands than `most` share larger windows, scaled, until there are no more than that.
     - It is centred on what it fills, then shifted into the picture. Where the picture is smaller, it is padded by reflection.
     - Scaled windows come first, the largest of them first, then native ones from top to bottom: sharp pixels end on top.
@@ -140,10 +143,32 @@ def _around_islands(fill: np.ndarray, size: int, feather: float | None, most: in
     split = Islands(fill, group_of[labels])
     found = []
     for n, ((x, y, side), group, one_of_several) in enumerate(squares):
-        earlier = [s for s, g, _ in squares[:n] if g == group and abs(s[0] - x) < side and abs(s[1] - y) < side]
-        before = tuple(earlier) if one_of_several else None
+        before = _meeting((x, y, side), [s for s, g, _ in squares[:n] if g == group]) if one_of_several else None
         found.append(Window(x, y, side, side, size, (size, size), split, group, feather, before=before))
     return found
+
+
+def finer(found: Sequence[Window], most: int) -> list[Window]:
+    """For each of these windows that is scaled and fills its island alone: windows at the picture's own resolution, or the smallest scale
+    at which `most` are enough for all, that draw over what it made."""
+    drawn: list[Window] = []
+    for window in found:
+        rows, columns = window.inside()
+        own = window.own(rows, columns)
+        down, along = bounds(own)
+        corner = columns.start + along.start, rows.start + down.start
+        if window.before is None and not window.upstream:
+            squares = covered(own[down, along], corner, window.islands.fill.shape, window.size, window.width, most - len(drawn))
+            for n, (x, y, side) in enumerate(squares):
+                before = _meeting((x, y, side), squares[:n])
+                drawn.append(replace(window, x=x, y=y, width=side, height=side, before=before, over=window.scale))
+    return drawn
+
+
+def _meeting(square: Square, others: Sequence[Square]) -> tuple[Square, ...]:
+    """Those of the others that overlap it."""
+    x, y, side = square
+    return tuple(s for s in others if -s[2] < s[0] - x < side and -s[2] < s[1] - y < side)
 
 
 def _placed(first: int, last: int, side: int, length: int) -> int:

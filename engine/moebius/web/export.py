@@ -22,7 +22,7 @@ from moebius.model import contract, noise, scheduler
 from moebius.model.denoise import Denoiser
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
-from moebius.pictures import blend, grain, pixels, published, seam, windows
+from moebius.pictures import blend, grain, islands, pixels, published, seam, tiling, windows
 from moebius.web.bundle import FORMAT, PLAN, WEIGHTS, Bundle, ForBrowsers
 from moebius.web.witness import witness
 
@@ -36,12 +36,14 @@ CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take
     blend: ("MARGIN",),
     contract: ("TEMB_MAX_PERIOD",),
     grain: ("BLOCK", "MEAN", "DRAWN", "ALIKE", "PICK", "GRAIN_FADE", "BEYOND"),
+    islands: ("CELL",),
     noise: ("LN2", "LOG_DEGREE", "TURN_DEGREE"),
     pixels: ("LANCZOS",),
     published: ("BLUR_RADIUS",),
     scheduler: ("TRAIN_STEPS", "BETA_START", "BETA_END"),
     seam: ("CYCLES", "SWEEPS", "BAND", "RIM", "AROUND", "OFF", "SPREAD", "NEAR", "NOTHING", "THIN", "ROUND", "FADE"),
-    windows: ("CONTEXT", "SCALED"),
+    tiling: ("SCALES", "REACHED", "ROUNDED", "STEP", "EDGE", "RAMP", "WORTH"),
+    windows: ("CONTEXT", "SHARED_CONTEXT", "SCALED", "MOST"),
 }
 
 Progress = Callable[[str, int, int | None], None]

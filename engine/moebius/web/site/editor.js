@@ -2,7 +2,7 @@
 
 import { canvasOf, cropped, imageOf, pictureOf } from "./bitmaps.js";
 import { History } from "./history.js";
-import { bitmap, bytesOf, rasterised, shifted, tight } from "./marks.js";
+import { bitmap, bytesOf, rasterised, shifted, surroundings, tight } from "./marks.js";
 import { Screen } from "./screen.js";
 import { View } from "./view.js";
 
@@ -105,14 +105,11 @@ export class Editor {
     const { width, height } = this.picture;
     const inner = tight(marks, width, height);
     if (!inner) return null;
-    const around = Math.max(context, inner.width, inner.height);
-    const [x, y] = [Math.max(0, inner.x - around), Math.max(0, inner.y - around)];
-    const [right, bottom] = [Math.min(width, inner.x + inner.width + around), Math.min(height, inner.y + inner.height + around)];
-    const rect = { x, y, width: right - x, height: bottom - y };
+    const rect = surroundings(inner, context, width, height);
     const cut = cropped(this.picture, rect);
     const chain = again ? last.chain : [];
-    for (const fill of [...chain].reverse()) cut.getContext("2d").drawImage(fill.before.canvas, fill.x - x, fill.y - y);
-    return { ...rect, picture: pictureOf(cut), mask: rasterised(marks, rect), marks, inner, chain, again };
+    for (const fill of [...chain].reverse()) cut.getContext("2d").drawImage(fill.before.canvas, fill.x - rect.x, fill.y - rect.y);
+    return { ...rect, picture: { ...pictureOf(cut), left: rect.x, top: rect.y }, mask: rasterised(marks, rect), marks, inner, chain, again };
   }
 
   // The result of a job, as one entry of the history.

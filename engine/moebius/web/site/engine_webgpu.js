@@ -35,10 +35,12 @@ class Engine {
     this.checking?.abort();
     return this.alone(signal, () => {
       hear({ text: "Looking at the picture" });
+      const pieces = new Map(); // by their windows, of those before as well
       return inpaint(this.player, picture, mask, settings, ({ step, steps, window, preview }) => {
         const { x, y, side } = window;
         const small = preview();
-        hear({ step, steps, pieces: small ? [{ picture: small, x, y, width: side, height: side }] : [] });
+        if (small) pieces.set(window, { picture: small, x, y, width: side, height: side });
+        hear({ step, steps, pieces: [...pieces.values()] });
       });
     });
   }

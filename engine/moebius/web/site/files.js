@@ -3,7 +3,7 @@
 import { Refused } from "./errors.js";
 import { paint } from "./marks.js";
 
-const MOST = 120e6; // pixels: a canvas of them takes half a gigabyte
+const LARGEST = 120e6; // pixels: a canvas of them takes half a gigabyte
 const KEPT = { "image/jpeg": "jpg", "image/webp": "webp", "image/png": "png" }; // the types that browsers write
 const QUALITY = 0.95;
 
@@ -13,7 +13,7 @@ export async function opened(blob) {
     throw new Refused(`${blob.name || "This"} is not a picture that this browser can open; try a JPEG or PNG.`);
   });
   const [wide, high] = [bitmap.width, bitmap.height];
-  let scale = Math.min(1, Math.sqrt(MOST / (wide * high)), 16384 / Math.max(wide, high));
+  let scale = Math.min(1, Math.sqrt(LARGEST / (wide * high)), 16384 / Math.max(wide, high));
   for (; ; scale *= 0.7) {
     const canvas = drawn(bitmap, Math.max(1, Math.round(wide * scale)), Math.max(1, Math.round(high * scale)));
     if (!canvas) continue;

@@ -1,42 +1,86 @@
-// A whole run in the order it happens: engine/moebius/inpaint/run.py's, for one window and one seed.
+// A whole run in the order it happens: engine/moebius/inpaint/run.py's, for one seed, a window after the other.
 
 import { DDIM, sinusoid } from "./ddim.js";
 import { Refused } from "./errors.js";
 import { Portable } from "./noise.js";
 import { product } from "./player.js";
+import { cut, isThin, putBack, toBytes } from "./pixels.js";
 import { Preview } from "./preview.js";
-import { cut, isThin, pasted, toBytes, windowOf } from "./pixels.js";
+import { windowsOf } from "./tiling.js";
 
-// The four draws of a run, channels last, from one stream in this order; the stream itself has channels first.
-export function draws(seed, { latent, channels }, constants) {
-  const source = new Portable(seed, constants);
-  const positions = latent * latent;
-  const field = (count) => {
-    const drawn = source.draw(channels * count);
-    const out = new Float32Array(drawn.length);
-    for (let c = 0; c < channels; c++) for (let i = 0; i < count; i++) out[i * channels + c] = drawn[c * count + i];
-    return out;
-  };
-  return { image: field(positions), masked: field(positions), start: field(positions), offset: field(1) };
+// The four draws of a window, channels last, from one stream in this order; the stream itself has channels first.
+export function draws(seed, config, constants) {
+  return drawsOf(seed, config, constants, [{ index: 0, before: null }])[0];
 }
 
-// `picture` with what `mask` marks filled in. `hear({step, steps, window, preview})` is called after every step, and what it throws ends
-// the run; preview() is what the window would be if it ended there, small.
+// Those of one window after the other, from one stream. Windows of one island and size have the first one's, repeated beyond its borders:
+// what two of them both see begins the same in both.
+export function drawsOf(seed, { latent, channels }, constants, windows) {
+  const source = new Portable(seed, constants);
+  const field = (side) => {
+    const drawn = source.draw(channels * side * side);
+    const out = new Float32Array(drawn.length);
+    for (let c = 0; c < channels; c++) for (let i = 0; i < side * side; i++) out[i * channels + c] = drawn[c * side * side + i];
+    return out;
+  };
+  const found = [];
+  for (const window of windows) {
+    const drawn = { image: field(latent), masked: field(latent), start: field(latent), offset: field(1) };
+    const first = window.before ? windows.findIndex((w) => w.index === window.index && w.side === window.side) : found.length;
+    const [down, right] = [window.y - windows[first].y, window.x - windows[first].x].map((n) => toEven((n * latent) / window.side));
+    const from = found[first];
+    found.push(from ? { ...shifted(from, down, right, latent, channels), offset: from.offset } : drawn);
+  }
+  return found;
+}
+
+function shifted(from, down, right, latent, channels) {
+  const index = (n) => ((n % latent) + latent) % latent;
+  const shift = (field) => field.map((_, i) => {
+    const [c, at] = [i % channels, Math.floor(i / channels)];
+    return field[(index(Math.floor(at / latent) + down) * latent + index((at % latent) + right)) * channels + c];
+  });
+  return { image: shift(from.image), masked: shift(from.masked), start: shift(from.start) };
+}
+
+// To the nearest whole number, halves to the even one.
+const toEven = (n) => (Math.abs(n % 1) === 0.5 ? 2 * Math.round(n / 2) : Math.round(n));
+
+// `picture` with what `mask` marks filled in. `hear({step, steps, window, windows, preview})` is called after every step, and what it throws
+// ends the run; steps are those of all windows together, and preview() is what the window would be if its own ended there, small.
 export async function inpaint(player, picture, mask, settings = {}, hear = () => {}) {
   const { config, constants, defaults } = player.plan;
   const { size } = config;
-  const window = windowOf(mask, size, constants);
-  if (!window) return picture;
   const blend = settings.blend ?? defaults.blend;
-  if (blend === "match" && isThin(mask, window, constants)) return pasted(picture, mask, null, window, blend, constants);
-  const { x, m } = cut(picture, mask, window, constants);
-  const preview = new Preview(x, config);
-  const { decoded } = await sample(player, x, m, settings, {
-    keep: (name, data) => preview.keep(name, data),
-    hear: ({ step, steps, row, from, to }) => hear({ step, steps, window, preview: () => preview.picture(row, from, to) }),
-  });
-  const result = { data: toBytes(decoded), width: size, height: size };
-  return pasted(picture, mask, result, window, blend, constants, { part: settings.detail ?? defaults.detail, seed: settings.seed ?? defaults.seed });
+  const seed = settings.seed ?? defaults.seed;
+  const windows = windowsOf(mask, size, constants);
+  const modelled = windows.filter((window) => blend !== "match" || !isThin(mask, window, constants));
+  const noises = drawsOf(seed, config, constants, modelled);
+  const into = { ...picture, data: picture.data.slice() };
+  for (const window of windows) {
+    const n = modelled.indexOf(window);
+    if (n < 0) {
+      putBack(into, picture, mask, null, window, blend, constants);
+      continue;
+    }
+    const { x, m } = cut(picture, mask, window, constants);
+    const preview = new Preview(x, config);
+    const { decoded } = await sample(player, x, m, settings, {
+      noise: noises[n],
+      keep: (name, data) => preview.keep(name, data),
+      hear: ({ step, steps, row, from, to }) =>
+        hear({
+          step: n * steps + step,
+          steps: modelled.length * steps,
+          window,
+          windows: modelled.length,
+          preview: () => preview.picture(row, from, to),
+        }),
+    });
+    const result = { data: toBytes(decoded), width: size, height: size };
+    putBack(into, picture, mask, result, window, blend, constants, { part: settings.detail ?? defaults.detail, seed });
+  }
+  return into;
 }
 
 // x: the window from -1 to 1; m: its mask. `noise` takes the place of the draws. `keep(name, array)` receives what the

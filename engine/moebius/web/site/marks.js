@@ -64,6 +64,14 @@ export function tight(marks, width, height) {
   return x1 > x0 ? { x: rect.x + x0, y: rect.y + y0, width: x1 - x0, height: y1 - y0 } : null;
 }
 
+// A rectangle with so much around it that an engine's windows, whose side is `context` where they are not scaled, lie as in the whole picture.
+export function surroundings(inner, context, width, height) {
+  const around = Math.max(context, inner.width, inner.height);
+  const [x, y] = [Math.max(0, inner.x - around), Math.max(0, inner.y - around)];
+  const [right, bottom] = [Math.min(width, inner.x + inner.width + around), Math.min(height, inner.y + inner.height + around)];
+  return { x, y, width: right - x, height: bottom - y };
+}
+
 // {data, width, height} with a byte a pixel as a mark.
 export function bitmap({ data, width, height }) {
   const image = new ImageData(width, height);

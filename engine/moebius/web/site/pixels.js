@@ -1,27 +1,20 @@
 // Pictures as arrays, as engine/moebius/pictures/windows.py, engine/moebius/pictures/cut.py, engine/moebius/pictures/blend.py and
 // engine/moebius/pictures/mask.py have them. A picture is {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
-// `constants` are plan.json's.
+// Of one that was cut out of a larger picture, `left` and `top` say where. `constants` are plan.json's.
 
 import { grain, mixed } from "./grain.js";
 import { film, matched, thickness } from "./seam.js";
+import { ownOf, share, squareAround, support } from "./tiling.js";
 
 const ONE = 2 ** 22; // Pillow's, in the weights of its resizing
+const NO_DETAIL = { part: 0, seed: 0 };
 
-// The square to work on: around all that is marked (one window, where Python gives islands windows of their own), at the
-// picture's own resolution where it leaves size/CONTEXT around that on every side; else scaled. Null where nothing is marked.
-export function windowOf(mask, size, { BLUR_RADIUS, CONTEXT, SCALED }) {
+// The square around all that is marked; null where nothing is.
+export function windowOf(mask, size, constants) {
   const box = bounds(mask);
   if (!box) return null;
-  const [x0, y0, x1, y1] = box;
-  const reach = support(BLUR_RADIUS);
-  const longest = Math.max(x1 - x0, y1 - y0);
-  let side = size;
-  if (longest + 2 * Math.max(Math.floor(size / CONTEXT), reach) > size) {
-    side = Math.min(Math.max(Math.ceil((longest * SCALED[0]) / SCALED[1]), longest + 2 * reach, size), Math.max(mask.width, mask.height, size));
-  }
-  const placed = (first, last, length) =>
-    side >= length ? -Math.floor((side - length) / 2) : Math.min(Math.max(0, Math.floor((first + last - side) / 2)), length - side);
-  return { x: placed(x0, x1, mask.width), y: placed(y0, y1, mask.height), side, size };
+  const [x, y, side] = squareAround(box, mask, size, constants);
+  return { x, y, side, size };
 }
 
 export function bounds({ data, width, height }) {
@@ -79,73 +72,98 @@ export function toBytes(x) {
 
 // The picture with the window's result blended in, at the picture's resolution: enlarged, then joined ("match": the colours at the seam,
 // with no blur) or pasted through the blurred mask: ⌊(result·w + picture·(255-w)) / 255⌋. Without a result "match" has the film alone.
-export function pasted(picture, mask, result, window, blend, constants, detail = { part: 0, seed: 0 }) {
-  const { BLUR_RADIUS, LANCZOS } = constants;
-  const { x, y, side } = window;
-  const inner = (first, length, n) => [Math.max(0, first), Math.min(n, first + length)];
-  const [[left, right], [top, bottom]] = [inner(x, side, picture.width), inner(y, side, picture.height)];
-  const [width, height] = [right - left, bottom - top];
-  const inside = new Uint8Array(width * height);
-  for (let j = 0; j < height; j++) {
-    for (let i = 0; i < width; i++) inside[j * width + i] = mask.data[(top + j) * mask.width + left + i] ? 255 : 0;
-  }
-  const [scaled, size] = [side !== window.size, window.size];
-  let [weights, back] = [inside, !result || scaled ? { data: result ? resized(result, side, LANCZOS).data : new Uint8Array(3 * side * side) } : result];
-  const match = blend === "match";
-  if (!match) {
-    weights = blurred(inside, width, height, (BLUR_RADIUS * side) / size);
-  } else if (result && !scaled) {
-    const { rgb, m } = cut(picture, mask, window, constants);
-    back = { data: matched(back.data, rgb.data, m, side, side, constants) };
-  } else {
-    back = { data: joined(picture, mask, back.data, !result, [left, top, right, bottom], window, constants) };
-  }
-  if (match && result && detail.part) back = { data: withGrain(picture, mask, back.data, window, detail, constants) };
-  const data = picture.data.slice();
-  for (let j = 0; j < height; j++) {
-    for (let i = 0; i < width; i++) {
-      const w = weights[j * width + i];
-      const to = 3 * ((top + j) * picture.width + left + i);
-      const from = 3 * ((top + j - y) * side + left + i - x);
-      for (let c = 0; c < 3; c++) data[to + c] = Math.floor((back.data[from + c] * w + data[to + c] * (255 - w)) / 255);
-    }
-  }
-  return { data, width: picture.width, height: picture.height };
+export function pasted(picture, mask, result, window, blend, constants, detail = NO_DETAIL) {
+  const into = { ...picture, data: picture.data.slice() };
+  putBack(into, picture, mask, result, window, blend, constants, detail);
+  return into;
 }
 
-// A window's square, matched, and so much of the grain around what is marked where that is thick.
-function withGrain(picture, mask, back, { x, y, side, size }, { part, seed }, constants) {
+// The same into a copy of the picture that has other windows' results already: of several that fill one island, each shows as its share says.
+export function putBack(into, picture, mask, result, window, blend, constants, detail = NO_DETAIL) {
+  const { BLUR_RADIUS, LANCZOS } = constants;
+  const { x, y, side, size } = window;
+  const [left, top, right, bottom] = insideOf(window, picture);
+  const own = ownOf(mask, window, [left, top, right, bottom], constants);
+  const tight = bounds({ data: own, width: right - left, height: bottom - top });
+  if (!tight) return;
+  const [match, scaled] = [blend === "match", side !== size];
+  const reach = match ? 0 : support((BLUR_RADIUS * side) / size);
+  const [x0, y0] = [Math.max(left, left + tight[0] - reach), Math.max(top, top + tight[1] - reach)];
+  const [x1, y1] = [Math.min(right, left + tight[2] + reach), Math.min(bottom, top + tight[3] + reach)];
+  const [wide, high] = [x1 - x0, y1 - y0];
+  let weights = new Uint8Array(wide * high);
+  for (let j = 0; j < high; j++) {
+    for (let i = 0; i < wide; i++) weights[j * wide + i] = own[(y0 + j - top) * (right - left) + x0 + i - left] ? 255 : 0;
+  }
+  let back;
+  if (!result) back = new Uint8Array(3 * side * side);
+  else back = scaled ? resized(result, side, LANCZOS).data : result.data;
+  if (!match) {
+    weights = blurred(weights, wide, high, (BLUR_RADIUS * side) / size);
+  } else {
+    if (result && !scaled) {
+      const { rgb, m } = cut(picture, mask, window, constants);
+      back = matched(back, rgb.data, m, side, side, constants);
+    } else {
+      back = joined(picture, mask, back, !result, [x0, y0, x1, y1], window, constants);
+    }
+    if (result && detail.part) back = withGrain(picture, mask, back, weights, [x0, y0, x1, y1], window, detail, constants);
+  }
+  for (let j = 0; j < high; j++) {
+    for (let i = 0; i < wide; i++) {
+      const w = weights[j * wide + i];
+      if (!w) continue;
+      const [to, from] = [3 * ((y0 + j) * picture.width + x0 + i), 3 * ((y0 + j - y) * side + x0 + i - x)];
+      const part = window.before ? share(window, picture, x0 + i, y0 + j, constants) : 0;
+      for (let c = 0; c < 3; c++) {
+        const base = (window.before ? picture : into).data[to + c];
+        const filled = Math.floor((back[from + c] * w + base * (255 - w)) / 255);
+        into.data[to + c] = window.before ? Math.floor((filled * part + into.data[to + c] * (255 - part)) / 255) : filled;
+      }
+    }
+  }
+}
+
+// The part of the picture that a window covers, [x0, y0, x1, y1].
+function insideOf({ x, y, side }, { width, height }) {
+  return [Math.max(0, x), Math.max(0, y), Math.min(width, x + side), Math.min(height, y + side)];
+}
+
+// A window's square, matched, and so much of the grain around what it fills of a box (where `own` is not 0) as the hole is thick.
+function withGrain(picture, mask, back, own, [x0, y0, x1, y1], { x, y, side, size }, { part, seed }, constants) {
   const { BEYOND } = constants;
-  const [x0, y0, x1, y1] = bounds(mask);
   const [left, top] = [Math.max(0, x0 - BEYOND), Math.max(0, y0 - BEYOND)];
   const [wide, high] = [Math.min(picture.width, x1 + BEYOND) - left, Math.min(picture.height, y1 + BEYOND) - top];
-  const [filled, hole] = [new Uint8Array(3 * wide * high), new Uint8Array(wide * high)];
+  const [filled, hole, mine] = [new Uint8Array(3 * wide * high), new Uint8Array(wide * high), new Uint8Array(wide * high)];
+  for (let j = y0; j < y1; j++) {
+    for (let i = x0; i < x1; i++) mine[(j - top) * wide + i - left] = own[(j - y0) * (x1 - x0) + i - x0] ? 1 : 0;
+  }
   const inSquare = (i) => 3 * ((top + Math.floor(i / wide) - y) * side + left + (i % wide) - x);
   for (let i = 0; i < hole.length; i++) {
     const at = (top + Math.floor(i / wide)) * picture.width + left + (i % wide);
     hole[i] = mask.data[at];
-    for (let c = 0; c < 3; c++) filled[3 * i + c] = hole[i] ? back[inSquare(i) + c] : picture.data[3 * at + c];
+    for (let c = 0; c < 3; c++) filled[3 * i + c] = mine[i] ? back[inSquare(i) + c] : picture.data[3 * at + c];
   }
   const thick = thickness(hole, wide, high, side / size, constants);
-  const added = grain(filled, hole, hole, wide, high, mixed(seed, x, y), constants);
+  const added = grain(filled, mine, hole, wide, high, mixed(seed, x + (picture.left ?? 0), y + (picture.top ?? 0)), constants);
   const exact = Uint8ClampedArray.from(filled, (v, n) => v + added[n] * (part * thick[Math.floor(n / 3)])); // halves to even
   const out = back.slice();
-  for (let i = 0; i < hole.length; i++) if (hole[i]) for (let c = 0; c < 3; c++) out[inSquare(i) + c] = exact[3 * i + c];
+  for (let i = 0; i < hole.length; i++) if (mine[i]) for (let c = 0; c < 3; c++) out[inSquare(i) + c] = exact[3 * i + c];
   return out;
 }
 
-// Whether "match" has the film alone in all that is marked, whatever a model would make of it.
-export function isThin(mask, { x, y, side, size }, constants) {
-  const [left, top, right, bottom] = [Math.max(0, x), Math.max(0, y), Math.min(mask.width, x + side), Math.min(mask.height, y + side)];
-  const hole = new Uint8Array((right - left) * (bottom - top));
-  for (let j = top; j < bottom; j++) hole.set(mask.data.subarray(j * mask.width + left, j * mask.width + right), (j - top) * (right - left));
-  return thickness(hole, right - left, bottom - top, side / size, constants).every((t, i) => !t || !hole[i]);
+// Whether "match" has the film alone in all that the window fills, whatever a model would make of it.
+export function isThin(mask, window, constants) {
+  const box = insideOf(window, mask);
+  const thick = thickness(ownOf(mask, {}, box, constants), box[2] - box[0], box[3] - box[1], window.side / window.size, constants);
+  return !ownOf(mask, window, box, constants).some((own, i) => own && thick[i]);
 }
 
-// A scaled window's result, enlarged, matched where the picture is: what is marked and MARGIN pixels around. Or the film there.
-function joined(picture, mask, back, alone, [left, top, right, bottom], { x, y, side, size }, constants) {
+// A scaled window's result, enlarged, matched where the picture is: in a box and MARGIN pixels around. Or the film there.
+function joined(picture, mask, back, alone, [x0, y0, x1, y1], window, constants) {
   const { MARGIN: margin } = constants;
-  const [x0, y0, x1, y1] = bounds(mask);
+  const { x, y, side, size } = window;
+  const [left, top, right, bottom] = insideOf(window, picture);
   const [first, last] = [[Math.max(left, x0 - margin), Math.max(top, y0 - margin)], [Math.min(right, x1 + margin), Math.min(bottom, y1 + margin)]];
   const [wide, high] = [last[0] - first[0], last[1] - first[1]];
   const [fill, known, hole] = [new Uint8Array(3 * wide * high), new Uint8Array(3 * wide * high), new Uint8Array(wide * high)];
@@ -217,8 +235,6 @@ function boxRadius(radius) {
   const fraction = f(f((2 * whole + 1) * f(whole * (whole + 1) - f(3 * variance))) / f(6 * f(variance - (whole + 1) ** 2)));
   return f(whole + fraction);
 }
-
-const support = (radius) => 3 * (Math.floor((Math.sqrt(4 * radius * radius + 1) - 1) / 2) + 1);
 
 // Pillow's GaussianBlur: three box blurs a direction, with a fraction at their ends, rounded after each.
 export function blurred(bytes, width, height, radius) {

@@ -56,20 +56,42 @@ function fidelity(result, picture, hole, unknown, width, height, { NEAR, NOTHING
   return count ? Math.min(1, Math.max(0, (product + nothing) / (square + nothing))) : 1;
 }
 
-// All pixels within `radius` of a marked one. The marked one nearest to a pixel has an unmarked neighbour on the way there.
+// All pixels within `radius` of a marked one: dx² + dy² ≤ radius². Down the columns the distance g to the nearest marked one; along the rows
+// a pixel is reached from x' when |x - x'| ≤ √(radius² - g(x')²).
 export function grown(marked, width, height, radius) {
+  const reach = Math.min(Math.floor(radius), width + height);
   const out = Uint8Array.from(marked, (m) => (m ? 1 : 0));
-  const places = disc(radius);
-  for (let i = 0; i < marked.length; i++) {
-    if (!marked[i]) continue;
-    const [x, y] = [i % width, Math.floor(i / width)];
-    const inner = (!x || marked[i - 1]) && (x + 1 === width || marked[i + 1]) && (!y || marked[i - width]) && (y + 1 === height || marked[i + width]);
-    if (inner) continue;
-    for (const [dx, dy] of places) {
-      if (x + dx >= 0 && x + dx < width && y + dy >= 0 && y + dy < height) out[i + dy * width + dx] = 1;
+  if (!reach || !out.includes(1)) return out;
+  const far = reach + 1;
+  const gap = new Int32Array(width * height);
+  for (let x = 0; x < width; x++) {
+    let g = far;
+    for (let i = x; i < gap.length; i += width) gap[i] = g = out[i] ? 0 : Math.min(far, g + 1);
+    g = far;
+    for (let i = gap.length - width + x; i >= 0; i -= width) gap[i] = g = Math.min(gap[i], g + 1);
+  }
+  const half = Int32Array.from({ length: far }, (_, d) => wholeRoot(radius * radius - d * d));
+  for (let start = 0; start < gap.length; start += width) {
+    for (let x = 0, end = -1; x < width; x++) {
+      const g = gap[start + x];
+      if (g < far) end = Math.max(end, x + half[g]);
+      if (end >= x) out[start + x] = 1;
+    }
+    for (let x = width - 1, end = width; x >= 0; x--) {
+      const g = gap[start + x];
+      if (g < far) end = Math.min(end, x - half[g]);
+      if (end <= x) out[start + x] = 1;
     }
   }
   return out;
+}
+
+// The largest n with n² ≤ square.
+function wholeRoot(square) {
+  let n = Math.floor(Math.sqrt(square));
+  while (n * n > square) n--;
+  while ((n + 1) ** 2 <= square) n++;
+  return n;
 }
 
 function disc(radius) {
