@@ -342,6 +342,8 @@ def test_the_canvas_is_extended_and_the_new_part_marked(page: Page, hand: Hand) 
     hand.key("z", "Control")
     hand.key("z", "Control")
     assert page.run("[moebius.editor.picture.width, moebius.editor.marks.length]") == [160, 0]
+    too_long = "try { (await import('./files.js')).checkSize(16385, 10); } catch (error) { return error.message; }"
+    assert "16384 a side" in page.run(too_long)
 
 
 LEAVING = "const e = new Event('beforeunload', { cancelable: true }); window.dispatchEvent(e); return e.defaultPrevented;"

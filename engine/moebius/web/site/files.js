@@ -3,7 +3,7 @@
 import { Refused } from "./errors.js";
 import { paint } from "./marks.js";
 
-const LARGEST = 120e6; // pixels: a canvas of them takes half a gigabyte
+const LARGEST = { area: 120e6, side: 16384 }; // in pixels: a canvas of that area takes half a gigabyte, and browsers have no longer ones
 const KEPT = { "image/jpeg": "jpg", "image/webp": "webp", "image/png": "png" }; // the types that browsers write
 const QUALITY = 0.95;
 
@@ -13,7 +13,7 @@ export async function opened(blob) {
     throw new Refused(`${blob.name || "This"} is not a picture that this browser can open; try a JPEG or PNG.`);
   });
   const [wide, high] = [bitmap.width, bitmap.height];
-  let scale = Math.min(1, Math.sqrt(LARGEST / (wide * high)), 16384 / Math.max(wide, high));
+  let scale = Math.min(1, Math.sqrt(LARGEST.area / (wide * high)), LARGEST.side / Math.max(wide, high));
   for (; ; scale *= 0.7) {
     const canvas = drawn(bitmap, Math.max(1, Math.round(wide * scale)), Math.max(1, Math.round(high * scale)));
     if (!canvas) continue;
@@ -21,6 +21,11 @@ export async function opened(blob) {
     const note = scale < 1 ? `The picture has ${wide}×${high} pixels; this browser can work on ${canvas.width}×${canvas.height} of it.` : "";
     return { canvas, name: blob.name ?? "picture", type: blob.type, note };
   }
+}
+
+export function checkSize(width, height) {
+  if (width * height <= LARGEST.area && Math.max(width, height) <= LARGEST.side) return;
+  throw new Refused(`${width}×${height} pixels are more than a browser can work on (${LARGEST.side} a side, ${LARGEST.area / 1e6} million in all); add less.`);
 }
 
 // Null where the browser has no canvas of that size: some have none over 16 million pixels, and draw nothing.

@@ -117,8 +117,12 @@ const saveMask = () => taking(async () => files.download(await files.maskWritten
 function extend() {
   const sides = ["left", "top", "right", "bottom"].map((side) => Math.min(4096, Math.max(0, Math.round(Number($(`edge-${side}`).value) || 0))));
   if (!sides.some(Boolean)) return say("Say at which sides, and by how many pixels.", true);
-  $("more").hidePopover();
-  editor.extend(...sides);
+  const [left, top, right, bottom] = sides;
+  taking(async () => {
+    files.checkSize(editor.picture.width + left + right, editor.picture.height + top + bottom);
+    $("more").hidePopover();
+    editor.extend(...sides);
+  });
 }
 
 // filling -------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ const [LEFT, MIDDLE, RIGHT, PEN_ERASER] = [0, 1, 2, 5];
 
 export class Pointers {
   constructor(editor, ring) {
-    Object.assign(this, { editor, ring, at: new Map(), doing: null });
+    Object.assign(this, { editor, ring, at: new Map(), doing: null, by: "" });
     const on = (name, act, options) => editor.canvas.addEventListener(name, act, options);
     on("pointerdown", (event) => this.down(event));
     on("pointermove", (event) => this.move(event));
@@ -27,6 +27,7 @@ export class Pointers {
   down(event) {
     const { editor, at } = this;
     if (!editor.picture || ![LEFT, MIDDLE, RIGHT, PEN_ERASER].includes(event.button)) return;
+    if (this.doing === "mark" && this.by === "pen" && event.pointerType === "touch") return; // the hand that holds it
     try {
       editor.canvas.setPointerCapture(event.pointerId);
     } catch {
@@ -43,7 +44,7 @@ export class Pointers {
       return;
     }
     const erase = editor.tool === "eraser" || event.button === RIGHT || event.button === PEN_ERASER;
-    this.doing = "mark";
+    Object.assign(this, { doing: "mark", by: event.pointerType });
     editor.begin(editor.tool === "box" || event.shiftKey ? "box" : "stroke", erase, editor.view.toPicture(...this.place(event)));
   }
 
