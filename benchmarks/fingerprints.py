@@ -42,6 +42,7 @@ def chromium() -> dict[str, Any]:
             page.wait("moebius.state !== 'loading'", LOADED)
             if page.run("moebius.state") != "ready":
                 raise MoebiusError(f"The page did not come to its end: {page.run('moebius.error')}")
+            page.run("return await moebius.check()", LOADED)
             made: dict[str, Any] = page.run("moebius.fingerprint")
     return made
 

@@ -32,6 +32,7 @@ FLAGS = [
     "--use-webgpu-adapter=swiftshader",
     "--use-angle=swiftshader",
     "--disable-dev-shm-usage",
+    "--disable-accelerated-2d-canvas",  # on a software driver a detour, and reading pixels back is what tests do
     "--disable-gpu-watchdog",
     "--disable-background-networking",
     "--disable-component-update",
@@ -220,14 +221,17 @@ def served(folder: Path) -> Iterator[Address]:
         server.server_close()
 
 
-def main(folder: str, picture: str) -> None:
-    """python tests/chromium.py DIR FILE: a picture of an exported page (with --tile cpu) that has filled in its sample."""
+def main(folder: str, picture: str, phone: str) -> None:
+    """python tests/chromium.py DIR FILE PHONE: pictures of an exported page (with --tile cpu): a phone's, with the sample's mask, and a
+    desktop's that has filled it in, half of it compared with what was there."""
     with tempfile.TemporaryDirectory() as profile, served(Path(folder)) as address, browser(Path(profile)) as opened:
         page = Page(opened, address)
         page.wait("moebius.state !== 'loading'", 3600)
+        page.screenshot(Path(phone), 390, 780, 2)
         page.run("document.getElementById('run').click()")
         page.wait("moebius.result || moebius.error", 3600)
-        page.screenshot(Path(picture), 1120, 1250)
+        page.run("document.getElementById('compare').click(); document.getElementById('split').blur()")
+        page.screenshot(Path(picture), 1280, 800)
 
 
 if __name__ == "__main__":

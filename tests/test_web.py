@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromium import Address, Browser, Page, served
+from hand import Hand
 from javascript import fetched, floats
 from PIL import Image
 
@@ -36,13 +37,6 @@ LOADED = 240  # seconds a page may take to load a small model and check itself
 READY = "moebius.state !== 'loading'"
 # What a loop has beside other plans, of any buffers.
 LOOP = "sinusoid: linear.inputs[0], state: 0, coefficients: 0, guidance: 0, rows: 1"
-# Notes whether a run could have been started while the page checks itself.
-WATCH_RUN = """
-  document.addEventListener('DOMContentLoaded', () => {
-    const run = document.getElementById('run');
-    const seen = () => { if (!run.disabled && moebius.state === 'loading') globalThis.early = true; };
-    new MutationObserver(seen).observe(run, { attributes: true });
-  });"""
 SCALED = 2  # grey levels: what one level of two neighbours becomes in Lanczos's two rounded passes
 
 
@@ -63,9 +57,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
 @pytest.fixture(scope="module")
 def page(chromium: Browser, site: Address) -> Page:
     """The page, loaded and checked."""
-    opened = Page(chromium, site, WATCH_RUN)
+    opened = Page(chromium, site)
     opened.wait(READY, LOADED)
     assert opened.run("moebius.state") == "ready", (opened.run("moebius.error"), opened.log)
+    assert opened.run("document.getElementById('check').open || Boolean(moebius.checked)") is False, "not before it is of use"
+    assert opened.run("return await moebius.check()", LOADED)
     return opened
 
 
@@ -227,65 +223,67 @@ def test_page_makes_the_native_picture(page: Page, tmp_path: Path) -> None:
     assert run["inputs"] == model.digest()
 
 
-def test_no_run_begins_while_the_player_or_the_picture_is_not_there(page: Page) -> None:
-    """The check is a run of its own, on the same buffers; a picture that is being opened would take the place of the one that is run."""
-    assert page.run("globalThis.early ?? false") is False
+def test_no_run_begins_while_a_picture_is_opened(page: Page) -> None:
+    """It would take the place of the one that is run."""
     assert page.run("document.getElementById('run').disabled") is False
     disabled = page.run("""
-      const run = document.getElementById('run'), dataTransfer = new DataTransfer();
+      const run = document.getElementById('run'), dataTransfer = new DataTransfer(), decode = globalThis.createImageBitmap;
       let finish;
-      moebius.editor.open = () => new Promise((resolve) => (finish = resolve));
+      globalThis.createImageBitmap = () => new Promise((_, reject) => (finish = reject));
       dataTransfer.items.add(new File(['x'], 'x.png', { type: 'image/png' }));
-      document.getElementById('frame').dispatchEvent(new DragEvent('drop', { dataTransfer, cancelable: true }));
+      document.dispatchEvent(new DragEvent('drop', { dataTransfer, cancelable: true }));
       const meanwhile = run.disabled;
-      delete moebius.editor.open;
-      finish('');
+      globalThis.createImageBitmap = decode;
+      finish(new Error('no picture'));
       await new Promise((resolve) => setTimeout(resolve, 50));
       return [meanwhile, run.disabled];""")
     assert disabled == [True, False]
 
 
+def test_a_run_is_stopped_within_a_step(page: Page) -> None:
+    """Between two submits; what is run next is not affected."""
+    stopped = page.run("""
+      const { engine } = moebius, { queue } = engine.player.device, { picture, mask } = engine.model().sample;
+      const control = new AbortController(), submit = GPUQueue.prototype.submit;
+      let submits = 0, after = 0, steps = 0;
+      GPUQueue.prototype.submit = function (commands) {
+        if (control.signal.aborted) after++;
+        if (steps === 1 && ++submits === 2) control.abort(new Error('stopped'));
+        return submit.call(this, commands);
+      };
+      const hear = ({ step }) => (steps = step ?? steps);
+      const said = await engine.fill(picture, mask, { steps: 3, seed: 0n }, hear, control.signal).catch((error) => error.message);
+      GPUQueue.prototype.submit = submit;
+      return [said, steps, after];""")
+    assert stopped == ["stopped", 1, 0]
+
+
 def test_people_paint_and_run(page: Page, tmp_path: Path) -> None:
-    """A picture of one's own, a stroke of the mouse, a run: what Python makes of the same picture and mask."""
+    """A picture of one's own, a stroke of the mouse, a run: what Python makes of the same. A check that is under way ends."""
     rgb = np.asarray(Image.open(sample.photo()).convert("RGB").resize((180, 150)))
     Image.fromarray(rgb).save(tmp_path / "mine.png")
-    document = page.send("DOM.getDocument")["root"]["nodeId"]
-    node = page.send("DOM.querySelector", {"nodeId": document, "selector": "#open"})["nodeId"]
-    page.send("DOM.setFileInputFiles", {"files": [str(tmp_path / "mine.png")], "nodeId": node})
-    page.wait("document.getElementById('canvas').width === 180")
-    page.run("document.getElementById('canvas').scrollIntoView()")
-    box = page.run("document.getElementById('canvas').getBoundingClientRect().toJSON()")
-    scale = box["width"] / 180
-    at = [{"x": box["x"] + u * scale, "y": box["y"] + v * scale, "button": "left"} for u, v in ((60, 70), (80, 90), (100, 80))]
-    page.send("Input.dispatchMouseEvent", {"type": "mousePressed", "clickCount": 1, **at[0]})
-    for point in at[1:]:
-        page.send("Input.dispatchMouseEvent", {"type": "mouseMoved", **point, "buttons": 1})
-    page.send("Input.dispatchMouseEvent", {"type": "mouseReleased", "clickCount": 1, **at[-1]})
-    mask = fetched(page, "return moebius.editor.marked().data;").reshape(150, 180).astype(bool)
+    hand = Hand(page)
+    hand.choose("#open", tmp_path / "mine.png")
+    page.wait("moebius.editor.picture.width === 180")
+    hand.drag([(60, 70), (80, 90), (100, 80)])
+    script = "(await import('./marks.js')).rasterised(moebius.editor.marks, { x: 0, y: 0, width: 180, height: 150 })"
+    mask = fetched(page, f"return {script}.data;").reshape(150, 180).astype(bool)
     assert all(mask[v, u] for u, v in ((60, 70), (70, 80), (80, 90), (90, 85), (100, 80)))
     assert not mask[20:40].any()
 
     settings = {"steps": 2, "seed": str(2**61 + 5)}  # more digits than a JavaScript number has
     page.run(f"for (const [id, v] of Object.entries({settings})) document.getElementById(id).value = v; moebius.result = null;")
-    page.run("document.getElementById('run').click()")
+    page.run("moebius.check(); document.getElementById('run').click()")
     page.wait("moebius.result || moebius.error", LOADED)
     got = fetched(page, "return moebius.result.data;").reshape(rgb.shape)
     expected = np.asarray(tiny()(rgb, mask, steps=2, seed=2**61 + 5).image)
     assert np.abs(got.astype(int) - expected).max() <= 1
     assert np.abs(expected.astype(int) - rgb).max() > 20
+    shown = fetched(page, "return (await import('./bitmaps.js')).pictureOf(moebius.editor.picture).data;").reshape(rgb.shape)
+    assert np.array_equal(shown, got)
 
-    page.run("document.getElementById('clear').click(); document.getElementById('run').click()")
+    page.run("moebius.editor.undo(); moebius.editor.clear(); document.getElementById('run').click()")
     assert page.run("document.getElementById('message').textContent").startswith("Nothing is marked")
-
-
-def test_page_fits_a_phone(page: Page) -> None:
-    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    page.send("Emulation.setDeviceMetricsOverride", size)
-    try:
-        assert page.run("document.documentElement.scrollWidth") <= 360
-        assert page.run("document.getElementById('run').getBoundingClientRect().bottom") <= 740  # in sight without scrolling
-    finally:
-        page.send("Emulation.clearDeviceMetricsOverride")
 
 
 @pytest.mark.parametrize(
@@ -323,6 +321,7 @@ def test_small_model_in_chromium_is_native(chromium: Browser, llvmpipe: WebGPU, 
         page = Page(chromium, address)
         page.wait(READY, 3600)
         assert page.run("moebius.state") == "ready", page.run("moebius.error")
+        page.run("return await moebius.check()", 3600)
         got = [fetched(page, f"return moebius.checked.{name}.data;") for name in ("painted", "picture")]
         assert page.run("moebius.checked.ok")
         column = page.run("moebius.fingerprint.columns[0]")

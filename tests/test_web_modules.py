@@ -41,14 +41,19 @@ CONSTANTS = f"const constants = {json.dumps(constants())};"  # as plan.json has 
 # the sources ---------------------------------------------------------------------------------------------------------
 def test_imports_have_no_cycle_and_nothing_is_left_over() -> None:
     imports = {name: set(re.findall(r"""(?:\bfrom|\bimport\(?)\s*["']\./([\w.]+)["']""", text)) for name, text in SOURCES.items()}
-    assert imports["page.js"] >= {"inpaint.js", "player.js"}
+    assert imports["engine_webgpu.js"] >= {"inpaint.js", "player.js"}
+    assert imports["engine.js"] == {"engine_webgpu.js", "engine_server.js"}
     order = list(TopologicalSorter(imports).static_order())  # raises CycleError
     assert set(order) == SOURCES.keys()
-    reached, rest = set(), {"page.js"}
+    reached, rest = set(), {"page.js", "fromfile.js", "sw.js"}
     while rest:
         reached |= rest
         rest = {other for name in rest for other in imports[name]} - reached
     assert reached == SOURCES.keys()
+
+
+def test_scripts_are_short_enough_to_read() -> None:
+    assert {name: text.count("\n") for name, text in SOURCES.items() if text.count("\n") > 400} == {}
 
 
 def test_comments_name_files_that_are_there() -> None:
@@ -283,6 +288,55 @@ def test_errors_are_those_of_the_fingerprint(scripts: Scripts) -> None:
         expected = errors(np.float32(got), want, None)
         assert row.keys() == expected.keys() - {"checksum"}
         assert row == {k: v if v is None or isinstance(v, list) else pytest.approx(v, rel=1e-9) for k, v in expected.items() if k in row}
+
+
+@pytest.mark.parametrize("box", [(300, 200, 20, 16), (0, 5, 30, 20), (420, 300, 80, 60), (150, 100, 140, 9), (100, 60, 200, 180)])
+def test_the_surroundings_of_a_hole_are_as_good_as_the_whole_picture(scripts: Scripts, box: tuple[int, int, int, int]) -> None:
+    """The same windows, and the same bytes with them: the seam's and the grain's."""
+    x, y, w, h = box
+    rgb, mask = np.random.default_rng(12).integers(0, 256, (360, 500, 3), np.uint8), np.zeros((360, 500), bool)
+    mask[y : y + h, x : x + w] = True
+    same = scripts.run(f"""
+      {CONSTANTS} const {{ windowsOf }} = await import('./tiling.js'), {{ pasted }} = await import('./pixels.js');
+      const {{ surroundings }} = await import('./marks.js');
+      const [picture, mask] = [{picture_of(rgb)}, {picture_of(mask)}];
+      const r = surroundings({{ x: {x}, y: {y}, width: {w}, height: {h} }}, 64, 500, 360);
+      const part = (whole, n) => {{
+        const data = new Uint8Array(n * r.width * r.height);
+        for (let j = 0; j < r.height; j++) {{
+          const at = n * ((r.y + j) * whole.width + r.x);
+          data.set(whole.data.subarray(at, at + n * r.width), n * j * r.width);
+        }}
+        return {{ data, width: r.width, height: r.height, left: r.x, top: r.y }};
+      }};
+      const [cut, hole] = [part(picture, 3), part(mask, 1)];
+      const [far, near] = [windowsOf(mask, 64, constants), windowsOf(hole, 64, constants)];
+      const place = (dx, dy) => (v) => [v.x + dx, v.y + dy, v.side];
+      const result = {{ data: new Uint8Array(3 * 64 * 64).map((_, i) => 90 + (i % 70)), width: 64, height: 64 }};
+      const detail = {{ part: 0.7, seed: 5n }};
+      const whole = pasted(picture, mask, result, far[0], 'match', constants, detail);
+      const got = pasted(cut, hole, result, near[0], 'match', constants, detail);
+      const windowsAre = JSON.stringify(far.map(place(0, 0))) === JSON.stringify(near.map(place(r.x, r.y)));
+      return [windowsAre, part(whole, 3).data.every((v, i) => v === got.data[i])];""")
+    assert same == [True, True]
+
+
+# previews ------------------------------------------------------------------------------------------------------------
+def test_a_preview_is_the_estimate_by_the_fitted_map(scripts: Scripts) -> None:
+    """x of y_t = √ā_t·x + √(1-ā_t)·ε, and the colours that least squares gives to four latent channels."""
+    g = np.random.default_rng(11)
+    x, noise = g.standard_normal((2, 36)).astype(np.float32)
+    row = [0.3, 0.91**0.5, 0.5, 0.75**0.5]
+    before, after = row[0] * x + row[1] * noise, row[2] * x + row[3] * noise
+    script = f"const {{ estimated }} = await import('./preview.js'); return estimated({row}, {floats(before)}, {floats(after)});"
+    np.testing.assert_allclose(fetched(scripts, script).view(np.float32), x, atol=1e-5)
+    z, colours = g.standard_normal((50, 4)).astype(np.float32), g.uniform(-1, 1, (50, 3)).astype(np.float32)
+    want = np.linalg.lstsq(np.column_stack([z, np.ones(50)]), colours, rcond=None)[0]
+    script = f"const {{ fitted }} = await import('./preview.js'); return fitted({floats(z)}, {floats(colours)}, 4).map((row) => [...row]);"
+    np.testing.assert_allclose(scripts.run(script), want, atol=1e-5)
+    flat = "const [z, c] = [new Float32Array(200).fill(1), new Float32Array(150).fill(0.5)];"
+    flat += "return (await import('./preview.js')).fitted(z, c, 4).map((row) => [...row]);"
+    assert np.sum(scripts.run(flat), axis=0) == pytest.approx([0.5] * 3, abs=1e-3)
 
 
 # weights.bin ---------------------------------------------------------------------------------------------------------

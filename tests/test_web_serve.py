@@ -50,6 +50,17 @@ def test_files_of_the_folder_are_served(server: Server) -> None:
     assert get(server, "/a%20b.js") == (200, b"script")
 
 
+def test_headers_of_every_answer(server: Server) -> None:
+    for address, status in (("/", 200), ("/nothing", 404)):
+        connection = HTTPConnection(LOOPBACK, server.server_port, timeout=20)
+        connection.request("GET", address)
+        answer = connection.getresponse()
+        assert answer.status == status
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Cache-Control"] == "no-cache"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
 def test_nothing_else_is(server: Server, page: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (page / "out.txt").symlink_to("../secret.txt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from chromium import Address, Browser, Page, served
 from javascript import fetched
 
-from moebius.web.bundle import Bundle
+from moebius.web.bundle import PIECE, Bundle
 from moebius.web.export import write_site
 
 
@@ -83,6 +84,44 @@ def test_weights_come_without_a_cache(chromium: Browser, site: Address, trouble:
     whole = np.frombuffer(content_of(site), np.uint8)
     assert np.array_equal(fetched(page, trouble + STREAM + "return await load();"), whole)
     assert page.run(STREAM + "await load(); return heard.at(-1)[0];") == "Downloading weights"
+
+
+def test_a_damaged_copy_is_never_used_and_never_kept(chromium: Browser, tmp_path: Path) -> None:
+    """Whether it comes so from the server, or lies so in the cache. The pieces are so many bytes as plan.json says."""
+    write_site(tmp_path)
+    bundle = Bundle()
+    bundle.arrays = {"noise": np.random.default_rng(2).standard_normal(2 * PIECE // 4 + 1000, np.float32)}
+    bundle.write(tmp_path, {})
+    whole = (tmp_path / "weights.bin").read_bytes()
+    damaged = bytearray(whole)
+    damaged[PIECE + 5] ^= 1
+    cached = "const c = await caches.open('moebius-webgpu'); return (await c.keys()).length"
+    attempt = "try { await load(); } catch (e) { return e.message; }"
+    with served(tmp_path) as address:
+        page = Page(chromium, address + "style.css")
+        assert len(page.run(STREAM + "return plan.binary.pieces")) == 3
+        (tmp_path / "weights.bin").write_bytes(damaged)
+        for trouble in ("", "navigator.storage.estimate = async () => ({ quota: 1, usage: 1 });"):
+            said = page.run(trouble + STREAM + attempt)
+            assert f"bytes {PIECE} to {2 * PIECE - 1} have another SHA-256" in said
+            assert page.run(cached) == 0
+        page.run("delete navigator.storage.estimate")
+        (tmp_path / "weights.bin").write_bytes(whole)
+        sums = "const sum = (a) => a.reduce((s, v) => s + v, 0); return sum(await load());"
+        want = int(np.frombuffer(whole, np.uint8).sum(dtype=np.int64))
+        assert page.run(STREAM + sums) == want
+        assert page.run(cached) == 1
+        spoil = """
+          const cache = await caches.open('moebius-webgpu'), [key] = await cache.keys();
+          const bytes = new Uint8Array(await (await cache.match(key)).arrayBuffer());
+          bytes[7] ^= 1;
+          await cache.put(key, new Response(bytes)); return bytes.length"""
+        assert page.run(spoil) == len(whole)
+        before = len(address.asked)
+        assert page.run(STREAM + sums) == want, "downloaded once more"
+        assert sum("weights.bin" in path for path in address.asked[before:]) == 1
+        assert page.run(STREAM + "await load(); return heard.at(-1)[0];") == "Reading weights"
+        page.close()
 
 
 def test_weights_of_another_length_are_refused(chromium: Browser, site: Address) -> None:

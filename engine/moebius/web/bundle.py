@@ -2,7 +2,7 @@
 
 plan.json::
 
-    {"format": 1, "binary": {"file", "size", "sha256"},
+    {"format": 1, "binary": {"file", "size", "sha256", "piece": bytes, "pieces": [SHA-256 of so many bytes, …]},
      "modules": [WGSL text, …],
      "pipelines": [{"module", "entry", "access": ["read" | "read_write" | "uniform", …]}, …],
      "buffers": [{"size", "at"?}, …]      `at`: where its content lies in weights.bin; without it, it begins as zeros
@@ -39,6 +39,7 @@ FORMAT = 1
 PLAN, WEIGHTS = "plan.json", "weights.bin"
 ALIGN = DEFAULT_LIMITS["min-storage-buffer-offset-alignment"]
 SEGMENT = DEFAULT_LIMITS["max-storage-buffer-binding-size"]  # weights lie together in buffers of at most this size
+PIECE = 1 << 22  # bytes of weights.bin that a browser checks at a time: few enough to hold, many enough to be quick
 BLOCKS, BLOCK = 16, 128  # samples of a module's output: blocks of neighbouring values
 
 
@@ -66,6 +67,29 @@ class ForBrowsers(WebGPU):
         """The plan of forward for channels-last inputs, and what its modules put out."""
         self.taps = []
         return self.record(forward, shapes, *args), self.taps
+
+
+class Digests:
+    """SHA-256 of all that comes, and of every PIECE bytes of it."""
+
+    def __init__(self) -> None:
+        self.whole, self._piece, self._filled = hashlib.sha256(), hashlib.sha256(), 0
+        self._done: list[str] = []
+
+    def update(self, data: bytes | bytearray) -> None:
+        self.whole.update(data)
+        view = memoryview(data)
+        while view:
+            part = view[: PIECE - self._filled]
+            self._piece.update(part)
+            self._filled, view = self._filled + len(part), view[len(part) :]
+            if self._filled == PIECE:
+                self._done.append(self._piece.hexdigest())
+                self._piece, self._filled = hashlib.sha256(), 0
+
+    def about(self) -> dict[str, Any]:
+        pieces = [*self._done, self._piece.hexdigest()] if self._filled else self._done
+        return {"sha256": self.whole.hexdigest(), "piece": PIECE, "pieces": pieces}
 
 
 class Bundle:
@@ -177,7 +201,7 @@ class Bundle:
     # writing -----------------------------------------------------------------------------------------------------
     def write(self, folder: Path, about: dict[str, Any], progress: Callable[[str, int, int | None], None] | None = None) -> int:
         """plan.json and weights.bin; how many bytes they have."""
-        digest, at, total = hashlib.sha256(), 0, self._size()
+        digests, at, total = Digests(), 0, self._size()
         with (folder / WEIGHTS).open("wb") as file:
 
             def put(data: bytes | bytearray) -> int:
@@ -185,7 +209,7 @@ class Bundle:
                 begin = at
                 for part in (data, bytes(-len(data) % ALIGN)):
                     file.write(part)
-                    digest.update(part)
+                    digests.update(part)
                     at += len(part)
                 if progress is not None:
                     progress("Writing weights.bin", at, total)
@@ -204,7 +228,7 @@ class Bundle:
         plan = {
             "format": FORMAT,
             **about,
-            "binary": {"file": WEIGHTS, "size": at, "sha256": digest.hexdigest()},
+            "binary": {"file": WEIGHTS, "size": at, **digests.about()},
             "modules": list(self.modules),
             "pipelines": [{"module": m, "entry": e, "access": list(a)} for m, e, a in self.pipelines],
             "buffers": self.buffers,

@@ -15,6 +15,12 @@ from moebius.errors import MoebiusError
 
 LOOPBACK = "127.0.0.1"
 MOST_AT_ONCE = 16  # connections that have a thread; a browser opens six
+HEADERS = {
+    "Cache-Control": "no-cache",  # a page that was written anew is seen when it is next loaded
+    "Content-Security-Policy": "frame-ancestors 'none'",  # what a <meta> cannot say; the rest is in index.html
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -32,6 +38,11 @@ class Handler(SimpleHTTPRequestHandler):
         except ValueError:  # a NUL in it
             return ""
         return found if os.path.dirname(found) == folder and os.path.isfile(found) else ""
+
+    def end_headers(self) -> None:
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing for every file."""

@@ -1,184 +1,240 @@
-// The picture on its canvas and the mask that is painted over it.
+// The document: a picture at its own size, what is marked on it, the history of both, and how they are seen. Knows no engine and no button.
 
-const LARGEST_SIDE = 4096; // browsers refuse canvases much larger than that
-const TINT = [13, 148, 136, 150];
+import { canvasOf, cropped, imageOf, pictureOf } from "./bitmaps.js";
+import { History } from "./history.js";
+import { bitmap, bytesOf, rasterised, shifted, surroundings, tight } from "./marks.js";
+import { Screen } from "./screen.js";
+import { View } from "./view.js";
+
+export const SIZES = { least: 2, most: 400 }; // of the brush, in CSS pixels
 
 export class Editor {
-  // `changed` is called after every stroke.
-  constructor(canvas, brush, changed = () => {}) {
-    Object.assign(this, { canvas, brush, changed, erasing: false, size: 40, strokes: [], result: null, showOriginal: false });
-    this.context = canvas.getContext("2d");
-    this.base = new OffscreenCanvas(1, 1);
-    this.mask = new OffscreenCanvas(1, 1);
-    canvas.addEventListener("pointerdown", (event) => this.begin(event));
-    canvas.addEventListener("pointermove", (event) => this.move(event));
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => this.end());
-    canvas.addEventListener("pointerleave", () => (brush.hidden = true));
+  // `stage` is the element that `canvas` fills; `changed` hears of everything that a button could depend on.
+  constructor(stage, canvas, changed = () => {}) {
+    Object.assign(this, { stage, canvas, changed });
+    Object.assign(this, { picture: null, name: "", type: "", marks: [], active: null, tool: "brush", brush: 40, locked: false });
+    Object.assign(this, { original: false, split: null, preview: [], waiting: false });
+    [this.history, this.view, this.screen] = [new History(), new View(), new Screen(canvas)];
+    new ResizeObserver(() => this.resized()).observe(stage);
+    this.resized();
   }
 
-  // A file or blob; returns what should be said about it, or nothing.
-  async open(blob) {
-    const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
-    const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
-    const canvas = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
+  // the document ----------------------------------------------------------------------------------------------------
+
+  // A picture is {canvas, name, type}. The one before stays in the history, with what was done to it.
+  open(picture, marks = []) {
+    if (this.picture) this.exchange(picture, marks, false);
+    else this.show(picture, marks);
+    this.view.resized(this.view.stage, this.picture);
+    this.view.fit();
+    this.update();
+  }
+
+  // New canvas at the sides, grey and marked.
+  extend(left, top, right, bottom) {
+    const { width, height } = this.picture;
+    const canvas = new OffscreenCanvas(width + left + right, height + top + bottom);
     const context = canvas.getContext("2d");
-    context.fillStyle = "#fff"; // what is transparent has no colour of its own
+    context.fillStyle = "#808080";
     context.fillRect(0, 0, canvas.width, canvas.height);
-    context.imageSmoothingQuality = "high";
-    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-    const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
-    this.show({ data: withoutAlpha(data), width: canvas.width, height: canvas.height });
-    return scale < 1 ? `The picture has ${bitmap.width}×${bitmap.height} pixels; the page works on ${canvas.width}×${canvas.height} of it.` : "";
+    context.drawImage(this.picture, left, top);
+    const box = (x, y, w, h) => ({ kind: "box", x, y, width: w, height: h, erase: false });
+    const sides = [box(0, 0, canvas.width, top), box(0, top + height, canvas.width, bottom), box(0, top, left, height), box(left + width, top, right, height)];
+    const marks = [...this.marks.map((m) => shifted(m, left, top)), ...sides.filter((s) => s.width && s.height)];
+    this.exchange({ canvas, name: this.name, type: this.type }, marks, true);
+    this.view.resized(this.view.stage, this.picture);
+    this.update();
   }
 
-  // A picture, {data, width, height} with three bytes a pixel, and the mask it begins with.
-  show(picture, mask = null) {
-    this.picture = picture;
-    this.strokes = [];
-    this.result = null;
-    const { width, height } = picture;
-    for (const canvas of [this.canvas, this.base, this.mask]) Object.assign(canvas, { width, height });
-    this.painted = mask && imageOf(mask, (v) => (v ? TINT : [0, 0, 0, 0]));
-    this.repaint();
+  exchange(picture, marks, work) {
+    const before = { picture: { canvas: this.picture, name: this.name, type: this.type }, marks: this.marks };
+    this.history.push({ kind: "picture", before, after: { picture, marks }, work, bytes: 4 * this.picture.width * this.picture.height + bytesOf(this.marks) });
+    this.show(picture, marks);
   }
 
-  showResult(picture) {
-    this.result = picture;
-    this.draw();
+  show({ canvas, name, type }, marks) {
+    Object.assign(this, { picture: canvas, name, type, marks, active: null, split: null });
+    this.context = canvas.getContext("2d");
   }
 
-  // Goes on from the result, with nothing marked.
-  keepResult() {
-    this.show(this.result);
+  mark(marks) {
+    this.history.push({ kind: "marks", before: this.marks, after: marks, bytes: bytesOf(marks.slice(this.marks.length)) + 8 * marks.length });
+    this.marks = marks;
+    this.update();
   }
 
   clear() {
-    this.painted = null;
-    this.strokes = [];
-    this.result = null;
-    this.repaint();
+    if (this.marks.length) this.mark([]);
+  }
+
+  // A mask of the picture's size takes the place of what is marked.
+  openMask(mask) {
+    this.mark([bitmap(mask)]);
   }
 
   undo() {
-    this.strokes.pop();
-    this.result = null;
-    this.repaint();
+    if (!this.locked && !this.active) this.restore(this.history.undo(), "before");
   }
 
-  // The mask as bytes, 0 or 1.
-  marked() {
-    const { width, height } = this.mask;
-    const rgba = this.mask.getContext("2d").getImageData(0, 0, width, height).data;
-    const data = new Uint8Array(width * height);
-    for (let i = 0; i < data.length; i++) data[i] = rgba[4 * i + 3] > TINT[3] / 2 ? 1 : 0;
-    return { data, width, height };
+  redo() {
+    if (!this.locked && !this.active) this.restore(this.history.redo(), "after");
   }
 
-  // drawing ---------------------------------------------------------------------------------------------------------
-
-  repaint() {
-    const context = this.mask.getContext("2d");
-    context.clearRect(0, 0, this.mask.width, this.mask.height);
-    if (this.painted) context.putImageData(this.painted, 0, 0);
-    for (const stroke of this.strokes) this.stroke(stroke, 0);
-    this.draw();
-    this.changed();
-  }
-
-  // From the point `first` on. Source-over of a half transparent colour would darken where strokes cross, so the colour is
-  // first taken away.
-  stroke({ points, size, erasing }, first) {
-    const context = this.mask.getContext("2d");
-    const path = new Path2D();
-    const from = points[Math.max(0, first - 1)];
-    path.moveTo(...from);
-    for (const point of points.slice(Math.max(0, first))) path.lineTo(...point);
-    Object.assign(context, { lineWidth: size, lineCap: "round", lineJoin: "round", globalCompositeOperation: "destination-out", strokeStyle: "#000" });
-    context.stroke(path);
-    if (!erasing) {
-      context.globalCompositeOperation = "destination-over";
-      context.strokeStyle = `rgb(${TINT.slice(0, 3)} / ${TINT[3] / 255})`;
-      context.stroke(path);
+  restore(entry, side) {
+    if (!entry) return;
+    if (entry.kind === "picture") {
+      this.show(entry[side].picture, entry[side].marks);
+      this.view.resized(this.view.stage, this.picture);
+    } else if (entry.kind === "fill") {
+      this.context.drawImage(entry[side].canvas, entry.x, entry.y);
+      this.marks = entry[side].marks;
+    } else {
+      this.marks = entry[side];
     }
-    context.globalCompositeOperation = "source-over";
+    this.update();
   }
 
-  draw() {
-    const { context, canvas } = this;
-    const shown = this.result && !this.showOriginal ? this.result : this.picture;
-    if (this.drawn !== shown) {
-      this.base.getContext("2d").putImageData(imageOf(shown, null), 0, 0);
-      this.drawn = shown;
+  // filling ---------------------------------------------------------------------------------------------------------
+
+  // What an engine needs of the picture: the marked rectangle with `context` pixels around it, or once more the one that was filled last.
+  // {picture, mask, marks, x, y, width, height, inner, chain, again}, picture and mask as in pixels.js, or null where nothing is marked.
+  job(context) {
+    const last = this.history.last;
+    const again = !this.marks.length && last?.kind === "fill";
+    const marks = again ? last.marked : this.marks;
+    const { width, height } = this.picture;
+    const inner = tight(marks, width, height);
+    if (!inner) return null;
+    const rect = surroundings(inner, context, width, height);
+    const cut = cropped(this.picture, rect);
+    const chain = again ? last.chain : [];
+    for (const fill of [...chain].reverse()) cut.getContext("2d").drawImage(fill.before.canvas, fill.x - rect.x, fill.y - rect.y);
+    return { ...rect, picture: { ...pictureOf(cut), left: rect.x, top: rect.y }, mask: rasterised(marks, rect), marks, inner, chain, again };
+  }
+
+  // The result of a job, as one entry of the history.
+  filled(job, result) {
+    const { x, y, width, height } = differing(job, result);
+    const before = cropped(this.picture, { x, y, width, height });
+    const after = new OffscreenCanvas(width, height);
+    after.getContext("2d").putImageData(imageOf(result), job.x - x, job.y - y);
+    const entry = { kind: "fill", x, y, before: { canvas: before, marks: this.marks }, after: { canvas: after, marks: [] }, marked: job.marks };
+    entry.bytes = 8 * width * height;
+    entry.chain = [...job.chain, entry];
+    this.history.push(entry);
+    this.context.drawImage(after, x, y);
+    Object.assign(this, { marks: [], preview: [] });
+    this.update();
+  }
+
+  // Pieces {data, width, height} of what a run has so far, each with the place {x, y, side} of the picture that it covers.
+  showPreview(pieces) {
+    this.preview = pieces.map(({ picture, ...place }) => ({ canvas: picture instanceof ImageBitmap ? picture : canvasOf(picture), ...place }));
+    this.redraw();
+  }
+
+  // The picture before its fills, for comparing: what lay under each, the last one first.
+  get past() {
+    const done = this.history.done;
+    const first = done.findLastIndex((entry) => entry.kind === "picture") + 1;
+    return done.slice(first).filter((entry) => entry.kind === "fill").reverse().map(({ x, y, before }) => ({ canvas: before.canvas, x, y }));
+  }
+
+  // a mark under way ------------------------------------------------------------------------------------------------
+
+  begin(kind, erase, [x, y]) {
+    if (!this.picture || this.locked) return;
+    if (kind === "box") this.active = { kind, x: Math.round(x), y: Math.round(y), width: 0, height: 0, erase, from: [x, y] };
+    else this.active = { kind: "stroke", points: [[x, y]], size: this.brush / this.view.scale, erase };
+    this.redraw();
+  }
+
+  goOn(points) {
+    const { active } = this;
+    if (!active) return;
+    if (active.kind === "stroke") {
+      active.points.push(...points);
+    } else {
+      const [[x0, y0], [x1, y1]] = [active.from, points.at(-1)];
+      const [left, top] = [Math.round(Math.min(x0, x1)), Math.round(Math.min(y0, y1))];
+      Object.assign(active, { x: left, y: top, width: Math.round(Math.max(x0, x1)) - left, height: Math.round(Math.max(y0, y1)) - top });
     }
-    context.drawImage(this.base, 0, 0);
-    if (!this.result) context.drawImage(this.mask, 0, 0);
-    canvas.dispatchEvent(new Event("drawn"));
-  }
-
-  // the pointer -----------------------------------------------------------------------------------------------------
-
-  // The canvas is fitted into its box: how many pixels of the picture one of the screen is, and where it begins.
-  geometry() {
-    const box = this.canvas.getBoundingClientRect();
-    const scale = Math.max(this.canvas.width / box.width, this.canvas.height / box.height);
-    return { box, scale, left: (box.width - this.canvas.width / scale) / 2, top: (box.height - this.canvas.height / scale) / 2 };
-  }
-
-  at(event) {
-    const { box, scale, left, top } = this.geometry();
-    return [(event.clientX - box.left - left) * scale, (event.clientY - box.top - top) * scale];
-  }
-
-  begin(event) {
-    if (!this.picture || this.locked || event.button !== 0) return;
-    event.preventDefault();
-    this.canvas.setPointerCapture(event.pointerId);
-    this.result = null; // painting goes on on the original
-    const { scale } = this.geometry();
-    const point = this.at(event);
-    this.active = { points: [point, point], size: this.size * scale, erasing: this.erasing };
-    this.strokes.push(this.active);
-    this.stroke(this.active, 0);
-    this.draw();
-  }
-
-  move(event) {
-    const { box } = this.geometry();
-    const frame = this.canvas.parentElement.getBoundingClientRect();
-    this.brush.hidden = !this.picture || event.pointerType === "touch" || this.locked;
-    Object.assign(this.brush.style, {
-      left: `${event.clientX - frame.left}px`,
-      top: `${event.clientY - frame.top}px`,
-      width: `${this.size}px`,
-      height: `${this.size}px`,
-    });
-    if (!this.active || !box.width) return;
-    const first = this.active.points.length;
-    for (const each of event.getCoalescedEvents?.() ?? [event]) this.active.points.push(this.at(each));
-    if (this.active.points.length === first) this.active.points.push(this.at(event));
-    this.stroke(this.active, first);
-    this.draw();
+    this.redraw();
   }
 
   end() {
-    if (!this.active) return;
+    const { active } = this;
     this.active = null;
+    if (active && (active.kind === "stroke" || (active.width && active.height))) this.mark([...this.marks, active]);
+    else this.redraw();
+  }
+
+  cancel() {
+    this.active = null;
+    this.screen.drawn = null;
+    this.redraw();
+  }
+
+  // what is seen ----------------------------------------------------------------------------------------------------
+
+  resized() {
+    const { clientWidth: width, clientHeight: height } = this.stage;
+    if (!width || !height) return;
+    this.screen.resize(width, height, Math.min(3, globalThis.devicePixelRatio || 1));
+    this.view.resized({ width, height });
+    this.update();
+  }
+
+  setBrush(size) {
+    this.brush = Math.round(Math.min(SIZES.most, Math.max(SIZES.least, size)));
     this.changed();
   }
-}
 
-function withoutAlpha(rgba) {
-  const data = new Uint8Array((rgba.length / 4) * 3);
-  for (let i = 0; i < rgba.length / 4; i++) for (let c = 0; c < 3; c++) data[3 * i + c] = rgba[4 * i + c];
-  return data;
-}
-
-// Three bytes a pixel, or with `colour` one byte a pixel, as canvas pixels.
-export function imageOf({ data, width, height }, colour) {
-  const image = new ImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    if (colour) image.data.set(colour(data[i]), 4 * i);
-    else for (let c = 0; c < 4; c++) image.data[4 * i + c] = c === 3 ? 255 : data[3 * i + c];
+  compare(original) {
+    this.original = original && this.past.length > 0;
+    this.redraw();
   }
-  return image;
+
+  compareAt(split) {
+    this.split = this.past.length ? split : null;
+    this.update();
+  }
+
+  update() {
+    if (!this.past.length) Object.assign(this, { original: false, split: null });
+    this.changed();
+    this.redraw();
+  }
+
+  redraw() {
+    if (this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame(() => {
+      this.waiting = false;
+      this.draw();
+    });
+  }
+
+  draw() {
+    this.screen.draw({ ...this, past: this.original || this.split !== null ? this.past : [] });
+  }
+}
+
+const BESIDE = 16; // pixels around: a piece that is drawn smaller is mixed with its neighbours at its edge, which are the same then
+
+// The rectangle of the whole picture in which a result differs from what it was made of, or is marked, and BESIDE around it.
+function differing({ x, y, width, height, inner, picture }, { data }) {
+  let [x0, y0, x1, y1] = [inner.x - x, inner.y - y, inner.x - x + inner.width, inner.y - y + inner.height];
+  for (let j = 0, at = 0; j < height; j++) {
+    for (let i = 0; i < width; i++, at += 3) {
+      if (data[at] !== picture.data[at] || data[at + 1] !== picture.data[at + 1] || data[at + 2] !== picture.data[at + 2]) {
+        if (i < x0) x0 = i;
+        if (i >= x1) x1 = i + 1;
+        if (j < y0) y0 = j;
+        if (j >= y1) y1 = j + 1;
+      }
+    }
+  }
+  [x0, y0, x1, y1] = [Math.max(0, x0 - BESIDE), Math.max(0, y0 - BESIDE), Math.min(width, x1 + BESIDE), Math.min(height, y1 + BESIDE)];
+  return { x: x + x0, y: y + y0, width: x1 - x0, height: y1 - y0 };
 }

@@ -5,6 +5,7 @@ import { Refused } from "./errors.js";
 import { Portable } from "./noise.js";
 import { product } from "./player.js";
 import { cut, isThin, putBack, toBytes } from "./pixels.js";
+import { Preview } from "./preview.js";
 import { windowsOf } from "./tiling.js";
 
 // The four draws of a window, channels last, from one stream in this order; the stream itself has channels first.
@@ -45,8 +46,8 @@ function shifted(from, down, right, latent, channels) {
 // To the nearest whole number, halves to the even one.
 const toEven = (n) => (Math.abs(n % 1) === 0.5 ? 2 * Math.round(n / 2) : Math.round(n));
 
-// `picture` with what `mask` marks filled in. `hear({step, steps, window, windows})` is called after every step, and what it throws ends the
-// run; steps are those of all windows together.
+// `picture` with what `mask` marks filled in. `hear({step, steps, window, windows, preview})` is called after every step, and what it throws
+// ends the run; steps are those of all windows together, and preview() is what the window would be if its own ended there, small.
 export async function inpaint(player, picture, mask, settings = {}, hear = () => {}) {
   const { config, constants, defaults } = player.plan;
   const { size } = config;
@@ -63,9 +64,18 @@ export async function inpaint(player, picture, mask, settings = {}, hear = () =>
       continue;
     }
     const { x, m } = cut(picture, mask, window, constants);
+    const preview = new Preview(x, config);
     const { decoded } = await sample(player, x, m, settings, {
       noise: noises[n],
-      hear: ({ step, steps }) => hear({ step: n * steps + step, steps: modelled.length * steps, window, windows: modelled.length }),
+      keep: (name, data) => preview.keep(name, data),
+      hear: ({ step, steps, row, from, to }) =>
+        hear({
+          step: n * steps + step,
+          steps: modelled.length * steps,
+          window,
+          windows: modelled.length,
+          preview: () => preview.picture(row, from, to),
+        }),
     });
     const result = { data: toBytes(decoded), width: size, height: size };
     putBack(into, picture, mask, result, window, blend, constants, { part: settings.detail ?? defaults.detail, seed });
@@ -92,7 +102,7 @@ export async function sample(player, x, m, settings, { noise, hear = () => {}, k
   const [least, most] = constants.LOG_VARIANCE;
   const encoded = async (pixels, ε, name, first) => {
     player.write(encoder.inputs[0], pixels);
-    const replayed = player.replay("encoder", { taps: taps && first ? encoder.taps : [] });
+    const replayed = await player.replay("encoder", { taps: taps && first ? encoder.taps : [] });
     const moments = await player.read(encoder.outputs[0]);
     keep(name, moments);
     await keepTaps("encoder", replayed);
@@ -121,18 +131,19 @@ export async function sample(player, x, m, settings, { noise, hear = () => {}, k
   player.write(step.sinusoid, table);
   queue.writeBuffer(player.buffers[step.coefficients], 0, new Float32Array(rows.flat()));
   queue.writeBuffer(player.uniforms, step.guidance, new Float32Array([guidance]));
-  player.prologue("step");
+  await player.prologue("step");
   for (let i = 0; i < times.length; i++) {
-    const replayed = player.replay("step", { step: i, taps: taps && i === 0 ? step.taps : [] });
+    const replayed = await player.replay("step", { step: i, taps: taps && i === 0 ? step.taps : [] });
+    const from = y;
     y = await player.read(step.inputs[0]);
     keep(`latents after step ${i + 1}`, y);
     await keepTaps("step", replayed);
-    await hear({ step: i + 1, steps: times.length });
+    await hear({ step: i + 1, steps: times.length, row: rows[i], from, to: y });
   }
   if (!y.every(Number.isFinite)) throw new Refused("The result holds numbers that are not finite; please report this with the fingerprint below.");
 
   player.write(decoder.inputs[0], y.map((v) => v / config.scaling));
-  const replayed = player.replay("decoder", { taps: taps ? decoder.taps : [] });
+  const replayed = await player.replay("decoder", { taps: taps ? decoder.taps : [] });
   const decoded = await player.read(decoder.outputs[0]);
   keep("decoded picture", decoded);
   await keepTaps("decoder", replayed);

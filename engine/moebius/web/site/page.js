@@ -1,151 +1,177 @@
-// The page: loads the model, checks the browser, lets people paint and run.
+// The page: an editor, an engine, and the buttons, keys and files between them.
 
-import { fingerprint, maskOf, pictureOf, selfCheck } from "./check.js";
-import { Editor, imageOf } from "./editor.js";
+import { canvasOf } from "./bitmaps.js";
+import { shown as showCheck } from "./checking.js";
+import { Editor, SIZES } from "./editor.js";
+import { openEngine } from "./engine.js";
 import { Refused } from "./errors.js";
-import { inpaint } from "./inpaint.js";
-import { openDevice, Player } from "./player.js";
+import * as files from "./files.js";
+import { listen } from "./keys.js";
+import { bitmap } from "./marks.js";
+import { keepForOffline } from "./offline.js";
+import { Pointers } from "./pointer.js";
+import { busy, fail, idle, say } from "./saying.js";
 import { forgotten } from "./weights.js";
 
 const $ = (id) => document.getElementById(id);
 const page = (globalThis.moebius = { state: "loading" }); // what a test or the console can look at
-const editor = (page.editor = new Editor($("canvas"), $("brush"), ready));
-let player = null;
-let running = null; // {stop} while a run is under way
+const editor = (page.editor = new Editor($("stage"), $("canvas"), ready));
+new Pointers(editor, $("ring"));
+let engine = null;
+let running = null; // the AbortController of a fill
 let opening = 0; // pictures on their way into the editor
-
-class Stopped extends Error {}
-
-// saying things ------------------------------------------------------------------------------------------------------
-
-function busy(text, fraction, detail = "") {
-  $("loading").hidden = false;
-  $("progress").hidden = fraction === null;
-  $("status").textContent = text;
-  $("progress").value = fraction ?? 0;
-  $("detail").textContent = detail;
-}
-
-function idle() {
-  $("loading").hidden = true;
-}
-
-// One sentence for what the user can do something about; the rest with its own text.
-function fail(error) {
-  page.state = "failed";
-  page.error = error.message;
-  console.error(error);
-  $("message").hidden = false;
-  $("message").textContent = error instanceof Refused ? error.message : `This should not have happened: ${error.message}`;
-  if (player) idle();
-  else busy("The model could not be loaded.", null);
-}
+let lost = false;
 
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 
-// buttons and sliders -------------------------------------------------------------------------------------------------
+// buttons -------------------------------------------------------------------------------------------------------------
 
 function ready() {
-  // While the page checks itself the player is taken: two runs at once would write into each other's buffers.
-  const can = page.state !== "loading" && player && !player.lost && !opening && editor.picture;
-  $("run").disabled = !can;
-  $("run").textContent = running ? "Stop" : "Fill in";
-  for (const id of ["open", "undo", "clear"]) $(id).disabled = Boolean(running);
-  for (const id of ["download", "before", "keep"]) $(id).disabled = !editor.result || Boolean(running);
-  editor.locked = Boolean(running);
+  if (!page.editor) return; // it is being made
+  const { history, picture, marks, view } = editor;
+  const again = !marks.length && history.last?.kind === "fill";
+  const free = !running && !opening;
+  $("run").disabled = !(running || (engine && !lost && free && picture));
+  $("run-name").textContent = running ? "Stop" : again ? "Fill again" : "Fill";
+  $("run").title = running ? "Stop (Esc)" : again ? "The same once more, with the next seed (Enter)" : "Fill in what is marked (Enter)";
+  $("undo").disabled = !free || !history.canUndo;
+  $("redo").disabled = !free || !history.canRedo;
+  $("compare").disabled = !editor.past.length;
+  $("compare").setAttribute("aria-pressed", String(editor.split !== null));
+  $("split").hidden = editor.split === null;
+  for (const id of ["download", "save-mask", "clear", "extend", "open-mask"]) $(id).disabled = !free || !picture;
+  $("open").disabled = !free;
+  $("hint").hidden = Boolean(picture);
+  $("zoom").textContent = `${Math.max(1, Math.round(100 * view.scale))} %`;
+  $("stage").dataset.tool = editor.tool;
+  $("stage").toggleAttribute("data-busy", Boolean(running));
+  editor.locked = !free;
+  $("size").value = sizeToSlider(editor.brush);
+  $("size-value").textContent = `${editor.brush} px`;
+  $("size").setAttribute("aria-valuetext", `${editor.brush} pixels`);
+  $("canvas").setAttribute("aria-label", described(picture, marks));
+}
+
+function described(picture, marks) {
+  if (!picture) return "No picture yet";
+  const what = marks.length ? `${marks.length} marked ${marks.length === 1 ? "place" : "places"}` : "nothing marked";
+  return `${editor.name || "The picture"}, ${picture.width} by ${picture.height} pixels, ${what}. Paint with the pointer over what is to be filled in.`;
+}
+
+// The slider is logarithmic: a pixel more matters to a small brush.
+const sizeToSlider = (size) => (100 * Math.log(size / SIZES.least)) / Math.log(SIZES.most / SIZES.least);
+const sliderToSize = (value) => SIZES.least * (SIZES.most / SIZES.least) ** (value / 100);
+
+function choose(tool) {
+  editor.tool = tool;
+  for (const each of ["brush", "eraser", "box", "hand"]) $(`tool-${each}`).setAttribute("aria-pressed", String(each === tool));
+  $("ring").hidden = true;
+  ready();
 }
 
 function slider(id, show) {
-  const update = () => {
-    $(`${id}-value`).textContent = show($(id).value);
-    if (id === "size") editor.size = Number($(id).value);
-  };
+  const update = () => ($(`${id}-value`).textContent = show($(id).value));
   $(id).addEventListener("input", update);
   update();
   return update;
 }
 
-function tool(erasing) {
-  editor.erasing = erasing;
-  $("paint").setAttribute("aria-pressed", String(!erasing));
-  $("erase").setAttribute("aria-pressed", String(erasing));
-}
+// pictures and masks --------------------------------------------------------------------------------------------------
 
-async function open(file) {
-  if (!file || running) return;
-  $("message").hidden = true;
+// What `act` does, with the buttons locked meanwhile and its failure said.
+async function taking(act) {
+  if (running) return;
+  say("");
   opening++;
   ready();
   try {
-    const note = await editor.open(file);
-    if (note) say(note);
-    $("frame").classList.remove("empty");
-  } catch {
-    say(`${file.name || "This"} is not a picture that this browser can open; try a JPEG or PNG.`);
+    await act();
+  } catch (error) {
+    fail(error);
   }
   opening--;
   ready();
 }
 
-function say(text) {
-  $("message").hidden = false;
-  $("message").textContent = text;
+const open = (file) =>
+  file &&
+  taking(async () => {
+    const { note, ...picture } = await files.opened(file);
+    editor.open(picture);
+    if (note) say(note);
+  });
+
+const openMask = (file) => file && taking(async () => editor.openMask(await files.maskOpened(file, editor.picture)));
+
+const save = () =>
+  editor.picture &&
+  taking(async () => {
+    const { blob, name } = await files.written(editor.picture, editor.name, editor.type);
+    files.download(blob, name);
+    editor.history.keptSaved();
+    say(`Saved as ${name}`);
+  });
+
+const saveMask = () => taking(async () => files.download(await files.maskWritten(editor.marks, editor.picture), files.nameOf(editor.name, "image/png", "mask")));
+
+function extend() {
+  const sides = ["left", "top", "right", "bottom"].map((side) => Math.min(4096, Math.max(0, Math.round(Number($(`edge-${side}`).value) || 0))));
+  if (!sides.some(Boolean)) return say("Say at which sides, and by how many pixels.", true);
+  const [left, top, right, bottom] = sides;
+  taking(async () => {
+    files.checkSize(editor.picture.width + left + right, editor.picture.height + top + bottom);
+    $("more").hidePopover();
+    editor.extend(...sides);
+  });
 }
 
-function save(blob, name) {
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-}
-
-async function png(picture) {
-  const canvas = new OffscreenCanvas(picture.width, picture.height);
-  canvas.getContext("2d").putImageData(imageOf(picture, null), 0, 0);
-  return canvas.convertToBlob({ type: "image/png" });
-}
-
-async function base64(blob) {
-  const bytes = new Uint8Array(await blob.arrayBuffer());
-  let text = "";
-  for (const byte of bytes) text += String.fromCharCode(byte);
-  return btoa(text);
-}
-
-// running -------------------------------------------------------------------------------------------------------------
+// filling -------------------------------------------------------------------------------------------------------------
 
 async function run() {
-  if (running) {
-    running.stop = true;
-    return;
-  }
-  const marked = editor.marked();
-  if (!marked.data.includes(1)) {
-    say("Nothing is marked; paint over what should be filled in.");
-    return;
-  }
-  $("message").hidden = true;
-  const mine = (running = { stop: false });
+  if (running) return running.abort(new Stopped());
+  if ($("run").disabled || editor.active) return;
+  say("");
+  const job = editor.job(engine.model().size);
+  if (!job) return say("Nothing is marked; paint over what should be filled in.", true);
+  if (job.again) $("seed").value = String(seedOf($("seed").value) + 1n);
+  const mine = (running = new AbortController());
+  editor.compareAt(null);
   ready();
   const began = performance.now();
-  busy("Encoding the picture", 0);
+  const settings = { steps: Number($("steps").value), guidance: Number($("guidance").value), seed: seedOf($("seed").value) };
+  if (job.again) editor.marks = job.marks; // to see where
+  busy("Starting");
   try {
-    const settings = { steps: Number($("steps").value), guidance: Number($("guidance").value), seed: seedOf($("seed").value) };
-    await new Promise(requestAnimationFrame);
-    const result = await inpaint(player, editor.picture, marked, settings, async ({ step, steps }) => {
-      busy(`Step ${step} of ${steps}`, step / steps, `${((performance.now() - began) / 1000).toFixed(1)} s`);
-      await new Promise(requestAnimationFrame);
-      if (mine.stop) throw new Stopped();
-    });
-    editor.showResult(result);
-    page.result = result;
-    page.seconds = (performance.now() - began) / 1000;
+    await new Promise((resolve) => setTimeout(resolve)); // so that it is seen
+    const hear = (told) => !mine.signal.aborted && progress(told, job, began);
+    const result = await engine.fill(job.picture, job.mask, settings, hear, mine.signal);
+    mine.signal.throwIfAborted();
+    if (job.again) editor.marks = [];
+    editor.filled(job, result);
+    Object.assign(page, { result, job, seconds: (performance.now() - began) / 1000 });
+    idle(`Filled in ${page.seconds.toFixed(1)} s`);
   } catch (error) {
-    if (!(error instanceof Stopped)) fail(error);
+    if (job.again) editor.marks = [];
+    idle(mine.signal.aborted ? "Stopped" : "");
+    if (!mine.signal.aborted) {
+      page.error = error.message;
+      fail(error);
+    }
   } finally {
     running = null;
-    idle();
-    ready();
+    editor.preview = [];
+    editor.update();
   }
+  if (page.result && !page.checking && !page.error) check().catch(fail);
+}
+
+class Stopped extends Error {}
+
+function progress({ text, step, steps, pieces }, job, began) {
+  const seconds = (performance.now() - began) / 1000;
+  if (text) return busy(text, null, `${seconds.toFixed(1)} s`);
+  busy(`Step ${step} of ${steps}`, step / steps, `${seconds.toFixed(1)} s`);
+  if (pieces) editor.showPreview(pieces.map((piece) => ({ ...piece, x: piece.x + job.x, y: piece.y + job.y })));
 }
 
 // Every digit of a long one counts, and a Number has but 53 bits.
@@ -153,96 +179,173 @@ function seedOf(text) {
   return /^\d+$/.test(text) ? BigInt(text) : BigInt(Math.max(0, Math.floor(Number(text) || 0)));
 }
 
-async function check() {
-  const checked = await selfCheck(player, ({ step, steps }) => busy("Checking this browser", step / steps));
-  page.checked = checked;
-  page.fingerprint = fingerprint(player, checked, await base64(await png(checked.picture)));
-  const worst = checked.rows.reduce((a, b) => ((b.relative_l2 ?? Infinity) > (a.relative_l2 ?? Infinity) ? b : a));
-  $("verdict").className = `verdict ${checked.ok ? "good" : "bad"}`;
-  $("verdict").textContent = checked.ok
-    ? "Yes: its picture is that of the native run, to within one grey level."
-    : `No: its picture is ${checked.greyLevels ?? "beyond all"} grey levels from that of the native run; please report this with the fingerprint.`;
-  const facts = [
-    ["Pixel values that differ at all", `${(100 * checked.different).toPrecision(2)} %`],
-    [`Largest error of ${checked.rows.length} tensors`, worst.relative_l2?.toExponential(1) ?? "not finite"],
-    ["Noise from the seed", checked.noiseIsSame ? "the same bits" : "different"],
-    ["Window of the picture", checked.windowIsSame ? "the same" : "different"],
-    ["Time of the check", `${checked.seconds.toFixed(1)} s`],
-    ["Adapter", page.fingerprint.columns[0].adapter.device],
-  ];
-  $("facts").replaceChildren(...facts.map(([what, value]) => cell("li", `${what}: `, cell("b", value))));
-  $("rows").replaceChildren(
-    ...checked.rows.map((row) =>
-      cell("tr", cell("td", row.name), ...[row.relative_l2, row.max_abs].map((v) => cell("td", v?.toExponential(1) ?? "not finite"))),
-    ),
-  );
-  $("tensors").hidden = false;
-  $("fingerprint").disabled = false;
+// The self-check: after the first fill and when it is asked for. A fill that begins meanwhile ends it, and the next one begins it again.
+function check() {
+  page.checking ??= (async () => {
+    $("run-check").disabled = true;
+    try {
+      const checked = await engine.check(({ step, steps }) => ($("verdict").textContent = `Checking: step ${step} of ${steps}`));
+      if (!checked) return null;
+      const { ok, said, made } = await showCheck(checked);
+      Object.assign(page, { checked, fingerprint: made });
+      if (!ok) say(said, true);
+      return ok;
+    } catch (error) {
+      page.checking = null;
+      $("verdict").textContent = "The check was interrupted; it is done after the next fill, or now.";
+      if (error.name !== "AbortError") throw error;
+      return null;
+    } finally {
+      $("run-check").disabled = false;
+    }
+  })();
+  return page.checking;
 }
 
-function cell(tag, ...content) {
-  const element = document.createElement(tag);
-  element.append(...content);
-  return element;
-}
+page.check = () => {
+  page.checking = null;
+  return check();
+};
+
+// the beginning -------------------------------------------------------------------------------------------------------
 
 async function start() {
-  const opened = await openDevice();
-  player = await Player.open("plan.json", opened, (what, done, total) => {
-    busy(what, done / total, what === "Compiling shaders" ? `${done} of ${total}` : `${megabytes(done)} of ${megabytes(total)}`);
+  busy("Loading the model", 0);
+  engine = page.engine = await openEngine((what, done, total) => {
+    busy(what, done / total, total > 1e5 ? `${megabytes(done)} of ${megabytes(total)}` : `${done} of ${total}`);
   });
-  page.player = player;
-  const { plan, arrays } = player;
-  opened.device.lost.then(() => {
+  const { name, where, note, size, bytes, defaults, mostSteps, sample } = engine.model();
+  engine.lost.then((error) => {
+    lost = true;
     ready();
-    say(player.loss().message);
+    fail(error);
   });
-  for (const id of ["steps", "guidance", "seed"]) $(id).value = plan.defaults[id];
+  $("steps").max = String(Math.min(Number($("steps").max), mostSteps));
+  for (const id of ["steps", "guidance", "seed"]) $(id).value = defaults[id];
   for (const update of sliders) update();
-  $("model").textContent = `Model: ${plan.model}, ${megabytes(plan.binary.size)}, working on ${plan.config.size}×${plan.config.size} pixels. ${plan.note}`;
-  if (!editor.picture) editor.show(pictureOf(arrays.photo), maskOf(arrays.mask));
-  $("frame").classList.remove("empty");
-  await check();
-  idle();
+  $("model").textContent = `Model: ${name}${bytes ? `, ${megabytes(bytes)}` : ""}, ${where}, working on ${size}×${size} pixels. ${note}`;
+  for (const id of ["show-check", "forget"]) $(id).hidden = !sample; // of an engine that is elsewhere there is nothing here
+  if (!editor.picture && !opening && sample) {
+    const marks = sample.mask ? [bitmap(sample.mask)] : [];
+    editor.open({ canvas: canvasOf(sample.picture), name: "sample.png", type: "image/png" }, marks);
+  }
+  idle(note || "Ready");
   page.state = "ready";
+  if (sample) page.offline = await keepForOffline().catch((error) => console.warn("The page is not kept for offline use:", error.message));
 }
 
 // wiring --------------------------------------------------------------------------------------------------------------
 
-const sliders = [slider("size", (v) => `${v} px`), slider("steps", String), slider("guidance", (v) => Number(v).toFixed(1))];
-$("open").addEventListener("change", (event) => {
-  open(event.target.files[0]);
-  event.target.value = ""; // or the same file a second time would be no change
+const sliders = [slider("steps", String), slider("guidance", (v) => Number(v).toFixed(1))];
+const click = (id, act) => $(id).addEventListener("click", act);
+const chosen = (id, act) =>
+  $(id).addEventListener("change", (event) => {
+    act(event.target.files[0]);
+    event.target.value = ""; // or the same file a second time would be no change
+  });
+chosen("open", open);
+chosen("open-mask", (file) => {
+  $("more").hidePopover();
+  openMask(file);
 });
-$("paint").addEventListener("click", () => tool(false));
-$("erase").addEventListener("click", () => tool(true));
-$("undo").addEventListener("click", () => editor.undo());
-$("clear").addEventListener("click", () => editor.clear());
-$("run").addEventListener("click", run);
-$("keep").addEventListener("click", () => editor.keepResult());
-$("download").addEventListener("click", async () => save(await png(editor.result), "moebius.png"));
-$("fingerprint").addEventListener("click", () => save(new Blob([JSON.stringify(page.fingerprint)]), `${page.fingerprint.columns[0].implementation}.json`));
-$("forget").addEventListener("click", () => forgotten().then(() => say("The cached weights are gone; the next visit downloads them again.")));
-for (const [name, original] of [["pointerdown", true], ["pointerup", false], ["pointerleave", false], ["pointercancel", false]]) {
-  $("before").addEventListener(name, () => {
-    editor.showOriginal = original;
-    if (editor.picture) editor.draw();
+for (const tool of ["brush", "eraser", "box", "hand"]) click(`tool-${tool}`, () => choose(tool));
+$("size").addEventListener("input", () => editor.setBrush(sliderToSize($("size").value)));
+click("undo", () => editor.undo());
+click("redo", () => editor.redo());
+click("clear", () => editor.clear());
+click("run", run);
+click("download", save);
+click("save-mask", saveMask);
+click("extend", extend);
+click("dismiss", () => say(""));
+click("dice", () => ($("seed").value = String(Math.floor(Math.random() * 2 ** 32))));
+const zoom = (factor) => {
+  editor.view.zoom(factor);
+  editor.update();
+};
+const fit = () => {
+  editor.view.fit();
+  editor.update();
+};
+const pixels = () => zoom(1 / (editor.view.scale * (globalThis.devicePixelRatio || 1)));
+click("zoom-in", () => zoom(1.25));
+click("zoom-out", () => zoom(0.8));
+click("zoom", () => (editor.view.fitted ? pixels() : fit()));
+click("forget", () => forgotten().then(() => say("The cached weights are gone; the next visit downloads them again.")));
+for (const name of ["keys", "check"]) {
+  click(`show-${name}`, () => {
+    $("more").hidePopover();
+    $(name).showModal();
   });
 }
-document.addEventListener("keydown", (event) => {
-  const typing = event.target.type === "number"; // there Ctrl-Z takes back what was typed
-  if ((event.ctrlKey || event.metaKey) && event.key === "z" && !running && !typing) editor.undo();
-});
-document.addEventListener("paste", (event) => open([...event.clipboardData.files].find((f) => f.type.startsWith("image/"))));
-$("frame").addEventListener("dragover", (event) => {
-  event.preventDefault();
-  $("frame").classList.add("over");
-});
-$("frame").addEventListener("dragleave", () => $("frame").classList.remove("over"));
-$("frame").addEventListener("drop", (event) => {
-  event.preventDefault();
-  $("frame").classList.remove("over");
-  open(event.dataTransfer.files[0]);
+for (const button of document.querySelectorAll("dialog .close")) button.addEventListener("click", () => button.closest("dialog").close());
+click("run-check", () => page.check().catch(fail));
+// After a click a key is meant for the picture, not once more for the button.
+document.querySelector("header").addEventListener("click", (event) => {
+  if (event.detail && event.target.closest("button:not([popovertarget])")) $("canvas").focus({ preventScroll: true });
 });
 
-start().catch(fail).finally(ready);
+// Held, the button shows the original; a short press changes to the slider, and back.
+const SHORT = 300;
+let pressed = 0;
+$("compare").addEventListener("pointerdown", () => {
+  pressed = performance.now();
+  editor.compare(true);
+});
+for (const name of ["pointerup", "pointerleave", "pointercancel"]) $("compare").addEventListener(name, () => editor.compare(false));
+click("compare", (event) => {
+  if (event.detail && performance.now() - pressed > SHORT) return;
+  editor.compareAt(editor.split === null ? 0.5 : null);
+  $("split").value = "500";
+  if (editor.split !== null) $("split").focus();
+});
+$("split").addEventListener("input", () => {
+  const [width, thumb] = [$("split").clientWidth, 32]; // whose middle does not reach the ends
+  editor.compareAt((thumb / 2 + ($("split").value / 1000) * (width - thumb)) / width);
+});
+$("split").addEventListener("wheel", (event) => $("canvas").dispatchEvent(new WheelEvent("wheel", event)), { passive: true });
+
+listen({
+  undo: () => editor.undo(),
+  redo: () => editor.redo(),
+  open: () => $("open").click(),
+  save,
+  fill: () => !running && run(),
+  stop: () => (running ? run() : editor.split !== null && editor.compareAt(null)),
+  tool: choose,
+  size: (factor) => editor.setBrush(factor > 1 ? Math.max(editor.brush + 1, editor.brush * factor) : Math.min(editor.brush - 1, editor.brush * factor)),
+  zoom,
+  fit,
+  pixels,
+  clear: () => !running && editor.clear(),
+  compare: (held) => editor.compare(held),
+  pan: (dx, dy) => {
+    editor.view.pan(48 * dx, 48 * dy);
+    editor.update();
+  },
+  help: () => $("keys").showModal(),
+});
+document.addEventListener("paste", (event) => open([...event.clipboardData.files].find((f) => f.type.startsWith("image/"))));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  $("stage").classList.add("over");
+});
+document.addEventListener("dragleave", (event) => event.relatedTarget ?? $("stage").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("stage").classList.remove("over");
+  open(event.dataTransfer.files[0]);
+});
+window.addEventListener("beforeunload", (event) => {
+  if (editor.history.unsaved || running) event.preventDefault();
+});
+
+choose("brush");
+start()
+  .catch((error) => {
+    page.state = "failed";
+    page.error = error.message;
+    idle(error instanceof Refused ? "" : "The model could not be loaded.");
+    fail(error);
+  })
+  .finally(ready);

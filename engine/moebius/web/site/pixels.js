@@ -1,6 +1,6 @@
 // Pictures as arrays, as engine/moebius/pictures/windows.py, engine/moebius/pictures/cut.py, engine/moebius/pictures/blend.py and
 // engine/moebius/pictures/mask.py have them. A picture is {data, width, height} with three bytes a pixel, a mask the same with one, 0 or 1.
-// `constants` are plan.json's.
+// Of one that was cut out of a larger picture, `left` and `top` say where. `constants` are plan.json's.
 
 import { grain, mixed } from "./grain.js";
 import { film, matched, thickness } from "./seam.js";
@@ -145,7 +145,7 @@ function withGrain(picture, mask, back, own, [x0, y0, x1, y1], { x, y, side, siz
     for (let c = 0; c < 3; c++) filled[3 * i + c] = mine[i] ? back[inSquare(i) + c] : picture.data[3 * at + c];
   }
   const thick = thickness(hole, wide, high, side / size, constants);
-  const added = grain(filled, mine, hole, wide, high, mixed(seed, x, y), constants);
+  const added = grain(filled, mine, hole, wide, high, mixed(seed, x + (picture.left ?? 0), y + (picture.top ?? 0)), constants);
   const exact = Uint8ClampedArray.from(filled, (v, n) => v + added[n] * (part * thick[Math.floor(n / 3)])); // halves to even
   const out = back.slice();
   for (let i = 0; i < hole.length; i++) if (mine[i]) for (let c = 0; c < 3; c++) out[inSquare(i) + c] = exact[3 * i + c];

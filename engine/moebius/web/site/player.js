@@ -5,6 +5,8 @@ import { Refused } from "./errors.js";
 import { streamed } from "./weights.js";
 
 const SUBMIT_EVERY = 32; // dispatches a submit: a desktop's watchdog ends what runs for two seconds
+const AHEAD = { quick: 8, slow: 1 }; // submits that may wait in the queue: what a run that is stopped has still to wait for
+const SLOW = 20; // milliseconds that one of them takes
 
 export async function openDevice() {
   if (!globalThis.isSecureContext) {
@@ -37,7 +39,7 @@ export class Player {
 
   constructor(plan, adapter, device) {
     check(plan, device.limits);
-    Object.assign(this, { plan, adapter, device, lost: null });
+    Object.assign(this, { plan, adapter, device, lost: null, signal: null, queued: [], ahead: AHEAD.slow });
     device.lost.then((info) => {
       this.lost = info.message || info.reason;
     });
@@ -142,9 +144,9 @@ export class Player {
     return new Float32Array(copy);
   }
 
-  // One replay. `taps` are copied right behind the dispatch that makes them, before their memory is used again; what is
+  // One replay; `signal`, an AbortSignal, ends it between two submits. `taps` are copied right behind the dispatch that makes them, before their memory is used again; what is
   // returned fetches them.
-  replay(name, { step = 0, taps = [] } = {}) {
+  async replay(name, { step = 0, taps = [] } = {}) {
     const { device } = this;
     const { state, carry = [] } = this.plan.plans[name];
     if (state !== undefined) device.queue.writeBuffer(this.buffers[state], 0, new Uint32Array([step]));
@@ -152,7 +154,7 @@ export class Player {
       tap,
       buffer: device.createBuffer({ size: tap.size * tap.at.length, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST }),
     }));
-    this.submit(this.commands[name].steps, (encoder, dispatch) => {
+    await this.submit(this.commands[name].steps, (encoder, dispatch) => {
       for (const { tap, buffer } of staged) {
         if (tap.dispatch !== dispatch) continue;
         tap.at.forEach((at, i) => encoder.copyBufferToBuffer(this.buffers[tap.buffer], at, buffer, i * tap.size, tap.size));
@@ -168,12 +170,13 @@ export class Player {
     };
   }
 
-  prologue(name) {
-    this.submit(this.commands[name].prologue);
+  async prologue(name) {
+    await this.submit(this.commands[name].prologue);
   }
 
-  submit(commands, after = () => {}, stops = new Set()) {
+  async submit(commands, after = () => {}, stops = new Set()) {
     for (let first = 0; first < commands.length; ) {
+      this.signal?.throwIfAborted();
       const encoder = this.device.createCommandEncoder();
       const pass = encoder.beginComputePass();
       let last = first;
@@ -191,6 +194,17 @@ export class Player {
       if (stops.has(last - 1)) after(encoder, last - 1);
       this.device.queue.submit([encoder.finish()]);
       first = last;
+      await this.turn();
+    }
+  }
+
+  // Until few enough submits are waiting. A quick adapter gets more of them ahead, so that it never waits for the page.
+  async turn() {
+    this.queued.push(this.device.queue.onSubmittedWorkDone().catch(() => {}));
+    while (this.queued.length > this.ahead) {
+      const began = performance.now();
+      await this.queued.shift();
+      this.ahead = performance.now() - began > SLOW ? AHEAD.slow : AHEAD.quick;
     }
   }
 
@@ -214,6 +228,7 @@ export function check(plan, limits) {
     demand(tensorBytes({ shape }) <= buffers[buffer].size, "a tensor beyond its buffer");
   };
   demand(plan.format === 1, `format ${plan.format}`);
+  demand(count(binary.size) && binary.piece > 0 && binary.pieces?.length === Math.ceil(binary.size / binary.piece), "the checksums");
   demand(inside(uniforms.at, uniforms.size, binary.size) && inside(0, uniforms.pitch, uniforms.size), "the uniforms");
   for (const { size, at } of buffers) {
     demand(count(size) && size > 0 && size % 4 === 0 && size <= limits.maxBufferSize, "a buffer's size");
