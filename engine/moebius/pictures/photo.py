@@ -69,10 +69,8 @@ class Photo:
         pixels, extended = self._filled(rgb, changed, opaque)
         if isinstance(self.native, np.ndarray):
             return _as_image(pixels, MODES[self.mode])
-        if self.mode == "1":  # packed to eight a byte, which frombytes would want
-            image = Image.fromarray(pixels)
-        else:
-            image = Image.frombytes(self.mode, self.size, np.ascontiguousarray(pixels))
+        # Of mode "1" frombytes would want eight pixels packed in a byte.
+        image = Image.fromarray(pixels) if self.mode == "1" else Image.frombytes(self.mode, self.size, np.ascontiguousarray(pixels))
         if self.colours.palette is not None:
             kind = palette.stored_as(self.native)
             entries = self.native.getpalette(kind) if extended is None else extended[:, : len(kind)].ravel().tolist()
