@@ -252,6 +252,7 @@ def test_posterior_log_variance_is_clipped() -> None:
         ({"noise_offset": float("inf")}, "noise_offset is inf"),
         ({"seed": -1}, "seed is -1"),
         ({"max_windows": 0}, "max_windows is 0"),
+        ({"refine": 1.5}, "refine is 1.5"),
         ({"detail": 1.5}, "detail is 1.5"),
         ({"detail": True}, "detail is True"),
         ({"seed": 0.5}, "seed is 0.5"),

@@ -1,4 +1,5 @@
-"""Writes `sample.filled()`: the packaged sample as the float64 oracle fills it, without grain. To be run after nano was trained anew."""
+"""Writes `sample.filled()`: the packaged sample as the float64 oracle fills it, without grain. To be run after nano was trained anew,
+or a change of how fills are joined."""
 
 from __future__ import annotations
 

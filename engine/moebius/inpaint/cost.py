@@ -11,8 +11,9 @@ from moebius.pictures.windows import Window
 LARGE = 0.6  # of the picture
 
 
-def large_mask(fill: np.ndarray, windows: Sequence[Window], steps: int, images: int) -> str | None:
-    """The warning, in words; None where no more than LARGE of the picture is marked. `windows` are those that a model is asked for."""
+def large_mask(fill: np.ndarray, windows: Sequence[Window], finer: int, steps: int, images: int) -> str | None:
+    """The warning, in words; None where no more than LARGE of the picture is marked. `windows` are those that a model is asked for, and
+    `finer` is how many draw over them."""
     share = np.count_nonzero(fill) / fill.size  # mean() would take ten times as long
     if share <= LARGE:
         return None
@@ -20,7 +21,8 @@ def large_mask(fill: np.ndarray, windows: Sequence[Window], steps: int, images: 
     scale = max((window.scale for window in windows), default=1.0)
     coarse = f"; a pixel of the model is {scale:.1f} of the image wide" if scale > 1.05 else ""
     count = len(windows) * images
-    work = f"{count} window{'s' * (count != 1)} of {steps} step{'s' * (steps > 1)}"
+    over = f" and {finer * images} finer ones" if finer else ""
+    work = f"{count} window{'s' * (count != 1)} of {steps} step{'s' * (steps > 1)}{over}"
     return (
         f"The mask marks {100 * share:.0f} % of the image: {left} left to go by. It takes {work} of the model{coarse}. "
         "If the rest is meant, invert the mask (invert=True, --invert)."

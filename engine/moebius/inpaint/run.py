@@ -67,14 +67,15 @@ class Run:
             self.windows = [replace(w, feather=0) for w in self.windows]
         films = self.blend == "match" and settings.crop != "upstream"
         self.modelled = [w for w in self.windows if not (films and is_thin(w))]  # the windows that a model is asked for
-        self.finer = windows.finer(self.modelled, settings.max_windows) if settings.refine else []  # windows that draw over those
+        left = settings.max_windows - len(self.modelled)
+        self.finer = windows.finer(self.modelled, left) if settings.refine else []  # windows that draw over those
         each = len(self.modelled) + len(self.finer)
         if settings.num_images * each > MOST_ITEMS:
             raise UsageError(
                 f"{settings.num_images} pictures of {each} windows each are {settings.num_images * each} runs of the model; at most "
                 f"{MOST_ITEMS} can be one call's. Ask for fewer pictures at once, or grow the mask so that its parts become one."
             )
-        self.warning = large_mask(self.mask.fill, self.modelled, len(self.timesteps), settings.num_images)
+        self.warning = large_mask(self.mask.fill, self.modelled, len(self.finer), len(self.timesteps), settings.num_images)
         self.items: list[Item] = []  # all these windows of the first picture, then of the next
         self._finer_items: list[Item] = []  # likewise of the finer ones
         self._total: int | None = None  # steps, as soon as it is known how many windows the device takes at once
