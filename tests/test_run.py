@@ -19,6 +19,7 @@ from moebius.backends.cpu import CPU
 from moebius.inpaint import run as runs
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.settings import Settings
+from moebius.inpaint.together import alike, sampled
 from moebius.model import unet, vae
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet
@@ -97,6 +98,64 @@ def test_waiting_before_a_run_is_not_its_time(small: Inpainter) -> None:
     time.sleep(0.5)
     list(run)
     assert run.result.timings["prepare"] < 0.4
+
+
+def test_runs_sampled_as_one_batch(small: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own steps and its own picture; one that nobody wants any more gets no steps; without room they go one by one."""
+
+    def started() -> list[runs.Run]:
+        made = [small.steps(PHOTO, BOXES[:n], steps=4, seed=n) for n in (1, 2, 1)]
+        for run in made:
+            run.begin()
+        return made
+
+    def steps(made: list[runs.Run], wanted: Callable[[runs.Run], bool] = lambda run: True) -> dict[runs.Run, list[np.ndarray]]:
+        seen: dict[runs.Run, list[np.ndarray]] = {run: [] for run in made}
+        for pairs in sampled(made, wanted):
+            for run, step in pairs:
+                assert step.total == len(run.timesteps)
+                seen[run].append(np.array(step.state.estimate()))
+        return seen
+
+    alone = []
+    for run in started():
+        alone += steps([run]).values()
+        run.finish()
+    monkeypatch.setattr(runs.Run, "loop", counted := Counted(runs.Run.loop))
+    together = started()
+    for got, want in zip(steps(together).values(), alone, strict=True):
+        assert [a.shape for a in got] == [a.shape for a in want]
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+    assert counted.sizes == [4]
+    for run in together:
+        run.finish()
+        assert run.result.images
+    left = started()
+    wanted = steps(left, lambda run: run is not left[1])
+    assert [len(seen) for seen in wanted.values()] == [len(a) if i != 1 else 0 for i, a in enumerate(alone)]
+    assert alike(*left)
+    assert not alike(left[0], small.steps(PHOTO, BOXES, steps=5))
+    assert not alike(left[0], small.steps(PHOTO, BOXES, steps=4, guidance=1.0))
+    counted.most = 2
+    one_by_one = steps(started())
+    for got, want in zip(one_by_one.values(), alone, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+class Counted:
+    """Run.loop with an eye on how many items it gets, and no room for more than `most`."""
+
+    def __init__(self, loop: Callable[..., Any]) -> None:
+        self.loop, self.sizes, self.most = loop, [], 100
+
+    def __get__(self, run: Any, kind: Any = None) -> Callable[..., Any]:
+        return lambda items: self(run, items)
+
+    def __call__(self, run: runs.Run, items: Any) -> Any:
+        self.sizes.append(len(items))
+        if len(items) > self.most:
+            raise errors.OutOfMemoryError("x")
+        return self.loop(run, items)
 
 
 # bounds --------------------------------------------------------------------------------------------------------------

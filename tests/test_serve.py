@@ -376,7 +376,6 @@ def test_the_measurement_compares_real_bits(llvmpipe: WebGPU) -> None:
     assert np.array_equal(both[1], alone), "it is a kernel's grid that grows, and nobody's sums"
     assert not np.array_equal(both[0], alone)
     assert seconds > 0
-    assert batching.measured(model).size in range(1, 5)
 
 
 # jobs ----------------------------------------------------------------------------------------------------------------
@@ -500,9 +499,9 @@ def gone(connection: socket.socket) -> bool:
 
 
 def test_who_does_not_read_the_answer_is_sent_away(model: Inpainter) -> None:
-    large = png(np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8))
+    Image.fromarray(np.tile(PHOTO, (40, 25, 1))).save(large := io.BytesIO(), "BMP")  # more than the buffers of both ends hold
     with serving(model, silence=0.3) as client:
-        body, kind = form({"image": large, "boxes": "[[20,10,9,9]]", "steps": "1", "strength": "1"})
+        body, kind = form({"image": large.getvalue(), "boxes": "[[20,10,9,9]]", "steps": "1", "strength": "1", "format": "bmp"})
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", client.port))

@@ -33,7 +33,12 @@ def add_settings(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--max-windows", metavar="N", type=int, help="for one picture (128); with fewer, larger and scaled ones")
     p.add_argument("--refine", metavar="S", type=float, help="how strongly native windows draw over a scaled one's fill, 0 to 1 (0: not)")
-    p.add_argument("--blend", choices=["paste", "match", "compensate", "raw"], help="how to put it back (nano: match, else paste)")
+    p.add_argument(
+        "--blend",
+        metavar="HOW",
+        choices=["paste", "match", "compensate", "raw"],
+        help="put back by paste, match, compensate or raw (nano: match, else paste)",
+    )
     p.add_argument("--detail", metavar="D", type=float, help="grain of the surroundings that match adds, 0 to 1 (nano: 0.35, else 0)")
     p.add_argument("--grow", metavar="PX", type=float, help="grow the mask (0)")
     p.add_argument("--feather", metavar="PX", type=float, help="blur of the seam (match: 0, else the published 3 of the model's pixels)")

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import moebius
+from moebius.errors import MoebiusError
 from moebius.serve import schema
 from moebius.serve.answers import CANCELLED, Failure, GoneError, RefusedError, failure
 from moebius.serve.bodies import Room, discard, read
@@ -105,7 +106,8 @@ def add_failures(app: FastAPI) -> None:
     async def gone(request: Request, error: Exception) -> Response:
         return answered(CANCELLED)  # which nobody reads
 
-    app.add_exception_handler(RefusedError, refused)
+    for known in (RefusedError, MoebiusError, MemoryError):  # by name: after any other error the connection is closed
+        app.add_exception_handler(known, refused)
     app.add_exception_handler(GoneError, gone)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(Exception, refused)

@@ -105,11 +105,12 @@ class Service:
         with self._lock:
             ended = [job for job in self._jobs.values() if job.over]
             room, count = self.limits.kept, self.limits.kept_jobs
-            for job in reversed(ended):  # the newest stay
+            for job in reversed(ended):  # the newest stay, and the very last one whatever its size
                 room -= len(job.result.data) if job.result else 0
                 count -= 1
                 old = job.ended is not None and now - job.ended > self.limits.kept_seconds
-                if (room < 0 or count < 0 or old) and not job.watched:
+                full = (room < 0 or count < 0) and job is not ended[-1]
+                if (full or old) and not job.watched:
                     del self._jobs[job.id]
 
     # the end --------------------------------------------------------------------------------------------------------

@@ -49,7 +49,10 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         if self._measure:
-            self.batch = measured(self.model, lambda: self.queue.open)
+            try:
+                self.batch = measured(self.model, lambda: self.queue.open)
+            except Exception as error:  # nobody's request depends on it
+                self.batch = Batching(1, f"it could not be measured: {failure(error).message}")
         while (jobs := self.queue.take(self._together)) is not None:
             begun = time.monotonic()
             try:
