@@ -141,15 +141,16 @@ def main() -> None:
     parser.add_argument("--strip", type=Path, help="where to draw the strip (with --keep: benchmarks/results/nano.png)")
     parser.add_argument("--whole", action="store_true", help="the table of whole photographs")
     parser.add_argument("--detail", type=float, help="with --whole: the grain (as nano comes)")
+    parser.add_argument("--refine", type=float, default=0, help="with --whole: how strongly native windows draw over scaled ones (0)")
     parser.add_argument("--steps", type=int, default=STEPS, help="with --whole (20)")
     args = parser.parse_args()
     inpaint = Inpainter.from_pretrained(args.model, device=args.device)
     if args.whole:
-        table = whole_photos.measure(inpaint, args.seed, steps=args.steps, guidance=args.guidance, detail=args.detail)
+        chosen = {"steps": args.steps, "guidance": args.guidance, "detail": args.detail, "refine": args.refine}
+        table = whole_photos.measure(inpaint, args.seed, **chosen)
         print("\n".join(whole_table(table)))
         if args.keep:
-            about = {"steps": args.steps, "strength": 1.0, "guidance": args.guidance, "seed": args.seed, "detail": args.detail}
-            about["device"] = inpaint.device
+            about = {"strength": 1.0, "seed": args.seed, **chosen, "device": inpaint.device}
             write_json(WHOLE, {"settings": about, "means": table})
         return
     table, strip = measure(inpaint, args.pictures, args.seed, {"guidance": args.guidance})

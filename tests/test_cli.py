@@ -299,6 +299,10 @@ def test_what_a_run_will_cost_is_said_before_it_begins(capsys, tmp_path):
         assert code == 0, err
         assert re.findall(r"^(\d+) windows", err, re.MULTILINE) == ([str(count)] if count else [])
         assert count is None or err.index("windows") < err.index("Wrote")
+    refined = *FAST, "--box", "100,0,200,100", "--refine", "0.5", "--max-windows", 9
+    code, _, err = run(capsys, "inpaint", tmp_path / "wide.png", *refined, "-o", tmp_path / "out.png")
+    assert code == 0, err
+    assert [0 < int(n) <= 9 for n in re.findall(r"^1 window .*\b(\d+) draw", err, re.MULTILINE)] == [True]
 
 
 def test_an_empty_mask_is_an_error_unless_it_is_allowed(capsys, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from moebius.pictures import seam
+from moebius.pictures.mask import dilated
 from moebius.pictures.seam import fidelity, harmonic, matched
 
 
@@ -99,7 +100,18 @@ def test_a_fill_that_is_off_by_a_film_becomes_the_picture() -> None:
     y, x = np.mgrid[:50, :70]
     hole = (y - 25) ** 2 + (x - 33) ** 2 < 300
     off = (truth + np.stack([x - 30, 20 - y, np.full_like(x, 45)], axis=-1)).astype(np.uint8)
-    assert np.abs(matched(off, truth, hole).astype(int) - truth).max() <= 1
+    got = matched(off, truth, hole).astype(int)
+    deep = hole & ~dilated(~hole, 2)
+    assert np.abs(got - truth)[deep | ~hole].max() <= 1
+
+
+def test_the_detail_begins_with_a_quarter_at_the_rim() -> None:
+    """Of what the fill is off the film by: so no border is seen where a model's detail ends."""
+    truth, hole = np.full((40, 40, 3), 100, np.uint8), np.zeros((40, 40), bool)
+    hole[10:30, 10:30] = True
+    result = np.where(hole[..., None], np.uint8(140), truth)
+    got = matched(result, truth, hole)[20, 10:30, 0]
+    assert got[[0, 1, 2, 10, 17, 18, 19]].tolist() == [110, 130, 140, 140, 140, 130, 110]
 
 
 def test_only_the_hole_changes_and_white_stays_white() -> None:

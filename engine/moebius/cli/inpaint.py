@@ -164,8 +164,9 @@ def run_with_progress(model: Inpainter, photo: Photo, mask: Mask, settings: dict
     for note in () if args.quiet else run.notes:
         say(note)
     if len(run.modelled) + len(run.finer) > 1 and not args.quiet:
-        over = f", and {len(run.finer)} draw over them" if run.finer else ""
-        say(f"{len(run.modelled)} windows of {model.size}×{model.size} pixels cover the mask{over}; --max-windows bounds how many.")
+        n, over = len(run.modelled), f", and {len(run.finer)} draw over that" if run.finer else ""
+        cover = "window covers" if n == 1 else f"windows of {model.size}×{model.size} pixels cover"
+        say(f"{n} {cover} the mask{over}; --max-windows bounds how many.")
     bar = None if args.quiet or args.json else Bar()
     try:
         for step in run:

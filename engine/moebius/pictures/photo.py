@@ -72,7 +72,7 @@ class Photo:
         if self.mode == "1":  # packed to eight a byte, which frombytes would want
             image = Image.fromarray(pixels)
         else:
-            image = Image.frombytes(self.mode, self.size, np.ascontiguousarray(pixels).tobytes())
+            image = Image.frombytes(self.mode, self.size, np.ascontiguousarray(pixels))
         if self.colours.palette is not None:
             kind = palette.stored_as(self.native)
             entries = self.native.getpalette(kind) if extended is None else extended[:, : len(kind)].ravel().tolist()

@@ -17,12 +17,13 @@ RIM, AROUND, OFF, SPREAD = 2, 4, 16, 3  # pixels, pixels, grey levels of 255, a 
 NEAR, NOTHING = 8, 0.2  # pixels, grey levels: see `fidelity`
 LARGE = 2**20  # pixels at a time
 THIN, ROUND, FADE = 4, 6, 4  # pixels of the model, and how many steps of one: see `thickness`
+EASE = (0.5, 1, 1.5, 2)  # pixels from the rim, by each of which a quarter of the detail is there: see `eased`
 
 
 def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """The picture's pixels (h, w, 3), and in the hole (h, w): film of the picture + thickness·fidelity·(result - film of the result).
+    """The picture's pixels (h, w, 3), and in the hole (h, w): film of the picture + fidelity·thickness·eased·(result - film of the result).
 
-    Both pictures are of one integer type. With both factors one this is the result plus the film between the two. `scale` is how many
+    Both pictures are of one integer type. With all factors one this is the result plus the film between the two. `scale` is how many
     pixels here are one of the model.
     """
     if hole.all():
@@ -31,7 +32,7 @@ def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, scale: fl
     unknown = hole | remains(picture.astype(np.float64) - result, hole, OFF * white / 255)
     if unknown.all():
         unknown = hole
-    shown, hanging = fidelity(result, picture, hole, unknown) * thickness(hole, scale), _Level(unknown)
+    shown, hanging = fidelity(result, picture, hole, unknown) * (thickness(hole, scale) * eased(hole)), _Level(unknown)
     out = picture.copy()
     at_once = 3 if hole.size <= LARGE else 1  # colours: the floats of a whole photo would take gigabytes
     for c in range(0, 3, at_once):
@@ -62,6 +63,11 @@ def thickness(hole: np.ndarray, scale: float = 1.0) -> np.ndarray:
             thick += dilated(core, (ROUND + k) * scale)
         thick /= FADE
     return thick
+
+
+def eased(hole: np.ndarray) -> np.ndarray:
+    """(h, w), a quarter at the hole's rim and one from two pixels on: where a model's detail begins at once, its border is seen."""
+    return np.asarray(np.mean([~dilated(~hole, radius) for radius in EASE], axis=0))
 
 
 def fidelity(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 // The film of engine/moebius/pictures/seam.py, number for number: what is known around a hole, continued smoothly through it. Arrays
 // of pixels are flat, three channels a pixel; a hole has one byte a pixel. `constants` are plan.json's.
 
-// The picture's pixels, and in the hole: film of the picture + thickness·fidelity·(result - film of the result). `scale` is how many pixels
+// The picture's pixels, and in the hole: film of the picture + fidelity·thickness·eased·(result - film of the result). `scale` is how many pixels
 // here are one of the model.
 export function matched(result, picture, hole, width, height, constants, scale = 1) {
   if (hole.every(Boolean)) return result; // there is no rim to match
@@ -12,7 +12,8 @@ export function matched(result, picture, hole, width, height, constants, scale =
   harmonic(film, unknown, width, height, constants);
   harmonic(own, unknown, width, height, constants);
   const kept = fidelity(result, picture, hole, unknown, width, height, constants);
-  const thick = thickness(hole, width, height, scale, constants);
+  const ease = eased(hole, width, height, constants);
+  const thick = thickness(hole, width, height, scale, constants).map((t, i) => t * ease[i]);
   const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + kept * thick[Math.floor(i / 3)] * (v - own[i])); // halves to even
   return Uint8Array.from(picture, (p, i) => (hole[Math.floor(i / 3)] ? filled[i] : p));
 }
@@ -33,6 +34,14 @@ export function thickness(hole, width, height, scale, { THIN, ROUND, FADE }) {
   if (!core.some(Boolean) || hole.every((h, i) => !h || thick[i])) return thick;
   for (let k = 1; k < FADE; k++) grown(core, width, height, (ROUND + k) * scale).forEach((g, i) => (thick[i] += g));
   return thick.map((t) => t / FADE);
+}
+
+// A quarter at the hole's rim, and one from two pixels on.
+function eased(hole, width, height, { EASE }) {
+  const known = hole.map((h) => (h ? 0 : 1));
+  const ease = new Float64Array(hole.length);
+  for (const radius of EASE) grown(known, width, height, radius).forEach((g, i) => (ease[i] += g ? 0 : 1));
+  return ease.map((e) => e / EASE.length);
 }
 
 // How much of the result's detail is the picture's where both are known, from 0 to 1.
