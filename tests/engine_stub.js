@@ -2,11 +2,16 @@
 // steps of `stub.delay` milliseconds, each as a preview. `stub.jobs` is what it was asked for.
 
 const [WIDE, HIGH] = [160, 120];
-globalThis.stub = { steps: 3, delay: 5, jobs: [], aborted: 0 };
+globalThis.stub = { steps: 3, delay: 5, jobs: [], aborted: 0, checks: 0 };
 
 export async function open(about, hear) {
   hear("Downloading weights", 1, 2);
-  return { model, fill, check: async () => null, lost: new Promise(() => {}) };
+  return { model, fill, check, lost: new Promise(() => {}) };
+}
+
+async function check() {
+  globalThis.stub.checks++;
+  return null;
 }
 
 function model() {

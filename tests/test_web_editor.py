@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +168,14 @@ def test_strokes_and_fills_have_one_history(page: Page, hand: Hand) -> None:
 
 
 def test_fill_again_is_the_same_job_with_the_next_seed(page: Page, hand: Hand) -> None:
+    """And the check of the engine follows the first fill, once."""
+    assert page.run("stub.checks") == 0
     hand.drag([(20, 20), (40, 20)])
     fill(page)
     assert page.run("document.getElementById('run-name').textContent") == "Fill again"
     fill(page)
     fill(page)
+    assert page.run("stub.checks") == 1
     jobs = page.run("stub.jobs")
     assert [job.pop("seed") for job in jobs] == ["0", "1", "2"]
     assert jobs[0] == jobs[1] == jobs[2], "of the picture before, not of its result"
@@ -384,9 +388,14 @@ def test_names_of_files(page: Page) -> None:
 
 
 # the page around it --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (768, 1024), (844, 390), (1000, 600), (1120, 740), (1440, 900)])
-def test_the_picture_is_what_the_screen_is_for(page: Page, width: int, height: int) -> None:
+def test_the_picture_is_what_the_screen_is_for(page: Page) -> None:
     """On a phone Undo, Compare, Fill and Save are one row below it; nothing is cut off anywhere."""
+    assert not page.run("[...document.querySelectorAll('dialog')].some((d) => d.open)"), "the check is folded away"
+    for size in ((320, 640), (360, 740), (768, 1024), (844, 390), (1000, 600), (1120, 740), (1440, 900)):
+        check_layout(page, *size)
+
+
+def check_layout(page: Page, width: int, height: int) -> None:
     page.send("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
     page.wait(f"moebius.editor.view.stage.width === {width}")
     boxes = page.run("""
@@ -397,7 +406,6 @@ def test_the_picture_is_what_the_screen_is_for(page: Page, width: int, height: i
       return boxes;""")
     stage = boxes.pop("stage")
     assert stage["height"] >= 0.6 * height
-    assert not page.run("[...document.querySelectorAll('dialog')].some((d) => d.open)"), "the check is folded away"
     for name, box in boxes.items():
         assert box["x"] >= 0, name
         assert box["x"] + box["width"] <= width + 0.5, name
@@ -463,12 +471,11 @@ STATES = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(page: Page, axe: str, scheme: str) -> None:
-    page.send("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+def test_axe_finds_nothing_serious(page: Page, axe: str) -> None:
     page.send("Runtime.evaluate", {"expression": axe})
-    for name, script in STATES.items():
-        page.run(f"{script}; 0")
+    for scheme, name in product(("light", "dark"), STATES):
+        page.send("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        page.run(f"{STATES[name]}; 0")
         page.wait("document.getAnimations().length === 0")
         found = page.run("""
           const { violations } = await axe.run(document, { resultTypes: ['violations'] });
@@ -476,7 +483,7 @@ def test_axe_finds_nothing_serious(page: Page, axe: str, scheme: str) -> None:
           document.querySelectorAll(':popover-open').forEach((d) => d.hidePopover());
           return violations.filter((v) => ['serious', 'critical'].includes(v.impact))
             .map((v) => [v.id, v.nodes.map((n) => `${n.target} ${n.failureSummary}`)]);""")
-        assert found == [], name
+        assert found == [], (scheme, name)
 
 
 def test_motion_is_reduced_where_that_is_asked_for(page: Page) -> None:

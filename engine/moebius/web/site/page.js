@@ -42,7 +42,8 @@ function ready() {
   for (const id of ["download", "save-mask", "clear", "extend", "open-mask"]) $(id).disabled = !free || !picture;
   $("open").disabled = !free;
   $("hint").hidden = Boolean(picture);
-  $("zoom").textContent = `${Math.max(1, Math.round(100 * view.scale))} %`;
+  $("zoom").textContent = picture ? `${Math.max(1, Math.round(100 * view.scale))} %` : "–";
+  for (const id of ["zoom", "zoom-in", "zoom-out"]) $(id).disabled = !picture;
   $("stage").dataset.tool = editor.tool;
   $("stage").toggleAttribute("data-busy", Boolean(running));
   editor.locked = !free;
@@ -258,6 +259,7 @@ click("download", save);
 click("save-mask", saveMask);
 click("extend", extend);
 click("dismiss", () => say(""));
+$("canvas").addEventListener("pointerdown", () => say("")); // what was said has been read
 click("dice", () => ($("seed").value = String(Math.floor(Math.random() * 2 ** 32))));
 const zoom = (factor) => {
   editor.view.zoom(factor);
