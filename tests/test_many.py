@@ -282,7 +282,7 @@ def test_in_python_it_means_the_same(tmp_path: Path, model: Inpainter) -> None:
     assert [o.job.name for o in summary.failures] == ["c.png"]
     again = moebius.batch(tmp_path / "in", one, tmp_path / "out", model=model, recursive=True, resume=True, **STEPS)
     assert again.counts == {"done": 0, "skipped": 2, "failed": 1}
-    for wrong in ({"stepps": 3}, {"retries": -1}, {"ray": True, "workers": 0}, {"ray": True}, {"steps": 0}):
+    for wrong in ({"stepps": 3}, {"retries": -1}, {"workers": 2}, {"ray": True, "workers": 0}, {"ray": True}, {"steps": 0}):
         with pytest.raises(UsageError):
             moebius.batch(tmp_path / "in", one, tmp_path / "out", **{"model": model, **wrong})
 

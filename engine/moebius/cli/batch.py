@@ -13,12 +13,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
-from moebius.cli.endings import DEBUG, failure, told
+from moebius.cli.endings import DEBUG, failure, tidied, told
 from moebius.cli.inpaint import chosen_settings
 from moebius.cli.like import compare_model
 from moebius.cli.load import SYNTHETIC, load_model, recipe
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Pictures
+from moebius.errors import UsageError
 from moebius.many.places import make_folder, place
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def batch(args: argparse.Namespace) -> int:
     from moebius.many.batch import Summary, absolute, listed
 
     tell = say_nothing if args.quiet else say
+    if args.workers is not None and args.ray is None:
+        raise UsageError("--workers are those of --ray; give both, or neither.")
     if args.ray is not None:
         args.images, args.masks, args.out = (absolute(p) for p in (args.images, args.masks, args.out))
     wanted = chosen_options(args)
@@ -153,6 +156,7 @@ def report(args: argparse.Namespace, outcome: Outcome, model: Any, bar: Pictures
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             traceback.print_exception(outcome.error)
         sentence, code = told(outcome.error)
+        sentence = tidied(sentence)
         bar.say_error(f"{name}: {sentence}")
         if args.json:
             print(json.dumps({**outcome.job.inputs, **failure(sentence, type(outcome.error).__name__, code)}))

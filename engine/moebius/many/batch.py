@@ -154,6 +154,8 @@ def batch(
     Settings(**settings)
     work = listed(absolute(place(images)), absolute(place(masks)), absolute(place(out)), options, recursive)
     on = {"device": device, "require_gpu": require_gpu, "precision": precision, "threads": threads}
+    if ray is False and workers is not None:
+        raise UsageError("workers are those of ray=; give both, or neither.")
     if ray is False:
         loaded = model if isinstance(model, Inpainter) else Recipe(model, vae, revision, device=on).load()
         return summed(work, here.outcomes(work.jobs(), Worker(loaded, options)), on_outcome)

@@ -28,6 +28,7 @@ from moebius.many.worker import THREADS, Options, Worker
 AHEAD = THREADS + 2  # jobs that an actor has at a time
 STARTS = 3  # of an actor that never comes up, one after the other
 GRACE = 10.0  # seconds for what is being written when the batch is broken off
+DEADLY = getattr(signal, "SIGKILL", signal.SIGTERM)
 STORE = 80_000_000  # bytes of Ray's object store where it is started here: names and outcomes are small
 
 
@@ -80,7 +81,7 @@ class Actor:
             raise RuntimeError("the model is not loaded")
         outcome = self.worker.one(job, tried=tried)
         if isinstance(outcome.error, DeviceLostError) and not isinstance(outcome.error, OutOfMemoryError):
-            os._exit(1)  # a device that is lost stays lost in this process
+            os.kill(os.getpid(), DEADLY)  # a device that is lost stays lost in this process
         return outcome.portable()
 
     def stop(self) -> None:
