@@ -194,7 +194,7 @@ every_row = pytest.mark.parametrize("row", menu.GEMMS, ids=lambda row: row.key.r
 
 @every_row
 def test_every_row_of_the_menu_runs_every_mode_beyond_its_edges(gpu: WebGPU, row: Gemm) -> None:
-    if is_swiftshader(gpu) and (row.tm * row.tn4 > 4 or row.entry in menu.STAGING):
+    if is_swiftshader(gpu) and row.entry != "thin" and (row.tm * row.tn4 > 4 or row.entry in menu.STAGING):
         pytest.skip("SwiftShader takes minutes and gigabytes to compile it; small ones of its entry are below.")
     m, n = row.rows, min(4 * row.columns4, 15)
     cases = [linear((1, 1, rows), depth, columns) for rows, columns, depth in ((m + 1, n + 1, 17), (m - 1, n - 1, 35), (5, 1, 3))]
@@ -238,9 +238,9 @@ def test_lines_meet_every_edge(gpu: WebGPU) -> None:
 
 
 def test_tiles_of_four_outputs_meet_every_edge(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images of odd and even sides, of less than a tile; lines of tiles in bands; what has no tiles gets another kernel."""
+    """Images of odd and even sides, of one line; lines of tiles in bands; what has no tiles gets another kernel."""
     row = menu.WINOGRAD[-1]
-    for size in some(gpu, [(1, 1, 1), (2, 3, 4)], [(1, 1, 2), (1, 2, 1), (2, 5, 7), (2, 4, 4), (1, 6, 9)]):
+    for size in some(gpu, [(1, 1, 5), (2, 3, 4)], [(1, 5, 1), (2, 5, 7), (2, 4, 4), (1, 6, 9)]):
         for case in (conv3x3(size), conv3x3(size, 9, 13, residual=False)):
             assert [d.entry for d in case.check(gpu, row).dispatches] == size[0] * ["to_points", "direct", "from_points"]
     assert [d.entry for d in conv3x3((1, 4, 6), stride=2).check(gpu, row).dispatches] == ["direct"]

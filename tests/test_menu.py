@@ -87,15 +87,30 @@ def test_a_row_that_needs_a_feature_fits_only_a_device_that_has_it() -> None:
     assert row.fits(replace(H200, features=frozenset({"shader-f16", "subgroups"})))
 
 
+def with_points(wanted: GemmCall) -> GemmCall:
+    w = wanted.operands.w
+    return replace(wanted, operands=replace(wanted.operands, w=replace(w, others={"winograd": w.binding})))
+
+
+def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
+    swiftshader = replace(SOFTWARE, name="SwiftShader Device (Subzero)")
+    got = {n: [choose(caps, with_points(call(4096, n, n, Taps(1, 1)))).key for caps in (LLVMPIPE, swiftshader)] for n in (8, 16, 60, 64)}
+    assert got == {
+        8: ["lines 512x4 8x4", "direct 256x4 4x4"],
+        16: ["lines 64x32 8x4", "winograd direct 32x32 4x4"],
+        60: ["lines 64x32 8x4", "winograd direct 32x32 4x4"],
+        64: ["winograd direct 64x64 8x8", "winograd direct 32x32 4x4"],
+    }
+    for caps in (H200, GPU, SOFTWARE):  # nobody measured it there; a tuner may. A page would have more to load
+        assert choose(caps, with_points(call(4096, 64, 64, Taps(1, 1)))).packing == "plain"
+
+
 def test_weights_packed_in_another_way_are_for_the_convolutions_that_have_them() -> None:
     rows = [row for row in GEMMS if row.packing == "winograd"]
     has, stride, pad = call(64, 8, 8, Taps(1, 1)), call(64, 8, 8, Taps(2, 1)), call(64, 8, 8, Taps(1, 0))
     for wanted in (has, stride, pad, call(64, 8, 8), call(64, 8, 8, Phases())):
-        w = wanted.operands.w
-        other = replace(w, others={"winograd": w.binding})
-        with_points = replace(wanted, operands=replace(wanted.operands, w=other))
         assert not any(row.supports(wanted) for row in rows)
-        assert [row.supports(with_points) for row in rows] == [wanted is has] * len(rows)
+        assert [row.supports(with_points(wanted)) for row in rows] == [wanted is has] * len(rows)
 
 
 def test_a_tile_that_its_threads_cannot_share_is_refused() -> None:
