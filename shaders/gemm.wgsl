@@ -5,13 +5,13 @@
 //   TAPS  an output pixel of a KERNEL×KERNEL convolution; the taps are the input pixels under the filter (implicit GEMM).
 //   PHASE nearest×2 followed by 3×3: the four output pixels over one input pixel are four 2×2 filters on the small grid
 //         (taps that fall on the same input pixel were summed at load). workgroup_id.z is the phase 2·py + px.
-// Five kernels. For software drivers, where workgroup memory and barriers cost most: `direct` reads both operands from global memory, and in
-// `lines` neighbours along a line share the input under them. For GPUs, a workgroup's tiles of A and W in its memory: `tiled`; `staged`, which
-// has the next tile under way in registers while it multiplies the present one; and `thin` for few columns, whose lanes divide K.
+// Five kernels. For software drivers, where workgroup memory and barriers cost most: `direct` reads both operands from global memory, and
+// in `lines` neighbours along a line share the input under them. For GPUs, a workgroup has tiles of A and W in its memory: `tiled`; `staged`,
+// with the next tile under way in registers while it multiplies the present one; and `thin` for few columns, whose lanes divide K.
 //
-// `to_points` and `from_points` stand before and behind sixteen products in one dispatch (ROWS, z over matrices) that are a 3×3 of stride 1: Winograd's
-// F(2×2, 3×3), 16 products for a tile of 2×2 outputs instead of 36. V[4i+j] = (Bᵀ·d·B)ᵢⱼ of the 4×4 inputs d under a tile, out = Aᵀ·M·A + the rest,
-// and W holds G·g·Gᵀ. Their rows are tiles, their grids x over K4 or N4, y over tiles.
+// Winograd's F(2×2, 3×3), for a 3×3 of stride 1: 16 products for a tile of 2×2 outputs instead of 36. `to_points` makes (Bᵀ·d·B)ᵢⱼ of the
+// 4×4 inputs d under a tile, matrix 4i+j; the products of all 16 matrices are one dispatch (ROWS, z over matrices) with G·g·Gᵀ as W; and
+// `from_points` makes the sum above of Aᵀ·M·A. The rows of both are tiles, their grids x over K4 or N4, y over tiles.
 //
 // Layouts, all in vec4: A (…, K4) padded with zeros to 4 channels; W [phase][tap][4·K4][ldb4]; out (M, N4).
 // Grid: x over columns of 4·WGX·TN4 (`thin`: of 4·TN4), y over rows of WGY·TM, z over phases. A thread owns rows r0 + i·WGY, or r0 + i
