@@ -6,7 +6,7 @@
 //   PHASE nearest×2 followed by 3×3: the four output pixels over one input pixel are four 2×2 filters on the small grid
 //         (taps that fall on the same input pixel were summed at load). workgroup_id.z is the phase 2·py + px.
 // Five kernels. For software drivers, where workgroup memory and barriers cost most: `direct` reads both operands from global memory, and
-// in `lines` neighbours along a line share the input under them. For GPUs, a workgroup has tiles of A and W in its memory: `tiled`; `staged`,
+// in `lines` neighbours along a line share the input under them. For GPUs, tiles of A and W lie in workgroup memory: `tiled`; `staged`,
 // with the next tile under way in registers while it multiplies the present one; and `thin` for few columns, whose lanes divide K.
 //
 // Winograd's F(2×2, 3×3), for a 3×3 of stride 1: 16 products for a tile of 2×2 outputs instead of 36. `to_points` makes (Bᵀ·d·B)ᵢⱼ of the
