@@ -221,7 +221,7 @@ def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
 def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
     names = ["linear without bias", "conv3x3 stride 2 pad 0", "upsample_conv3x3", "dwconv with all"]
     more = ["conv3x3", "conv3x3 stride 2", "feed_forward", "self_lambda", "attention"]
-    for tile in some(gpu, SMALL[3:7], [*LINES[:1], *SMALL[7:]]):
+    for tile in some(gpu, SMALL[3:7], LINES[:1]):
         for name in some(gpu, names, more):
             OPS[name]((2, 5, 7)).check(gpu, tile)
             OPS[name]((1, 6, 9)).check(gpu, tile)
