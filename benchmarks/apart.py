@@ -16,12 +16,13 @@ from part import Part, Task
 from moebius.errors import AdapterError, MoebiusError
 
 STARTING = "starting its process"
+MANY = 5
 GRACE = 5.0  # seconds that a process has to end by itself
 KINDS = {kind.__name__: kind for kind in (AdapterError, LeftOutError, MoebiusError)}  # errors that keep their class on the way
 
 
 class Apart:
-    """What `Part` does, in another process; `seconds` are what any one request may take."""
+    """What `Part` does, in another process. `seconds` are what a request may take; `costs`, many pictures, may take MANY times that."""
 
     def __init__(self, name: str, setting: Setting, task: Task, seconds: float, source: str = "contenders:contenders") -> None:
         self.name, self.seconds, self.now = name, seconds, STARTING
@@ -37,7 +38,8 @@ class Apart:
         return lambda: self._ask(request)
 
     def _ask(self, request: str) -> Any:
-        end = time.monotonic() + self.seconds
+        seconds = self.seconds * (MANY if request == "costs" else 1)
+        end = time.monotonic() + seconds
         with suppress(OSError):  # it has ended: reading says so
             self.pipe.send(request)
         while self.pipe.poll(max(0.0, end - time.monotonic())):
@@ -53,7 +55,7 @@ class Apart:
             else:
                 raise KINDS.get(said[0], PeerError)(said[1])
         self.stop(grace=0.0)
-        raise LeftOutError(f"stopped after {self.seconds:g} s, while {self.now}")
+        raise LeftOutError(f"stopped after {seconds:g} s, while {self.now}")
 
     def stop(self, grace: float = GRACE) -> None:
         """Ends the process, and those that it has started, unless it ends by itself: it does at the end of its requests."""

@@ -36,6 +36,7 @@ begin=$(date +%s)
 step() {
     local name=$1 limit=$2 left=$((seconds - $(date +%s) + begin)) from code
     shift 2
+    local words="${*:2}" # without the machine's own paths
     [ "$limit" -le "$left" ] || limit=$left
     from=$(date +%s)
     if [ "$limit" -lt 1 ]; then
@@ -47,7 +48,7 @@ step() {
         timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1
         code=$?
     fi
-    printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$code" "$(($(date +%s) - from))" "$limit" "$*" >> "$out/steps.tsv"
+    printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$code" "$(($(date +%s) - from))" "$limit" "${words//"$out"/OUT}" >> "$out/steps.tsv"
     case $code in
         0) echo "$name: done in $(($(date +%s) - from)) s" ;;
         -1) echo "$name: left out, the $seconds s are over" ;;
@@ -67,12 +68,12 @@ else
     tests=(tests/test_kernels.py tests/test_webgpu.py -k hardware --maxfail 20)
 fi
 
-SAVES=json step doctor 60 "$python" -m moebius doctor --json "${named[@]}"
-SAVES=json step validate 60 "$python" -m moebius validate --config tiny --json "${named[@]}"
+SAVES=json step doctor 40 "$python" -m moebius doctor --json "${named[@]}"
+SAVES=json step validate 40 "$python" -m moebius validate --config tiny --json "${named[@]}"
 SAVES=json step tune $tuning "$python" -m moebius tune --config $config --json "${named[@]}"
 SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${named[@]}"
 step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" --json "$out/kernels.json"
-step model 200 "$python" benchmarks/bench_model.py "${model[@]}" --brief "${named[@]}" --json "$out/model.json" --only "${peers[@]}"
+step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
+step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget 165 --brief "${named[@]}" --json "$out/model.json" --only "${peers[@]}"
 [ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" -o "$out/compare.json" --report "$out/compare.md"
-step tests 120 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 "$python" benchmarks/on_gpu.py "$out"

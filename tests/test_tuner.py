@@ -23,6 +23,8 @@ from moebius.backends.webgpu.tuner import Tuner, differs, shapes
 from moebius.cli.main import run
 from moebius.errors import MoebiusError
 from moebius.inpaint import tuning
+from moebius.inpaint.device import open_device
+from moebius.web.bundle import ForBrowsers
 from moebius.weights import folders
 
 OTHER = Gemm("direct", 2, 1, 8, 8, software=True)
@@ -100,6 +102,22 @@ def test_a_clock_of_the_machine_is_asked_for_long_enough(llvmpipe: WebGPU) -> No
     assert (tuner.by, asked) == ("wall", [1, 2, 7, *[7] * 5])  # 2 ms at least, five times
     real = Tuner(llvmpipe.gpu, llvmpipe.caps, lambda *_: (CPU, OTHER)).measure(call)
     assert all(0 < ms < 1000 for ms in real.ms.values())
+
+
+def test_weights_that_were_only_tried_take_no_memory(llvmpipe: WebGPU) -> None:
+    case = OPS["linear"]((2, 5, 7))
+    params = case.params
+    calls, plan = llvmpipe.layers(*forward(case, llvmpipe, params))
+    weight, bias = calls[0].operands.w.binding.buffer, calls[0].epilogue.bias
+    assert bias is not None
+    bias.buffer.allocate()
+    held = bias.buffer.handle
+    Tuner(llvmpipe.gpu, llvmpipe.caps, three, clock(TIMES)).run(calls, Table())
+    assert bias.buffer.handle is held
+    with pytest.raises(MoebiusError, match="no memory yet"):
+        _ = weight.handle
+    plan.prepare()
+    np.testing.assert_array_equal(weight.read(16), case.params["weight"].reshape(10, 13)[:4, 0])
 
 
 def test_bands_are_measured_by_their_first(llvmpipe: WebGPU) -> None:
@@ -299,6 +317,16 @@ def test_who_is_never_tried_by_itself(llvmpipe: WebGPU, monkeypatch: pytest.Monk
             assert bool(gpu.choose.table.picks) == (name == "CI")
     tuning.prepare(gpu := as_hardware(llvmpipe))
     assert gpu.tuner is not None
+
+
+def test_a_device_that_is_opened_for_pictures_has_its_table(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setattr("moebius.inpaint.verdicts.fault", lambda ops: "")
+    tuning.keep(tuning.file_of(llvmpipe), Table({"a": Pick("x", 1.0, 1)}, {}, 1.0))
+    ops = open_device("llvmpipe")
+    assert isinstance(ops, WebGPU)
+    assert isinstance(ops.choose, Tuned)
+    assert ops.choose.table.picks.keys() == {"a"}
+    assert ForBrowsers("llvmpipe").choose is menu.choose  # a page gets the defaults
 
 
 def test_a_tuner_that_fails_leaves_the_defaults(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

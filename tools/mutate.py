@@ -339,7 +339,6 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ('max(begins) + n["k4"]', "max(begins)"),
         ('n["KERNEL"] - 1) + 1) * pitch', 'n["KERNEL"] - 2) + 1) * pitch'),
         ('"coefficients": VEC4', '"coefficients": 1'),
-        ('last < n["chunks"] and', ""),
         ("(2, divmod(last // across, down))", "(1, divmod(last // across, down))"),
         ('(15 * n["plane"] + last + 1 - first)', '(14 * n["plane"] + last + 1 - first)'),
         ('n["columns"] * n["out_pitch"]', 'n["columns"]'),

@@ -47,6 +47,10 @@ class Buffer:
                 raise
             self.fill = None
 
+    def give_back(self, fill: Callable[[], np.ndarray]) -> None:
+        """Leaves its memory; `fill` makes the content again when that is needed."""
+        self._handle, self.fill = None, fill
+
     def place(self, other: Buffer) -> None:
         """Shares the memory of another buffer, at least as large."""
         self._handle = other.handle

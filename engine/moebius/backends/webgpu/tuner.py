@@ -82,6 +82,7 @@ class Tuner:
         self.clock = clock or self._clock
         self._recorder = Recorder(device, caps)
         self._scratch: dict[str, Buffer] = {}
+        self._taken: list[tuple[Buffer, Callable[[], np.ndarray]]] = []  # weights that had no memory yet, and what fills them
 
     def run(
         self,
@@ -99,7 +100,10 @@ class Tuner:
             for shape, call in todo.items():
                 if now() - begin >= seconds:
                     break
-                found = self.measure(call, table.wrong, lambda: now() - begin >= seconds)
+                try:
+                    found = self.measure(call, table.wrong, lambda: now() - begin >= seconds)
+                finally:
+                    self._give_back()
                 table.wrong |= found.wrong
                 if found.whole and found.pick is not None:
                     table.picks[shape] = found.pick
@@ -166,7 +170,15 @@ class Tuner:
         with self._recorder.open(eager=False) as recording:
             for band in bands(layer, self._recorder, row):
                 dense.record(layer, row, band)
+            weights = [b.buffer for d in recording.steps for b in d.bindings if b.buffer.kind == "weight"]
+            self._taken += [(buffer, buffer.fill) for buffer in weights if buffer.fill is not None]
             return Plan(recording, [], [layer.operands.out])
+
+    def _give_back(self) -> None:
+        """Weights go to where they will run: packed for a row that was only tried, they would lie about for as long as the model."""
+        for buffer, fill in self._taken:
+            buffer.give_back(fill)
+        self._taken.clear()
 
     def _result(self, plan: Plan) -> list[np.ndarray]:
         """Parts of what the plan writes, which begin as NaN: what is not written shows."""
