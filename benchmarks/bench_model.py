@@ -11,6 +11,7 @@ the pairs of a turn. Then, for ours: host time per dispatch, cost against image 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--patience", type=float, help="seconds a contender may take to load and make its first picture; default 900, with --small 120"
     )
+    parser.add_argument("--budget", type=float, default=math.inf, help="seconds in all: who has not begun by then is left out")
     parser.add_argument("--brief", action="store_true", help="leave out what pictures cost us by size, batch and steps")
     parser.add_argument("--cores", type=int, help="keep everyone to so many cores; default: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")

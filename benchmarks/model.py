@@ -6,6 +6,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from moebius.weights.nano import packaged_nano
 
 Worker = Part | Apart
 PARTS = ("encode", "step", "decode", "image")
+PREPARING = 0.8  # of --budget, before those who are there are timed
 WHOLE_RUN = 20  # a picture's latents may differ by so many tolerances of a single call: every step starts from the last one's
 
 
@@ -126,10 +128,14 @@ def prepare(
     present: list[Contender] = []
     left_out: dict[str, str] = {}
     outputs: dict[str, Outputs] = {}
+    end = time.monotonic() + PREPARING * args.budget
     for contender in wanted:
         print(f"… {contender.name}", flush=True)
         try:
-            worker = working[contender.name] = at_work(contender, setting, Task(args.steps, args.limit), args.patience)
+            left = min(args.patience, end - time.monotonic())
+            if left <= 0:
+                raise LeftOutError(f"the time was over: --budget is {args.budget:g}")
+            worker = working[contender.name] = at_work(contender, setting, Task(args.steps, args.limit), left)
             outputs[contender.name], found = worker.prepare()
             contender.figures |= found
             compare(contender, outputs[contender.name], outputs[NUMPY])
@@ -140,7 +146,8 @@ def prepare(
                 raise
             left_out[contender.name] = reason(error)
             print(f"  {left_out[contender.name]}", flush=True)
-            working.pop(contender.name).stop()
+            if contender.name in working:
+                working.pop(contender.name).stop()
     return present, left_out
 
 

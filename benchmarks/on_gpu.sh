@@ -68,12 +68,12 @@ else
     tests=(tests/test_kernels.py tests/test_webgpu.py -k hardware --maxfail 20)
 fi
 
-SAVES=json step doctor 60 "$python" -m moebius doctor --json "${named[@]}"
-SAVES=json step validate 60 "$python" -m moebius validate --config tiny --json "${named[@]}"
+SAVES=json step doctor 40 "$python" -m moebius doctor --json "${named[@]}"
+SAVES=json step validate 40 "$python" -m moebius validate --config tiny --json "${named[@]}"
 SAVES=json step tune $tuning "$python" -m moebius tune --config $config --json "${named[@]}"
 SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${named[@]}"
 step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" --json "$out/kernels.json"
-step model 200 "$python" benchmarks/bench_model.py "${model[@]}" --brief "${named[@]}" --json "$out/model.json" --only "${peers[@]}"
+step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
+step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget 165 --brief "${named[@]}" --json "$out/model.json" --only "${peers[@]}"
 [ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" -o "$out/compare.json" --report "$out/compare.md"
-step tests 120 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 "$python" benchmarks/on_gpu.py "$out"

@@ -22,9 +22,9 @@ def needed(d: Dispatch, b: Binding) -> float:
     p = d.params
     match d.shader, b.name:
         case "gemm", "a" if dict(d.constants)["MODE"] == ROWS:
-            return 4 * (p["rows"] - p["row0"]) * p["k"]
+            return 4 * (p["rows"] - p["row0"]) * p["k"] * d.grid[2]
         case "gemm", "w" if dict(d.constants)["MODE"] == ROWS:
-            return 16 * p["k"] * p["n4"]
+            return 16 * p["k"] * p["n4"] * d.grid[2]
         case "gemm", "shift":
             return 16 * p["n4"]
         case "lambda_content", "qkv":

@@ -5,9 +5,13 @@
 //   TAPS  an output pixel of a KERNEL×KERNEL convolution; the taps are the input pixels under the filter (implicit GEMM).
 //   PHASE nearest×2 followed by 3×3: the four output pixels over one input pixel are four 2×2 filters on the small grid
 //         (taps that fall on the same input pixel were summed at load). workgroup_id.z is the phase 2·py + px.
-// Five kernels. For software drivers, where workgroup memory and barriers cost most: `direct` reads both operands from global memory, and in
-// `lines` neighbours along a line share the input under them. For GPUs, a workgroup's tiles of A and W in its memory: `tiled`; `staged`, which
-// has the next tile under way in registers while it multiplies the present one; and `thin` for few columns, whose lanes divide K.
+// Five kernels. For software drivers, where workgroup memory and barriers cost most: `direct` reads both operands from global memory, and
+// in `lines` neighbours along a line share the input under them. For GPUs, tiles of A and W lie in workgroup memory: `tiled`; `staged`,
+// with the next tile under way in registers while it multiplies the present one; and `thin` for few columns, whose lanes divide K.
+//
+// Winograd's F(2×2, 3×3), for a 3×3 of stride 1: 16 products for a tile of 2×2 outputs instead of 36. `to_points` makes (Bᵀ·d·B)ᵢⱼ of the
+// 4×4 inputs d under a tile, matrix 4i+j; the products of all 16 matrices are one dispatch (ROWS, z over matrices) with G·g·Gᵀ as W; and
+// `from_points` makes the sum above of Aᵀ·M·A. The rows of both are tiles, their grids x over K4 or N4, y over tiles.
 //
 // Layouts, all in vec4: A (…, K4) padded with zeros to 4 channels; W [phase][tap][4·K4][ldb4]; out (M, N4).
 // Grid: x over columns of 4·WGX·TN4 (`thin`: of 4·TN4), y over rows of WGY·TM, z over phases. A thread owns rows r0 + i·WGY, or r0 + i
@@ -18,6 +22,8 @@
 const ROWS: u32 = 0u;
 const TAPS: u32 = 1u;
 const PHASE: u32 = 2u;
+const TO_POINTS: u32 = 3u;
+const FROM_POINTS: u32 = 4u;
 const SILU: u32 = 1u;
 
 const MODE: u32 = 0u;
@@ -55,6 +61,7 @@ struct Params {
   out_width: u32,
   stride: u32,
   pad: u32,
+  plane: u32, // ROWS, TO_POINTS, FROM_POINTS: rows from one matrix of a batch to the next
   a_origin: u32,
   out_origin: u32,
 }
@@ -74,7 +81,8 @@ struct Params {
 // Where a row begins. ROWS: (index, 0, 0). Else: (first image row, top tap's y, left tap's x); the last two may be outside.
 fn locate(r: u32, phase: u32) -> vec3<i32> {
   if (MODE == ROWS) {
-    return vec3<i32>(i32(r / params.split * params.outer + r % params.split * params.inner + params.a_offset - params.a_origin), 0, 0);
+    let p = r + phase * params.plane;
+    return vec3<i32>(i32(p / params.split * params.outer + p % params.split * params.inner + params.a_offset - params.a_origin), 0, 0);
   }
   let x = r % params.out_width;
   let y = r / params.out_width % params.out_height;
@@ -117,6 +125,19 @@ fn store(r: u32, c: u32, phase: u32, sum: vec4<f32>) {
   if (r >= params.rows || c >= params.n4) {
     return;
   }
+  var row = r;
+  if (MODE == ROWS) {
+    row += phase * params.plane;
+  }
+  if (MODE == PHASE) {
+    let x = 2u * (r % params.out_width) + (phase & 1u);
+    let y = 2u * (r / params.out_width) + (phase >> 1u); // image·2·height + 2·y + py: the images stay apart by themselves
+    row = y * 2u * params.out_width + x;
+  }
+  put(row, c, sum);
+}
+
+fn put(row: u32, c: u32, sum: vec4<f32>) {
   var v = sum;
   if (BIAS) {
     v += bias[c];
@@ -126,12 +147,6 @@ fn store(r: u32, c: u32, phase: u32, sum: vec4<f32>) {
   }
   if (SHIFT) {
     v += shift[state[0] * params.n4 + c];
-  }
-  var row = r;
-  if (MODE == PHASE) {
-    let x = 2u * (r % params.out_width) + (phase & 1u);
-    let y = 2u * (r / params.out_width) + (phase >> 1u); // image·2·height + 2·y + py: the images stay apart by themselves
-    row = y * 2u * params.out_width + x;
   }
   let index = row * params.n4 + c - params.out_origin;
   if (RESIDUALS > 0u) {
@@ -444,5 +459,73 @@ fn thin(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
       sum += parts[(local.y * ACC + o) * LANES + lane];
     }
     store(r0 + o / TN4, c0 + o % TN4, group.z, sum);
+  }
+}
+
+const POINTS: u32 = 16u;
+
+@compute @workgroup_size(WGX, WGY)
+fn to_points(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+  let c = group.x * WGX + local.x;
+  let r = params.row0 + group.y * WGY + local.y;
+  if (c >= params.k4 || r >= params.rows) {
+    return;
+  }
+  let window = locate(r, 0u);
+  var d: array<vec4<f32>, POINTS>;
+  for (var t = 0u; t < POINTS; t++) { // unroll
+    d[t] = load_a(tap_index(window, t), c);
+  }
+  for (var x = 0u; x < 4u; x++) { // unroll
+    let p = d[4u + x];
+    let q = d[8u + x];
+    d[x] -= q;
+    d[4u + x] = p + q;
+    d[8u + x] = q - p;
+    d[12u + x] = p - d[12u + x];
+  }
+  for (var y = 0u; y < 4u; y++) { // unroll
+    let p = d[4u * y + 1u];
+    let q = d[4u * y + 2u];
+    d[4u * y] -= q;
+    d[4u * y + 1u] = p + q;
+    d[4u * y + 2u] = q - p;
+    d[4u * y + 3u] = p - d[4u * y + 3u];
+  }
+  for (var t = 0u; t < POINTS; t++) { // unroll
+    out[(t * params.plane + r - params.row0) * params.k4 + c] = d[t];
+  }
+}
+
+@compute @workgroup_size(WGX, WGY)
+fn from_points(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+  let c = group.x * WGX + local.x;
+  let r = params.row0 + group.y * WGY + local.y;
+  if (c >= params.n4 || r >= params.rows) {
+    return;
+  }
+  var m: array<vec4<f32>, POINTS>;
+  for (var t = 0u; t < POINTS; t++) { // unroll
+    m[t] = a[(t * params.plane + r - params.row0) * params.n4 + c];
+  }
+  let across = (params.out_width + 1u) / 2u;
+  let down = (params.out_height + 1u) / 2u;
+  let x0 = 2u * (r % across);
+  let y0 = 2u * (r / across % down);
+  let image = r / across / down;
+  for (var x = 0u; x < 4u; x++) { // unroll
+    let p = m[4u + x];
+    let q = m[8u + x];
+    m[x] += p + q;
+    m[4u + x] = p - q - m[12u + x];
+  }
+  for (var y = 0u; y < 2u; y++) { // unroll
+    if (y0 + y < params.out_height) {
+      let row = (image * params.out_height + y0 + y) * params.out_width + x0;
+      put(row, c, m[4u * y] + m[4u * y + 1u] + m[4u * y + 2u]);
+      if (x0 + 1u < params.out_width) {
+        put(row + 1u, c, m[4u * y + 1u] - m[4u * y + 2u] - m[4u * y + 3u]);
+      }
+    }
   }
 }

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -323,6 +324,20 @@ def test_the_others_go_on(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert result["left_out"] == {"hangs": "stopped after 3 s, while loading"}
     assert list(result["contenders"]) == [contenders.NUMPY, "steady"]
     assert sorted(stopped) == sorted(["hangs", contenders.NUMPY, "steady"])
+
+
+@pytest.mark.usefixtures("here")
+def test_who_has_not_begun_when_the_time_is_over_is_left_out(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
+        contenders.Contender("late", lambda s: inpainter("peer", numpy_nets(), *TINY)),
+    ]
+    monkeypatch.setattr(model, "contenders", lambda: made)
+    clock = iter([0.0, 0.0, 81.0])
+    monkeypatch.setattr(model, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    args = arguments(monkeypatch, "--small", "--steps", "2", "--runs", "1", "--budget", "100")
+    result = model.measure("tiny", setting(weights), args)
+    assert result["left_out"] == {"late": "the time was over: --budget is 100"}
 
 
 def test_a_graph_is_captured_once_for_the_shapes_of_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:

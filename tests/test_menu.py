@@ -49,6 +49,10 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
         "thin 32x4 8x4",
         "thin 16x8 4x8",
         "thin 8x16 2x16",
+        "winograd staged 64x64 8x4",
+        "winograd staged 128x64 8x8",
+        "winograd direct 64x64 8x8",
+        "winograd direct 32x32 4x4",
         "tiled 128x64 8x8",
         "tiled 64x64 4x8",
         "direct 32x32 4x4",
@@ -72,13 +76,40 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
 )
 def test_a_row_that_a_device_has_no_room_for_does_not_fit_it(limit: str, room: int, lost: list[str]) -> None:
     small = replace(H200, limits={**DEFAULT_LIMITS, limit: room})
-    assert [row for row in GEMMS if not row.fits(small)] == [row for row in GEMMS if row.key.startswith(tuple(lost))]
+    keys = [row.key.removeprefix("winograd ") for row in GEMMS if not row.fits(small)]
+    assert keys == [key for row in GEMMS if (key := row.key.removeprefix("winograd ")).startswith(tuple(lost))]
 
 
 def test_a_row_that_needs_a_feature_fits_only_a_device_that_has_it() -> None:
     row = replace(GEMMS[1], features=frozenset({"shader-f16"}))
     assert not row.fits(H200)
     assert row.fits(replace(H200, features=frozenset({"shader-f16", "subgroups"})))
+
+
+def with_points(wanted: GemmCall) -> GemmCall:
+    w = wanted.operands.w
+    return replace(wanted, operands=replace(wanted.operands, w=replace(w, others={"winograd": w.binding})))
+
+
+def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
+    swiftshader = replace(SOFTWARE, name="SwiftShader Device (Subzero)")
+    got = {n: [choose(caps, with_points(call(4096, n, n, Taps(1, 1)))).key for caps in (LLVMPIPE, swiftshader)] for n in (8, 16, 60, 64)}
+    assert got == {
+        8: ["lines 512x4 8x4", "direct 256x4 4x4"],
+        16: ["lines 64x32 8x4", "winograd direct 32x32 4x4"],
+        60: ["lines 64x32 8x4", "winograd direct 32x32 4x4"],
+        64: ["winograd direct 64x64 8x8", "winograd direct 32x32 4x4"],
+    }
+    for caps in (H200, GPU, SOFTWARE):  # nobody measured it there; a tuner may. A page would have more to load
+        assert choose(caps, with_points(call(4096, 64, 64, Taps(1, 1)))).packing == "plain"
+
+
+def test_weights_packed_in_another_way_are_for_the_convolutions_that_have_them() -> None:
+    rows = [row for row in GEMMS if row.packing == "winograd"]
+    has, stride, pad = call(64, 8, 8, Taps(1, 1)), call(64, 8, 8, Taps(2, 1)), call(64, 8, 8, Taps(1, 0))
+    for wanted in (has, stride, pad, call(64, 8, 8), call(64, 8, 8, Phases())):
+        assert not any(row.supports(wanted) for row in rows)
+        assert [row.supports(with_points(wanted)) for row in rows] == [wanted is has] * len(rows)
 
 
 def test_a_tile_that_its_threads_cannot_share_is_refused() -> None:

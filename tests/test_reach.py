@@ -11,7 +11,7 @@ from cases import OPS, self_lambda, upsample_conv3x3
 
 from moebius.backends.webgpu import WebGPU, native, reach
 from moebius.backends.webgpu.device import Device
-from moebius.backends.webgpu.menu import Gemm
+from moebius.backends.webgpu.menu import WINOGRAD, Gemm, always
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Dispatch, check
 from moebius.errors import LimitError, MoebiusError
@@ -70,6 +70,17 @@ def test_bands_are_reached_in_their_windows(llvmpipe: WebGPU, monkeypatch: pytes
         assert len(parts) > len(recorded(llvmpipe, name, (2, 31, 7)))
         for d in parts:
             assert all(begin >= 0 for begin, _ in spans(d).values())
+
+
+def test_tiles_are_reached_in_their_windows(llvmpipe: WebGPU) -> None:
+    case = OPS["conv3x3"]((2, 5, 7))
+    dispatches = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(WINOGRAD[-1])), case.params).dispatches
+    assert [d.entry for d in dispatches] == 2 * ["to_points", "direct", "from_points"]
+    for d in dispatches:
+        for b in d.bindings:
+            begin, end = spans(d).get(b.name, (0, b.nbytes // 4))
+            assert 0 <= begin <= 64, (d.entry, b.name)  # what a window's alignment adds before it
+            assert 4 * end == b.nbytes or (d.entry, b.name) == ("to_points", "w"), (d.entry, b.name)
 
 
 # What makes an index larger: (kernel, parameter), and by how much.

@@ -12,7 +12,8 @@ from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.tensor import Binding, Tensor
 
 SHADER = "gemm"
-Packing = Literal["plain"]  # how a kernel wants its weights: `plain` is K rows of N columns, a tap after the other
+# How a kernel wants its weights: `plain` is K rows of N columns, a tap after the other, `winograd` the same for each of its 16 points.
+Packing = Literal["plain", "winograd"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Rows:
     inner: int = 0
     offset: int = 0  # vec4 of A before the first row
     out_row: int = 0  # where the first row lands
+    matrices: int = 1  # how many there are to multiply, each by its own W
+    plane: int = 0  # rows from one of them to the next, of A and of the output
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class GemmCall:
 
     @property
     def phases(self) -> int:
-        return 4 if isinstance(self.mode, Phases) else 1
+        return 4 if isinstance(self.mode, Phases) else self.mode.matrices if isinstance(self.mode, Rows) else 1
 
     @property
     def stride(self) -> int:
@@ -155,4 +158,5 @@ class GemmCall:
             "out_width": out_width,
             "stride": self.stride,
             "pad": self.mode.pad if isinstance(self.mode, Taps) else 0,
+            "plane": rows.plane,
         }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from moebius.backends.webgpu.calls import SHADER, GemmCall, Phases, Rows
+from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu.calls import SHADER, Epilogue, GemmCall, Operands, Phases, Rows, Weight
 from moebius.backends.webgpu.menu import Choose, Gemm
-from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder
+from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.backends.webgpu.tuned import why
 from moebius.errors import LimitError
@@ -22,8 +23,16 @@ class Band:
     spans: tuple[tuple[int, int], tuple[int, int]] | None = None
 
 
-def bands(call: GemmCall, recorder: Recorder) -> Iterable[Band]:
-    """The parts of a call that can be bound."""
+TRANSFORM = {"WGX": 8, "WGY": 8}  # of the two transforms
+
+POINTS = 16  # of Winograd's F(2×2, 3×3): the products for a tile of 2×2 outputs
+SCRATCH = 32 << 20  # bytes of what a band of tiles becomes, at most: half of a large GPU's cache, and no great part of any memory
+
+
+def bands(call: GemmCall, recorder: Recorder, row: Gemm) -> Iterable[Band]:
+    """The parts of a call that can be bound; rows of its bands are tiles where the kernel's are."""
+    if row.packing == "winograd":
+        return _bands_of_tiles(call, recorder)
     if recorder.fits(call.operands.a, call.operands.out):
         return [Band(0, call.rows)]
     return _bands_of_rows(call, call.mode, recorder) if isinstance(call.mode, Rows) else _bands_of_lines(call, recorder)
@@ -60,6 +69,23 @@ def _bands_of_lines(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
             yield Band((image * grid_height + y) * grid_width, (image * grid_height + y1) * grid_width, (a_span, out_span))
 
 
+def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
+    """Whole lines of tiles of one image each: two lines of the output, and those above and below that the filter reaches."""
+    a, out = call.operands.a, call.operands.out
+    images, height, width, _ = out.shape
+    down, across = ceil(height, 2), ceil(width, 2)
+    in_line, out_line, points = width * a.pitch, width * out.pitch, POINTS * across * max(a.pitch, out.pitch)
+    step = recorder.bands(f"{call.op} ({call.path})", down, 2 * in_line, 2 * out_line, points, overhead=2 * in_line)
+    step = min(step, max(1, SCRATCH // (4 * points)))
+    for image in range(images):
+        for y in range(0, down, step):
+            y1 = min(y + step, down)
+            top, bottom = max(2 * y - 1, 0), min(2 * y1 + 1, height)
+            a_span = ((image * height + top) * in_line, (image * height + bottom) * in_line)
+            out_span = ((image * height + 2 * y) * out_line, (image * height + min(2 * y1, height)) * out_line)
+            yield Band((image * down + y) * across, (image * down + y1) * across, (a_span, out_span))
+
+
 class Dense:
     """Records calls. `choose` picks the kernel of each for the recorder's caps."""
 
@@ -71,10 +97,14 @@ class Dense:
         if self.calls is not None:
             self.calls.append(call)
         row = self.choose(self.recorder.caps, call)
-        for band in bands(call, self.recorder):
+        for band in bands(call, self.recorder, row):
             self.record(call, row, band)
 
     def record(self, call: GemmCall, row: Gemm, band: Band) -> None:
+        chosen = f"{row.key}; {why(self.choose, self.recorder.caps, call)}"
+        (self._record_tiles if row.packing == "winograd" else self._record)(call, row, band, chosen)
+
+    def _record(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
         bound, a_origin, out_origin = self._bound(call, row, band)
         rows, taps = band.end - band.begin, call.mode.side**2
         out_row = call.mode.out_row if isinstance(call.mode, Rows) else 0
@@ -92,8 +122,46 @@ class Dense:
             iterations=row.iterations(call),
             flops=2 * rows * call.operands.n * call.operands.k * taps * call.phases,
             prologue=call.prologue,
-            chosen=f"{row.key}; {why(self.choose, self.recorder.caps, call)}",
+            chosen=chosen,
         )
+
+    def _record_tiles(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
+        """Three dispatches: the points of every window of A, their products with the weights' points, and the tiles that those make."""
+        operands, names = call.operands, wgsl.numbers(SHADER)
+        height, width = call.grid_size
+        tiles, down, across = band.end - band.begin, ceil(height, 2), ceil(width, 2)
+        windows = self.recorder.new((POINTS, 1, tiles, operands.k), f"{call.path} windows")
+        products = self.recorder.new((POINTS, 1, tiles, operands.n), f"{call.path} products")
+        weight = operands.w.packed_as(row.packing)
+        assert weight is not None  # `supports` said so
+
+        def transform(entry: str, of: GemmCall, over: tuple[int, int], **bound: Tensor | None) -> None:
+            """Its grid is over columns, in vec4, and tiles; `over` has the lines and columns that its rows are numbered by."""
+            found, a_origin, out_origin = self._bound(of, row, band)
+            into = entry == "to_points"
+            c4, origins = (of.k4, {"a_origin": a_origin // 4}) if into else (of.n4, {"out_origin": out_origin // 4})
+            window = {"KERNEL": 4} if into else {}
+            sizes = {"row0": band.begin, "rows": band.end, "plane": tiles, "out_height": over[0], "out_width": over[1], "stride": 2}
+            self.recorder.dispatch(
+                call.op,
+                call.path,
+                SHADER,
+                (ceil(c4, TRANSFORM["WGX"]), ceil(tiles, TRANSFORM["WGY"]), 1),
+                {**found, "w": None, **bound},
+                {**of.params(), "a_origin": 0, "out_origin": 0, **sizes, **origins},
+                {**of.constants(), "MODE": names[entry.upper()], **window, **TRANSFORM},
+                entry=entry,
+                flops=4 * c4 * tiles * (32 if into else 24),
+                prologue=call.prologue,
+                chosen=chosen,
+            )
+
+        transform("to_points", replace(call, epilogue=Epilogue()), (down, across), out=windows)
+        mode = Rows(tiles, matrices=POINTS, plane=tiles)
+        inner = Operands(windows, Weight(weight), products, operands.k, operands.n)
+        multiply = GemmCall(call.op, call.path, inner, mode, prologue=call.prologue)
+        self._record(multiply, replace(row, packing="plain"), Band(0, tiles), chosen)
+        transform("from_points", call, (height, width), a=products)
 
     def _bound(self, call: GemmCall, row: Gemm, band: Band) -> tuple[dict[str, Tensor | Binding | None], int, int]:
         """What the shader's names are bound to, and how many floats of A and of the output lie before their windows."""

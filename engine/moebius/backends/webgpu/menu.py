@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from moebius.backends.webgpu import wgsl
@@ -40,9 +40,10 @@ class Gemm:
 
     @property
     def key(self) -> str:
-        """Names the row in files: entry, tile of a workgroup, tile of a thread, and types other than f32."""
+        """Names the row in files: a packing of its own, the entry, the tiles of a workgroup and of a thread, types other than f32."""
         types = "" if (self.operands, self.accumulator) == ("f32", "f32") else f" {self.operands}-{self.accumulator}"
-        return f"{self.entry} {self.rows}x{4 * self.columns4} {self.tm}x{4 * self.tn4}{types}"
+        packing = "" if self.packing == "plain" else f"{self.packing} "
+        return f"{packing}{self.entry} {self.rows}x{4 * self.columns4} {self.tm}x{4 * self.tn4}{types}"
 
     @property
     def threads(self) -> int:
@@ -89,6 +90,8 @@ class Gemm:
         upsampling one."""
         if call.operands.w.packed_as(self.packing) is None or (self.entry == "thin" and call.n4 > THIN4):
             return False
+        if self.packing == "winograd":
+            return isinstance(call.mode, Taps) and (call.mode.stride, call.mode.pad) == (1, 1)
         return self.entry != "lines" or (isinstance(call.mode, Taps | Phases) and call.stride == 1 and call.operands.w.packed)
 
     # how it runs ---------------------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ STAGED_TALL = Gemm("staged", 8, 2, 8, 16)  # 128×64: 30.9 / 23.6 / 21.9 / 41.5
 STAGED_NARROW = Gemm("staged", 8, 1, 8, 8)  # 64×32: 26.4 / 28.9 / 23.1 / 35.3
 STAGED_LOW = Gemm("staged", 4, 1, 16, 8)  # 32×64
 STAGED_WIDE = Gemm("staged", 8, 2, 16, 8)  # 64×128
-# With bounds checks these are ahead: 25.0 / 18.0 / 14.5 / 32.7 for the first, where STAGED has 23.8 / 20.0 / 15.0 / 26.3.
+# With bounds checks these are ahead in larger layers: 25.0 / 18.0 / 14.5 / 32.7 for the first, where STAGED has 23.8 / 20.0 / 15.0 / 26.3.
 TILED = Gemm("tiled", 8, 2, 8, 16)  # 128×64
 TILED_SMALL = Gemm("tiled", 4, 2, 8, 16)  # 64×64: the 16² level has 512 rows, which must make enough workgroups
 # Few columns: what a tile of 64 would compute of them is mostly beyond the edge, so the lanes divide K. Eight sums a thread.
@@ -146,9 +149,12 @@ LINES = Gemm("lines", 8, 1, 8, 8, software=True)  # 22 for 96, where CPU has 48
 LINES_THIN = Gemm("lines", 8, 1, 1, 64, software=True)
 
 THIN4 = THIN[-1].tn4  # vec4 of columns
+# 16 products for 36, which are made in tiles as above, between two passes over what they read and make.
+WINOGRAD_LLVMPIPE, WINOGRAD_CPU = (replace(row, packing="winograd") for row in (LLVMPIPE_WIDE, CPU))
+WINOGRAD = (*(replace(row, packing="winograd") for row in (STAGED, STAGED_TALL)), WINOGRAD_LLVMPIPE, WINOGRAD_CPU)
 
 STAGES = (STAGED, STAGED_8X8, STAGED_TALL, STAGED_NARROW, STAGED_LOW, STAGED_WIDE)
-GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, TILED, TILED_SMALL, CPU, CPU_THIN, LLVMPIPE_WIDE, LINES, LINES_THIN)
+GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, LLVMPIPE_WIDE, LINES, LINES_THIN)
 
 
 # which one -----------------------------------------------------------------------------------------------------------
@@ -204,9 +210,17 @@ def _gpu(caps: Caps, call: GemmCall) -> Gemm:
 
 
 def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
+    """LINES take 43, 71, 75 and 274 ms for 16, 32, 64 and 128 channels to as many, WINOGRAD_LLVMPIPE 53, 107, 40 and 159."""
+    if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= LLVMPIPE_WIDE.columns4:
+        return WINOGRAD_LLVMPIPE
     if LINES.supports(call):
         return LINES_THIN if call.n4 <= 2 else LINES
     return LLVMPIPE_WIDE if call.n4 >= LLVMPIPE_WIDE.columns4 else _software(caps, call)
+
+
+def _swiftshader(caps: Caps, call: GemmCall) -> Gemm:
+    """CPU takes 18, 56, 90, 85 and 325 ms for 8, 16, 32, 64 and 128 channels to as many, WINOGRAD_CPU 62, 37, 51, 42 and 142."""
+    return WINOGRAD_CPU if WINOGRAD_CPU.supports(call) and min(call.k4, call.n4) >= 4 else _software(caps, call)
 
 
 def _software(caps: Caps, call: GemmCall) -> Gemm:
@@ -219,6 +233,7 @@ DEFAULTS: tuple[tuple[str, tuple[Kind, ...], Choose], ...] = (
     ("nvidia", ("discrete",), _h200),
     ("", GPUS, _gpu),
     ("llvmpipe", ("software",), _llvmpipe),
+    ("swiftshader", ("software",), _swiftshader),
     ("", ("software",), _software),
 )
 

@@ -47,8 +47,11 @@ def gemm(n: Numbers, grid: Grid) -> Reach:
     """Rows are clamped to the last one, columns too; what lies past them is not stored. See `locate`, `tap_index` and `store`."""
     names = wgsl.numbers("gemm")
     first, last, n4, k4, width = n["row0"], n["rows"] - 1, n["n4"], n["k4"], n["out_width"]
+    if n["MODE"] in (names["TO_POINTS"], names["FROM_POINTS"]):
+        return _tiles(n, first, last, n["MODE"] == names["FROM_POINTS"])
     spans = dict[str, Span]()
     if n["MODE"] == names["ROWS"]:
+        last += (grid[2] - 1) * n["plane"]
         low, high = _rows(n, first, last)
     else:
         low, high = _lines(n, first // width, last // width, n["MODE"] == names["PHASE"])
@@ -70,6 +73,26 @@ def gemm(n: Numbers, grid: Grid) -> Reach:
     return Reach(spans, whole=whole)
 
 
+def _tiles(n: Numbers, first: int, last: int, gathers: bool) -> Reach:
+    """The two transforms: from the windows of A to their points, and from products to two lines of the output for a line of tiles."""
+    whole = 0 <= first <= last and min(n["n4"], n["k4"], n["out_width"]) > 0
+    c4 = n["n4"] if gathers else n["k4"]
+    points = 0, VEC4 * (15 * n["plane"] + last + 1 - first) * c4
+    if not gathers:
+        low, high = _lines(n, first // n["out_width"], last // n["out_width"], False)
+        return Reach({"a": (VEC4 * (low - n["a_origin"]), VEC4 * max(high - n["a_origin"], c4)), "out": points}, whole=whole)
+    across, down = (n["out_width"] + 1) // 2, (n["out_height"] + 1) // 2
+    begin, end = (
+        image * n["out_height"] + min(2 * y + past, n["out_height"])
+        for past, (image, y) in ((0, divmod(first // across, down)), (2, divmod(last // across, down)))
+    )
+    origin = (n["out_origin"] + 2**31) % 2**32 - 2**31
+    lines = VEC4 * (begin * n["out_width"] * c4 - origin), VEC4 * (end * n["out_width"] * c4 - origin)
+    there = {"out": True, "first": n["RESIDUALS"] > 0, "second": n["RESIDUALS"] > 1}
+    spans = {"a": points} | {name: lines for name, is_there in there.items() if is_there} | (vec4(bias=c4) if n["BIAS"] else {})
+    return Reach(spans | words(state=1), {"shift": VEC4 * c4}, whole) if n["SHIFT"] else Reach(spans, whole=whole)
+
+
 def _rows(n: Numbers, first: int, last: int) -> Span:
     """vec4 of A between the first and the last row, which need not be rows at its ends where heads are rows."""
     split, outer, inner = n["split"], n["outer"], n["inner"]
@@ -88,7 +111,8 @@ def _lines(n: Numbers, first: int, last: int, phase: bool) -> Span:
         return image * n["height"] + min(max(top + dy, 0), n["height"] - 1)
 
     pitch = n["width"] * n["k4"]
-    return line(first, 0) * pitch, (line(last, 2) + 1) * pitch  # the second phase's two taps begin a line below the first's
+    # The second phase's two taps begin a line below the first's.
+    return line(first, 0) * pitch, (line(last, 2 if phase else n["KERNEL"] - 1) + 1) * pitch
 
 
 def depthwise(n: Numbers, grid: Grid) -> Reach:

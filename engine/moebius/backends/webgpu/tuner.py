@@ -22,7 +22,7 @@ from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device, guard
 from moebius.backends.webgpu.gemm import Dense, bands
 from moebius.backends.webgpu.menu import FEW, Gemm
-from moebius.backends.webgpu.plan import Dispatch, Plan
+from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import Buffer, Tensor
 from moebius.backends.webgpu.timing import timed
@@ -165,13 +165,14 @@ class Tuner:
         return self._scratch[name]
 
     def _plan(self, layer: GemmCall, row: Gemm) -> Plan:
-        """The layer on a row; of one that runs in bands the first."""
+        """The layer on a row, in all its bands: those of one row are not those of another."""
         dense = Dense(self._recorder, lambda caps, call: row)
         with self._recorder.open(eager=False) as recording:
-            dense.record(layer, row, next(iter(bands(layer, self._recorder))))
+            for band in bands(layer, self._recorder, row):
+                dense.record(layer, row, band)
             weights = [b.buffer for d in recording.steps for b in d.bindings if b.buffer.kind == "weight"]
             self._taken += [(buffer, buffer.fill) for buffer in weights if buffer.fill is not None]
-            return Plan(recording, [], [layer.operands.out], share=False)
+            return Plan(recording, [], [layer.operands.out])
 
     def _give_back(self) -> None:
         """Weights go to where they will run: packed for a row that was only tried, they would lie about for as long as the model."""
@@ -182,18 +183,17 @@ class Tuner:
     def _result(self, plan: Plan) -> list[np.ndarray]:
         """Parts of what the plan writes, which begin as NaN: what is not written shows."""
         plan.prepare()
-        (d,), device = plan.recording.steps, self.device
-        places = sampled(d)
-        handle = d.outputs[0].buffer.handle
-        with guard(device.name, f"measuring {d.entry}"):
+        (out,), device = plan.outputs, self.device
+        places, handle, doing = sampled(out.nbytes), out.buffer.handle, f"measuring {plan.dispatches[0].kernel}"
+        with guard(device.name, doing):
             for offset, nbytes in places:
                 device.device.queue.write_buffer(handle, offset, np.full(nbytes // 4, np.nan, np.float32))
         plan.replay()
-        with guard(device.name, f"measuring {d.entry}"):
+        with guard(device.name, doing):
             return [np.frombuffer(device.device.queue.read_buffer(handle, offset, nbytes), np.float32) for offset, nbytes in places]
 
     def _time(self, plan: Plan) -> float:
-        """Milliseconds of one dispatch."""
+        """Milliseconds of the layer."""
         repeats = 1
         for _ in range(SETTLING):  # the first batches may be slow: a clock that still rises, caches that are cold
             taken, long = self.clock(plan, repeats), BATCH_MS[self.by]
@@ -214,13 +214,12 @@ class Tuner:
         return ms
 
 
-def sampled(d: Dispatch) -> list[tuple[int, int]]:
-    """(offset, bytes) in the buffer that a dispatch writes: all of a small result, else three parts of it."""
-    b = d.outputs[0]
-    if b.nbytes <= 3 * SAMPLE:
-        return [(b.offset, b.nbytes)]
-    middle = (b.nbytes - SAMPLE) // 8 * 4
-    return [(b.offset + at, SAMPLE) for at in (0, middle, (b.nbytes - SAMPLE) // 4 * 4)]
+def sampled(nbytes: int) -> list[tuple[int, int]]:
+    """(offset, bytes) in what is written: all of a small result, else three parts of it."""
+    if nbytes <= 3 * SAMPLE:
+        return [(0, nbytes)]
+    middle = (nbytes - SAMPLE) // 8 * 4
+    return [(at, SAMPLE) for at in (0, middle, (nbytes - SAMPLE) // 4 * 4)]
 
 
 def differs(got: Sequence[np.ndarray], want: Sequence[np.ndarray], call: GemmCall) -> str:

@@ -38,7 +38,8 @@ def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, r
     n, k = p["weight"].shape[:2]
     b, h, w, _ = x.shape
     out = rec.new((b, ceil(h, stride), ceil(w, stride), n), p.path)
-    weight = Weight(rec.constant(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])))
+    tiles = rec.constant(p, "winograd", (16, up4(k), up4(n)), lambda p: pack.winograd(p["weight"]))
+    weight = Weight(rec.constant(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])), others={"winograd": tiles})
     epilogue = Epilogue(rec.vector(p, "bias"), residuals=present(residual))
     dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), Taps(stride, pad), epilogue))
     return out
