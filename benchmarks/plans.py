@@ -2,7 +2,8 @@
 
     python benchmarks/plans.py [--adapter NAME]
 
-writes benchmarks/results/plans.json from `moebius plan --json`; `python benchmarks/readme.py` then puts the figures into the pages.
+writes benchmarks/results/plans.json from `moebius plan --kind discrete --json`, as for a GPU with that adapter's limits;
+`python benchmarks/readme.py` then puts the figures into the pages.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FIGURES = ("flops", "dispatches", "peak_bytes", "weight_bytes")
 
 
 def figures(adapter: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "moebius", "plan", "--config", "full", "--adapter", adapter, "--json"]
+    command = [sys.executable, "-m", "moebius", "plan", "--config", "full", "--kind", "discrete", "--adapter", adapter, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise MoebiusError(f"The plan cannot be had: {done.stderr.strip()}")

@@ -14,8 +14,7 @@ ROWS = wgsl.numbers("gemm")["ROWS"]
 
 
 def traffic(d: Dispatch) -> int:
-    # A binding without a shape is there because the layout has a place for it.
-    return int(sum(min(b.nbytes, needed(d, b)) for b in d.bindings if b.shape))
+    return int(sum(min(b.nbytes, needed(d, b)) for b in d.bindings))
 
 
 def needed(d: Dispatch, b: Binding) -> float:
@@ -28,7 +27,7 @@ def needed(d: Dispatch, b: Binding) -> float:
         case "gemm", "shift":
             return 16 * p["n4"]
         case "lambda_content", "qkv":
-            return 16 * p["images"] * p["positions"] * (p["k4"] + p["v4"])
+            return 16 * d.grid[2] * p["positions"] * (p["k4"] + p["v4"])
         case "lambda_apply", "qkv":
             return 16 * p["images"] * p["height"] * p["width"] * (p["qkv_pitch"] - p["k4"])
         case "transpose", "x":

@@ -1,6 +1,7 @@
 // y[p, c] = relu(Σ_tap W[tap, c]·x[p + tap, c] + bias[c])         (RELU, the DWConv with its first batch norm folded in)
 // y[p, c] = a·SiLU(g), [a, g] = the same for channels c, c + C    (GATED, the feed-forward's gate: both halves in one thread)
 //
+// NORMED, x is a group norm of what is loaded: x·scale + offset and NORM_SILU; JOINED, its first channels are in x, the others in joined.
 // 3×3, zero-padded by one. x (B, H, W, I4), W [9][I4], bias [I4] with I4 = C4 or 2·C4; y (B, H, W, C4).
 // A thread makes RUN neighbouring outputs of one vec4 of channels, so that a column of x is read once for three of them.
 // Grid: flat over (B, H, ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, feed_forward.
@@ -8,6 +9,9 @@
 const RUN: u32 = 4u;
 const RELU: bool = true;
 const GATED: bool = false;
+const NORMED: bool = false;
+const NORM_SILU: bool = false;
+const JOINED: bool = false;
 const SIZE: u32 = 64u;
 
 struct Params {
@@ -15,24 +19,51 @@ struct Params {
   height: u32,
   width: u32,
   c4: u32,
+  a4: u32, // JOINED: vec4 of a row of x
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> joined: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> norm: array<vec4<f32>>; // [image][scale, offset][I4]
+@group(0) @binding(3) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(6) var<uniform> params: Params;
 
 // include common.wgsl
 
+fn load(at: u32, i4: u32, c: u32) -> vec4<f32> {
+  if (JOINED) { // compiled
+    if (c >= params.a4) {
+      return joined[at * (i4 - params.a4) + c - params.a4];
+    }
+    return x[at * params.a4 + c];
+  } else {
+    return x[at * i4 + c];
+  }
+}
+
 // x at (image·height + y, x), zero outside the image. `y` was tested by the caller.
-fn column(row: u32, x0: i32, i4: u32, c: u32) -> vec4<f32> {
+fn column(row: u32, x0: i32, i4: u32, c: u32, scale: vec4<f32>, offset: vec4<f32>) -> vec4<f32> {
   let inside = x0 >= 0 && x0 < i32(params.width);
-  return select(vec4<f32>(0.0), x[(row * params.width + u32(clamp(x0, 0, i32(params.width) - 1))) * i4 + c], inside);
+  var value = load(row * params.width + u32(clamp(x0, 0, i32(params.width) - 1)), i4, c);
+  if (NORMED) { // compiled
+    value = value * scale + offset;
+  }
+  if (NORM_SILU) { // compiled
+    value = silu(value);
+  }
+  return select(vec4<f32>(0.0), value, inside);
 }
 
 fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32) -> array<vec4<f32>, RUN> {
   var acc: array<vec4<f32>, RUN>;
+  var scale = vec4<f32>(1.0);
+  var offset = vec4<f32>(0.0);
+  if (NORMED) { // compiled
+    scale = norm[2u * image * i4 + c];
+    offset = norm[(2u * image + 1u) * i4 + c];
+  }
   for (var i = 0u; i < RUN; i++) { // unroll
     acc[i] = bias[c];
   }
@@ -43,10 +74,10 @@ fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32) -> array<vec4<f32>, RUN> {
       let w0 = w[3u * dy * i4 + c];
       let w1 = w[(3u * dy + 1u) * i4 + c];
       let w2 = w[(3u * dy + 2u) * i4 + c];
-      var left = column(row, i32(x0) - 1, i4, c);
-      var here = column(row, i32(x0), i4, c);
+      var left = column(row, i32(x0) - 1, i4, c, scale, offset);
+      var here = column(row, i32(x0), i4, c, scale, offset);
       for (var i = 0u; i < RUN; i++) { // unroll
-        let right = column(row, i32(x0 + i) + 1, i4, c);
+        let right = column(row, i32(x0 + i) + 1, i4, c, scale, offset);
         acc[i] += left * w0 + here * w1 + right * w2;
         left = here;
         here = right;

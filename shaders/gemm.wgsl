@@ -1,10 +1,12 @@
-// out[r, n] = act(Σ_tap Σ_k A[r, tap, k] · W[tap, k, n] + bias[n]) + shift[step, n] + first[r, n] + second[r, n]
+// out[r, n] = act(f[r] · Σ_tap Σ_k A[r, tap, k] · W[tap, k, n] + bias[n]) + shift[step, n] + first[r, n] + second[r, n]
 //
 // Every dense layer. What row r of A is depends on MODE:
 //   ROWS  a row of a matrix. r = p·split + s starts at p·outer + s·inner, so that heads inside a row can be rows themselves.
 //   TAPS  an output pixel of a KERNEL×KERNEL convolution; the taps are the input pixels under the filter (implicit GEMM).
 //   PHASE nearest×2 followed by 3×3: the four output pixels over one input pixel are four 2×2 filters on the small grid
 //         (taps that fall on the same input pixel were summed at load). workgroup_id.z is the phase 2·py + px.
+// f[r] is 1, or under SPREAD 1/√(variance[r] + eps): of a layer norm whose weight, bias and mean are in W.
+//
 // Five kernels. For software drivers, where workgroup memory and barriers cost most: `direct` reads both operands from global memory, and
 // in `lines` neighbours along a line share the input under them. For GPUs, tiles of A and W lie in workgroup memory: `tiled`; `staged`,
 // with the next tile under way in registers while it multiplies the present one; and `thin` for few columns, whose lanes divide K.
@@ -31,7 +33,13 @@ const KERNEL: u32 = 1u; // taps on a side
 const ACT: u32 = 0u;
 const BIAS: bool = true;
 const SHIFT: bool = false;
-const RESIDUALS: u32 = 0u;
+const JOINED: bool = false; // ROWS: a row of A is one of a and one of joined, side by side
+const NORMED: bool = false; // ROWS: A is a group norm of what is loaded
+const SPREAD: bool = false; // A's layer norm is in W but for its deviation
+const FIRST: bool = false;
+const FIRST_NORMED: bool = false; // first is a group norm of what is loaded
+const SECOND: bool = false;
+const NORM_SILU: bool = false; // and a SiLU behind that norm
 const TAIL: bool = false; // W is a tensor, not a packed weight: what follows its last row is not zero, and 0 · NaN is NaN
 const TM: u32 = 4u; // rows per thread
 const TN4: u32 = 2u; // columns per thread, in vec4
@@ -64,21 +72,28 @@ struct Params {
   plane: u32, // ROWS, TO_POINTS, FROM_POINTS: rows from one matrix of a batch to the next
   a_origin: u32,
   out_origin: u32,
+  a4: u32, // JOINED: vec4 of a row of a
+  positions: u32, // NORMED, FIRST_NORMED: of an image
+  eps: f32, // SPREAD
 }
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> shift: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> state: array<u32>;
-@group(0) @binding(5) var<storage, read> first: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read> second: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read_write> out: array<vec4<f32>>;
-@group(0) @binding(8) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> joined: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> norm: array<vec4<f32>>; // [image][scale, offset][channels]
+@group(0) @binding(3) var<storage, read> variance: array<vec4<f32>>; // of every row, in x
+@group(0) @binding(4) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> shift: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read> state: array<u32>;
+@group(0) @binding(8) var<storage, read> first: array<vec4<f32>>;
+@group(0) @binding(9) var<storage, read> second: array<vec4<f32>>;
+@group(0) @binding(10) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(11) var<uniform> params: Params;
 
 // include common.wgsl
 
-// Where a row begins. ROWS: (index, 0, 0). Else: (first image row, top tap's y, left tap's x); the last two may be outside.
+// Where a row begins. ROWS: (index, 0, 0), and its number for an index where JOINED or NORMED. Else: (first image row, top tap's y, left
+// tap's x); the last two may be outside.
 fn locate(r: u32, phase: u32) -> vec3<i32> {
   if (MODE == ROWS) {
     let p = r + phase * params.plane;
@@ -106,11 +121,34 @@ fn tap_index(row: vec3<i32>, tap: u32) -> i32 {
   return ((row.x + y) * i32(params.width) + x) * i32(params.k4) - i32(params.a_origin);
 }
 
+// Vec4 k4 of a row's tap.
 fn load_a(index: i32, k4: u32) -> vec4<f32> {
-  if (MODE == ROWS) {
-    return a[u32(index) + k4];
+  var x: vec4<f32>;
+  if (JOINED) { // compiled
+    if (k4 < params.a4) {
+      x = a[u32(index) * params.a4 + k4];
+    } else {
+      x = joined[u32(index) * (params.k4 - params.a4) + k4 - params.a4];
+    }
+  } else {
+    if (NORMED) { // compiled
+      x = normed(a[u32(index) * params.k4 + k4], u32(index), params.k4, k4);
+    } else {
+      if (MODE == ROWS) {
+        x = a[u32(index) + k4];
+      } else {
+        x = select(vec4<f32>(0.0), a[u32(max(index, 0)) + k4], index >= 0);
+      }
+    }
   }
-  return select(vec4<f32>(0.0), a[u32(max(index, 0)) + k4], index >= 0);
+  return x;
+}
+
+// What a group norm makes of vec4 c of a row of `width` vec4.
+fn normed(x: vec4<f32>, row: u32, width: u32, c: u32) -> vec4<f32> {
+  let at = row / params.positions * 2u * width + c;
+  let y = x * norm[at] + norm[at + width];
+  return select(y, silu(y), NORM_SILU);
 }
 
 // Row k of W; `index` is that of the vec4 in w.
@@ -139,20 +177,27 @@ fn store(r: u32, c: u32, phase: u32, sum: vec4<f32>) {
 
 fn put(row: u32, c: u32, sum: vec4<f32>) {
   var v = sum;
-  if (BIAS) {
+  if (SPREAD) { // compiled
+    v /= sqrt(variance[row].x + params.eps);
+  }
+  if (BIAS) { // compiled
     v += bias[c];
   }
   if (ACT == SILU) {
     v = silu(v);
   }
-  if (SHIFT) {
+  if (SHIFT) { // compiled
     v += shift[state[0] * params.n4 + c];
   }
   let index = row * params.n4 + c - params.out_origin;
-  if (RESIDUALS > 0u) {
-    v += first[index];
+  if (FIRST) { // compiled
+    var x = first[index];
+    if (FIRST_NORMED) { // compiled
+      x = normed(x, row, params.n4, c);
+    }
+    v += x;
   }
-  if (RESIDUALS > 1u) {
+  if (SECOND) { // compiled
     v += second[index];
   }
   out[index] = v;

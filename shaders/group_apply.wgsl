@@ -1,6 +1,6 @@
-// GroupNorm, third of three: y = (x - mean)·factor + bias, then SiLU when asked.
+// GroupNorm, last: y = x·scale + offset, then SiLU when asked.
 //
-// x, y (B, P, C4); stats [image][2][C4] from group_finish; bias [C4]. Grid: flat over the vec4 of this dispatch.
+// x, y (B, P, C4); table [image][scale, offset][C4] from group_scale or group_finish. Grid: flat over the vec4 of this dispatch.
 // Reference: Reference.group_norm.
 
 const SILU: bool = false;
@@ -14,10 +14,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> stats: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> table: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> params: Params;
 
 // include common.wgsl
 
@@ -29,7 +28,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   let c = (params.first + index) % params.c4;
   let at = (params.first + index) / params.image * 2u * params.c4 + c;
-  let y = (x[index] - stats[at]) * stats[at + params.c4] + bias[c];
+  let y = x[index] * table[at] + table[at + params.c4];
   if (SILU) {
     out[index] = silu(y);
   } else {

@@ -1,6 +1,6 @@
-// GroupNorm, second of three: merges a group's chunks and gives every channel its mean and its factor weight/√(var + eps).
+// GroupNorm of large tensors, second of three: merges a group's chunks into scale = weight/√(var + eps), offset = bias - mean·scale.
 //
-// parts [image][chunk][group] (mean, M2); weight [C]; out [image][2][4·C4]: means, then factors (zero in the padding).
+// parts [image][chunk][group] (mean, M2); weight, bias [C]; out [image][scale, offset][4·C4], zero in the padding.
 // Grid: flat over (image, 4·C4). Two passes over the chunks: the mean first, then M2 about it. Reference: Reference.group_norm.
 
 const SIZE: u32 = 64u;
@@ -18,8 +18,9 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> parts: array<vec2<f32>>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<uniform> params: Params;
 
 // include common.wgsl
 
@@ -35,11 +36,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (image >= params.images) {
     return;
   }
-  var mean = 0.0;
-  var factor = 0.0;
+  var scale = 0.0;
+  var offset = 0.0;
   if (c < params.channels * params.groups) {
     let at = image * params.chunks * params.groups + c / params.channels;
     let count = f32(params.positions * params.channels);
+    var mean = 0.0;
     for (var i = 0u; i < params.chunks; i++) {
       mean += parts[at + i * params.groups].x * (size_of(i) / count);
     }
@@ -48,8 +50,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       let p = parts[at + i * params.groups];
       m2 += p.y + size_of(i) * (p.x - mean) * (p.x - mean);
     }
-    factor = weight[c] / sqrt(m2 / count + params.eps);
+    scale = weight[c] / sqrt(m2 / count + params.eps);
+    offset = bias[c] - mean * scale;
   }
-  out[2u * image * params.pitch + c] = mean;
-  out[(2u * image + 1u) * params.pitch + c] = factor;
+  out[2u * image * params.pitch + c] = scale;
+  out[(2u * image + 1u) * params.pitch + c] = offset;
 }

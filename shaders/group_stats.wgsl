@@ -1,4 +1,4 @@
-// GroupNorm, first of three: mean and M2 = Σ(x - mean)² of one chunk of positions of one group.
+// GroupNorm of large tensors, first of three: mean and M2 = Σ(x - mean)² of one chunk of positions of one group.
 //
 // A thread sums d = x - x₀ and d², x₀ its own first element: the shift keeps the variance from cancelling when the mean is
 // large (E[x²] - E[x]² would). The threads' (n, mean, M2) are merged by Chan's formula in a fixed order.

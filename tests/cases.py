@@ -71,7 +71,7 @@ class Case:
 
         return gpu.record(call, floats)
 
-    def check(self, gpu: WebGPU, row: Gemm | None = None, **options: int) -> Guarded:
+    def check(self, gpu: WebGPU, row: Gemm | None = None, **options: Any) -> Guarded:
         guarded = Guarded(gpu, row, **options)
         p = self.params
         self.compare(self.run(guarded, p), self.run(ORACLE, p))

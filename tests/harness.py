@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from moebius.backends.webgpu import WebGPU
-from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.caps import Caps, Kind
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.menu import Gemm, always, choose
 from moebius.backends.webgpu.plan import Dispatch, Plan, Recording
@@ -106,7 +106,8 @@ class Guarded(WebGPU):
     """`webgpu` as kernel tests use it, eagerly: `with guarded.eager(): t = guarded.tensor(nchw); guarded.read(guarded.op(t, …))`.
 
     `row` is for every dense layer of more than a handful of rows, `limits` replaces limits of the adapter by smaller ones, `fold`
-    is the width at which flat grids fold (and theirs alone: a GEMM's grid is none). `dispatches` are those of the last op read.
+    is the width at which flat grids fold (and theirs alone: a GEMM's grid is none), `kind` that of the adapter which is recorded for.
+    `dispatches` are those of the last op read.
     """
 
     recorder: GuardedRecorder
@@ -116,10 +117,12 @@ class Guarded(WebGPU):
         webgpu: WebGPU,
         row: Gemm | None = None,
         fold: int | None = None,
+        kind: Kind | None = None,
         recorder: type[GuardedRecorder] = GuardedRecorder,
         **limits: int,
     ) -> None:
-        caps = replace(webgpu.caps, limits={**webgpu.caps.limits, **{name.replace("_", "-"): value for name, value in limits.items()}})
+        smaller = {name.replace("_", "-"): value for name, value in limits.items()}
+        caps = replace(webgpu.caps, kind=kind or webgpu.caps.kind, limits={**webgpu.caps.limits, **smaller})
         super().__init__(GuardedDevice(webgpu.gpu), caps, always(row) if row else choose, recorder=recorder)
         self.recorder.fold = fold
 

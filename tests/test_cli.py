@@ -180,6 +180,9 @@ def test_plan(capsys, llvmpipe, config):
     assert code == 0
     assert re.search(rf"^flops +{data['flops']:,}$", out, re.M)
     assert re.search(rf"^dispatches +{data['dispatches']:,}$", out, re.M)
+    assert re.search(rf"^bytes +{data['bytes']:,} ", out, re.M)
+    code, out, _ = run(capsys, "plan", "--config", config, "--adapter", "llvmpipe", "--kind", "discrete", "--json")
+    assert json.loads(out)["dispatches"] < data["dispatches"]  # a GPU's plan is fused
 
 
 def test_validate_passes_and_shows_every_op(capsys, llvmpipe):
@@ -215,7 +218,7 @@ def test_validate_takes_nano_with_its_own_weights(llvmpipe):
 @pytest.mark.parametrize(
     ("shader", "right", "wrong", "op"),
     [
-        ("group_apply", "+ bias[c]", "+ bias[c] * 1.0001", "group_norm"),
+        ("group_apply", "+ table[at + params.c4]", "+ table[at + params.c4] * 1.0001", "group_norm"),
         ("lambda_apply", "let sy = y + dy - reach;", "let sy = y + dy - reach + 1;", "self_lambda"),
         ("guided_ddim", "a.y * e", "a.y * e * 1.00001", "guided_ddim"),
     ],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import Any
 
 from moebius.cli import options
 
 CONFIGS = ["tiny", "nano", "full"]
+KINDS = ["discrete", "integrated", "software"]
 
 
 def add_parsers(commands: Any) -> None:
@@ -20,7 +22,8 @@ def add_parsers(commands: Any) -> None:
     p = commands.add_parser("plan", help="what one guided step of the UNet costs, from its recorded plan")
     p.add_argument("--config", choices=CONFIGS, default="full")
     options.add_adapter(p)
-    p.add_argument("--json", action="store_true", help="flops, dispatches, peak_bytes, weight_bytes and every dispatch")
+    p.add_argument("--kind", choices=KINDS, help="record for an adapter of this kind, in place of the adapter's own")
+    p.add_argument("--json", action="store_true", help="flops, dispatches, bytes, peak_bytes, weight_bytes and every dispatch")
     p.set_defaults(command=plan)
 
     p = commands.add_parser("validate", help="every op on the GPU against the float64 oracle, from the GPU's own inputs")
@@ -90,7 +93,10 @@ def plan(args: argparse.Namespace) -> int:
 
     config = networks("nano")[0] if args.config == "nano" else UNetConfig.full() if args.config == "full" else UNetConfig.tiny()
     gpu = WebGPU(args.adapter, limits=args.limits)
-    tuning.apply(gpu)
+    if args.kind is None:
+        tuning.apply(gpu)
+    else:
+        gpu = WebGPU(gpu.gpu, replace(gpu.caps, kind=args.kind))
     net = UNet(config, ShapeOnly(shapes(config)), gpu)
     scheduler = DDIM()
     timesteps = scheduler.timesteps()
@@ -118,6 +124,7 @@ def plan(args: argparse.Namespace) -> int:
         print(f"{op:18} {n:4} dispatches {flops / 1e9:10.3f} GFLOP {100 * flops / np.maximum(summary['flops'], 1):5.1f} %")
     print(f"{'flops':14}{summary['flops']:>16,}")
     print(f"{'dispatches':14}{summary['dispatches']:>16,}")
+    print(f"{'bytes':14}{summary['bytes']:>16,}  bound, over all dispatches")
     print(f"{'peak_bytes':14}{summary['peak_bytes']:>16,}  beyond the weights")
     print(f"{'weight_bytes':14}{summary['weight_bytes']:>16,}")
     return 0

@@ -33,7 +33,7 @@ from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.ops.assembling import COEFFICIENTS
 from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch, Plan, place
-from moebius.backends.webgpu.tensor import Buffer, Tensor
+from moebius.backends.webgpu.tensor import Buffer, Deferred, Tensor
 
 FORMAT = 1
 PLAN, WEIGHTS = "plan.json", "weights.bin"
@@ -61,7 +61,8 @@ class ForBrowsers(WebGPU):
         self.taps: list[tuple[str, Tensor]] = []
 
     def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
-        self.taps.append((path, x))
+        if not isinstance(x, Deferred):  # which the plan never has in memory
+            self.taps.append((path, x))
 
     def recorded(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> tuple[Plan, list[tuple[str, Tensor]]]:
         """The plan of forward for channels-last inputs, and what its modules put out."""
@@ -159,7 +160,7 @@ class Bundle:
         return places
 
     def _dispatch(self, d: Dispatch) -> dict[str, Any]:
-        slots = wgsl.interface(d.shader).slots
+        slots = wgsl.interface(d.shader, d.constants, d.entry).slots
         module = self.modules.setdefault(wgsl.specialise(d.shader, d.constants, d.entry), len(self.modules))
         pipeline = self.pipelines.setdefault((module, d.entry, tuple(s.access for s in slots)), len(self.pipelines))
         by_name = {b.name: b for b in d.bindings}

@@ -175,6 +175,7 @@ class WebGPU:
 
     def read(self, t: Tensor) -> np.ndarray:
         """(B, H, W, C); runs what was recorded so far when eager."""
+        _ = t.buffer  # records the making of one that was put off
         if self.recorder.eager:
             self.recorder.flush()
         return read(t)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu.deferred import Norm
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.tensor import Binding, Tensor
 
@@ -39,6 +40,8 @@ class Operands:
     out: Tensor
     k: int
     n: int
+    joined: Tensor | None = None  # what follows in a row of A
+    norm: Norm | None = None  # of A, applied as it is loaded
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,23 @@ class Phases:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Of a layer norm before the layer: a sum is divided by √(variance + eps) of its row."""
+
+    variance: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
 class Epilogue:
     """What is done to a sum before it is stored, in this order."""
 
+    spread: Spread | None = None
     bias: Binding | None = None
     act: Literal["silu"] | None = None
     shift: Tensor | None = None  # a row for every step
     residuals: tuple[Tensor, ...] = ()  # two at most
+    norm: Norm | None = None  # of the first residual
 
 
 @dataclass(frozen=True)
@@ -126,14 +139,21 @@ class GemmCall:
         return up4(self.operands.k) // 4
 
     def constants(self) -> dict[str, int | bool | str]:
-        names, epilogue, w = wgsl.numbers(SHADER), self.epilogue, self.operands.w
+        names, operands, epilogue, w = wgsl.numbers(SHADER), self.operands, self.epilogue, self.operands.w
+        norm = operands.norm or epilogue.norm
         return {
             "MODE": names[self.mode.name],
             "KERNEL": self.mode.side,
             "ACT": names["SILU"] if epilogue.act == "silu" else 0,
             "BIAS": epilogue.bias is not None,
             "SHIFT": epilogue.shift is not None,
-            "RESIDUALS": len(epilogue.residuals),
+            "JOINED": operands.joined is not None,
+            "NORMED": operands.norm is not None,
+            "SPREAD": epilogue.spread is not None,
+            "FIRST": len(epilogue.residuals) > 0,
+            "FIRST_NORMED": epilogue.norm is not None,
+            "SECOND": len(epilogue.residuals) > 1,
+            "NORM_SILU": norm is not None and norm.silu,
             "TAIL": not w.packed and self.operands.k % 4 > 0,
         }
 
@@ -141,6 +161,8 @@ class GemmCall:
         a, w = self.operands.a, self.operands.w
         rows = self.mode if isinstance(self.mode, Rows) else Rows()
         _, height, width, _ = a.shape
+        joined, spread = self.operands.joined, self.epilogue.spread
+        by_number = joined is not None or self.operands.norm is not None  # then a row's place is its number
         out_height, out_width = self.grid_size
         return {
             "n4": self.n4,
@@ -149,7 +171,9 @@ class GemmCall:
             "ldb4": self.n4 if w.pitch4 is None else w.pitch4,
             "w_offset": w.offset4,
             "split": rows.split,
-            "outer": a.pitch // 4 if rows.outer is None else rows.outer,
+            "a4": a.pitch // 4,
+            "positions": height * width,
+            "outer": 1 if by_number else a.pitch // 4 if rows.outer is None else rows.outer,
             "inner": rows.inner,
             "a_offset": rows.offset,
             "height": height,
@@ -159,4 +183,5 @@ class GemmCall:
             "stride": self.stride,
             "pad": self.mode.pad if isinstance(self.mode, Taps) else 0,
             "plane": rows.plane,
+            "eps": spread.eps if spread else 0.0,
         }

@@ -49,6 +49,11 @@ class Caps:
         return self.kind == "software"
 
     @property
+    def fuses(self) -> bool:
+        """Whether what a kernel reads may be made as it is loaded, over and over: on a GPU, where the memory is what takes the time."""
+        return not self.is_software
+
+    @property
     def storage_alignment(self) -> int:
         """Bytes that the offset of a storage binding is a multiple of: at least the default, so that plans agree between adapters."""
         limit = "min-storage-buffer-offset-alignment"

@@ -127,7 +127,8 @@ class Device:
         key = (shader, entry, constants)
         if key not in self._pipelines:
             stage, kinds = self.module.ShaderStage.COMPUTE, {"read": "read-only-storage", "read_write": "storage", "uniform": "uniform"}
-            entries = [{"binding": s.index, "visibility": stage, "buffer": {"type": kinds[s.access]}} for s in wgsl.interface(shader).slots]
+            slots = wgsl.interface(shader, constants, entry).slots
+            entries = [{"binding": s.index, "visibility": stage, "buffer": {"type": kinds[s.access]}} for s in slots]
             with guard(self.name, f"compiling {shader}.wgsl"):
                 layout = self.device.create_bind_group_layout(label=shader, entries=entries)
                 code, unchecked = wgsl.specialise(shader, constants, entry), not self.caps.checked and reach.is_known(shader)

@@ -167,9 +167,13 @@ class Dense:
         """What the shader's names are bound to, and how many floats of A and of the output lie before their windows."""
         operands, epilogue, recorder = call.operands, call.epilogue, self.recorder
         first, second = (*epilogue.residuals, None, None)[:2]
+        norm = operands.norm or epilogue.norm
         bound: dict[str, Tensor | Binding | None] = {
             "a": operands.a,
+            "joined": operands.joined,
             "w": operands.w.packed_as(row.packing),
+            "norm": norm.table if norm else None,
+            "variance": epilogue.spread.variance if epilogue.spread else None,
             "bias": epilogue.bias,
             "shift": epilogue.shift,
             "state": Binding("state", "read", recorder.recording.state, (1,)) if epilogue.shift is not None else None,

@@ -63,6 +63,16 @@ def matrix(p: Params) -> Array:
     return w.reshape(w.shape[0], -1)
 
 
+def behind(norm: Params | None, w: Array, b: Array) -> tuple[Array, Array]:
+    """Weight (N, K) and bias of a layer behind a layer norm, as those of a layer of the norm's input x, whose sums are then divided by the
+    deviation of their row: W·((x - mean)/σ·γ + β) + b = (Wγ - its mean over K)·x/σ + (W·β + b)."""
+    if norm is None:
+        return w, b
+    gamma, beta = (np.asarray(norm[leaf], np.float64) for leaf in ("weight", "bias"))
+    scaled = w * gamma
+    return scaled - scaled.mean(axis=1, keepdims=True), b + w @ beta
+
+
 def gemm(w: Array) -> Array:
     """(N, K) → (4·K4, 4·N4)."""
     return f32(pad4(pad4(w.T, 0), 1))
@@ -121,17 +131,24 @@ def query(p: Params, heads: int) -> tuple[Array, Array]:
     return heads_rows(matrix(p.at("to_q")) * scale[:, None], heads), heads_rows(offset, heads)
 
 
-def lambda_query(p: Params, heads: int) -> tuple[Array, Array]:
-    w, b = query(p, heads)
+def lambda_query(p: Params, heads: int, norm: Params | None = None) -> tuple[Array, Array]:
+    w, b = behind(norm, *query(p, heads))
     return gemm(w), vector(b)
 
 
-def lambda_qkv(p: Params, heads: int) -> tuple[Array, Array]:
+def lambda_qkv(p: Params, heads: int, norm: Params | None = None) -> tuple[Array, Array]:
     """to_q, to_k, to_v in one matrix; columns [heads·4·K4 | 4·K4 | 4·V4]."""
     scale, offset = batch_norm(p.at("norm_v"))
     wq, bq = query(p, heads)
     wk, wv = pad4(matrix(p.at("to_k")), 0), pad4(matrix(p.at("to_v")) * scale[:, None], 0)
-    return gemm(np.concatenate([wq, wk, wv])), vector(np.concatenate([bq, np.zeros(len(wk)), pad4(offset)]))
+    w, b = behind(norm, np.concatenate([wq, wk, wv]), np.concatenate([bq, np.zeros(len(wk)), pad4(offset)]))
+    return gemm(w), vector(b)
+
+
+def inverted(p: Params, norm: Params | None = None) -> tuple[Array, Array]:
+    """The feed-forward's first layer, each half of its columns padded by itself."""
+    w, b = behind(norm, matrix(p), p["bias"])
+    return gemm(halves(w)), f32(halves(b))
 
 
 def position_filters(p: Params) -> Array:

@@ -168,7 +168,7 @@ class Plan:
         pipeline, layout = self.device.pipeline(d.shader, d.entry, d.constants)
         by_name = {b.name: b for b in d.bindings}
         entries = []
-        for slot in wgsl.interface(d.shader).slots:
+        for slot in wgsl.interface(d.shader, d.constants, d.entry).slots:
             if slot.access == "uniform":
                 resource = {"buffer": params, "offset": offset, "size": PARAMS_PITCH}
             else:

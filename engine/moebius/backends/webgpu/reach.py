@@ -53,9 +53,14 @@ def gemm(n: Numbers, grid: Grid) -> Reach:
     if n["MODE"] == names["ROWS"]:
         last += (grid[2] - 1) * n["plane"]
         low, high = _rows(n, first, last)
+        if n["JOINED"]:  # a row's place is its number
+            low, high = low * n["a4"], (last + 1) * n["a4"]
+            spans |= vec4(joined=(last + 1) * (k4 - n["a4"]))
+        elif n["NORMED"]:
+            low, high = low * k4, (last + 1) * k4
     else:
         low, high = _lines(n, first // width, last // width, n["MODE"] == names["PHASE"])
-    spans["a"] = VEC4 * (low - n["a_origin"]), VEC4 * max(high - n["a_origin"], k4)
+    spans["a"] = VEC4 * (low - n["a_origin"]), VEC4 * (high - n["a_origin"] if n["JOINED"] else max(high - n["a_origin"], k4))
     depth = n["k"] if n["TAIL"] else 4 * k4 * n["KERNEL"] ** 2 * grid[2]
     spans |= vec4(w=n["w_offset"] + (depth - 1) * n["ldb4"] + n4)
     if n["MODE"] == names["PHASE"]:  # two lines of twice the width for every line of the grid
@@ -63,14 +68,24 @@ def gemm(n: Numbers, grid: Grid) -> Reach:
     else:
         out = first * n4, (last + 1) * n4
     origin = (n["out_origin"] + 2**31) % 2**32 - 2**31  # see Dense._record
-    written = {"out": True, "first": n["RESIDUALS"] > 0, "second": n["RESIDUALS"] > 1}
+    written = {"out": True, "first": n["FIRST"], "second": n["SECOND"]}
     spans |= {name: (VEC4 * (out[0] - origin), VEC4 * (out[1] - origin)) for name, is_there in written.items() if is_there}
     if n["BIAS"]:
         spans |= vec4(bias=n4)
-    whole = 0 <= first <= last and min(n4, k4, n["k"], n["split"], width) > 0
+    if n["SPREAD"]:
+        spans |= vec4(variance=last + 1)
+    if n["NORMED"] or n["FIRST_NORMED"]:
+        spans |= _table(n, last, k4 if n["NORMED"] else n4)
+    whole = 0 <= first <= last and min(n4, k4, n["k"], n["split"], width, n["positions"]) > 0 and (not n["JOINED"] or 0 < n["a4"] < k4)
+    whole = whole and ((n["outer"], n["inner"], n["split"], n["a_offset"]) == (1, 0, 1, 0) or not (n["JOINED"] or n["NORMED"]))
     if n["SHIFT"]:
         return Reach(spans | words(state=1), {"shift": VEC4 * n4}, whole)
     return Reach(spans, whole=whole)
+
+
+def _table(n: Numbers, last: int, width4: int) -> dict[str, Span]:
+    """Scales and offsets of a norm, for every image down to that of row `last`."""
+    return vec4(norm=2 * (last // n["positions"] + 1) * width4)
 
 
 def _tiles(n: Numbers, first: int, last: int, gathers: bool) -> Reach:
@@ -88,7 +103,7 @@ def _tiles(n: Numbers, first: int, last: int, gathers: bool) -> Reach:
     )
     origin = (n["out_origin"] + 2**31) % 2**32 - 2**31
     lines = VEC4 * (begin * n["out_width"] * c4 - origin), VEC4 * (end * n["out_width"] * c4 - origin)
-    there = {"out": True, "first": n["RESIDUALS"] > 0, "second": n["RESIDUALS"] > 1}
+    there = {"out": True, "first": n["FIRST"], "second": n["SECOND"]}
     spans = {"a": points} | {name: lines for name, is_there in there.items() if is_there} | (vec4(bias=c4) if n["BIAS"] else {})
     return Reach(spans | words(state=1), {"shift": VEC4 * c4}, whole) if n["SHIFT"] else Reach(spans, whole=whole)
 
@@ -117,7 +132,12 @@ def _lines(n: Numbers, first: int, last: int, phase: bool) -> Span:
 
 def depthwise(n: Numbers, grid: Grid) -> Reach:
     pixels, inputs = n["images"] * n["height"] * n["width"], (2 if n["GATED"] else 1) * n["c4"]
-    return Reach(vec4(x=pixels * inputs, w=9 * inputs, bias=inputs, out=pixels * n["c4"]))
+    spans = vec4(x=pixels * inputs, w=9 * inputs, bias=inputs, out=pixels * n["c4"])
+    if n["JOINED"]:
+        spans |= vec4(x=pixels * n["a4"], joined=pixels * (inputs - n["a4"]))
+    if n["NORMED"]:
+        spans |= vec4(norm=2 * n["images"] * inputs)
+    return Reach(spans, whole=not n["JOINED"] or 0 < n["a4"] < inputs)
 
 
 # norms ----------------------------------------------------------------------------------------------------------------
@@ -132,14 +152,30 @@ def group_stats(n: Numbers, grid: Grid) -> Reach:
     return Reach({"x": x} | words(out=out), whole=whole)
 
 
+def group_scale(n: Numbers, grid: Grid) -> Reach:
+    groups, images, _ = grid
+    rows, channels = images * n["positions"], groups * n["channels"]
+    spans = words(x=rows * n["a"], weight=channels, bias=channels, out=2 * images * n["pitch"])
+    if n["JOINED"]:
+        spans |= words(joined=rows * n["b"])
+    whole = (
+        groups == n["groups"] and channels <= min(n["pitch"], n["a"] + (n["b"] if n["JOINED"] else 0)) and min(n["positions"], channels) > 0
+    )
+    return Reach(spans, whole=whole)
+
+
 def group_finish(n: Numbers, grid: Grid) -> Reach:
-    parts = 2 * n["images"] * n["chunks"] * n["groups"]
-    return Reach(words(parts=parts, weight=n["channels"] * n["groups"], out=2 * n["images"] * n["pitch"]))
+    parts, channels = 2 * n["images"] * n["chunks"] * n["groups"], n["channels"] * n["groups"]
+    return Reach(words(parts=parts, weight=channels, bias=channels, out=2 * n["images"] * n["pitch"]), whole=channels <= n["pitch"])
 
 
 def group_apply(n: Numbers, grid: Grid) -> Reach:
     image = (n["first"] + n["count"] - 1) // n["image"]
-    return Reach(vec4(x=n["count"], out=n["count"], bias=n["c4"], stats=2 * (image + 1) * n["c4"]))
+    return Reach(vec4(x=n["count"], out=n["count"], table=2 * (image + 1) * n["c4"]))
+
+
+def row_variance(n: Numbers, grid: Grid) -> Reach:
+    return Reach(vec4(x=n["rows"] * n["c4"], out=n["rows"]), whole=n["rows"] > 0)
 
 
 def layer_norm(n: Numbers, grid: Grid) -> Reach:
@@ -148,15 +184,19 @@ def layer_norm(n: Numbers, grid: Grid) -> Reach:
 
 # lambdas and attention ------------------------------------------------------------------------------------------------
 def lambda_content(n: Numbers, grid: Grid) -> Reach:
-    row = n["key"] + n["k4"] + n["v4"]
-    parts = n["images"] * n["chunks"] * n["k4"]
-    spans = vec4(qkv=(n["images"] * n["positions"] - 1) * n["pitch"] + row, sums=4 * parts * n["v4"], stats=2 * parts)
-    return Reach(spans, whole=(n["chunks"] - 1) * n["chunk"] < n["positions"])
+    row, images = n["key"] + n["k4"] + n["v4"], grid[2]
+    spans = vec4(qkv=(images * n["positions"] - 1) * n["pitch"] + row, out=4 * images * n["k4"] * n["v4"])
+    return Reach(spans | words(bias=4 * n["k4"]), whole=grid[0] <= n["v4"] and grid[1] <= n["k4"] and n["positions"] > 0)
 
 
-def lambda_combine(n: Numbers, grid: Grid) -> Reach:
-    parts = n["images"] * n["chunks"] * n["k"]
-    return Reach(vec4(sums=parts * n["v4"], out=n["images"] * n["k"] * n["v4"]) | words(stats=2 * parts, bias=n["k"]))
+def lambda_window(n: Numbers, grid: Grid) -> Reach:
+    """Its positions are clamped to the end of a line."""
+    images, lanes = grid[2], n["LANES"]
+    rows = images * n["height"] * n["width"]
+    spans = vec4(qkv=(rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 2) * lanes, variance=rows, filters=4 * lanes * n["WINDOW"] * 4)
+    spans |= vec4(**{"lambda": 4 * images * lanes * lanes})
+    heads = {**n, "v4": lanes}
+    return Reach(spans | _heads(heads, rows), whole=_fills(heads) and grid[1] == n["height"] and n["width"] > 0)
 
 
 def lambda_apply(n: Numbers, grid: Grid) -> Reach:
@@ -170,6 +210,8 @@ def cross_lambda(n: Numbers, grid: Grid) -> Reach:
     rows, tokens = n["images"] * n["positions"], n["images"] * n["TOKENS"]
     table = n["positions"] * n["TOKENS"] * n["k4"]
     spans = vec4(q=(rows - 1) * n["q_pitch"] + n["HEADS"] * n["k4"], table=table, keys=tokens * n["k4"], values=tokens * n["v4"])
+    if n["VARIANCE"]:
+        spans |= vec4(variance=rows)
     return Reach(spans | _heads(n, rows), whole=_fills(n))
 
 
@@ -216,12 +258,14 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "gemm": gemm,
     "group_apply": group_apply,
     "group_finish": group_finish,
+    "group_scale": group_scale,
     "group_stats": group_stats,
     "guided_ddim": guided_ddim,
     "lambda_apply": lambda_apply,
-    "lambda_combine": lambda_combine,
     "lambda_content": lambda_content,
+    "lambda_window": lambda_window,
     "layer_norm": layer_norm,
+    "row_variance": row_variance,
     "softmax": softmax,
     "transpose": transpose,
     "unet_input": unet_input,

@@ -15,7 +15,7 @@ from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.plan import Dispatch, Plan, Recording, check
 from moebius.backends.webgpu.tensor import Binding, Buffer, BufferKind, Tensor
 from moebius.errors import LimitError, MoebiusError
-from moebius.model.params import Params
+from moebius.model.params import Finite, Params
 
 BINDING_LIMIT = "max-storage-buffer-binding-size"
 
@@ -33,7 +33,6 @@ class Recorder:
     def __init__(self, device: Device, caps: Caps) -> None:
         self.device, self.caps = device, caps
         self.eager = False
-        self._none = Buffer(device, 256, "unused", "pinned")  # bound where a shader has a place that this call leaves empty
         self._recording: Recording | None = None
 
     @contextmanager
@@ -86,6 +85,17 @@ class Recorder:
             packed[at] = self.buffer(4 * int(np.prod(shape)), f"{p.path}.{name}", "weight", lambda: pack.packed(fill, p, name))
         return Binding(name, "read", packed[at], tuple(shape))
 
+    def layer(
+        self, p: Params, name: str, shape: tuple[int, int], fill: Callable[..., tuple[np.ndarray, ...]], norm: Params | None, *args: Any
+    ) -> tuple[Binding, Binding]:
+        """Weight, of this packed shape, and bias of a layer, of `fill(p, *args, norm)`: with the layer norm in them that it is behind."""
+        key = () if norm is None else (norm.path,)
+
+        def make(which: int) -> Callable[[Params], np.ndarray]:
+            return lambda p: fill(p, *args, None if norm is None else Finite(norm.root, norm.path))[which]
+
+        return self.constant(p, name, shape, make(0), *key), self.constant(p, f"{name} bias", shape[1:], make(1), *key)
+
     def vector(self, p: Params, name: str) -> Binding:
         n = p[name].shape[0]
         return self.constant(p, name, (up4(n),), lambda p: pack.vector(p[name]))
@@ -112,15 +122,15 @@ class Recorder:
         kernel = wgsl.kernel(shader, entry, frozen)
         if isinstance(grid, int):
             grid = self.flat(grid, kernel.threads)
-        bindings = [self._bind(slot, bound[slot.name]) for slot in wgsl.interface(shader).slots if slot.access != "uniform"]
+        slots = wgsl.interface(shader, frozen, entry).slots
+        bindings = [self._bind(slot, bound[slot.name]) for slot in slots if slot.access != "uniform"]
         workgroup = kernel.workgroup, kernel.workgroup_bytes
         d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, *workgroup, iterations, int(flops), chosen)
         check(d, self.caps)
         (self.recording.prologue if prologue else self.recording.steps).append(d)
 
     def _bind(self, slot: wgsl.Slot, what: Tensor | Binding | None) -> Binding:
-        if what is None:
-            return Binding(slot.name, slot.access, self._none, (), 0, self._none.nbytes)
+        assert what is not None, f"{slot.name} is used and not given."
         if isinstance(what, Tensor):
             return Binding(slot.name, slot.access, what.buffer, what.shape, 0, what.nbytes)
         return Binding(slot.name, slot.access, what.buffer, what.shape, what.offset, what.nbytes or what.buffer.nbytes)

@@ -69,10 +69,16 @@ class Buffer:
 class Tensor:
     """(B, H, W, C) float32 in a buffer, channels padded to a multiple of four. Tables of T rows are (1, 1, T, C)."""
 
-    __slots__ = ("__weakref__", "buffer", "shape")
+    __slots__ = ("__weakref__", "_buffer", "shape", "variance")
 
-    def __init__(self, buffer: Buffer, shape: tuple[int, int, int, int]) -> None:
-        self.buffer, self.shape = buffer, shape
+    def __init__(self, buffer: Buffer | None, shape: tuple[int, int, int, int]) -> None:
+        self._buffer, self.shape = buffer, shape
+        self.variance: Tensor | None = None  # of every row, where the kernel that made them gave it too
+
+    @property
+    def buffer(self) -> Buffer:
+        assert self._buffer is not None
+        return self._buffer
 
     @property
     def pitch(self) -> int:
@@ -90,6 +96,25 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor{self.shape} in {self.buffer.label}"
+
+
+class Deferred(Tensor):
+    """A tensor that is not in memory until something asks for its buffer. An op that can work with what it is made of never does."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, shape: tuple[int, int, int, int], make: Callable[[], Tensor]) -> None:
+        super().__init__(None, shape)
+        self._make = make
+
+    @property
+    def buffer(self) -> Buffer:
+        if self._buffer is None:
+            self._buffer = self._make().buffer
+        return self._buffer
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{self.shape}"
 
 
 @dataclass

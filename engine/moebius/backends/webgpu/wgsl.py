@@ -4,9 +4,9 @@ What a file declares is read from it and typed nowhere else: `interface` has its
 `kernel` the workgroup of an entry point.
 
 A shader file is complete WGSL with default constants. `specialise` does four things to its text and no more:
-`// include FILE` lines are replaced by the file, `const NAME … = value;` and `alias NAME = type;` get the given values, and
-loops marked `// unroll` are written out (naga never unrolls, and arrays indexed at run time spill), and entry points that are not asked for
-are left out.
+`// include FILE` lines are replaced by the file, `const NAME … = value;` and `alias NAME = type;` get the given values,
+branches marked `// compiled` are decided, with entry points that are not asked for and bindings that nothing reads then left out and the
+others numbered anew, and loops marked `// unroll` are written out (naga never unrolls, and arrays indexed at run time spill).
 """
 
 from __future__ import annotations
@@ -61,13 +61,14 @@ def source(shader: str) -> str:
     return (files("moebius.shaders") / f"{shader}.wgsl").read_text(encoding="utf-8")
 
 
+BINDING = re.compile(r"@binding\((\d+)\) var<(?:(storage, read_write|storage, read)|uniform)> (\w+)")
+
+
 @cache
-def interface(shader: str) -> Interface:
-    text = source(shader)
-    slots = tuple(
-        Slot(int(index), name, (access or "uniform").removeprefix("storage, "))
-        for index, access, name in re.findall(r"@binding\((\d+)\) var<(?:(storage, read_write|storage, read)|uniform)> (\w+)", text)
-    )
+def interface(shader: str, constants: Constants | None = None, entry: str | None = None) -> Interface:
+    """What a file declares, or, given constants, what of it is left in what is compiled."""
+    text = source(shader) if constants is None else _with_constants(shader, constants, entry)
+    slots = tuple(Slot(int(index), name, (access or "uniform").removeprefix("storage, ")) for index, access, name in BINDING.findall(text))
     struct = re.search(r"struct Params \{(.*?)\}", text, re.S)
     fields = re.findall(r"^\s*(\w+): (u32|f32),", struct[1], re.M) if struct else []
     return Interface(slots, tuple(fields))
@@ -91,20 +92,60 @@ def pack_params(shader: str, values: Mapping[str, int | float]) -> bytes:
 @cache
 def specialise(shader: str, constants: Constants = (), entry: str | None = None) -> str:
     """The WGSL that is compiled; for one entry point, without the others: they are longest, and all of a module is parsed and checked."""
-    text = _with_constants(shader, constants)
-    if entry is not None:
-        text = ENTRY.sub(lambda m: m[0] if m[1] == entry else "", text)
+    text = _with_constants(shader, constants, entry)
     return _unroll(text, _numbers(text), shader)
 
 
-def _with_constants(shader: str, constants: Constants) -> str:
+def _with_constants(shader: str, constants: Constants, entry: str | None = None) -> str:
     text = re.sub(r"^// include (\w+)\.wgsl$", lambda m: source(m[1]), source(shader), flags=re.M)
     for name, value in constants:
         literal = str(value).lower() if isinstance(value, bool) else f"{value}u" if isinstance(value, int) else value
         text, found = re.subn(rf"^((?:const {name}: \w+|alias {name}) =) [^;]+;", rf"\g<1> {literal};", text, flags=re.M)
         if found != 1:
             raise MoebiusError(f"{shader}.wgsl has {found} declarations of {name}, not one.")
+    text = _decided(text, shader)
+    if entry is not None:
+        text = ENTRY.sub(lambda m: m[0] if m[1] == entry else "", text)
+    return _needed(text)
+
+
+BRANCH = re.compile(r"^( *)if \((!?)(\w+)\) \{ // compiled\n", re.M)
+
+
+def _decided(text: str, shader: str) -> str:
+    """Branches on a `const NAME: bool` that are marked: what is in them, or behind their `else`, stays in a block of its own."""
+    given = {name: value == "true" for name, value in re.findall(r"^const (\w+): bool = (true|false);", text, re.M)}
+    while branch := BRANCH.search(text):
+        indent, no, name = branch.groups()
+        end = text.find(f"\n{indent}}}\n", branch.end() - 1)
+        if end < 0 or name not in given:
+            raise MoebiusError(f"{shader}.wgsl: the branch on {name} marked `// compiled` has no end at its own indent, or no constant.")
+        body, _, other = text[branch.end() : end + 1].partition(f"\n{indent}}} else {{\n")
+        chosen = (body.rstrip("\n") + "\n" if given[name] != bool(no) else other).strip("\n")
+        block = f"{indent}{{\n{chosen}\n{indent}}}\n" if chosen else ""
+        text = text[: branch.start()] + block + text[end + len(indent) + 3 :]
     return text
+
+
+FUNCTION = re.compile(r"^(@[^\n]*\n)?fn (\w+)\(.*?^\}\n", re.M | re.S)
+
+
+def _needed(text: str) -> str:
+    """Without functions that no entry calls and bindings that none reads or writes: a shader stage may have eight storage buffers."""
+    bare = re.sub(r"//.*", "", text)
+    entries = [name for mark, name in FUNCTION.findall(bare) if mark]
+    if not entries:
+        return text
+    words = set(entries).union(*(_words_below(bare, entry) for entry in entries))
+    lines, number = [], 0
+    for line in FUNCTION.sub(lambda f: f[0] if f[2] in words else "", text).splitlines(keepends=True):
+        if slot := BINDING.search(line):
+            if slot[3] not in words:
+                continue
+            line = line.replace(f"@binding({slot[1]})", f"@binding({number})")
+            number += 1
+        lines.append(line)
+    return "".join(lines)
 
 
 # what it declares ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moebius.backends.webgpu import pack
+from moebius.backends.webgpu.deferred import Joined
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import Binding, Tensor
 
@@ -12,6 +13,12 @@ COEFFICIENTS = "coefficients"  # the table of the schedule, in guided_ddim.wgsl 
 
 
 def concat(rec: Recorder, a: Tensor, b: Tensor) -> Tensor:
+    if rec.caps.fuses and a.shape[3] % 4 == 0 and b.shape[3] % 4 == 0:
+        return Joined(a, b, lambda: _concat(rec, a, b))
+    return _concat(rec, a, b)
+
+
+def _concat(rec: Recorder, a: Tensor, b: Tensor) -> Tensor:
     out = rec.new((*a.shape[:3], a.shape[3] + b.shape[3]), "concat")
     unit = 4 if a.shape[3] % 4 == 0 and b.shape[3] % 4 == 0 else 1
     sizes = {"a": a.shape[3], "b": b.shape[3], "a_pitch": a.pitch, "b_pitch": b.pitch, "pitch": out.pitch}

@@ -6,7 +6,9 @@ from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Taps, Weight
+from moebius.backends.webgpu.deferred import GroupNormed, Joined
 from moebius.backends.webgpu.gemm import Dense
+from moebius.backends.webgpu.ops.norms import behind
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
@@ -19,7 +21,7 @@ def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"]
     n, k = p["weight"].shape
     out = rec.new((1, 1, x.shape[2], n), f"{p.path} table")
     w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(p["weight"])))
-    dense(GemmCall(op, p.path, Operands(x, w, out, k, n), epilogue=Epilogue(rec.vector(p, "bias"), act), prologue=True))
+    dense(GemmCall(op, p.path, Operands(x, w, out, k, n), epilogue=Epilogue(bias=rec.vector(p, "bias"), act=act), prologue=True))
     return out
 
 
@@ -29,7 +31,12 @@ def linear(dense: Dense, x: Tensor, p: Params, residual: Tensor | None = None) -
     out = rec.new((*x.shape[:3], n), p.path)
     w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(pack.matrix(p))))
     bias = rec.vector(p, "bias") if p.get("bias") is not None else None
-    dense(GemmCall("linear", p.path, Operands(x, w, out, k, n), epilogue=Epilogue(bias, residuals=present(residual))))
+    operands = Operands(x, w, out, k, n)
+    if isinstance(x, Joined) and rec.fits(x.a, x.b, out):
+        operands = Operands(x.a, w, out, k, n, joined=x.b)
+    elif isinstance(x, GroupNormed) and rec.fits(x.x, out):
+        operands = Operands(x.x, w, out, k, n, norm=x.norm)
+    dense(GemmCall("linear", p.path, operands, epilogue=Epilogue(bias=bias, residuals=present(residual))))
     return out
 
 
@@ -40,7 +47,7 @@ def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, r
     out = rec.new((b, ceil(h, stride), ceil(w, stride), n), p.path)
     tiles = rec.constant(p, "winograd", (16, up4(k), up4(n)), lambda p: pack.winograd(p["weight"]))
     weight = Weight(rec.constant(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])), others={"winograd": tiles})
-    epilogue = Epilogue(rec.vector(p, "bias"), residuals=present(residual))
+    epilogue = Epilogue(bias=rec.vector(p, "bias"), residuals=present(residual))
     dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), Taps(stride, pad), epilogue))
     return out
 
@@ -51,7 +58,7 @@ def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
     b, h, w, _ = x.shape
     out = rec.new((b, 2 * h, 2 * w, n), p.path)
     weight = Weight(rec.constant(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])))
-    dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(rec.vector(p, "bias"))))
+    dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(bias=rec.vector(p, "bias"))))
     return out
 
 
@@ -65,7 +72,10 @@ def dwconv(dense: Dense, x: Tensor, p: Params, shift: Tensor | None = None, resi
     out = rec.new((*x.shape[:3], n), p.path)
     weight = Weight(rec.constant(p, "pointwise", (up4(k), up4(n)), lambda p: pack.pointwise(p)[0]))
     bias = rec.constant(p, "pointwise bias", (up4(n),), lambda p: pack.pointwise(p)[1])
-    epilogue = Epilogue(bias, shift=shift, residuals=present(x if n == x.shape[3] else None, residual))
+    # With a shift and a residual there would be nine bindings.
+    normed = x if isinstance(x, GroupNormed) and n == x.shape[3] and (shift is None or residual is None) else None
+    own = (normed.x if normed else x) if n == x.shape[3] else None
+    epilogue = Epilogue(bias=bias, shift=shift, residuals=present(own, residual), norm=normed.norm if normed else None)
     dense(GemmCall("dwconv", p.path, Operands(h, weight, out, k, n), epilogue=epilogue))
     return out
 
@@ -77,9 +87,9 @@ def feed_forward(dense: Dense, x: Tensor, p: Params, residual: Tensor) -> Tensor
     hid4 = up4(hid)
     # Both halves are padded by themselves, so that value and gate of a channel are one distance apart.
     h = rec.new((*x.shape[:3], 2 * hid4), inverted.path)
-    weight = Weight(rec.constant(inverted, "weight", (up4(c), 2 * hid4), lambda inverted: pack.gemm(pack.halves(pack.matrix(inverted)))))
-    bias = rec.constant(inverted, "bias", (2 * hid4,), lambda inverted: pack.f32(pack.halves(inverted["bias"])))
-    dense(GemmCall(op, inverted.path, Operands(x, weight, h, c, 2 * hid4), epilogue=Epilogue(bias, "silu")))
+    x, norm, spread = behind(rec, x)
+    matrix, bias = rec.layer(inverted, "inverted", (up4(c), 2 * hid4), pack.inverted, norm)
+    dense(GemmCall(op, inverted.path, Operands(x, Weight(matrix), h, c, 2 * hid4), epilogue=Epilogue(spread, bias, "silu")))
     g = rec.new((*x.shape[:3], hid), depth.path)
     w = rec.constant(depth, "weight", (9, 2 * hid4), lambda depth: pack.f32(pack.halves(depth["weight"].reshape(-1, 9)).T))
     bias = rec.constant(depth, "bias", (2 * hid4,), lambda depth: pack.f32(pack.halves(depth["bias"])))
@@ -92,15 +102,24 @@ def feed_forward(dense: Dense, x: Tensor, p: Params, residual: Tensor) -> Tensor
 
 def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: Binding, out: Tensor, gated: bool) -> None:
     b, height, width, c = out.shape
+    norm = x.norm if isinstance(x, GroupNormed) else None
+    source = x.x if isinstance(x, GroupNormed) else x
+    first, second = (source.a, source.b) if isinstance(source, Joined) else (source, None)
     run = wgsl.numbers("depthwise")["RUN"]
     rec.dispatch(
         op,
         path,
         "depthwise",
         b * height * ceil(width, run) * (up4(c) // 4),
-        {"x": x, "w": w, "bias": bias, "out": out},
-        {"images": b, "height": height, "width": width, "c4": up4(c) // 4},
-        {"RELU": not gated, "GATED": gated},
+        {"x": first, "joined": second, "norm": norm.table if norm else None, "w": w, "bias": bias, "out": out},
+        {"images": b, "height": height, "width": width, "c4": up4(c) // 4, "a4": first.pitch // 4},
+        {
+            "RELU": not gated,
+            "GATED": gated,
+            "JOINED": second is not None,
+            "NORMED": norm is not None,
+            "NORM_SILU": bool(norm and norm.silu),
+        },
         iterations=6,
         flops=18 * x.rows * x.shape[3],
     )

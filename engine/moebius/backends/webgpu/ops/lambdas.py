@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from moebius.backends.webgpu import pack
+from moebius.backends.webgpu import pack, wgsl
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Rows, Weight
+from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.gemm import Dense
+from moebius.backends.webgpu.ops.norms import ROUNDS, behind
 from moebius.backends.webgpu.pack import WINDOW_PITCH, up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
-from moebius.backends.webgpu.tensor import Tensor
+from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.model.contract import POSITION_WINDOW, Condition
 from moebius.model.params import Params
 
-CHUNKS = 64  # chunks of positions of the content's softmax, at most
+RUNS = (16, 8, 4, 2, 1)  # positions of a workgroup of lambda_window
+SHARES = (1, 2, 4)  # positions whose logits a thread of it makes
 SELF, CROSS = "self_lambda", "cross_lambda"
 
 
@@ -24,16 +27,43 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     k4 = up4(k)
     width = (heads + 2) * k4  # q of every head, key, value
     qkv = rec.new((b, h, w, width), f"{p.path} qkv")
-    weight = rec.constant(p, "qkv", (up4(c), width), lambda p: pack.lambda_qkv(p, heads)[0])
-    bias = rec.constant(p, "qkv bias", (width,), lambda p: pack.lambda_qkv(p, heads)[1])
-    dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(bias)))
+    x, norm, spread = behind(rec, x)
+    weight, bias = rec.layer(p, "qkv", (up4(c), width), pack.lambda_qkv, norm, heads)
+    dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(spread, bias)))
     content = _content(rec, qkv, p, heads, k)
-    window = POSITION_WINDOW * WINDOW_PITCH
+    filters = rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
+    if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, w)):
+        return _window(rec, qkv, content, filters, p, heads, k, constants, residual)
+    return _apply(dense, qkv, content, filters, p, heads, k, residual)
+
+
+def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tensor:
+    """λ = λc + bias of every image, (4·K4, 4·V4): the part that is the same at all positions."""
+    b, h, w, width = qkv.shape
+    n, k4 = h * w, up4(k)
+    content = rec.new((b, 1, k4, k4), f"{p.path} lambda")
+    rec.dispatch(
+        SELF,
+        f"{p.path}.content",
+        "lambda_content",
+        (k4 // 4, k4 // 4, b),
+        {"qkv": qkv, "bias": rec.constant(p, "pos_conv bias", (k4,), lambda p: pack.vector(p["pos_conv.bias"])), "out": content},
+        {"positions": n, "pitch": width // 4, "key": heads * k4 // 4, "k4": k4 // 4, "v4": k4 // 4},
+        iterations=2 * ceil(n, wgsl.kernel("lambda_content", "main").threads) + 2 * ROUNDS,
+        flops=2 * b * n * k * k,
+    )
+    return content
+
+
+def _apply(dense: Dense, qkv: Tensor, content: Tensor, filters: Binding, p: Params, heads: int, k: int, residual: Tensor) -> Tensor:
+    """The positional logits of all positions, then the sums."""
+    rec = dense.recorder
+    b, h, w, width = qkv.shape
+    c, k4, window = residual.shape[3], up4(k), POSITION_WINDOW * WINDOW_PITCH
     logits = rec.new((b, h * w, heads, window), f"{p.path} logits")
-    filters = Weight(rec.constant(p, "pos_conv", (k4, window), lambda p: pack.position_filters(p)))
     every_head = Rows(split=heads, outer=width // 4, inner=k4 // 4)
-    dense(GemmCall(SELF, f"{p.path}.logits", Operands(qkv, filters, logits, k, window), every_head))
-    out = rec.new(x.shape, p.path)
+    dense(GemmCall(SELF, f"{p.path}.logits", Operands(qkv, Weight(filters), logits, k, window), every_head))
+    out = rec.new(residual.shape, p.path)
     rec.dispatch(
         SELF,
         f"{p.path}.apply",
@@ -48,39 +78,49 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     return out
 
 
-def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tensor:
-    """λ = λc + bias of every image, (4·K4, 4·V4): the part that is the same at all positions."""
+def windows(caps: Caps, heads: int, k4: int, width: int) -> dict[str, int] | None:
+    """The constants of lambda_window: as many positions as its workgroup has room for; None where there is none for one."""
+    for run in (r for r in RUNS if r < 2 * width):
+        logits = 4 * heads * run
+        share = next((s for s in SHARES if run % s == 0 and logits <= s * run * k4), max(s for s in SHARES if run % s == 0))
+        constants = {"HEADS": heads, "LANES": k4, "RUN": run, "SHARE": share}
+        kernel = wgsl.kernel("lambda_window", "main", tuple(sorted(constants.items())))
+        room, threads = (caps.limits[f"max-compute-{name}"] for name in ("workgroup-storage-size", "invocations-per-workgroup"))
+        if kernel.workgroup_bytes <= room and kernel.threads <= threads:
+            return constants
+    return None
+
+
+def _window(
+    rec: Recorder,
+    qkv: Tensor,
+    content: Tensor,
+    filters: Binding,
+    p: Params,
+    heads: int,
+    k: int,
+    constants: dict[str, int],
+    residual: Tensor,
+) -> Tensor:
+    """Logits and sums in one kernel, and the variance of every row."""
     b, h, w, width = qkv.shape
-    n, k4 = h * w, up4(k)
-    chunks = min(CHUNKS, ceil(n, 16))
-    chunk = ceil(n, chunks)
-    chunks = ceil(n, chunk)
-    sums = rec.new((b, chunks, k4, k4), f"{p.path} sums")
-    stats = rec.new((b, chunks, 2, k4), f"{p.path} stats")
-    sizes: dict[str, int | float] = {"key": heads * k4 // 4, "k4": k4 // 4, "v4": k4 // 4, "chunk": chunk, "chunks": chunks}
+    c, k4, window = residual.shape[3], up4(k) // 4, POSITION_WINDOW * WINDOW_PITCH
+    out = rec.new(residual.shape, p.path)
+    out.variance = rec.new((1, 1, out.rows, 1), f"{p.path} variance")
+    run, threads = constants["RUN"], constants["RUN"] * k4
+    line = ceil((run + POSITION_WINDOW) * k4, threads) + ceil(4 * heads * run // constants["SHARE"], threads) * (1 + k4)
     rec.dispatch(
         SELF,
-        f"{p.path}.content",
-        "lambda_content",
-        b * chunks * (k4 // 4) ** 2,
-        {"qkv": qkv, "sums": sums, "stats": stats},
-        {"images": b, "positions": n, "pitch": width // 4, **sizes},
-        iterations=2 * chunk,
-        flops=2 * b * n * k * k,
+        f"{p.path}.window",
+        "lambda_window",
+        (ceil(w, run), h, b),
+        {"qkv": qkv, "lambda": content, "filters": filters, "residual": residual, "out": out, "variance": out.variance},
+        {"height": h, "width": w, "qkv_pitch": width // 4, "v_dim": k, "pitch": out.pitch},
+        constants,
+        iterations=POSITION_WINDOW * (1 + line) + 2 * k4 + 4 * heads,
+        flops=2 * b * h * w * c * (2 * window + k),
     )
-    content = rec.new((b, 1, k4, k4), f"{p.path} lambda")
-    bias = rec.constant(p, "pos_conv bias", (k4,), lambda p: pack.vector(p["pos_conv.bias"]))
-    rec.dispatch(
-        SELF,
-        f"{p.path}.combine",
-        "lambda_combine",
-        b * k4 * k4 // 4,
-        {"sums": sums, "stats": stats, "bias": bias, "out": content},
-        {"images": b, "k": k4, "v4": k4 // 4, "chunks": chunks},
-        iterations=2 * chunks,
-        flops=2 * b * chunks * k * k,
-    )
-    return content
+    return out
 
 
 def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int, residual: Tensor) -> Tensor:
@@ -89,15 +129,18 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
     n, k, tokens = h * w, c // heads, cond.ids.shape[1]
     k4 = up4(k)
     q = rec.new((b, h, w, heads * k4), f"{p.path} q")
-    weight = rec.constant(p, "q", (up4(c), heads * k4), lambda p: pack.lambda_query(p, heads)[0])
-    bias = rec.constant(p, "q bias", (heads * k4,), lambda p: pack.lambda_query(p, heads)[1])
-    dense(GemmCall(CROSS, f"{p.path}.q", Operands(x, Weight(weight), q, c, heads * k4), epilogue=Epilogue(bias)))
+    x, norm, spread = behind(rec, x)
+    weight, bias = rec.layer(p, "q", (up4(c), heads * k4), pack.lambda_query, norm, heads)
+    dense(GemmCall(CROSS, f"{p.path}.q", Operands(x, Weight(weight), q, c, heads * k4), epilogue=Epilogue(spread, bias)))
 
     def constants(p: Params, which: int) -> np.ndarray:
         return pack.vector(pack.condition_keys_values(cond.tokens, p)[which])
 
     table = rec.constant(p, "rel_pos_emb", (n, tokens, k4), lambda p: pack.position_table(p))
     out = rec.new(x.shape, p.path)
+    whole = rec.caps.fuses and wgsl.numbers("cross_lambda")["SIZE"] % heads == 0  # rows in a workgroup
+    if whole:
+        out.variance = rec.new((1, 1, out.rows, 1), f"{p.path} variance")
     rec.dispatch(
         CROSS,
         f"{p.path}.apply",
@@ -110,10 +153,11 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
             "values": rec.constant(p, "values", (b, tokens, k4), lambda p: constants(p, 1), cond.key),
             "residual": residual,
             "out": out,
+            "variance": out.variance,
         },
         {"images": b, "positions": n, "q_pitch": q.pitch // 4, "k4": k4 // 4, "v4": k4 // 4, "v_dim": k, "pitch": out.pitch},
-        {"HEADS": heads, "TOKENS": tokens},
-        iterations=6 * (k4 // 4) + 4,
+        {"HEADS": heads, "TOKENS": tokens, "VARIANCE": whole},
+        iterations=6 * (k4 // 4) + 4 + 2 * heads,
         flops=4 * b * n * tokens * c,
     )
     return out

@@ -1,14 +1,22 @@
-"""Group norm in three dispatches, layer norm in one."""
+"""Group norm: statistics in one dispatch, or two where a tensor is large, and one that applies them; layer norm in one.
+
+On a GPU, what reads a norm applies it as it loads.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu.calls import Spread
+from moebius.backends.webgpu.deferred import GroupNormed, Joined, LayerNormed, Norm
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.model.params import Params
 
+WHOLE = 2**17  # elements of a group of one image that one workgroup reduces, at most
+SCALE_THREADS = 256  # of a GPU's workgroup of group_scale
 CHUNK = 4096  # elements a workgroup of group_stats reduces, at least
 CHUNKS = 256  # chunks of a group, at most
 ROUNDS = 8  # at least the steps of a tree over the threads of a workgroup: what is added to a loop for the sum behind it
@@ -52,6 +60,47 @@ class Groups:
 
 
 def group_norm(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:
+    norm = Norm(_table(rec, x, p, groups, eps), silu)
+    if rec.caps.fuses:
+        return GroupNormed(x, norm, lambda: _applied(rec, x, p.path, norm))
+    return _applied(rec, x, p.path, norm)
+
+
+def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tensor:
+    """(1, 1, 2·B, C): for every image what a channel is multiplied by, and what is added then."""
+    b, h, w, c = x.shape
+    table = rec.new((1, 1, 2 * b, c), f"{p.path} table")
+    affine = {"weight": rec.vector(p, "weight"), "bias": rec.vector(p, "bias")}
+    parts = (x.a, x.b) if isinstance(x, Joined) else (x,)
+    if h * w * (c // groups) > WHOLE or not rec.fits(*parts):
+        return _table_of_chunks(rec, x, p, groups, eps, table, affine)
+    width, size = c // groups, wgsl.numbers("group_scale")["SIZE"] if rec.caps.is_software else SCALE_THREADS
+    ahead, step = wgsl.numbers("group_scale")["AHEAD"], size // min(width, size)
+    first, second = (*parts, None)[:2]
+    rec.dispatch(
+        OP,
+        p.path,
+        "group_scale",
+        (groups, b, 1),
+        {"x": first, "joined": second, **affine, "out": table},
+        {
+            "positions": h * w,
+            "channels": width,
+            "groups": groups,
+            "a": parts[0].pitch,
+            "b": parts[-1].pitch,
+            "pitch": table.pitch,
+            "eps": eps,
+        },
+        {"SIZE": size, "JOINED": second is not None},
+        iterations=ceil(width, size) * (1 + ceil(h * w, ahead * step)) + ROUNDS + ceil(width, size),
+        flops=4 * x.rows * c,
+    )
+    return table
+
+
+def _table_of_chunks(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, table: Tensor, affine: Mapping[str, Binding]) -> Tensor:
+    """The same for a tensor that is too large for one workgroup a group, or for one binding."""
     b, h, w, c = x.shape
     positions = h * w
     chunks = max(1, min(CHUNKS, positions * (c // groups) // CHUNK, positions))
@@ -60,18 +109,17 @@ def group_norm(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, sil
     size = 2 * b * chunks * groups
     parts = Binding("parts", "read_write", rec.buffer(4 * size, f"{p.path} parts", "intermediate"), (1, 1, 1, size))
     norm = Groups(x, p.path, groups, chunk, chunks, parts)
-    stats = rec.new((1, 1, 2 * b, c), f"{p.path} stats")
     _partial(rec, norm)
     rec.dispatch(
         OP,
         p.path,
         "group_finish",
         b * x.pitch,
-        {"parts": parts, "weight": rec.vector(p, "weight"), "out": stats},
+        {"parts": parts, **affine, "out": table},
         {"images": b, **norm.sizes, "eps": eps},
         iterations=2 * chunks,
     )
-    return _applied(rec, norm, stats, rec.vector(p, "bias"), silu)
+    return table
 
 
 def _partial(rec: Recorder, norm: Groups) -> None:
@@ -105,12 +153,12 @@ def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[i
     )
 
 
-def _applied(rec: Recorder, norm: Groups, stats: Tensor, bias: Binding, silu: bool) -> Tensor:
-    """x·scale + offset, in bands of rows where x cannot be bound whole."""
-    x = norm.x
-    out = rec.new(x.shape, norm.path)
+def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm) -> Tensor:
+    """In bands of rows where x cannot be bound whole."""
+    out = rec.new(x.shape, path)
+    positions = x.shape[1] * x.shape[2]
     aligned = rec.caps.storage_alignment // 4  # so many rows keep windows aligned
-    step = x.rows if rec.fits(x) else rec.bands(f"{OP} ({norm.path})", x.rows, x.pitch, multiple=aligned)
+    step = x.rows if rec.fits(x) else rec.bands(f"{OP} ({path})", x.rows, x.pitch, multiple=aligned)
     for begin in range(0, x.rows, step):
         end = min(begin + step, x.rows)
         source, origin = rec.window("x", "read", x, begin * x.pitch, end * x.pitch)
@@ -119,18 +167,50 @@ def _applied(rec: Recorder, norm: Groups, stats: Tensor, bias: Binding, silu: bo
         count = (end - begin) * x.pitch // 4
         rec.dispatch(
             OP,
-            norm.path,
+            path,
             "group_apply",
             count,
-            {"x": source, "stats": stats, "bias": bias, "out": target},
-            {"first": begin * x.pitch // 4, "count": count, "c4": x.pitch // 4, "image": norm.positions * x.pitch // 4},
-            {"SILU": silu},
-            flops=(8 if silu else 3) * (end - begin) * x.shape[3],
+            {"x": source, "table": norm.table, "out": target},
+            {"first": begin * x.pitch // 4, "count": count, "c4": x.pitch // 4, "image": positions * x.pitch // 4},
+            {"SILU": norm.silu},
+            flops=(8 if norm.silu else 3) * (end - begin) * x.shape[3],
         )
     return out
 
 
 def layer_norm(rec: Recorder, x: Tensor, p: Params, eps: float = 1e-5) -> Tensor:
+    if rec.caps.fuses:
+        return LayerNormed(x, p, eps, lambda: _layer_norm(rec, x, p, eps))
+    return _layer_norm(rec, x, p, eps)
+
+
+def behind(rec: Recorder, x: Tensor) -> tuple[Tensor, Params | None, Spread | None]:
+    """What a dense layer of x reads, the norm that its weights have in them then, and what its sums are divided by."""
+    if not isinstance(x, LayerNormed) or not rec.fits(x.x):
+        return x, None, None
+    if x.x.variance is None:
+        x.x.variance = _variance(rec, x.x, x.p.path)
+    return x.x, x.p, Spread(x.x.variance, x.eps)
+
+
+def _variance(rec: Recorder, x: Tensor, path: str) -> Tensor:
+    """Of every row."""
+    out = rec.new((1, 1, x.rows, 1), f"{path} variance")
+    lanes, size = (wgsl.numbers("row_variance")[name] for name in ("LANES", "SIZE"))
+    rec.dispatch(
+        "layer_norm",
+        path,
+        "row_variance",
+        rec.flat(x.rows, size // lanes),
+        {"x": x, "out": out},
+        {"rows": x.rows, "channels": x.shape[3], "c4": x.pitch // 4},
+        iterations=2 * ceil(x.pitch // 4, lanes) + ROUNDS,
+        flops=4 * x.rows * x.shape[3],
+    )
+    return out
+
+
+def _layer_norm(rec: Recorder, x: Tensor, p: Params, eps: float) -> Tensor:
     out = rec.new(x.shape, p.path)
     lanes, size = (wgsl.numbers("layer_norm")[name] for name in ("LANES", "SIZE"))
     rec.dispatch(

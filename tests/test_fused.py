@@ -1,0 +1,187 @@
+"""What a GPU's plans leave out: norms, joinings and statistics that the kernels behind them make as they load, against the same ops of the
+oracle one after the other. Recorded as for a GPU, and run on every driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Case, concat, cross_lambda, dwconv, feed_forward, group_norm, layer_norm, linear, self_lambda
+from goldens import noise, relative
+
+from moebius.backends.reference import Reference
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS
+from moebius.backends.webgpu.menu import CPU, always
+from moebius.backends.webgpu.ops import lambdas
+from moebius.check.specs.case import Size
+from moebius.model import unet
+from moebius.model.denoise import Denoiser
+from moebius.model.params import ShapeOnly
+from moebius.model.scheduler import DDIM
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig, condition_ids
+
+SIZES: tuple[Size, ...] = ((2, 5, 7), (1, 6, 9), (1, 1, 1))
+
+
+def chained(before: Case, after: Case) -> Case:
+    """`after`, its first input what `before` makes."""
+    taken = len(before.inputs)
+    shapes = {f"{at}.{leaf}": shape for at, case in (("before", before), ("after", after)) for leaf, shape in case.shapes.items()}
+
+    def call(o: Any, p: Any, *inputs: Any) -> Any:
+        return after.call(o, p.at("after"), before.call(o, p.at("before"), *inputs[:taken]), *inputs[taken:])
+
+    inputs = [*before.inputs, *after.inputs[1:]]
+    return Case(f"{after.name} of {before.name}", before.terms + after.terms, shapes, inputs, call, root=before.root | after.root)
+
+
+def joined(size: Size, after: Case, a: int) -> Case:
+    """`after` of two tensors, the first of `a` channels."""
+    return chained(concat(size, a, after.inputs[0].shape[1] - a), after)
+
+
+def in_transformer(made: Case, size: Size) -> Case:
+    """A layer norm and a feed-forward behind a lambda layer."""
+    c = made.inputs[0].shape[1]
+    return chained(made, chained(layer_norm(size, c), feed_forward(size, c, 15)))
+
+
+# A case, and the shaders of its plan.
+FUSED: dict[str, tuple[Callable[[Size], Case], list[str]]] = {
+    "feed_forward of a layer norm": (
+        lambda s: chained(layer_norm(s, 6), feed_forward(s)),
+        ["row_variance", "gemm", "depthwise", "gemm"],
+    ),
+    "self_lambda of a layer norm": (
+        lambda s: chained(layer_norm(s, 10), self_lambda(s, 2, 5)),
+        ["row_variance", "gemm", "lambda_content", "lambda_window"],
+    ),
+    "cross_lambda of a layer norm": (
+        lambda s: chained(layer_norm(s, 6), cross_lambda(s)),
+        ["row_variance", "gemm", "cross_lambda"],
+    ),
+    "dwconv of a group norm": (
+        lambda s: chained(group_norm(s, 3, 3, silu=True), dwconv(s, 9, 10)),
+        ["group_scale", "depthwise", "gemm"],
+    ),
+    "dwconv with its skip of a group norm": (
+        lambda s: chained(group_norm(s, 3, 3, silu=True), dwconv(s, 9, 9, residual=False)),
+        ["group_scale", "depthwise", "gemm"],
+    ),
+    "dwconv with its skip of a group norm without SiLU": (
+        lambda s: chained(group_norm(s, 3, 3), dwconv(s, 9, 9, shift=False)),
+        ["group_scale", "depthwise", "gemm"],
+    ),
+    "dwconv with all of a group norm": (
+        lambda s: chained(group_norm(s, 3, 3, silu=True), dwconv(s, 9, 9)),
+        ["group_scale", "depthwise", "group_apply", "gemm"],
+    ),
+    "linear of a group norm": (lambda s: chained(group_norm(s, 3, 3), linear(s, 9)), ["group_scale", "gemm"]),
+    "linear of a group norm with SiLU": (lambda s: chained(group_norm(s, 3, 3, silu=True), linear(s, 9)), ["group_scale", "gemm"]),
+    "linear of two": (lambda s: joined(s, linear(s, 12), 8), ["gemm"]),
+    "dwconv of two": (lambda s: joined(s, dwconv(s, 12, 10), 4), ["depthwise", "gemm"]),
+    "dwconv of a group norm of two": (
+        lambda s: joined(s, chained(group_norm(s, 3, 4, silu=True), dwconv(s, 12, 10)), 8),
+        ["group_scale", "depthwise", "gemm"],
+    ),
+    "dwconv with its skip of a group norm of two": (
+        lambda s: joined(s, chained(group_norm(s, 3, 4, silu=True), dwconv(s, 12, 12, residual=False)), 8),
+        ["group_scale", "depthwise", "concat", "gemm"],
+    ),
+    "self_lambda": (lambda s: self_lambda(s, 2, 5), ["gemm", "lambda_content", "lambda_window"]),
+    "feed_forward of a layer norm of self_lambda": (
+        lambda s: in_transformer(self_lambda(s, 2, 3), s),
+        ["gemm", "lambda_content", "lambda_window", "gemm", "depthwise", "gemm"],
+    ),
+    "feed_forward of a layer norm of cross_lambda": (
+        lambda s: in_transformer(cross_lambda(s, 2, 3), s),
+        ["gemm", "cross_lambda", "gemm", "depthwise", "gemm"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_what_is_fused_agrees_with_the_ops_one_by_one(gpu: WebGPU, name: str) -> None:
+    make, shaders = FUSED[name]
+    for size in SIZES[: 1 if "SwiftShader" in gpu.name else None]:
+        made = make(size).check(gpu, CPU, kind="discrete").dispatches
+        assert [d.shader for d in made] == shaders
+        assert max(len(d.bindings) for d in made) <= 8
+
+
+def test_a_residual_is_what_it_was_before_the_norm(llvmpipe: WebGPU) -> None:
+    """The same tensor behind a norm and beside it, and both read by the host."""
+    case = layer_norm((1, 4, 3), 6)
+    ff = feed_forward((1, 4, 3), 6, 15)
+    shapes = {f"{at}.{leaf}": shape for at, part in (("n", case), ("f", ff)) for leaf, shape in part.shapes.items()}
+
+    def call(o: Any, p: Any, x: Any) -> Any:
+        h = o.layer_norm(x, p.at("n"))
+        return o.feed_forward(h, p.at("f"), x), h
+
+    Case("both", case.terms + ff.terms, shapes, case.inputs, call).check(llvmpipe, CPU, kind="discrete")
+
+
+def test_fused_sums_stay_close_where_the_mean_is_large(llvmpipe: WebGPU) -> None:
+    """The mean is taken out of the weights, not of the values: what rounding leaves of it is what a rounded mean would."""
+    for name in ("feed_forward of a layer norm", "dwconv of a group norm", "feed_forward of a layer norm of cross_lambda"):
+        case = FUSED[name][0]((1, 5, 3))
+        case.inputs[-1 if "cross" in name else 0][...] += np.float32(100)
+        case.condition = 100.0
+        case.check(llvmpipe, CPU, kind="discrete")
+
+
+def test_windows_of_every_shape(gpu: WebGPU) -> None:
+    """Runs longer than a line, as long, and shorter; a head for every lane and fewer; the widths of the window's own tests."""
+    sizes = [(5, 3), (2, 17), (17, 18), (1, 31), (23, 1)]
+    for height, width in sizes[:2] if "SwiftShader" in gpu.name else sizes:
+        for heads, k in ((2, 3), (8, 10)) if (height, width) == (2, 17) else ((2, 5),):
+            made = self_lambda((1, height, width), heads, k).check(gpu, CPU, kind="discrete").dispatches
+            assert made[-1].shader == "lambda_window"
+
+
+def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: WebGPU) -> None:
+    caps = replace(llvmpipe.caps, limits=DEFAULT_LIMITS)
+    assert [lambdas.windows(caps, 8, k4, 64) for k4 in (10, 20, 40)] == [
+        {"HEADS": 8, "LANES": lanes, "RUN": run, "SHARE": share} for lanes, run, share in ((10, 16, 4), (20, 8, 2), (40, 4, 1))
+    ]
+    assert lambdas.windows(caps, 8, 257, 64) is None  # more lanes than a workgroup has threads
+    made = self_lambda((1, 2, 2), 2, 80).check(llvmpipe, CPU, kind="discrete", max_compute_workgroup_storage_size=5120).dispatches
+    assert made[-1].shader == "lambda_apply"
+
+
+def test_a_full_step_keeps_its_budget(llvmpipe: WebGPU) -> None:
+    """As a GPU records it, whatever limits it has."""
+    config = UNetConfig.full()
+    device = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete", limits=DEFAULT_LIMITS))
+    net = UNet(config, ShapeOnly(unet.shapes(config)), device)
+    times = DDIM().timesteps(20)
+    step = Denoiser(net, condition_ids(config), times.tolist(), DDIM().coefficients(times, 20), 2.5).step
+    summary = device.record(step, [(1, 64, 64, c) for c in (4, 1, 4)], slice(None)).summary()
+    assert summary["dispatches"] <= 300
+    assert summary["bytes"] <= 6.0e9
+    assert summary["flops"] <= 490e9
+
+
+def test_a_whole_network_is_fused_and_the_same(gpu: WebGPU) -> None:
+    config = UNetConfig(8, 9, 4, (24, 40), 1, 4, 20, 28, 20, 2, 2.3)
+    weights = synthetic(unet.shapes(config), 0)
+    ids = condition_ids(config)
+    x = noise("fused", (2, 9, 8, 8))
+    want = UNet(config, weights, Reference())(x, 77, ids)
+    caps = replace(gpu.caps, kind="discrete")
+    fused = UNet(config, weights, WebGPU(gpu.gpu, caps, always(CPU)))
+    out = fused(x, 77, ids)
+    assert relative(out, want) <= 2e-5
+    np.testing.assert_array_equal(out, fused(x, 77, ids))
+    taps: list[str] = []
+    tapped = fused(x, 77, ids, tap=lambda path, array: taps.append(path))  # every module is read, one op after the other
+    assert relative(tapped, want) <= 2e-5
+    assert any(path.endswith("nonlinearity") for path in taps)
+    for i in range(2):
+        np.testing.assert_array_equal(out[i : i + 1], fused(x[i : i + 1], 77, ids[i : i + 1]))
