@@ -17,6 +17,7 @@ from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS
 from moebius.backends.webgpu.menu import CPU, always
 from moebius.backends.webgpu.ops import lambdas
+from moebius.check.lockstep import LockStep, Row
 from moebius.check.specs.case import Size
 from moebius.model import unet
 from moebius.model.denoise import Denoiser
@@ -185,3 +186,12 @@ def test_a_whole_network_is_fused_and_the_same(gpu: WebGPU) -> None:
     assert any(path.endswith("nonlinearity") for path in taps)
     for i in range(2):
         np.testing.assert_array_equal(out[i : i + 1], fused(x[i : i + 1], 77, ids[i : i + 1]))
+
+
+def test_validation_holds_what_is_fused_to_the_ops_own_bounds(llvmpipe: WebGPU) -> None:
+    config, rows = UNetConfig(8, 9, 4, (24, 40), 1, 4, 20, 28, 20, 2, 2.3), list[Row]()
+    device = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete"), always(CPU))
+    net = UNet(config, synthetic(unet.shapes(config), 0), LockStep(device, rows.append))
+    net(noise("fused", (2, 9, 8, 8)), 77, condition_ids(config))
+    assert {"layer_norm", "group_norm", "concat", "self_lambda", "cross_lambda", "feed_forward", "dwconv", "linear"} <= {r.op for r in rows}
+    assert all(row.ok for row in rows), max(rows, key=lambda row: row.relative_l2 / (row.limit or 1))

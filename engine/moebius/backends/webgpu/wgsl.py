@@ -127,7 +127,7 @@ def _decided(text: str, shader: str) -> str:
     return text
 
 
-FUNCTION = re.compile(r"^(@[^\n]*\n)?fn (\w+)\(.*?^\}\n", re.M | re.S)
+FUNCTION = re.compile(r"^(@(?:compute|vertex|fragment)[^\n]*\n)?fn (\w+)\(.*?^\}\n", re.M | re.S)
 
 
 def _needed(text: str) -> str:
