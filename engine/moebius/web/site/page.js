@@ -230,7 +230,8 @@ async function start() {
     const marks = sample.mask ? [bitmap(sample.mask)] : [];
     editor.open({ canvas: canvasOf(sample.picture), name: "sample.png", type: "image/png" }, marks);
   }
-  idle(note || "Ready");
+  idle("Ready");
+  if (note) say(note);
   page.state = "ready";
   if (sample) page.offline = await keepForOffline().catch((error) => console.warn("The page is not kept for offline use:", error.message));
 }
