@@ -364,6 +364,8 @@ def test_discarding_goes_on_and_a_save_that_fails_does_not(app: App, tmp_path: P
     app.folder = tmp_path / "nowhere"
     app.close()
     app.key("s")
+    app.close()  # while it is written
+    assert not app.closing
     patient(app)
     assert (app.closing, app.is_error, app.unsaved) == (False, True, True)
     app.close()

@@ -51,6 +51,7 @@ class Desk:
         self.question: Question | None = None
         self.closing = False  # the window may go
         self.unsaved = False  # a fill was made since the last one was saved
+        self.saving, self._leaving = 0, False  # files that are being written; the window goes when they are
         self.changed = True  # something is to be drawn
         self.paste_text: Callable[[], str] = lambda: ""  # the clipboard's
         self._choosing, self._opened = False, 0
@@ -169,24 +170,29 @@ class Desk:
         if fill is None or self.path is None:
             self.say("There is no result in view to save; Enter makes one." if not self.results else "Right shows a result to save.")
             return
-        self.unsaved = False
+        self.saving, self.unsaved = self.saving + 1, False
         self.say(f"Saving {self.path.stem}-filled …")
         work = partial(save, fill.result, fill.photo, self.path, self.folder)
         self.errands.file(work, partial(self._saved, then), self._not_saved)
 
     def _saved(self, then: Callable[[], object] | None, path: Path) -> None:
+        self.saving -= 1
         self.say(f"Saved as {path}")
         if then is not None:
             then()
+        elif self._leaving:
+            self.close()
 
     def _not_saved(self, error: Exception) -> None:
-        self.unsaved = True
+        self.saving, self.unsaved, self._leaving = self.saving - 1, True, False
         self.wrong(error)
 
     # leaving -----------------------------------------------------------------------------------------------------
     def close(self) -> None:
         """Somebody wants the window to go."""
-        if not self.unsaved:
+        if self.saving:
+            self._leaving = True
+        elif not self.unsaved:
             self.closing = True
         elif self.question is None:
             self._ask(BEFORE_CLOSING, self._let_close)
@@ -199,9 +205,12 @@ class Desk:
         answers = (
             ("Save", "s", partial(self._save_newest, go_on)),
             ("Discard", "d", partial(self._discard, go_on)),
-            ("Cancel", "escape", lambda: None),
+            ("Cancel", "escape", self._stay),
         )
         self.question = Question(text, answers)
+
+    def _stay(self) -> None:
+        self.opening = ""
 
     def _discard(self, then: Callable[[], object]) -> None:
         self.unsaved = False
