@@ -21,7 +21,9 @@ from moebius.model.unet import UNet, UNetConfig, shapes
 from moebius.model.vae import VAE, VAEConfig
 from moebius.model.vae import shapes as vae_shapes
 from moebius.pictures.metadata import read_metadata
-from moebius.view.app import FOOT, MARGIN
+from moebius.view import layout
+from moebius.view.keys import HELP
+from moebius.view.layout import FOOT, HEAD, MARGIN
 
 pytest_plugins = ("view_fixtures",)
 
@@ -114,10 +116,11 @@ def test_resizing_keeps_the_picture_whole_and_in_shape(view: Session, size: tupl
         shot = view.picture()
         bright = shot.min(axis=2) > 80
         bright[round(view.to_window(0, PHOTO_SIZE[1])[1]) :] = False  # what is written below it
+        bright[:HEAD] = False  # and above
         rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
         wide, tall = np.ptp(columns) + 1, np.ptp(rows) + 1
         assert abs(wide / tall - PHOTO_SIZE[0] / PHOTO_SIZE[1]) < 2 / min(wide, tall)
-        assert max(wide / size[0], tall / (size[1] - MARGIN - FOOT)) > 0.9  # fitted: it takes the room there is
+        assert max(wide / size[0], tall / (size[1] - HEAD - MARGIN - FOOT)) > 0.9  # fitted: it takes the room there is
         want = gradient(*PHOTO_SIZE)
         assert np.abs(in_picture(view, shot) - want).max() <= 8
     finally:
@@ -140,9 +143,9 @@ def test_a_picture_at_its_own_size_is_shown_as_it_is(view: Session, tmp_path: Pa
     assert view.ask("camera")["scale"] == 1
     x, y = view.ask("camera")["origin"]
     window = view.ask("camera")["window"]
-    left, top = max(0, -x), max(0, -y)
+    left, top = max(0, -x), max(0, HEAD - y)  # below the toolbar
     crop = noise[top : top + window[1] - 200, left : left + window[0]]
-    shown = view.picture()[max(0, y) : max(0, y) + crop.shape[0], max(0, x) : max(0, x) + crop.shape[1]]
+    shown = view.picture()[max(HEAD, y) : max(HEAD, y) + crop.shape[0], max(0, x) : max(0, x) + crop.shape[1]]
     assert np.array_equal(shown, crop[: shown.shape[0], : shown.shape[1]])
 
 
@@ -175,9 +178,15 @@ def test_twice_the_dots_are_twice_the_pixels_and_a_wrong_argument_is_said_in_the
         assert session.ask("camera")["ui"] == 2
         white = session.picture().min(axis=2) > 225
         lines = np.flatnonzero(np.diff(white.any(axis=1).astype(int)) == 1)
-        assert 48 <= np.median(np.diff(lines)) <= 52  # a line of the help is 25 high
-        session.process.send_signal(signal.SIGINT)
+        size, _ = layout.help_size(HELP, SCREEN, 2)
+        assert abs(np.median(np.diff(lines)) - layout.help_step(size, 2)) <= 2
+        session.key("h")
+        session.drag((50, 50), (90, 60))
+        session.ask(f"take_steps {MANY_STEPS}")
+        session.start(1)
+        session.process.send_signal(signal.SIGINT)  # in the middle of a run
         assert session.ended() == 130
+        assert "Traceback" not in session.said()
     finally:
         session.kill()
         double.close()
@@ -248,6 +257,40 @@ def test_results_are_browsed_compared_and_saved(view: Session, inpaint: Inpainte
     assert saved[2].name in view.ask("state")["message"]
     view.key("Left", "Left", "Left")
     assert view.ask("state")["shown"] == 0
+
+
+def test_the_toolbar_the_dialog_the_way_back_and_what_is_asked(view: Session, folder: Path) -> None:
+    view.click("erase")
+    assert view.ask("state")["erasing"]
+    view.click("brush")
+    view.drag((50, 50), (90, 60))
+    mask = view.mask()
+    view.click("fill")
+    view.idle()
+    filled = view.picture()
+    assert view.ask("state")["results"] == 1
+    view.drag((20, 100), (60, 100))  # on the fill
+    stroke = view.mask()
+    assert stroke.any()
+    assert not (stroke & mask).any()
+    assert view.ask("state")["results"] == 0
+    assert not differs(in_picture(view, view.picture()), in_picture(view, filled))[near(mask, 2)].any()
+    view.click("undo")
+    view.key("ctrl+z")  # the fill
+    assert np.array_equal(view.mask(), mask)
+    view.key("ctrl+shift+z")
+    assert view.ask("state")["shown"] == 1
+    assert view.shows(filled)
+    view.key("ctrl+shift+z")
+    assert np.array_equal(view.mask(), stroke)
+    view.ask_to_close()
+    view.wait("state", lambda state: state["question"])
+    view.key("Escape")
+    view.ask(f"answer_dialog {shutil.copy(folder / 'photo.png', folder / 'chosen.png')}")
+    view.key("ctrl+o")
+    assert view.ask("state")["question"]
+    view.key("d")
+    assert view.ask("state")["path"] == str(folder / "chosen.png")
 
 
 def test_esc_stops_within_a_step(view: Session) -> None:

@@ -177,7 +177,7 @@ def test_lines_fit_and_no_word_is_lost() -> None:
     lines = labels.wrapped(text, 15, 200)
     assert all(labels.width(line, 15) <= 200 for line in lines)
     assert "".join(lines).replace(" ", "") == labels.plain(text).replace(" ", "")
-    assert labels.plain("é × … 像") == "e x ... ?"
+    assert labels.plain("e\u0301 ×像\n") == "é x像 "
 
 
 def test_the_atlas_holds_what_was_placed() -> None:
@@ -215,7 +215,7 @@ def test_closing_ends_a_download() -> None:
     worker = Worker(load, lambda: None, largest_side=64)
     worker.begin()
     assert begun.wait(60)
-    worker.close()
+    assert worker.close(60)
 
 
 # files ---------------------------------------------------------------------------------------------------------------

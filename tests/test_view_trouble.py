@@ -17,6 +17,7 @@ from view_harness import SCREEN, Screen, Session
 from view_screen import MANY_STEPS, MODEL, differs
 
 from moebius import sample
+from moebius.view.layout import BAR
 
 pytest_plugins = ("view_fixtures",)
 ENGINE = Path(__file__).parents[1] / "engine/moebius"
@@ -30,7 +31,9 @@ def test_what_cannot_be_read_is_said_and_the_photo_stays(view: Session, tmp_path
     state = view.ask("state")
     assert state["error"]
     assert "broken.png" in state["message"]
-    assert differs(view.picture(), before)[:100].any()  # it is on the screen
+    there = differs(view.picture(), before)
+    assert there[-BAR:].any()  # it is on the screen
+    assert not there[:-BAR].any()  # and not on the picture
     view.key("Escape")
     assert view.shows(before)
 

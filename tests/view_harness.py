@@ -75,9 +75,11 @@ class Session:
         command = [sys.executable, __file__, "view", *map(str, arguments)]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 # it is open as long as the process
         pipe = subprocess.PIPE
+        self.begun = time.monotonic()
         self.process = subprocess.Popen(command, env=environment, cwd=cwd, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
         try:
             self.wait("frames", lambda n: n > 0)
+            self.wait("state", lambda state: not state["opening"])
             self.point(*self.to_window(0, 0))
         except BaseException:
             self.kill()
@@ -96,6 +98,10 @@ class Session:
         if not answer:
             raise AssertionError(f"The window has ended: {self.process.wait(10)}\n{self.said()}")
         return json.loads(answer)
+
+    def first_frame(self) -> float:
+        """Seconds from the start of the process to the first frame that it drew."""
+        return float(self.ask("first_drawn")) - self.begun
 
     def said(self) -> str:
         self.errors.seek(0)
@@ -147,6 +153,12 @@ class Session:
     def point(self, x: int, y: int) -> None:
         self.screen.xdotool("mousemove", x, y)
 
+    def click(self, button: str) -> None:
+        """A button of the toolbar."""
+        x, y = self.ask(f"button {button}")
+        self.screen.xdotool("mousemove", round(x), round(y), "click", 1)
+        self.settle()
+
     def drag(self, *points: tuple[float, float], button: int = 1, hold: str = "") -> None:
         """In one command, as fast as the server takes it; points of the picture."""
         words: list[object] = ["keydown", hold] if hold else []
@@ -195,8 +207,8 @@ class Session:
         to.send_event(ClientMessage(window=to, client_type=self.screen.display.intern_atom(kind), data=(32, data)))
         self.screen.display.sync()
 
-    def drop(self, path: Path) -> None:
-        """A drag-and-drop source as file managers are one (XDND 5)."""
+    def drop(self, path: Path, discard: bool = True) -> None:
+        """A drag-and-drop source as file managers are one (XDND 5). Whether to save what is there before is answered with no."""
         from Xlib import X
         from Xlib.protocol.event import SelectionNotify
 
@@ -225,6 +237,8 @@ class Session:
                 break
         source.destroy()
         self.settle()
+        if discard and self.ask("state")["question"]:
+            self.key("d")
 
     def ended(self, patience: float = PATIENCE) -> int:
         return self.process.wait(patience)
@@ -248,6 +262,9 @@ class Inspector:
         self.folder = tempfile.mkdtemp()
         self.moves: list[float] = []
         self.steps: list[int] = []  # of every run
+        self.app.notices.slowness = 1000.0  # a message waits for a busy machine
+        self.drawn: list[float] = []
+        self._note_frames()
         self._count_moves()
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -259,6 +276,21 @@ class Inspector:
             self.moves.append(time.monotonic())
 
         self.app.move = counted
+
+    def _note_frames(self) -> None:
+        renderer = self.window.renderer
+        draw = renderer.draw
+
+        def noted(scene: Any) -> bool:
+            shown = bool(draw(scene))
+            if shown and not self.drawn:
+                self.drawn.append(time.monotonic())
+            return shown
+
+        renderer.draw = noted
+
+    def first_drawn(self) -> float:
+        return self.drawn[0]
 
     def _serve(self) -> None:
         for line in sys.stdin:
@@ -274,7 +306,7 @@ class Inspector:
         return self.window.frames
 
     def changed(self) -> bool:
-        return bool(self.app.changed or not self.app.worker.events.empty())
+        return bool(self.app.changed or not self.app.worker.events.empty() or self.app.errands.pending)
 
     def camera(self) -> dict[str, Any]:
         camera = self.app.camera
@@ -300,7 +332,25 @@ class Inspector:
             "title": app.title,
             "device": app.device,
             "seed": app.seed,
+            "opening": app.opening,
+            "question": app.question is not None,
+            "typed": app.typed,
+            "erasing": app.easel.erasing,
+            "sample": app.is_sample,
         }
+
+    def button(self, name: str) -> list[float]:
+        """The middle of a button of the toolbar."""
+        from moebius.view import layout
+
+        x, y, width, height = layout.buttons(self.app.camera.window, self.app.ui)[name]
+        return [x + width / 2, y + height / 2]
+
+    def answer_dialog(self, path: str) -> None:
+        """The system's dialog, from here on."""
+        from moebius.view import dialogs
+
+        dialogs.command = lambda _: [sys.executable, "-c", f"print({path!r})"]
 
     def running(self) -> dict[str, Any] | None:
         run = self.app.running
@@ -351,7 +401,10 @@ class Inspector:
 def main() -> int:
     from moebius.__main__ import main as command
     from moebius.inpaint.run import Run
+    from moebius.view import dialogs
     from moebius.view.window import Window
+
+    dialogs.command = lambda _: None  # type: ignore[assignment] # none is opened on this display
 
     begin, stages, inspectors = Window.run, Run._stages, []
 

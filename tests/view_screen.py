@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 from view_harness import Session
 
-from moebius.view.scene import OPACITY, TINT
+from moebius.view.pencil import TINT
+from moebius.view.scene import OPACITY
 
 STEPS = 12  # of which 11 are taken: the strength is 0.99
 MANY_STEPS = 400  # a run that is not over before it is cancelled

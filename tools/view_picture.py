@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from view_harness import Screen, Session  # noqa: E402
 
-SIZE = (620, 640)
+SIZE = (620, 600)
 PART = 0.7  # of the steps
 
 
@@ -27,9 +27,12 @@ def main() -> None:
     try:
         session.wait("state", lambda state: state["device"])
         session.resize(*SIZE)
-        session.point(SIZE[0] * 2 // 3, SIZE[1] // 3)
+        x, y = session.ask("button brush")
+        session.point(round(x), round(y))  # its words
+        time.sleep(1.0)
         session.settle()
         painted = window(screen)
+        session.point(SIZE[0] * 2 // 3, SIZE[1] // 3)
         session.screen.xdotool("key", "Return")
         session.wait("running", lambda run: run is not None and run["total"] and run["done"] >= PART * run["total"])
         time.sleep(0.1)  # a driver shows a frame some time after it was given it

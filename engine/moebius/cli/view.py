@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
+from moebius.cli.endings import DONE, STOPPED
 from moebius.cli.load import load_model
-from moebius.cli.output import say, say_nothing
+from moebius.cli.output import say, say_error, say_nothing
 from moebius.cli.progress import Transfer
 from moebius.errors import AdapterError
 
@@ -48,17 +51,32 @@ def view(args: argparse.Namespace) -> int:
     Settings(**settings)  # raises before a window opens
     check_device(args.device)
     try:
-        from moebius.view.window import Window
+        from moebius.view.window import Interrupted, Window
     except ImportError as error:
         raise AdapterError(f"The window needs the package glfw, which cannot be imported ({error}); pip install glfw.") from error
 
     window = Window(partial(load, args), settings)
     if args.photo is None:
-        window.app.open(sample.photo(), sample.mask(), folder=Path.cwd())
+        window.app.open(sample.photo(), sample.mask(), folder=Path.cwd(), sample=True)
     else:
         window.app.open(args.photo, args.mask)
-    window.run()
-    return 0
+    try:
+        ended = window.run()
+    except Interrupted as interrupted:
+        if not interrupted.ended:
+            leave("stopped", STOPPED)
+        raise
+    if not ended:
+        leave("", DONE)
+    return DONE
+
+
+def leave(why: str, code: int) -> None:
+    """Ends the process, whatever its threads do: a step of a large model on the CPU may take minutes, and nothing waits for it any more."""
+    if why:
+        say_error(why)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def load(args: argparse.Namespace, go_on: Callable[[], None]) -> Inpainter:

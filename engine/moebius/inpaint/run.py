@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError, UsageError
+from moebius.inpaint.clock import Clock
 from moebius.inpaint.cost import large_mask
 from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.item import Item
@@ -396,19 +396,3 @@ class Run:
             lambda i: self._picture(i, "raw"),
             self._array,
         )
-
-
-class Clock:
-    """book(stage) puts down the seconds since the call before under that stage; those before resume() are nobody's."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def book(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
-
-    def resume(self) -> None:
-        self._last = time.perf_counter()

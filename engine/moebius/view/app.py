@@ -1,47 +1,27 @@
-"""What the window does: pointer, keys and events of a run in, state for `scene.build` out. It knows neither glfw nor the GPU.
+"""What the window does: pointer, keys, buttons and events of a run in, state for `scene.build` out. It knows neither glfw nor the GPU.
 
 Positions are framebuffer pixels; keys are named as they are printed ("a", "[", "?"), others by words ("enter", "left", "space").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from moebius.errors import MoebiusError
-from moebius.pictures import mask as masks
-from moebius.pictures import photo as photos
-from moebius.pictures.photo import Photo
-from moebius.view import brush
-from moebius.view.camera import NOTCH, Camera
+from moebius.view import brush, clipboard, easel, keys, layout
 from moebius.view.canvas import MaskCanvas
+from moebius.view.desk import Desk
+from moebius.view.errands import Errands
 from moebius.view.geometry import Point
+from moebius.view.history import Fill, Sheet
 from moebius.view.job import Event, Failed, Finished, Loaded, Place, Progress, Worker
-from moebius.view.picture import Picture
-from moebius.view.save import save
-
-if TYPE_CHECKING:
-    from moebius.inpaint.result import Result
-
-RESULT_BYTES = 1 << 30  # what kept results may take; the oldest go first
-MARGIN, FOOT = 16, 88  # logical pixels around the fitted picture and below it
-
-Drag = Literal["paint", "erase", "box", "unbox", "pan"]
-
-
-@dataclass(frozen=True)
-class KeptResult:
-    """A result that can be browsed and saved."""
-
-    result: Result
-    picture: Picture
-    seed: int
-    ms_per_step: float | None
+from moebius.view.toolbar import Hover
 
 
 @dataclass
@@ -52,73 +32,83 @@ class Running:
     seed: int
     hole: np.ndarray
     progress: Progress
+    sheet: Sheet
 
 
-class App:
-    def __init__(self, worker: Worker, settings: dict[str, Any], largest_side: int) -> None:
-        self.worker, self.settings, self.largest_side = worker, settings, largest_side
-        self.seed = self.first_seed = int(settings.get("seed", 0))
-        self.camera, self.ui = Camera(), 1.0  # ui: framebuffer pixels a logical one
-        self.photo: Photo | None = None
-        self.path: Path | None = None
-        self.folder: Path | None = None  # where results go; None: beside the photo
-        self.picture: Picture | None = None
-        self.canvas: MaskCanvas | None = None
-        self.results: list[KeptResult] = []
-        self.shown = 0  # 0 is the photo, n the nth result
+class App(Desk):
+    def __init__(
+        self, worker: Worker, errands: Errands, settings: dict[str, Any], largest_side: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(errands, largest_side, int(settings.get("seed", 0)), clock)
+        self.worker, self.settings, self.hover = worker, settings, Hover()
         self.running: Running | None = None
         self.device = ""
-        self.message, self.is_error = "", False
-        self.help = self.comparing = self.space = False
-        self.brush = brush.Brush()
-        self.pointer: Point | None = None
-        self.drag: Drag | None = None
-        self.grabbed: Point = (0.0, 0.0)  # where a box began, in the picture
-        self.changed = True  # something is to be drawn
+        self.comparing = False
+        self._actions: dict[str, Callable[[], object]] = {
+            "fill": lambda: self.start(self.seed),
+            "again": lambda: self.start(self.seed + 1),
+            "stop": self._escape,
+            "escape": self._escape,
+            "clear": lambda: self.easel.edit(MaskCanvas.clear),
+            "invert": lambda: self.easel.edit(MaskCanvas.invert),
+            "undo": self.easel.undo,
+            "redo": self.easel.redo,
+            "brush": lambda: self._take(erasing=False),
+            "erase": lambda: self._take(erasing=True),
+            "swap": lambda: self._take(erasing=not self.easel.erasing),
+            "thinner": lambda: self.easel.resize_brush(1 / brush.KEY),
+            "thicker": lambda: self.easel.resize_brush(brush.KEY),
+            "previous": lambda: self.easel.browse(-1),
+            "next": lambda: self.easel.browse(1),
+            "open": self.choose,
+            "save": self.save,
+            "paste": self.paste,
+            "help": self._toggle_help,
+            "fit": self.camera.fit,
+            "pixels": self.easel.zoom_to_pixels,
+            "closer": lambda: self.easel.zoom(easel.CLOSER),
+            "further": lambda: self.easel.zoom(1 / easel.CLOSER),
+            "compare": partial(self._hold, "compare", True),
+            "pan": partial(self._hold, "pan", True),
+        }
 
-    # pictures ----------------------------------------------------------------------------------------------------
-    def open(self, path: Path, mask: Path | None = None, folder: Path | None = None) -> None:
-        """Another photo. One that cannot be read leaves all as it was."""
-        with self._errors_shown():
-            photo = photos.load(path)
-            marked = None if mask is None else masks.load(mask, photo, force=True, allow_empty=True)  # it is seen at once
-            fill = None if marked is None else marked.fill
-            picture = Picture.of(photo, self.largest_side)
-            width, height = photo.size
-            self.cancel()
-            self.photo, self.path, self.folder, self.picture = photo, path, folder, picture
-            self.canvas = MaskCanvas(width, height, fill)
-            self.results, self.shown, self.drag, self.seed = [], 0, None, self.first_seed
-            self.brush.fit(photo.size)
-            self.camera.picture = photo.size
-            self.camera.fit()
-            self.say(" ".join((*photo.notes, *(marked.notes if marked else ()))))
+    # what there is -----------------------------------------------------------------------------------------------
+    def can(self, action: str) -> bool:
+        """Whether an action of the toolbar has something to do."""
+        sheet, history = self.easel.sheet, self.easel.history
+        match action:
+            case "undo":
+                return history is not None and history.can_undo
+            case "fill":
+                return sheet is not None and sheet.canvas.any()
+            case "compare":
+                return self._comparable
+            case "save":
+                return sheet is not None and sheet.fill is not None
+            case "brush" | "erase":
+                return sheet is not None
+        return True
 
-    def close_picture(self, why: str) -> None:
-        """There is no memory on the GPU to show it."""
-        self.cancel()
-        self.photo = self.path = self.picture = self.canvas = None
-        self.results, self.shown, self.drag = [], 0, None
-        self.say(why, error=True)
-
-    def drop(self, paths: list[Path]) -> None:
-        if paths:
-            self.open(paths[0])
+    @property
+    def _comparable(self) -> bool:
+        history = self.easel.history
+        return history is not None and (self.shown > 0 or self.running is not None or history.sheet.picture is not history.original)
 
     # a run -------------------------------------------------------------------------------------------------------
     def start(self, seed: int) -> None:
+        sheet = self.easel.sheet
         if self.running is not None:
-            self.say("A run is on its way; Esc cancels it.")
-        elif self.photo is None or self.canvas is None:
+            self.say("A run is on its way; Esc stops it.")
+        elif sheet is None:
             self.say("Drop a picture on the window first.")
-        elif not self.canvas.fill.any():
-            self.shown = 0
+        elif not sheet.canvas.any():
             self.say("Paint over what should go first.")
         else:
-            self.seed, self.shown, self.help = seed, 0, False
-            hole = self.canvas.fill.copy()
-            number = self.worker.start(self.photo, hole, self.settings | {"seed": seed})
-            self.running = Running(number, seed, hole, Progress(number, "Starting" if self.device else "Loading the model"))
+            self.easel.end_drag(commit=True)
+            self.seed, sheet.shown, self.help = seed, 0, False
+            hole = sheet.canvas.fill.copy()
+            number = self.worker.start(sheet.photo, hole, self.settings | {"seed": seed})
+            self.running = Running(number, seed, hole, Progress(number, "Starting" if self.device else "Loading the model"), sheet)
             self.say("")
 
     def cancel(self) -> None:
@@ -127,14 +117,26 @@ class App:
             self.running, self.changed = None, True
 
     def handle_events(self) -> None:
-        """All that the worker has sent since; events of a run that was cancelled are dropped."""
+        """All that threads have sent since; events of a run that was cancelled are dropped."""
         while not self.worker.events.empty():
             self._handle(self.worker.events.get())
+        if self.errands.handle():
+            self.changed = True
+        now = self.clock()
+        if self.notices.expire(now) | self.hover.appears(now):
+            self.changed = True
+
+    def due(self) -> float | None:
+        """Seconds until something changes by itself, if it does."""
+        now = self.clock()
+        return min((s for s in (self.notices.due(now), self.hover.due(now)) if s is not None), default=None)
 
     def _handle(self, event: Event) -> None:
         run = self.running
         if isinstance(event, Loaded):
             self.device = event.device
+            if event.warnings:
+                self.say(" ".join(event.warnings), error=True)
         elif isinstance(event, Failed) and (event.number == 0 or (run is not None and run.number == event.number)):
             self.cancel()  # where loading failed, a run that waits for it would try again
             self.say(event.text, error=True)
@@ -142,171 +144,134 @@ class App:
             return
         elif isinstance(event, Progress):
             run.progress = event
-        elif isinstance(event, Finished):
-            self.results.append(KeptResult(event.result, event.picture, run.seed, run.progress.ms_per_step))
-            while len(self.results) > 1 and sum(3 * k.picture.levels[0].nbytes for k in self.results) > RESULT_BYTES:
-                self.results.pop(0)
-            self.shown, self.running = len(self.results), None
-            known = () if self.photo is None else self.photo.notes
-            self.say(" ".join(note for note in event.result.notes if note not in known))
+        elif isinstance(event, Finished) and self.easel.history is not None:
+            self.running, self.unsaved = None, True
+            fill = Fill(event.result, event.photo, event.picture, run.hole, run.seed, run.progress.ms_per_step)
+            self.easel.end_drag(commit=True)
+            seen = self.easel.history.keep(fill, run.sheet)
+            self.say(self.notices.once(event.result.notes) if seen else "The fill is ready, on the picture that it was begun on.")
         self.changed = True
 
-    def save(self) -> None:
-        if not self.shown:
-            self.say("There is no result in view to save; Enter makes one." if not self.results else "Right shows a result to save.")
-            return
-        assert self.photo is not None
-        assert self.path is not None
-        with self._errors_shown():
-            self.say(f"Saved as {save(self.results[self.shown - 1].result, self.photo, self.path, self.folder)}")
-
     # keys --------------------------------------------------------------------------------------------------------
-    def key(self, name: str, control: bool = False) -> None:
-        if control:
-            actions: dict[str, Callable[[], object]] = {"z": self._undo, "y": self._redo}
-        else:
-            actions = {
-                "enter": lambda: self.start(self.seed),
-                "r": lambda: self.start(self.seed + 1),
-                "escape": self._escape,
-                "c": lambda: self._edit(MaskCanvas.clear),
-                "i": lambda: self._edit(MaskCanvas.invert),
-                "[": lambda: self._resize_brush(1 / brush.KEY),
-                "]": lambda: self._resize_brush(brush.KEY),
-                "left": lambda: self._browse(-1),
-                "right": lambda: self._browse(1),
-                "s": self.save,
-                "h": self._toggle_help,
-                "?": self._toggle_help,
-                "0": self.camera.fit,
-                "1": lambda: self.camera.zoom(1 / self.camera.scale, self.pointer or self.camera.middle),
-                "b": lambda: setattr(self, "comparing", True),
-                "space": lambda: setattr(self, "space", True),
-            }
-        if name in actions:
-            if name not in ("b", "space"):
-                self.message = ""  # it was read by now
-            actions[name]()
-            self.changed = True
+    def key(self, name: str, control: bool = False, shift: bool = False) -> None:
+        action = keys.action(name, control, shift)
+        if self.question is not None:
+            for i, (_, key, _) in enumerate(self.question.answers):
+                if name == key or (name == "enter" and i == 0):
+                    self.answer(i)
+                    return
+        elif self.typed is not None:
+            self._typing(name, control)
+        elif action is not None:
+            self.act(action)
+
+    def act(self, action: str) -> None:
+        if action not in keys.HELD:
+            self.notices.text = ""  # it was read by now
+        self._actions[action]()
+        self.changed = True
+
+    def _typing(self, name: str, control: bool) -> None:
+        if name == "enter":
+            typed, self.typed = self.typed, None
+            if typed and typed.strip():
+                try:
+                    self.drop([clipboard.file_named(typed)])
+                except MoebiusError:
+                    self.say(f"There is no file {typed.strip()}.", error=True)
+        elif name == "escape":
+            self.typed = None
+        elif name == "backspace" and self.typed:
+            self.typed = self.typed[:-1]
+        elif name == "v" and control:
+            self.paste()
+        self.changed = True
 
     def key_up(self, name: str) -> None:
-        if name == "b":
-            self.comparing = False
-        elif name == "space":
-            self.space = False
+        held = keys.PLAIN.get(name)
+        if held in keys.HELD:
+            self._hold(held, False)
+
+    def _hold(self, what: str, down: bool) -> None:
+        if what == "compare":
+            self.comparing = down
+        else:
+            self.easel.panning = down
         self.changed = True
 
     def focus_lost(self) -> None:
         """All keys and buttons are taken as up: the window hears no more of those that come up."""
-        self.comparing = self.space = False
-        self._end_drag(commit=False)
+        self.comparing = self.easel.panning = False
+        self.easel.end_drag(commit=False)
         self.changed = True
 
     def _escape(self) -> None:
-        if self.drag in ("box", "unbox"):
-            self.drag = None
+        if self.easel.drag in ("box", "unbox"):
+            self.easel.drag = None
         elif self.running is not None:
             self.cancel()
-            self.say("Cancelled.")
+            self.say("Stopped.")
         else:
             self.help = False
 
     def _toggle_help(self) -> None:
         self.help = not self.help
 
-    def _edit(self, change: Callable[[MaskCanvas], object]) -> None:
-        if self.canvas is not None:
-            self._end_drag(commit=True)
-            self.shown = 0
-            change(self.canvas)
-
-    def _undo(self) -> None:
-        self._edit(MaskCanvas.undo)
-
-    def _redo(self) -> None:
-        self._edit(MaskCanvas.redo)
-
-    def _browse(self, by: int) -> None:
-        if self.running is None:
-            self.shown = min(max(self.shown + by, 0), len(self.results))
-
-    def _resize_brush(self, factor: float) -> None:
-        self.brush.resize(factor, self.camera.picture)
+    def _take(self, erasing: bool) -> None:
+        self.easel.end_drag(commit=True)
+        self.easel.erasing = erasing
 
     # pointer -----------------------------------------------------------------------------------------------------
     def press(self, button: str, shift: bool = False) -> None:
-        if self.photo is None or self.canvas is None or self.pointer is None or self.drag is not None:
+        at, window = self.easel.pointer, self.camera.window
+        if at is None or self.easel.drag is not None:
             return
-        self.message, self.help, self.changed = "", False, True
-        if button == "middle" or self.space:
-            self.drag = "pan"
-            return
-        if button not in ("left", "right"):
-            return
-        self.shown = 0
-        here = self.grabbed = self.camera.to_picture(self.pointer)
-        if shift:
-            self.drag = "box" if button == "left" else "unbox"
-            return
-        self.drag = "paint" if button == "left" else "erase"
-        self.canvas.begin()
-        self.canvas.stroke(here, here, self.brush.radius, self.drag == "paint")
+        self.changed = True
+        if self.question is not None:
+            _, _, places = layout.question(self.question.text, [a[0] for a in self.question.answers], window, self.ui)
+            for i, place in enumerate(places):
+                if layout.contains(place, at):
+                    self.answer(i)
+                    return
+        elif (name := layout.button_at(at, window, self.ui)) is not None:
+            if button == "left" and self.typed is None:
+                self.hover.pressed()
+                self.act("stop" if name == "fill" and self.running is not None else name)
+        elif self._on_drop_field(at):
+            self.act("open")
+        elif not layout.in_bars(at, window, self.ui):
+            self.notices.text, self.help, self.typed = "", False, None
+            self.easel.press(button, shift)
+
+    def _on_drop_field(self, at: Point) -> bool:
+        return self.has_drop_field and layout.contains(layout.drop_field(self.camera.window, self.ui, self.is_sample), at)
+
+    @property
+    def has_drop_field(self) -> bool:
+        """Beside the sample, as long as it lies as it was; and where there is no picture."""
+        return (self.is_sample and self.camera.fitted and self.running is None) if self.easel.sheet else not self.opening
 
     def move(self, to: Point | None) -> None:
-        before, self.pointer = self.pointer, to
+        self.easel.move(to)
+        name = None if to is None or self.easel.drag else layout.button_at(to, self.camera.window, self.ui)
+        self.hover.over(name, self.clock())
         self.changed = True
-        if before is None or to is None or self.canvas is None:
-            return
-        if self.drag == "pan" or (self.space and self.drag is None):
-            self.camera.pan(to[0] - before[0], to[1] - before[1])
-        elif self.drag in ("paint", "erase"):
-            self.canvas.stroke(self.camera.to_picture(before), self.camera.to_picture(to), self.brush.radius, self.drag == "paint")
 
     def release(self, button: str) -> None:
-        buttons = {"paint": "left", "box": "left", "erase": "right", "unbox": "right", "pan": button}
-        if self.drag is not None and buttons[self.drag] == button:
-            self._end_drag(commit=True)
-
-    def _end_drag(self, commit: bool) -> None:
-        """A stroke stays as it is; a box is filled only with `commit`, which is when its button comes up."""
-        drag, self.drag = self.drag, None
-        if self.canvas is None:
-            return
-        if drag in ("paint", "erase"):
-            self.canvas.end()
-        elif drag in ("box", "unbox") and commit and self.pointer is not None:
-            self.canvas.begin()
-            self.canvas.box(self.grabbed, self.camera.to_picture(self.pointer), drag == "box")
-            self.canvas.end()
+        if self.comparing and button == "left":
+            self.comparing = False
+        self.easel.release(button)
         self.changed = True
 
     def wheel(self, notches: float, control: bool) -> None:
-        if self.photo is None:
-            return
-        if control and self.pointer is not None:
-            self.camera.zoom(NOTCH**notches, self.pointer)
-        elif not control:
-            self._resize_brush(brush.NOTCH**notches)
+        self.easel.wheel(notches, control)
         self.changed = True
 
     def resize(self, window: tuple[int, int], ui: float) -> None:
         self.ui, self.changed = ui, True
-        self.camera.resize(window, MARGIN * ui, FOOT * ui)
+        self._fit_bars(window)
 
     # what it says ------------------------------------------------------------------------------------------------
-    def say(self, text: str, error: bool = False) -> None:
-        self.message, self.is_error, self.changed = text, error, True
-
-    @contextmanager
-    def _errors_shown(self) -> Iterator[None]:
-        """What goes wrong within is a message in the window."""
-        try:
-            yield
-        except MoebiusError as error:
-            self.say(str(error), error=True)
-        except MemoryError:
-            self.say("There is not enough memory for this picture; close other programs, or use a smaller one.", error=True)
-
     @property
     def patches(self) -> dict[Place, np.ndarray]:
         return {} if self.running is None else self.running.progress.patches

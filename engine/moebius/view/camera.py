@@ -19,6 +19,7 @@ class Camera:
     window: tuple[int, int] = (1, 1)
     margin: float = 0.0  # framebuffer pixels left free around a fitted picture
     foot: float = 0.0  # and below it, where the window says how things are
+    head: float = 0.0  # and, beyond the margin, above it
     scale: float = 1.0
     x: float = 0.0
     y: float = 0.0
@@ -31,23 +32,24 @@ class Camera:
 
     @property
     def middle(self) -> Point:
-        return self.window[0] / 2, self.window[1] / 2
+        """Of what the bars leave free."""
+        return self.window[0] / 2, (self.window[1] + self.margin + self.head - self.foot) / 2
 
     def fit(self) -> None:
         self.fitted, self.scale = True, self._fitting()
         (wide, tall), (width, height) = self._room(), self.picture
-        self.x, self.y = self.margin + (wide - self.scale * width) / 2, self.margin + (tall - self.scale * height) / 2
+        self.x, self.y = self.margin + (wide - self.scale * width) / 2, self.margin + self.head + (tall - self.scale * height) / 2
 
     def _room(self) -> Point:
-        return max(1.0, self.window[0] - 2 * self.margin), max(1.0, self.window[1] - self.margin - self.foot)
+        return max(1.0, self.window[0] - 2 * self.margin), max(1.0, self.window[1] - self.margin - self.head - self.foot)
 
     def _fitting(self) -> float:
         return min(room / p for room, p in zip(self._room(), self.picture, strict=True))
 
-    def resize(self, window: tuple[int, int], margin: float, foot: float) -> None:
+    def resize(self, window: tuple[int, int], margin: float, foot: float, head: float = 0.0) -> None:
         """A fitted picture stays fitted; else what was in the middle stays there."""
         dx, dy = ((new - old) / 2 for new, old in zip(window, self.window, strict=True))
-        self.window, self.margin, self.foot = window, margin, foot
+        self.window, self.margin, self.foot, self.head = window, margin, foot, head
         if self.fitted:
             self.fit()
         else:

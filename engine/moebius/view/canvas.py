@@ -47,6 +47,10 @@ class MaskCanvas:
     def whole(self) -> Rect:
         return Rect(0, 0, self.fill.shape[1], self.fill.shape[0])
 
+    def any(self) -> bool:
+        """Whether anything is marked."""
+        return bool(self.fill[self.extent.slices].any())
+
     def take_dirty(self) -> Rect:
         dirty, self.dirty = self.dirty, NOWHERE
         return dirty
@@ -102,6 +106,10 @@ class MaskCanvas:
         np.logical_not(self.fill, out=self.fill)
         self._change(self.whole)
         self.end()
+
+    @property
+    def can_undo(self) -> bool:
+        return bool(self._done)
 
     def undo(self) -> bool:
         return self._move(self._done, self._undone)

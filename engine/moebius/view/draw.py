@@ -13,7 +13,7 @@ from moebius.backends.webgpu import native, wgsl
 from moebius.backends.webgpu.device import NO_ADAPTER_DRIVER, adapters, guard
 from moebius.errors import AdapterError, DeviceLostError
 from moebius.view.canvas import MaskCanvas
-from moebius.view.geometry import Rect
+from moebius.view.geometry import Four, Rect
 from moebius.view.picture import Picture, reduction
 
 Kind = Literal["photo", "result", "patch", "overlay", "panel", "text"]
@@ -26,7 +26,6 @@ TEXTURES = {
     "patches": "rgba8unorm",
     "labels": "r8unorm",
 }
-Four = tuple[float, float, float, float]
 QUAD_BYTES = 64
 BACKGROUND = (0.094, 0.098, 0.114)
 

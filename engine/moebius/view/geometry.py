@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Point = tuple[float, float]
+Four = tuple[float, float, float, float]  # x, y, width, height; or a colour
 
 
 @dataclass(frozen=True)

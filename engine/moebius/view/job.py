@@ -7,13 +7,15 @@ the window's thread goes on. The Inpainter has a device of its own: what is reco
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moebius.errors import DeviceLostError, MoebiusError, OutOfMemoryError
+from moebius.pictures import photo as photos
 from moebius.pictures.photo import Photo
 from moebius.view.picture import Picture
 
@@ -42,6 +45,7 @@ class Request:
 @dataclass(frozen=True)
 class Loaded:
     device: str
+    warnings: tuple[str, ...] = ()  # as where a GPU was refused, and the CPU computes
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Progress:
 class Finished:
     number: int
     result: Result
+    photo: Photo  # the result as what is painted on next
     picture: Picture
 
 
@@ -88,7 +93,7 @@ class Worker:
         self._number = self._wanted = LOADING
         self._closed = False
         self._model: Inpainter | None = None
-        self._thread = threading.Thread(target=self._work, name="moebius-view-run")
+        self._thread = threading.Thread(target=self._work, name="moebius-view-run", daemon=True)
 
     def begin(self) -> None:
         self._thread.start()
@@ -103,14 +108,18 @@ class Worker:
     def cancel(self) -> None:
         self._wanted = LOADING
 
-    def close(self) -> None:
-        """Returns when the thread has ended: its step still uses the device."""
+    def close(self, patience: float, hurried: Callable[[], bool] = lambda: False) -> bool:
+        """Whether the thread has ended. Its step still uses the device, so it is waited for: so many seconds, or until it is `hurried`."""
         self._closed = True
         self.cancel()
         self._requests.put(None)
+        end = time.monotonic() + patience
+        while self._thread.is_alive() and time.monotonic() < end and not hurried():
+            self._thread.join(0.05)
         if self._thread.is_alive():
-            self._thread.join()
+            return False
         self._model = None
+        return True
 
     # the thread --------------------------------------------------------------------------------------------------
     def _work(self) -> None:
@@ -138,8 +147,9 @@ class Worker:
 
     def _ready(self) -> Inpainter:
         if self._model is None:
-            self._model = self._load(self._check_open)
-            self._send(Loaded(self._model.device))
+            with heard() as warnings:
+                self._model = self._load(self._check_open)
+            self._send(Loaded(self._model.device, tuple(warnings)))
         return self._model
 
     def _check_open(self) -> None:
@@ -167,10 +177,39 @@ class Worker:
             phase = "Denoising" if done < step.total else "Decoding"
             self._send(Progress(number, phase, done, step.total, each, dict(patches)))
         if self._wanted == number:
-            shown = Picture.of_image(run.result.image, self._largest_side)
-            self._send(Finished(number, run.result, shown))
+            photo = built_on(request.photo, run.result)
+            self._send(Finished(number, run.result, photo, Picture.of(photo, self._largest_side)))
 
     def _send(self, event: Event) -> None:
         self.events.put(event)
         if not self._closed:
             self._notify()
+
+
+def built_on(photo: Photo, result: Result) -> Photo:
+    """The result as a photo, with all that came with the one it was made of."""
+    kept = {name: getattr(photo, name) for name in ("extras", "format", "notes", "name")}
+    return replace(photos.load(result.image), **kept)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What is warned of on this thread meanwhile, as sentences. The terminal has it, too."""
+    said: list[str] = []
+    thread = threading.get_ident()
+    log = logging.getLogger("moebius")
+    alone = not log.hasHandlers()  # then Python itself writes warnings to standard error
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                said.append(record.getMessage())
+            if alone and logging.lastResort is not None:
+                logging.lastResort.handle(record)
+
+    listener = Listener(logging.WARNING)
+    log.addHandler(listener)
+    try:
+        yield said
+    finally:
+        log.removeHandler(listener)

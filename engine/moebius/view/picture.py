@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from moebius.pictures import photo as photos
 from moebius.pictures.photo import Photo
 from moebius.pictures.pixels import rescaled
 
@@ -29,10 +28,6 @@ class Picture:
             tall, wide, _ = levels[-1].shape
             levels.append(resized(levels[-1], max(1, wide // 2), max(1, tall // 2)))
         return cls(photo.size, levels)
-
-    @classmethod
-    def of_image(cls, image: Image.Image, largest_side: int) -> Picture:
-        return cls.of(photos.load(image), largest_side)
 
 
 def reduction(size: tuple[int, int], largest_side: int) -> int:
