@@ -265,6 +265,7 @@ NOISE = png(np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8))
         (422, "UsageError", {**FILES, "steps": 0}),
         (422, "UsageError", {**FILES, "steps": 201}),
         (422, "UsageError", {**FILES, "guidance": "nan"}),
+        (422, "UsageError", {**FILES, "refine": 2}),
         (422, "UsageError", {**FILES, "extend": "-1,0,0,0"}),
         (422, "UsageError", {**FILES, "extend": "100000,100000,0,0"}),
         (422, "UsageError", {"image": IMAGE, "mask": NOISE}),
@@ -338,7 +339,7 @@ def test_a_batch_has_the_pictures_of_each_alone(model: Inpainter, client: Client
     """Three that wait together with the same steps and guidance go at once, a fourth with others does not."""
     sizes: list[int] = []
     loop = Run.loop
-    monkeypatch.setattr(Run, "loop", lambda run, items: sizes.append(len(items)) or loop(run, items))
+    monkeypatch.setattr(Run, "loop", lambda run, items, times: sizes.append(len(items)) or loop(run, items, times))
     asked = [{"seed": 1, "steps": 4}, {"seed": 2, "steps": 4, "grow": 2}, {"seed": 3, "steps": 4}, {"seed": 4, "steps": 3}]
     alone = [pixels(client.post(**FILES, **fields)[2]).astype(int) for fields in asked]
     sizes.clear()

@@ -118,6 +118,7 @@ KINDS: dict[str, Callable[[str, Any], Any]] = {
     "rng": text,
     "crop": text,
     "max_windows": whole,
+    "refine": real,
     "blend": text,
     "detail": real,
     "grow": real,

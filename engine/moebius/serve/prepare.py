@@ -33,9 +33,10 @@ def prepared(model: Inpainter, asked: Asked, limits: Limits) -> Run:
     check_fits(photo, Path(f"picture.{asked.format}"))
     mask = chosen_mask(asked, photo, chosen, limits)
     run = model.steps(photo, mask, max_pixels=limits.pixels, **settings)
-    if len(run.modelled) > limits.windows:
+    count = len(run.modelled) + len(run.finer)
+    if count > limits.windows:
         raise UsageError(
-            f"The mask takes {len(run.modelled)} windows; this server takes at most {limits.windows} a picture. "
+            f"The mask takes {count} windows; this server takes at most {limits.windows} a picture. "
             "Grow the mask so that its parts become one, or ask for fewer with max_windows."
         )
     return run

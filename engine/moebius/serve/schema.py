@@ -20,6 +20,7 @@ FIELDS: dict[str, tuple[str, str]] = {  # name: type, what
     "rng": ("string", "whose noise: numpy or torch"),
     "crop": ("string", "where to work: auto, full or upstream"),
     "max_windows": ("integer", "for one picture; with fewer, larger and scaled ones"),
+    "refine": ("number", "how strongly native windows draw over a scaled one's fill, 0 to 1"),
     "blend": ("string", "how to put it back: paste, match, compensate or raw"),
     "detail": ("number", "grain of the surroundings that match adds, 0 to 1"),
     "grow": ("number", "pixels by which the mask grows"),

@@ -11,6 +11,7 @@ from typing import Any
 import moebius
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.record import resolved
+from moebius.inpaint.run import Run
 from moebius.inpaint.settings import Settings
 from moebius.serve.answers import CANCELLED, STOPPING, Failure, RefusedError
 from moebius.serve.batching import Batching
@@ -50,17 +51,21 @@ class Service:
             wanted = asked(body, content_type)
             run = prepared(self.model, wanted, self.limits)
             job.run, job.format = run, wanted.format
-            size = len(run.modelled)
-            batches = -(-size // max(1, min(size, self.model.unet.ops.largest_batch)))
-            job.steps = batches * len(run.timesteps)
+            job.steps = self.steps(len(run.modelled), run.settings.strength, run) + self.steps(len(run.finer), run.settings.refine, run)
             width, height = run.photo.size
-            job.about = {"windows": size, "width": width, "height": height, "seed": run.settings.seed, "notes": list(run.notes)}
+            windows = len(run.modelled) + len(run.finer)
+            job.about = {"windows": windows, "width": width, "height": height, "seed": run.settings.seed, "notes": list(run.notes)}
             self.queue.ready(job, width * height)
         except BaseException:
             self.queue.leave(job)
             job.fail(CANCELLED)
             self._ended(job)
             raise
+
+    def steps(self, windows: int, strength: float, run: Run) -> int:
+        """Of the sampling loop for so many windows, if the device takes as many at once as it is said to; each step tells anew."""
+        batches = -(-windows // max(1, min(windows, self.model.unet.ops.largest_batch)))
+        return batches * len(self.model.scheduler.timesteps(run.settings.steps, strength)) if windows else 0
 
     def publish(self, job: Job) -> None:
         """From now on it can be asked for by its id."""

@@ -94,7 +94,7 @@ class Worker(threading.Thread):
                 if self._goes_on(job):
                     run.finish()
                     self._unwritten.acquire()
-                    self._writer.submit(self._write, job, run.result)
+                    self._writer.submit(self._write, job, run)
             except Exception as error:
                 self._fail(job, error)
 
@@ -118,10 +118,10 @@ class Worker(threading.Thread):
         job.fail(failure(error))
         self.ended(job)
 
-    def _write(self, job: Job, result: Result) -> None:
+    def _write(self, job: Job, run: Run) -> None:
         try:
             if self._goes_on(job):
-                job.finish(picture(job, result))
+                job.finish(picture(job, run.result))  # put together here, beside the next one's computing
                 self.ended(job)
         except BaseException as error:
             self._fail(job, error)
