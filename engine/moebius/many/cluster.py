@@ -315,7 +315,8 @@ def connect(ray: Any, address: str) -> bool:
     """True where this has connected, or started Ray on this machine alone; a program that is connected stays so."""
     if ray.is_initialized():
         return False
-    more: dict[str, Any] = {"address": address} if address else {"include_dashboard": False, "object_store_memory": STORE}
+    local = {"address": "local", "include_dashboard": False, "object_store_memory": STORE}  # and never one that happens to run here
+    more: dict[str, Any] = {"address": address} if address else local
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level="ERROR", **more)
