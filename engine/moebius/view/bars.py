@@ -209,7 +209,7 @@ def _help(pencil: Pencil) -> None:
     first, second = layout.help_columns(HELP, size, ui)
     lines, step = -(-len(HELP) // columns), layout.help_step(size, ui)
     x, y = (window[0] - width) / 2, (window[1] - height) / 2
-    pencil.card((x, y, width, height), alpha=0.97)
+    pencil.card((x, y, width, height), alpha=1)
     for i, (key, what) in enumerate(HELP):
         left = x + px(22) + i // lines * (first + second + px(44))
         at = y + px(0.85 * size) + i % lines * step
