@@ -149,13 +149,13 @@ class Counted:
         self.loop, self.sizes, self.most = loop, [], 100
 
     def __get__(self, run: Any, kind: Any = None) -> Callable[..., Any]:
-        return lambda items: self(run, items)
+        return lambda items, timesteps: self(run, items, timesteps)
 
-    def __call__(self, run: runs.Run, items: Any) -> Any:
+    def __call__(self, run: runs.Run, items: Any, timesteps: Any) -> Any:
         self.sizes.append(len(items))
         if len(items) > self.most:
             raise errors.OutOfMemoryError("x")
-        return self.loop(run, items)
+        return self.loop(run, items, timesteps)
 
 
 # bounds --------------------------------------------------------------------------------------------------------------

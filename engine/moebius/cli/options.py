@@ -58,7 +58,9 @@ def add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", metavar="NAME", help=f"{NAMES}, nano, a folder or a file (nano)")
     p.add_argument("--vae", metavar="FILE", type=Path, help="the VAE's weights, where they are not beside the model's")
     p.add_argument("--revision", metavar="REV", help="of a published model")
-    p.add_argument("--synthetic", choices=["tiny", "full"], help="weights made from a seed instead: the filling is noise")
+    p.add_argument(
+        "--synthetic", metavar="SIZE", choices=["tiny", "full"], help="tiny or full weights made from a seed: the filling is noise"
+    )
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
