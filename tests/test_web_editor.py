@@ -359,7 +359,7 @@ def test_a_large_photo_keeps_its_size_and_its_name(page: Page, hand: Hand, chrom
     hand.choose("#open", tmp_path / "my photo.JPG")
     page.wait("moebius.editor.picture.width === 6000")
     assert page.run(LEAVING) is False, "nothing was done to it"
-    hand.drag([(3000, 2000), (3100, 2000)])
+    hand.drag([(3000, 2000)])
     assert page.run(LEAVING) is True
     fill(page)
     (job,) = page.run("stub.jobs")

@@ -16,7 +16,7 @@ export function paint(context, mark, first = 0) {
     const path = new Path2D();
     const [from, ...to] = mark.points.slice(Math.max(0, first - 1));
     path.moveTo(...from);
-    for (const point of to.length ? to : [from]) path.lineTo(...point);
+    for (const point of to.length ? to : [[from[0] + 0.01, from[1]]]) path.lineTo(...point); // a line of no length is none
     Object.assign(context, { lineWidth: mark.size, lineCap: "round", lineJoin: "round", strokeStyle: "#000" });
     context.stroke(path);
   }
