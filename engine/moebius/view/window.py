@@ -243,7 +243,6 @@ class Window:
     def close(self, hurried: Callable[[], bool] = lambda: False) -> bool:
         """Whether the run's thread has ended; else nothing that it may use is given back."""
         glfw.hide_window(self.handle)  # it is gone at once
-        glfw.poll_events()
         self.app.dialog.close()
         self.app.errands.close()
         if not self.worker.close(PATIENCE, hurried):
