@@ -328,6 +328,7 @@ def check(d: Dispatch, caps: Caps) -> None:
     for axis, n in zip("xyz", d.grid, strict=True):
         within(f"the grid's {axis}", n, limits["max-compute-workgroups-per-dimension"], smaller)
     within("the workgroup's size", d.workgroup[0] * d.workgroup[1], limits["max-compute-invocations-per-workgroup"], "Use another adapter.")
+    within("the workgroup's width", d.workgroup[0], limits["max-compute-workgroup-size-x"], "Use another adapter.")
     within("the workgroup's memory in bytes", d.workgroup_bytes, limits["max-compute-workgroup-storage-size"], "Use another adapter.")
     within("the loop iterations of one invocation", d.iterations, MAX_ITERATIONS, smaller)
     written = {id(b.buffer) for b in d.outputs}
