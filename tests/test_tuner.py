@@ -240,6 +240,7 @@ def test_a_table_is_what_was_written_and_nothing_else_is_one() -> None:
     assert Table.of_json(json.loads(json.dumps(table.as_json()))) == table
     for note in (None, [], {"picks": []}, {"picks": {}, "wrong": {}}, {"picks": {}, "wrong": {}, "seconds": "1"}):
         assert Table.of_json(note) == Table()
+    assert Table.of_json({"picks": {"a": ["r", 10**400, 2]}, "wrong": {}, "seconds": 10**400}) == Table()  # no float
     some = {
         "picks": {"a": ["r", 1, 2], "b": "r", "c": ["r", float("nan"), 2], "d": [1, 1.0, 2]},
         "wrong": {"x": 3},
