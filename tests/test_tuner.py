@@ -99,7 +99,9 @@ def test_what_a_layer_makes_as_it_loads_is_measured_on_numbers_of_its_own(
     first, *_ = calls_of(gpu, case)
     wrong, constants = replace(OTHER, wgx=4), Gemm.constants
     monkeypatch.setattr(Gemm, "constants", lambda self: constants(self) | ({"NORM_SILU": False} if self == wrong else {}))
-    found = Tuner(gpu.gpu, gpu.caps, lambda *_: (CPU, wrong, OTHER), clock(TIMES | {wrong.key: 1.0})).measure(first)
+    tuner = Tuner(gpu.gpu, gpu.caps, lambda *_: (CPU, wrong, OTHER), clock(TIMES | {wrong.key: 1.0}))
+    assert np.isfinite(np.concatenate(tuner._result(tuner._plan(tuner._stand_in(first), CPU)))).all()
+    found = tuner.measure(first)
     assert list(found.wrong) == ([wrong.key] if "SiLU" in name else [])
     assert OTHER.key in found.ms
     norm, spread = first.operands.norm, first.epilogue.spread

@@ -112,7 +112,7 @@ class Plan:
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.
         self._numbers = Buffer(self.device, 4 * MAX_STEPS, "step numbers", "pinned", lambda: np.arange(MAX_STEPS, dtype=np.uint32))
-        self._steps = min((n for d in recording.steps if (n := steps_of(d)) is not None), default=MAX_STEPS)
+        self._steps = min([MAX_STEPS, *(n for d in recording.steps if (n := steps_of(d)) is not None)])
         self.tenant: ReferenceType[Any] | None = None  # whose latents are in the buffers, where a loop runs on this plan
 
     @property
