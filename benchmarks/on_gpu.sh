@@ -74,6 +74,7 @@ SAVES=json step tune $tuning "$python" -m moebius tune --config $config --json "
 SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${named[@]}"
 step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" --json "$out/kernels.json"
 step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
-step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget 165 --brief "${named[@]}" --json "$out/model.json" --only "${peers[@]}"
+left=$((seconds - $(date +%s) + begin)) # what is stopped leaves no figures: it has to know how long it has
+step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((left < 180 ? left > 20 ? left - 15 : 5 : 165)) --brief "${named[@]}" --json "$out/model.json" --only "${peers[@]}"
 [ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" -o "$out/compare.json" --report "$out/compare.md"
 "$python" benchmarks/on_gpu.py "$out"

@@ -22,6 +22,7 @@ from moebius.errors import MoebiusError
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
+import mutate  # noqa: E402
 import plans  # noqa: E402
 import quote  # noqa: E402
 import readme  # noqa: E402
@@ -330,6 +331,12 @@ def test_quoted_code_is_the_code() -> None:
     for page in pages:
         assert quote.with_quotes(page) == page, "run tools/quote.py"
         assert quote.with_quotes(page.replace("eps: float = 1e-5", "eps: float = 1e-6")) == page
+
+
+def test_mutations_quote_lines_that_are_there() -> None:
+    """One that does not would be passed over until all of them are run."""
+    texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in mutate.MUTATIONS}
+    assert [(file, old) for file, changes in mutate.MUTATIONS.items() for old, _ in changes if texts[file].count(old) != 1] == []
 
 
 def test_what_a_step_costs_is_what_the_plan_says(llvmpipe: object) -> None:

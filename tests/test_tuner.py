@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import OPS, Case
+from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, menu
 from moebius.backends.webgpu.calls import GemmCall
@@ -21,7 +22,7 @@ from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.tuned import Pick, Table, Tuned, shape_of
 from moebius.backends.webgpu.tuner import Tuner, differs, shapes
 from moebius.cli.main import run
-from moebius.errors import MoebiusError
+from moebius.errors import DeviceLostError, MoebiusError, OutOfMemoryError
 from moebius.inpaint import tuning
 from moebius.inpaint.device import open_device
 from moebius.web.bundle import ForBrowsers
@@ -31,8 +32,8 @@ OTHER = Gemm("direct", 2, 1, 8, 8, software=True)
 ROWS = (CPU, CPU_THIN, OTHER)
 
 
-def calls_of(gpu: WebGPU, name: str, size: tuple[int, int, int] = (2, 5, 7)) -> list[GemmCall]:
-    case = OPS[name](size)
+def calls_of(gpu: WebGPU, name: str | Case, size: tuple[int, int, int] = (2, 5, 7)) -> list[GemmCall]:
+    case = OPS[name](size) if isinstance(name, str) else name
     params = case.params
     return gpu.layers(*forward(case, gpu, params))[0]
 
@@ -87,6 +88,27 @@ def test_every_kind_of_layer_can_be_measured(llvmpipe: WebGPU, name: str) -> Non
     assert not table.wrong
     assert {row.shape for row in found} == shapes(calls).keys()
     assert all(len(row.ms) == 3 for row in found)
+
+
+@pytest.mark.parametrize("name", ["linear of two", "linear of a group norm with SiLU", "feed_forward of a layer norm"])
+def test_what_a_layer_makes_as_it_loads_is_measured_on_numbers_of_its_own(
+    llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Tensors of a plan that has not run are zeros, on which a norm done wrong would look right."""
+    gpu, case = as_hardware(llvmpipe), FUSED[name][0]((2, 5, 7))
+    first, *_ = calls_of(gpu, case)
+    wrong, constants = replace(OTHER, wgx=4), Gemm.constants
+    monkeypatch.setattr(Gemm, "constants", lambda self: constants(self) | ({"NORM_SILU": False} if self == wrong else {}))
+    tuner = Tuner(gpu.gpu, gpu.caps, lambda *_: (CPU, wrong, OTHER), clock(TIMES | {wrong.key: 1.0}))
+    assert np.isfinite(np.concatenate(tuner._result(tuner._plan(tuner._stand_in(first), CPU)))).all()
+    found = tuner.measure(first)
+    assert list(found.wrong) == ([wrong.key] if "SiLU" in name else [])
+    assert OTHER.key in found.ms
+    norm, spread = first.operands.norm, first.epilogue.spread
+    for tensor in (first.operands.joined, norm and norm.table, spread and spread.variance):
+        if tensor is not None:
+            with pytest.raises(MoebiusError, match="no memory yet"):
+                _ = tensor.buffer.handle
 
 
 def test_a_clock_of_the_machine_is_asked_for_long_enough(llvmpipe: WebGPU) -> None:
@@ -147,7 +169,7 @@ def test_a_row_that_computes_something_else_is_dropped_and_named(
     assert wrong.key in caplog.text
     assert "driver" in caplog.text
     later = tuner.measure(call, table.wrong)
-    assert wrong.key not in later.ms
+    assert wrong.key not in later.ms | later.wrong
     # Nor is it taken where a table of an earlier run names it.
     table.picks[shape_of(call)] = Pick(wrong.key, 9.0, 3)
     assert Tuned(table, {r.key: r for r in (CPU, wrong)}).measured(llvmpipe.caps, call) is None
@@ -169,6 +191,21 @@ def test_a_row_that_does_not_compile_is_dropped_and_the_default_is_not(llvmpipe:
     refused = CPU.tm
     with pytest.raises(MoebiusError, match="gave up"):
         tuner.measure(call)
+
+
+def test_a_lack_of_memory_is_no_fault_of_a_row(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    (call,) = calls_of(llvmpipe, "linear")
+    result = Tuner._result
+
+    def short(self: Tuner, plan: Plan) -> Any:
+        if plan.dispatches[0].kernel.startswith(OTHER.key):
+            raise OutOfMemoryError("no memory for this")
+        return result(self, plan)
+
+    monkeypatch.setattr(Tuner, "_result", short)
+    found = Tuner(llvmpipe.gpu, llvmpipe.caps, three, clock(TIMES)).measure(call)
+    assert found.ms.keys() == {CPU.key, CPU_THIN.key}
+    assert not found.wrong
 
 
 def test_time_ends_between_two_rows_and_a_shape_half_measured_is_none(llvmpipe: WebGPU) -> None:
@@ -205,6 +242,7 @@ def test_a_table_is_what_was_written_and_nothing_else_is_one() -> None:
     assert Table.of_json(json.loads(json.dumps(table.as_json()))) == table
     for note in (None, [], {"picks": []}, {"picks": {}, "wrong": {}}, {"picks": {}, "wrong": {}, "seconds": "1"}):
         assert Table.of_json(note) == Table()
+    assert Table.of_json({"picks": {"a": ["r", 10**400, 2]}, "wrong": {}, "seconds": 10**400}) == Table()  # no float
     some = {
         "picks": {"a": ["r", 1, 2], "b": "r", "c": ["r", float("nan"), 2], "d": [1, 1.0, 2]},
         "wrong": {"x": 3},
@@ -329,12 +367,25 @@ def test_a_device_that_is_opened_for_pictures_has_its_table(llvmpipe: WebGPU, mo
     assert ForBrowsers("llvmpipe").choose is menu.choose  # a page gets the defaults
 
 
-def test_a_tuner_that_fails_leaves_the_defaults(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+@pytest.mark.parametrize("error", [MoebiusError, OutOfMemoryError])
+def test_a_tuner_that_fails_leaves_the_defaults(
+    llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, cache: Path, error: type[MoebiusError]
+) -> None:
     def failing(*_: Any, **__: Any) -> int:
-        raise MoebiusError("no memory for this")
+        raise error("no memory for this")
 
     monkeypatch.setattr(tuning, "measure", failing)
     assert tuning.Automatic(Table())(llvmpipe, calls_of(llvmpipe, "linear")) is False
+
+
+def test_a_device_that_is_lost_over_a_kernel_is_not_tried_again(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    def losing(*_: Any, **__: Any) -> Any:
+        raise DeviceLostError("it was lost")
+
+    monkeypatch.setattr(Tuner, "run", losing)
+    with pytest.raises(DeviceLostError):
+        tuning.Automatic(Table())(llvmpipe, calls_of(llvmpipe, "linear"))
+    assert tuning.read(tuning.file_of(llvmpipe)).seconds == tuning.BUDGET
 
 
 # the command ---------------------------------------------------------------------------------------------------------

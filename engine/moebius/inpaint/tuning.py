@@ -17,7 +17,7 @@ from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.tuned import Table, Tuned
 from moebius.backends.webgpu.tuner import Tuner, shapes
-from moebius.errors import DeviceLostError, MoebiusError
+from moebius.errors import DeviceLostError, MoebiusError, OutOfMemoryError
 from moebius.inpaint import verdicts
 from moebius.weights import folders
 
@@ -80,9 +80,12 @@ class Automatic:
         keep(file_of(ops), replace(self.table, seconds=BUDGET))
         try:
             return bool(measure(ops, calls, self.table, left))
-        except DeviceLostError:
-            raise
-        except MoebiusError as error:  # such as a lack of memory for operands of its own: the defaults run without
+        except MoebiusError as error:
+            if isinstance(error, DeviceLostError) and not isinstance(error, OutOfMemoryError):
+                self.table.seconds = BUDGET  # as after a crash
+                keep(file_of(ops), self.table)
+                raise
+            # Such as a lack of memory for operands of its own: the defaults run without.
             log.warning("The kernels of %s stay the defaults: %s", ops.name, error)
             return False
 

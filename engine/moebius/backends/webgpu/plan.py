@@ -112,7 +112,7 @@ class Plan:
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.
         self._numbers = Buffer(self.device, 4 * MAX_STEPS, "step numbers", "pinned", lambda: np.arange(MAX_STEPS, dtype=np.uint32))
-        self._steps = min((n for d in recording.steps if (n := steps_of(d)) is not None), default=MAX_STEPS)
+        self._steps = min([MAX_STEPS, *(n for d in recording.steps if (n := steps_of(d)) is not None)])
         self.tenant: ReferenceType[Any] | None = None  # whose latents are in the buffers, where a loop runs on this plan
 
     @property
@@ -328,6 +328,7 @@ def check(d: Dispatch, caps: Caps) -> None:
     for axis, n in zip("xyz", d.grid, strict=True):
         within(f"the grid's {axis}", n, limits["max-compute-workgroups-per-dimension"], smaller)
     within("the workgroup's size", d.workgroup[0] * d.workgroup[1], limits["max-compute-invocations-per-workgroup"], "Use another adapter.")
+    within("the workgroup's width", d.workgroup[0], limits["max-compute-workgroup-size-x"], "Use another adapter.")
     within("the workgroup's memory in bytes", d.workgroup_bytes, limits["max-compute-workgroup-storage-size"], "Use another adapter.")
     within("the loop iterations of one invocation", d.iterations, MAX_ITERATIONS, smaller)
     written = {id(b.buffer) for b in d.outputs}

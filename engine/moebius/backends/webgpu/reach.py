@@ -77,7 +77,8 @@ def gemm(n: Numbers, grid: Grid) -> Reach:
     if n["NORMED"] or n["FIRST_NORMED"]:
         spans |= _table(n, last, k4 if n["NORMED"] else n4)
     whole = 0 <= first <= last and min(n4, k4, n["k"], n["split"], width, n["positions"]) > 0 and (not n["JOINED"] or 0 < n["a4"] < k4)
-    whole = whole and ((n["outer"], n["inner"], n["split"], n["a_offset"]) == (1, 0, 1, 0) or not (n["JOINED"] or n["NORMED"]))
+    by_number = n["outer"], n["inner"], n["split"], n["a_offset"], n["a_origin"]
+    whole = whole and (by_number == (1, 0, 1, 0, 0) or not (n["JOINED"] or n["NORMED"]))
     if n["SHIFT"]:
         return Reach(spans | words(state=1), {"shift": VEC4 * n4}, whole)
     return Reach(spans, whole=whole)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any, Self
 
 from moebius.backends.webgpu import menu
 from moebius.backends.webgpu.calls import GemmCall, Taps
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.menu import FEW, GEMMS, Choose, Gemm
+
+MOST = 1e9  # of what a file says, above which it is no time and no gain; nor is a NaN
 
 
 def shape_of(call: GemmCall) -> str:
@@ -51,10 +52,10 @@ class Table:
         out: dict[str, Pick] = {}
         for shape, pick in picks.items():
             match pick:
-                case [str(row), int() | float() as gain, int(of)] if isfinite(gain):
+                case [str(row), int() | float() as gain, int(of)] if 0 < gain < MOST:
                     out[str(shape)] = Pick(row, float(gain), of)
         said = {row: why for row, why in wrong.items() if isinstance(why, str)}
-        return cls(out, said, float(seconds) if isfinite(seconds) and seconds >= 0 else 0.0)
+        return cls(out, said, float(seconds) if 0 <= seconds < MOST else 0.0)
 
     def take(self, newer: Table) -> None:
         """All that is in another table, in place of what is here for the same shapes."""

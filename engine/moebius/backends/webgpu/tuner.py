@@ -19,6 +19,7 @@ import numpy as np
 from moebius.backends.webgpu import menu
 from moebius.backends.webgpu.calls import GemmCall, Weight
 from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.deferred import Norm
 from moebius.backends.webgpu.device import Device, guard
 from moebius.backends.webgpu.gemm import Dense, bands
 from moebius.backends.webgpu.menu import FEW, Gemm
@@ -27,13 +28,14 @@ from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import Buffer, Tensor
 from moebius.backends.webgpu.timing import timed
 from moebius.backends.webgpu.tuned import Pick, Table, shape_of
-from moebius.errors import DeviceLostError, LimitError, MoebiusError
+from moebius.errors import DeviceLostError, LimitError, MoebiusError, OutOfMemoryError
 
 BATCHES = 5
 BATCH_MS = {"timestamp": 0.2, "wall": 2.0}  # of a batch at least: what the clock tells apart
 MOST_REPEATS, SETTLING = 1000, 4
 BETTER = 1.03  # the default's time in a row's own, from which on it takes the default's place: less is noise
 NOISE = 65_521  # random numbers that are repeated: a prime, so that rows and columns do not repeat
+VARIANCE = "variance"
 SAMPLE = 2**20  # bytes of the result that are compared, at its beginning, in its middle and at its end
 EPS = float(np.finfo(np.float32).eps)
 
@@ -134,10 +136,12 @@ class Tuner:
                     continue
                 out.ms[row.key] = self._time(plan)
             except MoebiusError as error:
-                if want is None or isinstance(error, DeviceLostError):
+                if want is None:
                     raise
-                if isinstance(error, LimitError):  # a row that the call is too long or too large for
+                if isinstance(error, LimitError | OutOfMemoryError):  # a row that the call, or what it needs beside it, is too large for
                     continue
+                if isinstance(error, DeviceLostError):
+                    raise
                 out.wrong[row.key] = f"{out.shape}: {error}"
         return out
 
@@ -149,18 +153,25 @@ class Tuner:
         w = operands.w
         if w.binding.buffer.kind != "weight":  # a matrix within a tensor
             w = Weight(replace(w.binding, buffer=self._noise("w", w.binding.buffer.nbytes)), w.packed, w.pitch4, w.offset4)
+        joined = operands.joined and self._tensor("joined", operands.joined)
+        new = replace(operands, a=a, w=w, out=self._tensor("out", operands.out), joined=joined, norm=self._norm(operands.norm))
+        spread = epilogue.spread and replace(epilogue.spread, variance=self._tensor(VARIANCE, epilogue.spread.variance))
+        shift = epilogue.shift and self._tensor("shift", epilogue.shift)
         residuals = tuple(self._tensor(f"residual {i}", t) for i, t in enumerate(epilogue.residuals))
-        shift = None if epilogue.shift is None else self._tensor("shift", epilogue.shift)
-        new = replace(operands, a=a, w=w, out=self._tensor("out", operands.out))
-        return replace(call, operands=new, epilogue=replace(epilogue, shift=shift, residuals=residuals))
+        behind = replace(epilogue, spread=spread, shift=shift, residuals=residuals, norm=self._norm(epilogue.norm))
+        return replace(call, operands=new, epilogue=behind)
+
+    def _norm(self, norm: Norm | None) -> Norm | None:
+        return norm and replace(norm, table=self._tensor("norm", norm.table))
 
     def _tensor(self, name: str, like: Tensor) -> Tensor:
         return Tensor(self._noise(name, like.nbytes), like.shape)
 
     def _noise(self, name: str, nbytes: int) -> Buffer:
-        """Random numbers, in one buffer a name that grows."""
+        """Random numbers, in one buffer a name that grows; none below zero where a root is taken of them."""
         if name not in self._scratch or self._scratch[name].nbytes < nbytes:
             block = np.random.default_rng(0).standard_normal(NOISE, dtype=np.float32)
+            block = np.abs(block) if name == VARIANCE else block
             self._scratch[name] = Buffer(self.device, nbytes, f"tuner {name}", "pinned", lambda: np.resize(block, nbytes // 4))
         return self._scratch[name]
 

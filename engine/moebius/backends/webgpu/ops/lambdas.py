@@ -85,8 +85,9 @@ def windows(caps: Caps, heads: int, k4: int, width: int) -> dict[str, int] | Non
         share = next((s for s in SHARES if run % s == 0 and logits <= s * run * k4), max(s for s in SHARES if run % s == 0))
         constants = {"HEADS": heads, "LANES": k4, "RUN": run, "SHARE": share}
         kernel = wgsl.kernel("lambda_window", "main", tuple(sorted(constants.items())))
-        room, threads = (caps.limits[f"max-compute-{name}"] for name in ("workgroup-storage-size", "invocations-per-workgroup"))
-        if kernel.workgroup_bytes <= room and kernel.threads <= threads:
+        names = "workgroup-storage-size", "invocations-per-workgroup", "workgroup-size-x"
+        room, threads, wide = (caps.limits[f"max-compute-{name}"] for name in names)
+        if kernel.workgroup_bytes <= room and kernel.threads <= min(threads, wide):
             return constants
     return None
 
