@@ -40,11 +40,14 @@ class MoebiusInpaint:
     def fill(self, image, mask, model, steps, guidance, seed, grow):
         """`image` (N, H, W, 3) from 0 to 1, `mask` (N or 1, H, W); one mask does for all. What comes back is of the kind that came."""
         photos, masks = np.clip(np.asarray(image, np.float32), 0, 1), np.asarray(mask) > 0.5
+        masks = masks.reshape(-1, *masks.shape[-2:])  # some nodes give one mask as (H, W)
         filled = []
         for i, photo in enumerate(photos):
-            result = inpainter(model)(
-                photo, masks[i if len(masks) > 1 else 0], steps=steps, guidance=guidance, seed=seed, grow=grow, allow_empty=True
-            )
+            hole = masks[i if len(masks) > 1 else 0]
+            if not hole.any():  # of a picture without transparency ComfyUI's own has 64×64 pixels
+                filled.append(photo)
+                continue
+            result = inpainter(model)(photo, hole, steps=steps, guidance=guidance, seed=seed, grow=grow)
             filled.append(result.arrays[0].astype(np.float32))
         stacked = np.stack(filled)
         return (image.new_tensor(stacked) if hasattr(image, "new_tensor") else stacked,)  # a tensor of PyTorch's, where one came

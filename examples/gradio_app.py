@@ -32,9 +32,11 @@ def fill(painted, steps, guidance, seed, model="nano"):
 def app(model="nano"):
     import gradio
 
-    def filled(*inputs):
+    def filled(painted, *settings):
+        if painted is None or painted["background"] is None:
+            raise gradio.Error("There is no picture; drop one at the left.")
         try:
-            yield from fill(*inputs, model=model)
+            yield from fill(painted, *settings, model=model)
         except MoebiusError as error:  # one sentence, with what to do
             raise gradio.Error(str(error)) from error
 

@@ -184,6 +184,9 @@ def test_a_comfyui_node(nano: Inpainter, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (filled != given)[0][hole()].any(axis=1).mean() > 0.9
     assert np.abs(filled - given)[:, ~hole()].max() == 0
 
+    (same,) = node().fill(given, np.zeros((64, 64), np.float32), "nano", 2, 2.5, 0, 0)  # ComfyUI's mask of a picture without transparency
+    assert np.array_equal(same, given)
+
     class Tensor(np.ndarray):
         """What a node needs of PyTorch's."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFile, PngImagePlugin, features
+from PIL import GifImagePlugin, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin, features
 
 from moebius.errors import MoebiusError, UsageError
 from moebius.pictures import mask as masks
@@ -881,10 +881,20 @@ def test_of_an_animation_the_first_frame_is_taken_and_said(tmp_path: Path, suffi
     first.save(tmp_path / f"in{suffix}", save_all=True, append_images=[second], **options)
     photo = load(tmp_path / f"in{suffix}")
     assert photo.rgb[0, 0].tolist() == [200, 0, 0]
-    assert "2 frames" in photo.notes[0]
+    assert "frame" in photo.notes[0]
     with Image.open(tmp_path / f"in{suffix}") as image:
         image.seek(1)
         assert load(image).rgb[0, 0].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize("kind", [GifImagePlugin.GifImageFile, TiffImagePlugin.TiffImageFile])
+def test_frames_are_not_counted(monkeypatch: pytest.MonkeyPatch, kind: type[Image.Image]) -> None:
+    """A file of some megabytes can have so many that it takes hours."""
+    file = io.BytesIO()
+    first, *others = (Image.new("L", (9, 9), grey) for grey in (0, 100, 200))
+    first.save(file, kind.format, save_all=True, append_images=others)
+    monkeypatch.setattr(kind, "n_frames", property(lambda _: pytest.fail("they were counted")))
+    assert len(load(file.getvalue()).notes) == 1
 
 
 def test_sixteen_bits_of_colour_are_said_to_be_read_as_eight() -> None:

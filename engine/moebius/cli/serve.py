@@ -61,12 +61,12 @@ def serve(args: argparse.Namespace) -> int:
         model = load_model(args, tell)
         for note in model.notes:
             tell(note)
-        url = listen.address(chosen, listener)
+        made = chosen.token is not None and given_token is None  # one that was given is known, and goes into no log
 
         def started() -> None:
-            (say if chosen.token is not None and given_token is None else tell)(f"Serving at {url} until Ctrl-C")
+            (say if made else tell)(f"Serving at {listen.address(chosen, listener, made)} until Ctrl-C")
             if args.open:
-                webbrowser.open(url)
+                webbrowser.open(listen.address(chosen, listener))
 
         with model:
             listen.server(Service(model, limits), chosen, started).run(sockets=[listener])

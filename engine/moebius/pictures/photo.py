@@ -229,9 +229,9 @@ def _orientation(image: Image.Image) -> int:
 def _decoded(image: Image.Image, name: str) -> list[str]:
     """Reads the pixels of the first frame, and returns notes on what of the file is not used as it is."""
     notes = []
-    frames = int(getattr(image, "n_frames", 1))
-    if frames > 1 and image.format != "MPO":  # a camera's MPO is a JPEG with previews behind it
-        notes.append(f"{name} has {frames} frames; the first one is used.")
+    animated = getattr(image, "is_animated", False)  # not n_frames: to count a million of them takes hours
+    if animated and image.format != "MPO":  # a camera's MPO is a JPEG with previews behind it
+        notes.append(f"{name} has more than one frame; the first one is used.")
         image.seek(0)
     tiles = getattr(image, "tile", None)
     stored = str(tiles[0].args) if tiles else ""

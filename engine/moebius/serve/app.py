@@ -150,6 +150,9 @@ def add_pictures(app: FastAPI, service: Service) -> None:
     async def make(request: Request) -> Response:
         """The same as a job: answers as soon as the pictures are read, with its id and its place in the queue."""
         job = await taken(request, kept=True)
+        if await request.is_disconnected():  # nobody knows its id
+            service.stop(job)
+            raise GoneError
         service.publish(job)
         return Json(service.job_facts(job), 202, {"Location": f"/api/v1/jobs/{job.id}"})
 

@@ -132,7 +132,8 @@ def address(rules: Rules, listener: socket.socket, token: bool = True) -> str:
 
 def server(service: Service, rules: Rules, started: Callable[[], None] = lambda: None) -> Server:
     """Not yet running: `run(sockets=[listener])` does that, until a signal."""
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what matters is told by `answers`
+    for name in ("uvicorn", "python_multipart"):  # what matters is told by `answers`
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     protocol = type("Connection", (Connection,), {"limits": service.limits})
     config = uvicorn.Config(
         built(service, rules),

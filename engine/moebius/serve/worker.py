@@ -131,7 +131,7 @@ class Worker(threading.Thread):
 
 def picture(job: Job, result: Result) -> Picture:
     """The file and its headers. Of equal requests the bytes are equal: how long it took stands beside them."""
-    record = of_image({key: value for key, value in result.metadata.items() if key != "timings"}, 0)
+    record = told(result.metadata)
     data, notes = encoded(result.image, Path(f"picture.{job.format}"), like=result.photo, metadata=record)
     seconds = time.monotonic() - job.begun if job.begun is not None else 0.0
     said = json.dumps([*result.notes, *notes])
@@ -142,6 +142,12 @@ def picture(job: Job, result: Result) -> Picture:
         "X-Moebius-Seconds": f"{seconds:.3f}",
     }
     return Picture(data, Image.MIME[ENDINGS[f".{job.format}"]], headers, seconds)
+
+
+def told(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The record of a picture, without the time it took and without the folders of this machine."""
+    source = {net: of | {"path": Path(of["path"]).name} if "path" in of else of for net, of in metadata["source"].items()}
+    return of_image({key: value for key, value in metadata.items() if key != "timings"} | {"source": source}, 0)
 
 
 def previews(step: Step, wanted: set[Preview]) -> dict[Preview, Any]:

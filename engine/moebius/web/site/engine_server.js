@@ -33,7 +33,7 @@ class Server {
       throw new Refused(`The server does not answer (${error.message}); see whether moebius serve still runs, and try again.`);
     });
     if (answer.ok) return answer;
-    if (answer.status === 401) throw new Refused("The server wants its token; open the address that it printed, with what is behind the #.");
+    if (answer.status === 401) throw new Refused("The server wants its token; open the address that it printed, or its address with #token=TOKEN behind it.");
     const { message } = await answer.json().catch(() => ({}));
     const wait = answer.headers.get("Retry-After");
     throw new Refused(message ? message : `The server answered ${answer.status}${wait ? `; try again in ${wait} s` : ""}.`);

@@ -134,6 +134,7 @@ async function run() {
   say("");
   const job = editor.job(engine.model().size);
   if (!job) return say("Nothing is marked; paint over what should be filled in.", true);
+  delete page.error;
   if (job.again) $("seed").value = String(seedOf($("seed").value) + 1n);
   const mine = (running = new AbortController());
   editor.compareAt(null);
