@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -200,7 +200,7 @@ class Cluster:
         return slot
 
     # work ------------------------------------------------------------------------------------------------------------
-    def outcomes(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+    def outcomes(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
         """In the order in which they end. Of the jobs only as many are taken from the list as the actors have at a time."""
         feed = Feed(jobs, self.options.frames)
         while True:
@@ -271,15 +271,15 @@ class Cluster:
         slot.loading, slot.about = None, about
 
     def _died(self, slot: Slot, error: Exception) -> list[Outcome]:
-        """Another actor in its place; what it had is done again, or has failed now."""
+        """Another actor in its place; what it had is done again, or has failed now, but for what it ended before."""
         name = slot.about.name if slot.about else "a worker"
-        failed = []
+        found = self._ended_before(slot)
         for job, tried in slot.jobs.values():
             if tried < self.options.retries:
                 self._again.append((job, tried + 1))
             else:
                 why = MoebiusError(f"the worker died {tried + 1} times over this picture, at last {name}: {first_line(error)}")
-                failed.append(Outcome(job, "failed", error=why, worker=name, tries=tried + 1))
+                found.append(Outcome(job, "failed", error=why, worker=name, tries=tried + 1))
         slot.jobs = {}
         with suppress(Exception):
             self.ray.kill(slot.actor)
@@ -287,7 +287,16 @@ class Cluster:
             self._give_up(slot, MoebiusError(f"{STARTS} workers died before they were ready: {first_line(error)}"))
         else:
             self._started(slot)
-        return failed
+        return found
+
+    def _ended_before(self, slot: Slot) -> list[Outcome]:
+        """Of an actor that has died: what it had handed back, and nobody had looked at yet."""
+        found = []
+        for ref in self.ray.wait(list(slot.jobs), num_returns=len(slot.jobs), timeout=0)[0] if slot.jobs else []:
+            with suppress(self.ray.exceptions.RayError):
+                found.append(self.ray.get(ref))
+                del slot.jobs[ref]
+        return found
 
     def _give_up(self, slot: Slot, error: Exception) -> None:
         """A place where no worker comes up is one less; the last one is the batch's failure."""
