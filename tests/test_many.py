@@ -28,6 +28,7 @@ from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.result import Result
 from moebius.inpaint.settings import Settings
 from moebius.many import batch as many
+from moebius.many import cluster as machines_of
 from moebius.many import frames, here, manifest, worker
 from moebius.many.cluster import Cluster, Feed, Slot
 from moebius.many.jobs import Job, Outcome
@@ -331,6 +332,10 @@ def test_in_python_it_means_the_same(tmp_path: Path, model: Inpainter) -> None:
     assert [o.job.name for o in summary.failures] == ["c.png"]
     again = moebius.batch(tmp_path / "in", one, tmp_path / "out", model=model, recursive=True, resume=True, **STEPS)
     assert again.counts == {"done": 0, "skipped": 2, "failed": 1}
+    with small_model() as closed:
+        pass
+    with pytest.raises(UsageError, match="closed"):
+        moebius.batch(tmp_path / "in", one, tmp_path / "out", model=closed, **STEPS)
     for wrong in ({"stepps": 3}, {"retries": -1}, {"workers": 2}, {"ray": True, "workers": 0}, {"ray": True}, {"steps": 0}):
         with pytest.raises(UsageError):
             moebius.batch(tmp_path / "in", one, tmp_path / "out", **{"model": model, **wrong})
@@ -505,6 +510,22 @@ def test_what_a_worker_ended_before_it_died_is_not_done_again() -> None:
     started.slots = [Slot(actor="actor", jobs={"dead": (one, 0), "ended": (two, 0)})]
     assert {o.job.name: o.how for o in started.look(0.0)} == {"1": "failed", "2": "done"}
     assert (started.slots[0].jobs, list(started._again)) == ({}, [])
+
+
+def test_where_there_is_no_room_for_a_worker_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    started = Cluster(Recipe(), Options(), tell=told.append)
+    started._each, looks = {"num_gpus": 1, "num_cpus": 2}, iter(range(5))
+
+    def look(seconds: float) -> list[Outcome]:
+        if next(looks) == 4:
+            started._first = "about"
+        return []
+
+    monkeypatch.setattr(machines_of, "PATIENCE", -1.0)
+    monkeypatch.setattr(started, "look", look)
+    assert started.first() == "about"
+    assert (len(told), "1 GPU and 2 CPU" in told[0]) == (1, True)
 
 
 def test_a_place_where_no_worker_comes_up_is_one_less() -> None:

@@ -171,6 +171,8 @@ def batch(
     check_settings(settings)
     options = Options(settings, resume, force, allow_empty, max_pixels, metadata, quality, checked(retries, "retries", 0), frames)
     Settings(**settings)
+    if isinstance(model, Inpainter):
+        model.check_open()
     work = listed(absolute(place(images)), absolute(place(masks)), absolute(place(out)), options, recursive)
     on = {"device": device, "require_gpu": require_gpu, "precision": precision, "threads": threads}
     if ray is False and workers is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
@@ -26,6 +27,7 @@ from moebius.many.recipe import Recipe
 from moebius.many.worker import THREADS, Options, Worker
 
 AHEAD = THREADS + 2  # jobs that an actor has at a time
+PATIENCE = 30.0  # seconds after which one is told why nothing happens
 STARTS = 3  # of an actor that never comes up, one after the other
 GRACE = 10.0  # seconds for what is being written when the batch is broken off
 DEADLY = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -143,6 +145,7 @@ class Cluster:
         self._first: About | None = None  # who was ready first: all others must have the same model
         self._again: deque[tuple[Job, int]] = deque()
         self._own = False  # whether Ray was started here
+        self._each: dict[str, Any] = {}  # what an actor asks of Ray
 
     # beginning and end ---------------------------------------------------------------------------------------------------
     def __enter__(self) -> Self:
@@ -150,8 +153,8 @@ class Cluster:
         self.ray = imported(address)
         self._own = connect(self.ray, address)
         try:
-            needs, count = self._needs()
-            self._make = self.ray.remote(Actor).options(max_concurrency=AHEAD + 1, scheduling_strategy="SPREAD", **needs)
+            self._each, count = self._needs()
+            self._make = self.ray.remote(Actor).options(max_concurrency=AHEAD + 1, scheduling_strategy="SPREAD", **self._each)
             self.slots = [self._started(Slot()) for _ in range(self.workers or count)]
         except BaseException:
             self.__exit__()
@@ -159,9 +162,14 @@ class Cluster:
         return self
 
     def first(self) -> About:
-        """Of the worker that is ready first."""
+        """Of the worker that is ready first. Where Ray has no room for one, it waits, and says so."""
+        began: float | None = time.monotonic()
         while self._first is None:
             self.look(1.0)
+            if self._first is None and began is not None and time.monotonic() - began > PATIENCE:
+                needs = " and ".join(f"{count} {name[4:-1].upper()}" for name, count in self._each.items())
+                self._tell(f"No worker is ready yet: each loads the model, or waits until a machine of the cluster has {needs} free.")
+                began = None
         return self._first
 
     def __exit__(self, *_: object) -> None:
