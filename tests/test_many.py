@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.result import Result
 from moebius.inpaint.settings import Settings
 from moebius.many import batch as many
+from moebius.many import cluster as machines_of
 from moebius.many import frames, here, manifest, worker
 from moebius.many.cluster import Cluster, Feed, Slot
 from moebius.many.jobs import Job, Outcome
@@ -180,6 +184,34 @@ def test_what_is_wrong_with_the_picture_itself_is_tried_once_and_any_error_is_th
     ]
 
 
+def test_who_keeps_a_failure_keeps_no_picture(tmp_path: Path, model: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    load = photos.load
+
+    def loading(*args: Any) -> Any:
+        photo = load(*args)
+        loaded.append(weakref.ref(photo))
+        return photo
+
+    monkeypatch.setattr(photos, "load", loading)
+    (job,) = jobs(tmp_path, 1)
+    mask(tmp_path / "m.png", size=(20, 20))
+    outcome = Worker(model, Options(STEPS)).one(job)
+    assert isinstance(outcome.error, UsageError)
+    gc.collect()
+    assert {photo() for photo in loaded} == {None}
+
+
+def test_what_is_in_memory_of_a_picture_is_counted(tmp_path: Path, model: Inpainter) -> None:
+    (job,) = jobs(tmp_path, 1)
+    side = model.size**2
+    assert worker.pixels_of(model.steps(job.image, job.mask, **STEPS)) == 40 * 30 + side
+    more = {**STEPS, "num_images": 3, "extend": (8, 0, 0, 0)}
+    run = model.steps(job.image, job.mask, **more)
+    assert worker.pixels_of(run) == 3 * (run.photo.size[0] * run.photo.size[1] + side * len(run.modelled))
+    assert run.photo.size != (40, 30)
+
+
 def test_an_error_that_cannot_be_sent_becomes_one_that_can() -> None:
     class LocalError(Exception):
         pass
@@ -270,6 +302,24 @@ def test_two_rows_for_one_output_and_a_header_alone_are_no_batch(tmp_path: Path)
             many.listed(rows(tmp_path / "list.csv", *lines), one, tmp_path / "out", Options())
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [{"image": "a.png", "output": "x.png", "num_images": 2}, {"image": "b.png", "output": "x-1.png"}],
+        [{"image": "a.png", "output": "x.png"}, {"image": "b.png", "output": "../out/x.png"}],
+        [{"image": "a.png", "output": "../b.png"}, {"image": "b.png"}],
+        [{"image": "a.png", "output": "../out/../a.png"}],
+        [{"image": "a.png"}, {"image": "b.png", "output": "../m.png"}],
+    ],
+)
+def test_no_row_writes_what_another_reads_or_writes(tmp_path: Path, lines: list[Any]) -> None:
+    one = mask(tmp_path / "m.png")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UsageError, match="output"):
+        many.listed(rows(tmp_path / "list.jsonl", *lines), one, tmp_path / "out", Options())
+    assert many.listed(rows(tmp_path / "list.jsonl", *lines[:1]), one, tmp_path / "other/out", Options()).count == 1
+
+
 # moebius.batch -----------------------------------------------------------------------------------------------------------
 def test_in_python_it_means_the_same(tmp_path: Path, model: Inpainter) -> None:
     picture(tmp_path / "in/a.png")
@@ -282,9 +332,29 @@ def test_in_python_it_means_the_same(tmp_path: Path, model: Inpainter) -> None:
     assert [o.job.name for o in summary.failures] == ["c.png"]
     again = moebius.batch(tmp_path / "in", one, tmp_path / "out", model=model, recursive=True, resume=True, **STEPS)
     assert again.counts == {"done": 0, "skipped": 2, "failed": 1}
+    with small_model() as closed:
+        pass
+    with pytest.raises(UsageError, match="closed"):
+        moebius.batch(tmp_path / "in", one, tmp_path / "out", model=closed, **STEPS)
     for wrong in ({"stepps": 3}, {"retries": -1}, {"workers": 2}, {"ray": True, "workers": 0}, {"ray": True}, {"steps": 0}):
         with pytest.raises(UsageError):
             moebius.batch(tmp_path / "in", one, tmp_path / "out", **{"model": model, **wrong})
+
+
+def test_where_the_caller_raises_nothing_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = small_model()
+    monkeypatch.setattr(Recipe, "load", lambda self: own)
+    listed = jobs(tmp_path, 12)
+
+    def stop(outcome: Outcome) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as kept:  # with its frames
+        moebius.batch(tmp_path / "in", tmp_path / "m.png", tmp_path / "out", on_outcome=stop, **STEPS)
+    assert kept.value is not None
+    assert not [t for t in threading.enumerate() if t.name.startswith("moebius-batch")]
+    assert own.closed
+    assert len(files(tmp_path / "out")) < len(listed)
 
 
 # URLs ------------------------------------------------------------------------------------------------------------------
@@ -304,7 +374,7 @@ def test_pictures_of_a_file_system_of_fsspec(tmp_path: Path, model: Inpainter) -
     memory.rm("/", recursive=True)
 
 
-@pytest.mark.parametrize("url", ["https://example.org/in", "nosuch://in", "memory://nothing/here"])
+@pytest.mark.parametrize("url", ["https://example.org/in", "nosuch://in", "memory://nothing/here", "memory://nothing.csv", "nothing.csv"])
 def test_urls_that_lead_nowhere(url: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         moebius.batch(url, mask(tmp_path / "m.png"), tmp_path / "out")
@@ -320,6 +390,8 @@ def test_paths_and_urls() -> None:
     assert place("s3://bucket/a b/c.png") == Url("s3", PurePosixPath("bucket/a b/c.png"))
     assert str(place("S3://bucket/x").parent / "y.png") == "s3://bucket/y.png"
     assert str(place("memory://")) == "memory://"
+    assert str(place("memory://icon@2x.png")) == "memory://icon@2x.png"
+    assert "secret" not in str(place("sftp://me:secret@host/a"))
     assert all(isinstance(place(p), Path) for p in ("a.png", "C:\\a.png", "C:/a.png", "/a//b", Path("s3")))
 
 
@@ -418,6 +490,42 @@ def test_the_frames_of_a_film_wait_for_one_another_and_films_do_not() -> None:
 
 def test_tries_and_threads_are_what_the_pages_say() -> None:
     assert (worker.RETRIES, worker.THREADS) == (2, 4)
+
+
+def test_what_a_worker_ended_before_it_died_is_not_done_again() -> None:
+    class RayError(Exception):
+        pass
+
+    def get(ref: str) -> Outcome:
+        if ref == "dead":
+            raise RayError("killed")
+        return Outcome(two, "done")
+
+    one, two = (Job(Path(f"{k}.png"), None, Path(f"out/{k}.png"), str(k)) for k in (1, 2))
+    started = Cluster(Recipe(), Options(retries=0))
+    started.ray = SimpleNamespace(
+        wait=lambda refs, **_: (refs, []), get=get, kill=lambda _: None, exceptions=SimpleNamespace(RayError=RayError)
+    )
+    started._started = lambda slot: slot
+    started.slots = [Slot(actor="actor", jobs={"dead": (one, 0), "ended": (two, 0)})]
+    assert {o.job.name: o.how for o in started.look(0.0)} == {"1": "failed", "2": "done"}
+    assert (started.slots[0].jobs, list(started._again)) == ({}, [])
+
+
+def test_where_there_is_no_room_for_a_worker_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    started = Cluster(Recipe(), Options(), tell=told.append)
+    started._each, looks = {"num_gpus": 1, "num_cpus": 2}, iter(range(5))
+
+    def look(seconds: float) -> list[Outcome]:
+        if next(looks) == 4:
+            started._first = "about"
+        return []
+
+    monkeypatch.setattr(machines_of, "PATIENCE", -1.0)
+    monkeypatch.setattr(started, "look", look)
+    assert started.first() == "about"
+    assert (len(told), "1 GPU and 2 CPU" in told[0]) == (1, True)
 
 
 def test_a_place_where_no_worker_comes_up_is_one_less() -> None:

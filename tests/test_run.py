@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
+import time
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +95,40 @@ def test_a_run_is_true_and_has_no_result_before_its_end(small: Inpainter) -> Non
     assert small.steps(PHOTO, BOXES)
 
 
-def test_waiting_before_a_run_is_not_its_time(small: Inpainter) -> None:
-    import time
+def test_whoever_lets_go_of_a_run_and_its_result_has_their_memory_back_at_once(small: Inpainter) -> None:
+    run = small.steps(PHOTO, BOXES, steps=2)
+    list(run)
+    result, alive = run.result, weakref.ref(run)
+    assert run.result is result
+    gc.disable()  # pictures are large, and few objects: it would come late
+    try:
+        del run
+        assert alive() is None
+        assert result.raw.size == (90, 40)
+        assert result.arrays[0].shape == PHOTO.shape
+        alive = weakref.ref(result.photo)
+        del result
+        assert alive() is None
+    finally:
+        gc.enable()
 
+
+def test_threads_that_ask_for_a_result_have_the_same(small: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = small.steps(PHOTO, BOXES, steps=2)
+    list(run)
+    picture = run._picture
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.05)
+        return picture(*args)
+
+    monkeypatch.setattr(run, "_picture", slow)
+    with ThreadPoolExecutor(3) as threads:
+        first, *others = threads.map(lambda _: run.result, range(3))
+    assert all(other is first for other in others)
+
+
+def test_waiting_before_a_run_is_not_its_time(small: Inpainter) -> None:
     run = small.steps(PHOTO, BOXES, steps=2)
     time.sleep(0.5)
     list(run)

@@ -83,7 +83,7 @@ def batch(args: argparse.Namespace) -> int:
             if outcome.how != "skipped":
                 report(args, outcome, model, bar)
             elif args.json:
-                print(json.dumps({**outcome.job.inputs, "skipped": True, "output": outcome.output}))
+                line({**outcome.job.inputs, "skipped": True, "output": outcome.output})
             bar.end(outcome.how)
             summary.add(outcome)
     end(args, summary, work)
@@ -159,7 +159,7 @@ def report(args: argparse.Namespace, outcome: Outcome, model: Any, bar: Pictures
         sentence = tidied(sentence)
         bar.say_error(f"{name}: {sentence}")
         if args.json:
-            print(json.dumps({**outcome.job.inputs, **failure(sentence, type(outcome.error).__name__, code)}))
+            line({**outcome.job.inputs, **failure(sentence, type(outcome.error).__name__, code)})
         return
     where = ", ".join(outcome.output)
     about: dict[str, Any] = {"output": outcome.output}
@@ -171,7 +171,12 @@ def report(args: argparse.Namespace, outcome: Outcome, model: Any, bar: Pictures
         tell(f"{bar.place} Wrote {where} ({seconds})")
         about |= {**outcome.metadata, "windows": outcome.windows, "notes": [*model.notes, *outcome.notes]}
     if args.json:
-        print(json.dumps({**outcome.job.inputs, **about}))
+        line({**outcome.job.inputs, **about})
+
+
+def line(of: Any) -> None:
+    """A line of data, at once: whoever reads along has each picture when it has ended."""
+    print(json.dumps(of), flush=True)
 
 
 def end(args: argparse.Namespace, summary: Summary, work: Listed) -> None:
@@ -187,4 +192,4 @@ def end(args: argparse.Namespace, summary: Summary, work: Listed) -> None:
     if args.json:
         ignored = [name for names in work.ignored.values() for name in names]
         rest = {"ignored": ignored, "seconds": round(summary.seconds, 3), "devices": summary.throughput}
-        print(json.dumps({"summary": {**summary.counts, **rest}}))
+        line({"summary": {**summary.counts, **rest}})

@@ -15,6 +15,7 @@ from typing import Any
 
 from moebius.cli.output import nowhere, say, say_error
 from moebius.errors import MoebiusError
+from moebius.many.places import hidden
 
 DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130
 DEBUG = "MOEBIUS_DEBUG"
@@ -96,8 +97,7 @@ def told(error: BaseException) -> tuple[str, int]:
 
 def tidied(sentence: str) -> str:
     """Without the whole of a name that fills the screen, and without the password of a URL."""
-    sentence = re.sub(r"(\b[A-Za-z][\w+.-]+:/{1,2})[^\s/@]+@", r"\1…@", sentence)
-    return re.sub(r"\S{300,}", lambda word: f"{word[0][:60]}… ({len(word[0])} characters)", sentence)
+    return re.sub(r"\S{300,}", lambda word: f"{word[0][:60]}… ({len(word[0])} characters)", hidden(sentence))
 
 
 def of_system(error: OSError) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
+from threading import Lock
 from typing import Any, cast
 
 import numpy as np
@@ -83,6 +85,7 @@ class Run:
         self._keep = 0.0
         self._prepared = self._started = self._decoded = False
         self._result: Result | None = None
+        self._joining = Lock()  # whoever asks for the result first puts it together
         self._done = 0  # steps
         self._clock.book("prepare")
 
@@ -96,12 +99,13 @@ class Run:
         """Put together when it is first asked for, which needs no device: another run may have it meanwhile."""
         if not self._decoded:
             raise UsageError("The run has not ended; iterate over it first.")
-        if self._result is None:
-            self._clock.resume()
-            images = [self._picture(i, self.blend) for i in range(self.settings.num_images)]
-            self._clock.book("blend")
-            self._result = self._finished(images)
-        return self._result
+        with self._joining:
+            if self._result is None:
+                self._clock.resume()
+                images = [self._picture(i, self.blend) for i in range(self.settings.num_images)]
+                self._clock.book("blend")
+                self._result = self._finished(images)
+            return self._result
 
     def __len__(self) -> int:
         """How many steps it has; of a device with little memory there may become more of them on the way. The step is recorded for this."""
@@ -385,14 +389,6 @@ class Run:
     def _finished(self, images: list[Image.Image]) -> Result:
         model, seconds = self.model, self._clock.seconds
         known = record(model, self.settings, self.noise or ()) | {"timings": {stage: round(s, 4) for stage, s in seconds.items()}}
-        return Result(
-            images,
-            self._latents(self.items),
-            seconds,
-            known,
-            self.notes,
-            self.photo,
-            self.windows,
-            lambda i: self._picture(i, "raw"),
-            self._array,
-        )
+        made = copy(self)  # which has no result: one that knew the run that knows it would be in memory until Python looks for such circles
+        more = self.notes, self.photo, self.windows, partial(made._picture, blend="raw"), made._array
+        return Result(images, self._latents(self.items), seconds, known, *more)

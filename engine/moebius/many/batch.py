@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from moebius.errors import UsageError, did_you_mean
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.settings import Settings
 from moebius.many import cluster, here, manifest, pairs
-from moebius.many.jobs import Job, Outcome
-from moebius.many.places import Place, place
+from moebius.many.jobs import Job, Outcome, outputs
+from moebius.many.places import Place, Url, place
 from moebius.many.recipe import Recipe
 from moebius.many.worker import RETRIES, Options, Worker
 from moebius.pictures.photo import MAX_PIXELS
@@ -36,15 +38,32 @@ def listed(images: Place, masks: Place, out: Place, options: Options, recursive:
         found = pairs.find(images, masks, out, recursive)
         return Listed(len(found.jobs), partial(chained, lambda: iter(found.jobs), options.frames), found.ignored)
     jobs = partial(manifest.jobs, images, masks, out, options.settings)
-    count, written = 0, set()
+    count = 0
+    written, read = set[int](), set[int]()
     for job in jobs():
         count += 1
-        if hash(job.out) in written:
-            raise UsageError(f"{images}: two of its pictures go to {job.out}; give one of them another output.")
-        written.add(hash(job.out))
+        read.update(number(p) for p in (job.image, job.mask) if isinstance(p, Path | Url))
+        for path in outputs(job, options.of(job).get("num_images", 1)):
+            if number(path) in written:
+                raise UsageError(f"{images}: two of its pictures go to {path}; give one of them another output.")
+            written.add(number(path))
     if not count:
         raise UsageError(f"{images} names no picture.")
+    if written & read:
+        every = (path for job in jobs() for path in outputs(job, options.of(job).get("num_images", 1)))
+        lost = next(path for path in every if number(path) in read)
+        raise UsageError(f"{images}: the output {lost} is a picture or mask that the list reads; give it another name or folder.")
     return Listed(count, partial(chained, jobs, options.frames))
+
+
+def number(of: Place) -> int:
+    """The same for every name of a place. Of a million places numbers are kept, and not names."""
+    return hash(of if isinstance(of, Url) else os.path.normcase(os.path.join(real(of.parent), of.name)))
+
+
+@lru_cache(maxsize=1024)
+def real(folder: Path) -> str:
+    return os.path.realpath(folder)
 
 
 def chained(jobs: Callable[[], Iterator[Job]], frames: bool) -> Iterator[Job]:
@@ -152,13 +171,15 @@ def batch(
     check_settings(settings)
     options = Options(settings, resume, force, allow_empty, max_pixels, metadata, quality, checked(retries, "retries", 0), frames)
     Settings(**settings)
+    if isinstance(model, Inpainter):
+        model.check_open()
     work = listed(absolute(place(images)), absolute(place(masks)), absolute(place(out)), options, recursive)
     on = {"device": device, "require_gpu": require_gpu, "precision": precision, "threads": threads}
     if ray is False and workers is not None:
         raise UsageError("workers are those of ray=; give both, or neither.")
     if ray is False:
-        loaded = model if isinstance(model, Inpainter) else Recipe(model, vae, revision, device=on).load()
-        return summed(work, here.outcomes(work.jobs(), Worker(loaded, options)), on_outcome)
+        with nullcontext(model) if isinstance(model, Inpainter) else Recipe(model, vae, revision, device=on).load() as loaded:
+            return summed(work, here.outcomes(work.jobs(), Worker(loaded, options)), on_outcome)
     if isinstance(model, Inpainter):
         raise UsageError("An Inpainter stays in its process; with ray= give the model's name, or its folder or file.")
     address = "" if ray is True else str(ray)
@@ -167,12 +188,13 @@ def batch(
         return summed(work, machines.outcomes(work.jobs()), on_outcome)
 
 
-def summed(work: Listed, outcomes: Iterator[Outcome], on_outcome: Callable[[Outcome], None] | None) -> Summary:
+def summed(work: Listed, outcomes: Generator[Outcome, None, None], on_outcome: Callable[[Outcome], None] | None) -> Summary:
     summary = Summary(work.count)
-    for outcome in outcomes:
-        summary.add(outcome)
-        if on_outcome is not None:
-            on_outcome(outcome)
+    with closing(outcomes):  # also where `on_outcome` raises: then nothing goes on behind its back
+        for outcome in outcomes:
+            summary.add(outcome)
+            if on_outcome is not None:
+                on_outcome(outcome)
     return summary
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -26,6 +27,7 @@ from moebius.many.recipe import Recipe
 from moebius.many.worker import THREADS, Options, Worker
 
 AHEAD = THREADS + 2  # jobs that an actor has at a time
+PATIENCE = 30.0  # seconds after which one is told why nothing happens
 STARTS = 3  # of an actor that never comes up, one after the other
 GRACE = 10.0  # seconds for what is being written when the batch is broken off
 DEADLY = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -143,6 +145,7 @@ class Cluster:
         self._first: About | None = None  # who was ready first: all others must have the same model
         self._again: deque[tuple[Job, int]] = deque()
         self._own = False  # whether Ray was started here
+        self._each: dict[str, Any] = {}  # what an actor asks of Ray
 
     # beginning and end ---------------------------------------------------------------------------------------------------
     def __enter__(self) -> Self:
@@ -150,8 +153,8 @@ class Cluster:
         self.ray = imported(address)
         self._own = connect(self.ray, address)
         try:
-            needs, count = self._needs()
-            self._make = self.ray.remote(Actor).options(max_concurrency=AHEAD + 1, scheduling_strategy="SPREAD", **needs)
+            self._each, count = self._needs()
+            self._make = self.ray.remote(Actor).options(max_concurrency=AHEAD + 1, scheduling_strategy="SPREAD", **self._each)
             self.slots = [self._started(Slot()) for _ in range(self.workers or count)]
         except BaseException:
             self.__exit__()
@@ -159,9 +162,14 @@ class Cluster:
         return self
 
     def first(self) -> About:
-        """Of the worker that is ready first."""
+        """Of the worker that is ready first. Where Ray has no room for one, it waits, and says so."""
+        began: float | None = time.monotonic()
         while self._first is None:
             self.look(1.0)
+            if self._first is None and began is not None and time.monotonic() - began > PATIENCE:
+                needs = " and ".join(f"{count} {name[4:-1].upper()}" for name, count in self._each.items())
+                self._tell(f"No worker is ready yet: each loads the model, or waits until a machine of the cluster has {needs} free.")
+                began = None
         return self._first
 
     def __exit__(self, *_: object) -> None:
@@ -200,7 +208,7 @@ class Cluster:
         return slot
 
     # work ------------------------------------------------------------------------------------------------------------
-    def outcomes(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+    def outcomes(self, jobs: Iterable[Job]) -> Generator[Outcome, None, None]:
         """In the order in which they end. Of the jobs only as many are taken from the list as the actors have at a time."""
         feed = Feed(jobs, self.options.frames)
         while True:
@@ -271,15 +279,15 @@ class Cluster:
         slot.loading, slot.about = None, about
 
     def _died(self, slot: Slot, error: Exception) -> list[Outcome]:
-        """Another actor in its place; what it had is done again, or has failed now."""
+        """Another actor in its place; what it had is done again, or has failed now, but for what it ended before."""
         name = slot.about.name if slot.about else "a worker"
-        failed = []
+        found = self._ended_before(slot)
         for job, tried in slot.jobs.values():
             if tried < self.options.retries:
                 self._again.append((job, tried + 1))
             else:
                 why = MoebiusError(f"the worker died {tried + 1} times over this picture, at last {name}: {first_line(error)}")
-                failed.append(Outcome(job, "failed", error=why, worker=name, tries=tried + 1))
+                found.append(Outcome(job, "failed", error=why, worker=name, tries=tried + 1))
         slot.jobs = {}
         with suppress(Exception):
             self.ray.kill(slot.actor)
@@ -287,7 +295,16 @@ class Cluster:
             self._give_up(slot, MoebiusError(f"{STARTS} workers died before they were ready: {first_line(error)}"))
         else:
             self._started(slot)
-        return failed
+        return found
+
+    def _ended_before(self, slot: Slot) -> list[Outcome]:
+        """Of an actor that has died: what it had handed back, and nobody had looked at yet."""
+        found = []
+        for ref in self.ray.wait(list(slot.jobs), num_returns=len(slot.jobs), timeout=0)[0] if slot.jobs else []:
+            with suppress(self.ray.exceptions.RayError):
+                found.append(self.ray.get(ref))
+                del slot.jobs[ref]
+        return found
 
     def _give_up(self, slot: Slot, error: Exception) -> None:
         """A place where no worker comes up is one less; the last one is the batch's failure."""

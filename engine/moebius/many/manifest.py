@@ -19,7 +19,7 @@ from typing import Any
 from moebius.errors import UsageError, did_you_mean
 from moebius.inpaint.settings import Settings
 from moebius.many.jobs import Job, MaskOf
-from moebius.many.places import Place, text_lines, within
+from moebius.many.places import Place, hidden, text_lines, within
 from moebius.pictures.formats import ENDINGS, HEIC_ENDINGS
 
 ENDS = (".csv", ".jsonl", ".ndjson")
@@ -88,7 +88,7 @@ def job(row: Mapping[str, Any], home: Place, masks: Place, out: Place, default: 
         raise UsageError(f"the output {target} is its own image.")
     settings = own_settings(row)
     Settings(**{**base, **settings})
-    return Job(picture, mask_of(row, masks, default), target, image, settings=settings, index=index)
+    return Job(picture, mask_of(row, masks, default), target, hidden(image), settings=settings, index=index)
 
 
 def own_name(picture: Place) -> str:

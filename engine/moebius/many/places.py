@@ -29,7 +29,9 @@ class Url:
     path: PurePosixPath
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{'' if self.path == PurePosixPath() else self.path}"
+        """As it is shown: without a password."""
+        shown = f"{self.scheme}://{'' if self.path == PurePosixPath() else self.path}"
+        return hidden(shown) if re.match(r"[^/@]*:[^/]*@", str(self.path)) else shown
 
     def __truediv__(self, name: str | PurePosixPath) -> Url:
         return Url(self.scheme, self.path / name)
@@ -70,6 +72,11 @@ class Url:
 
 
 Place = Path | Url
+
+
+def hidden(text: str) -> str:
+    """Without the passwords of the URLs in it."""
+    return re.sub(r"(\b[A-Za-z][\w+.-]+:/{1,2})[^\s/@]+@", r"\1…@", text)
 
 
 def place(text: str | os.PathLike[str] | Url) -> Place:
@@ -115,13 +122,13 @@ def call(url: Url, method: str, *args: Any, **options: Any) -> Any:
     try:
         return getattr(system, method)(str(url.path), *args, **options)
     except FileNotFoundError as error:
-        raise MoebiusError(f"{url} is not there.") from error
+        raise UsageError(f"{url} is not there.") from error
     except Exception as error:
         raise unreachable(url, error) from error
 
 
 def unreachable(url: Url, error: Exception) -> MoebiusError:
-    words = " ".join(str(error).split())[:200].rstrip(".")
+    words = hidden(" ".join(str(error).split()))[:200].rstrip(".")
     return MoebiusError(f"{url} cannot be reached: {words or type(error).__name__}.")
 
 
@@ -145,6 +152,8 @@ def text_lines(of: Place) -> Iterator[str]:
         else:
             with call(of, "open", "rt", encoding="utf-8-sig", newline="") as file:
                 yield from file
+    except FileNotFoundError as error:
+        raise UsageError(f"{of} is not there.") from error
     except OSError as error:
         raise MoebiusError(f"{of} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:

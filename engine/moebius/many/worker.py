@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -74,6 +75,22 @@ class Room:
                 self._changed.notify_all()
 
 
+def pixels_of(run: Run) -> int:
+    """How many are in memory: the photo, as far as it is extended, every picture made of it, and all windows."""
+    (width, height), count = run.photo.size, run.settings.num_images
+    windows = (len(run.modelled) + len(run.finer)) * count
+    return width * height * count + windows * run.model.size**2
+
+
+def light(error: Exception) -> Exception:
+    """The same, without the pictures that were at hand where it was raised: who collects failures would collect those."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    return error
+
+
 class Worker:
     """What a batch does with a picture, on one device."""
 
@@ -102,7 +119,7 @@ class Worker:
         except Exception as error:
             if isinstance(error, MemoryError):
                 self.model.forget_denoisers()  # what the next picture needs is taken again
-            return self._outcome(job, "failed", error=error)
+            return self._outcome(job, "failed", error=light(error))
 
     def _outcome(self, job: Job, how: How, output: tuple[str, ...] = (), notes: tuple[str, ...] = (), **more: Any) -> Outcome:
         return Outcome(job, how, output, notes, **more, device=self.model.device, worker=self.name)
@@ -133,8 +150,7 @@ class Worker:
                         return self._copied(job, targets, notes)
                     mask = self._mask(given, photo, settings, allow_empty=True)
                 run, start = self._run(job, photo, mask, settings)
-                windows = len(run.modelled) * run.settings.num_images
-                held.enter_context(self._room.for_pixels(photo.size[0] * photo.size[1] + windows * self.model.size**2))
+                held.enter_context(self._room.for_pixels(pixels_of(run)))
             result, seconds = self._computed(job, run, start)
             notes = (*notes, *run.notes[len(self.model.notes) :], *self._saved(result, targets))
         made: dict[str, Any] = {"metadata": result.metadata, "windows": len(result.windows), "seconds": seconds}
