@@ -591,6 +591,8 @@ def test_results_are_forgotten(model: Inpainter) -> None:
         kept = [client.json("GET", f"/api/v1/jobs/{job}")[0] for job in jobs]
         assert kept[-1] == 200
         assert kept[0] == 404
+        assert client.json("DELETE", f"/api/v1/jobs/{jobs[-1]}")[0] == 200
+        assert client.json("GET", f"/api/v1/jobs/{jobs[-1]}/result")[0] == 404
 
 
 # who may ask ---------------------------------------------------------------------------------------------------------
