@@ -313,7 +313,14 @@ def test_hostile_and_truncated_bodies(client: Client, caplog: pytest.LogCaptureF
     strange = json.dumps({"image": base64.b64encode(IMAGE).decode(), "rng": "\ud800"})
     assert client.ask("POST", "/api/v1/inpaint", strange, Content_Type="application/json")[0] == 422
     with client.raw(b"POST /api/v1/inpaint HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n") as connection:
-        assert b" 400 " in connection.recv(100)
+        answer = connection.recv(9000)
+        assert b" 400 " in answer
+        assert b"nosniff" in answer
+    with client.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n") as connection:
+        assert b" 200 " in connection.recv(100)
+        connection.sendall(b"no chunk\r\n")  # when all has been answered
+        while connection.recv(9000):
+            pass
     assert client.post(**FILES, steps=2)[0] == 200
     assert not caplog.records  # nobody fills the log
 
@@ -584,6 +591,8 @@ def test_results_are_forgotten(model: Inpainter) -> None:
         kept = [client.json("GET", f"/api/v1/jobs/{job}")[0] for job in jobs]
         assert kept[-1] == 200
         assert kept[0] == 404
+        assert client.json("DELETE", f"/api/v1/jobs/{jobs[-1]}")[0] == 200
+        assert client.json("GET", f"/api/v1/jobs/{jobs[-1]}/result")[0] == 404
 
 
 # who may ask ---------------------------------------------------------------------------------------------------------

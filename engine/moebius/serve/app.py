@@ -183,9 +183,11 @@ def add_jobs(app: FastAPI, service: Service) -> None:
 
     @app.delete("/api/v1/jobs/{job_id}", responses=schema.answers(200, "the job", "application/json", 401))
     async def cancel(job_id: str) -> Response:
-        """Stops a job before its next step."""
+        """Stops a job before its next step, and forgets a result that is there."""
         job = service.find(job_id)
         service.stop(job)
+        if job.result is not None:
+            service.forget(job)
         return Json(service.job_facts(job))
 
 

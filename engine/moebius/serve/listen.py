@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
 import socket
@@ -11,12 +12,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moebius.errors import MoebiusError
+from moebius.serve.answers import Failure
 from moebius.serve.app import built
-from moebius.serve.guard import Rules
+from moebius.serve.guard import ALWAYS, Rules
 from moebius.serve.limits import Limits
 from moebius.serve.service import Service
 
@@ -25,6 +28,7 @@ HEAD_BYTES = 1 << 16  # of a request's line and headers
 BACKLOG = 128
 KEEP_ALIVE = 15  # seconds for the next request of a connection
 LINGER = 5.0  # seconds in which a closed connection may take what was still to be sent
+UNREADABLE = Failure(400, "BadRequest", f"The request cannot be read as HTTP, or its head has more than {HEAD_BYTES:,} bytes.")
 
 
 class Connection(H11Protocol):
@@ -65,6 +69,15 @@ class Connection(H11Protocol):
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
         self.loop.call_later(LINGER, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """Of what is no HTTP, which the app never sees: an answer as all others, where none is under way."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps(UNREADABLE.as_json()).encode()
+            own = {**ALWAYS, "Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+            for event in (h11.Response(status_code=UNREADABLE.status, headers=list(own.items())), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self.waiting, self.stuck):

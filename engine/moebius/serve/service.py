@@ -105,6 +105,10 @@ class Service:
                 self.stop(job)
         self.forget_old()
 
+    def forget(self, job: Job) -> None:
+        with self._lock:
+            self._jobs.pop(job.id, None)
+
     def forget_old(self) -> None:
         now = time.monotonic()
         with self._lock:
