@@ -96,11 +96,11 @@ FUSED: dict[str, tuple[Callable[[Size], Case], list[str]]] = {
     ),
     "self_lambda": (lambda s: self_lambda(s, 2, 5), ["gemm", "lambda_content", "lambda_window"]),
     "feed_forward of a layer norm of self_lambda": (
-        lambda s: in_transformer(self_lambda(s, 2, 3), s),
+        lambda s: in_transformer(self_lambda(s, 2, 10), s),  # the three lanes of a position, too, are not always run in one go
         ["gemm", "lambda_content", "lambda_window", "gemm", "depthwise", "gemm"],
     ),
     "feed_forward of a layer norm of cross_lambda": (
-        lambda s: in_transformer(cross_lambda(s, 2, 3), s),
+        lambda s: in_transformer(cross_lambda(s, 16, 3), s),  # a row is more threads than a driver runs in one go
         ["gemm", "cross_lambda", "gemm", "depthwise", "gemm"],
     ),
 }
