@@ -52,6 +52,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("acc[i] + residual[to + i]", "acc[i]"),
         ("vec2<f32>(shift + sum / n, squares - sum * (sum / n))", "vec2<f32>(shift, squares)"),
         ("part[local + i].y + n * d * d", "part[local + i].y"),
+        ("    workgroupBarrier();\n", ""),
         ("if (h == 0u && is_there) { // the", "if (h == 0u) { // the"),
         ("let h = index % HEADS;", "let h = index % HEADS / 2u;"),
         ("min(params.v_dim - 4u * v, 4u)", "4u"),
@@ -227,6 +228,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     ],
     "shaders/lambda_content.wgsl": [
         ("+ k] - top, -80.0)", "+ k], -80.0)"),
+        ("  top = part[0];\n  workgroupBarrier();", "  top = part[0];"),
         ("group.z * params.positions * params.pitch + params.key", "params.key"),
         ("s1 += e.y * value;", "s1 += e.x * value;"),
         ("params.pitch + params.k4 + v]", "params.pitch + params.k4]"),
@@ -256,6 +258,9 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
             "value[local] = vec4<f32>(n, shift, squares, 0.0);",
         ),
         ("all.z + q.z + delta * delta * (all.x * q.x / total)", "all.z + q.z"),
+        ("    workgroupBarrier();\n    for (var d", "    for (var d"),
+        ("    workgroupBarrier();\n  }\n  let row", "  }\n  let row"),
+        ("  workgroupBarrier();\n  if (v == 0u", "  if (v == 0u"),
         ("for (var c = HEADS * params.v_dim; c <", "for (var c = HEADS * params.v_dim + 1u; c <"),
     ],
     "shaders/lambda_apply.wgsl": [
