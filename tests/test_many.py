@@ -539,5 +539,5 @@ def test_a_place_where_no_worker_comes_up_is_one_less() -> None:
 
 
 def test_an_address_where_no_cluster_answers_is_said_soon() -> None:
-    with pytest.raises(MoebiusError, match="no Ray cluster at 127.0.0.1:1:"):
+    with pytest.raises(MoebiusError, match="no Ray cluster"):
         machines_of.connect(SimpleNamespace(is_initialized=lambda: False), "127.0.0.1:1")
