@@ -536,3 +536,8 @@ def test_a_place_where_no_worker_comes_up_is_one_less() -> None:
     assert (len(started.slots), len(told)) == (1, 1)
     with pytest.raises(MoebiusError, match="no driver"):
         started._give_up(started.slots[0], MoebiusError("no driver"))
+
+
+def test_an_address_where_no_cluster_answers_is_said_soon() -> None:
+    with pytest.raises(MoebiusError, match="no Ray cluster"):
+        machines_of.connect(SimpleNamespace(is_initialized=lambda: False), "127.0.0.1:1")

@@ -27,6 +27,7 @@ from moebius.many.recipe import Recipe
 from moebius.many.worker import THREADS, Options, Worker
 
 AHEAD = THREADS + 2  # jobs that an actor has at a time
+REACHED = 10.0  # seconds in which a cluster's address answers
 PATIENCE = 30.0  # seconds after which one is told why nothing happens
 STARTS = 3  # of an actor that never comes up, one after the other
 GRACE = 10.0  # seconds for what is being written when the batch is broken off
@@ -332,6 +333,12 @@ def connect(ray: Any, address: str) -> bool:
     """True where this has connected, or started Ray on this machine alone; a program that is connected stays so."""
     if ray.is_initialized():
         return False
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:  # Ray itself tries for many minutes
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
+        except (OSError, OverflowError) as error:
+            raise MoebiusError(f"There is no Ray cluster at {address}: {first_line(error)}") from error
     local = {"address": "local", "include_dashboard": False, "object_store_memory": STORE}  # and never one that happens to run here
     more: dict[str, Any] = {"address": address} if address else local
     before = signal.getsignal(signal.SIGTERM)
