@@ -194,6 +194,7 @@ class Prepared:
                 "part": d.path.split(".", 1)[-1] if "." in d.path else "",
                 "grid": list(d.grid),
                 "constants": dict(d.constants),
+                "kernel": d.kernel,
                 "flops": d.flops,
                 "bytes": traffic(d),
                 "repeats": n,

@@ -343,6 +343,7 @@ def foreign_privates(tree: ast.AST) -> list[str]:
         if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ("getattr", "hasattr", "setattr")
         if isinstance(n.args[1], ast.Constant) and str(n.args[1].value).startswith("_")
     ]
+    uses = [n for n in uses if ast.unparse(n) != "os._exit"]  # which is public
     return [ast.unparse(n) for n in uses if n.attr not in own] + named
 
 

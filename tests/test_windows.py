@@ -15,6 +15,7 @@ from moebius.pictures.cut import Cut, _any_of, cut_out, reflected
 from moebius.pictures.islands import grouped, islands
 from moebius.pictures.mask import feathered, support
 from moebius.pictures.pixels import piece, resized
+from moebius.pictures.seam import eased
 from moebius.pictures.windows import Window, finer, windows
 
 
@@ -491,7 +492,8 @@ def test_compensation_of_a_full_mask_is_the_result() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_matching_takes_away_what_a_film_can_take_away(dtype) -> None:
-    """A result that is off by a slope comes back as the picture was to a hundredth, with no blur; beyond the mask nothing changes."""
+    """A result that is off by a slope comes back as the picture was, with no blur: to a hundredth, but for the two pixels at the rim, where
+    less of its own detail shows; beyond the mask nothing changes."""
     y, x = np.mgrid[:64, :64]
     rgb = (np.stack([60 + x, 70 + y, 120 + 20 * np.sin(x / 3)], axis=-1) * np.iinfo(dtype).max / 255).astype(dtype)
     slope = (np.stack([x, y - x, 40 - y], axis=-1) * (np.iinfo(dtype).max / 255) / 4).astype(int)
@@ -499,7 +501,10 @@ def test_matching_takes_away_what_a_film_can_take_away(dtype) -> None:
     into, wrong = rgb.copy(), (rgb.astype(int) + slope).astype(dtype)
     assert np.abs(wrong.astype(int) - rgb).max() > np.iinfo(dtype).max / 20
     put_back(into, wrong, cut_out(window, rgb), "match")
-    assert np.abs(into.astype(int) - rgb).max() <= np.iinfo(dtype).max / 100
+    off, inside = np.abs(into.astype(int) - rgb).max(axis=2), eased(window.islands.fill) == 1
+    assert 0.5 < inside.sum() / window.islands.fill.sum() < 1
+    assert off[inside].max() <= np.iinfo(dtype).max / 100
+    assert off.max() <= np.iinfo(dtype).max / 40
     np.testing.assert_array_equal(into[~window.islands.fill], rgb[~window.islands.fill])
 
 
