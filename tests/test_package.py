@@ -209,6 +209,7 @@ RUN |= {"moebius-webgpu"}  # another of its extras
 NAMED = {"wgpudawn", "onnx", "onnxscript", "skimage", "sklearn"}  # imported by a name in a table, or for another, or for their pictures
 WITH_OTHERS = {
     "starlette": "fastapi",
+    "h11": "uvicorn",
     "scipy": "scikit-image",
     "yaml": "huggingface-hub",
     "fsspec": "huggingface-hub",
