@@ -6,6 +6,7 @@ import subprocess
 import sys
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -525,3 +526,19 @@ def test_full_vae_at_512_in_bands(minimum):
     from goldens import sample
 
     assert relative(sample(image, "image", golden["image"].size), golden["image"]) <= END_TO_END
+
+
+def test_plain_c_types_are_what_cffi_reads() -> None:
+    """All that wgpu's own source names, read by cffi's parser and looked up."""
+    api = pytest.importorskip("wgpu.backends.wgpu_native._api")
+    names = set(re.findall(r"\"(WGPU\w+(?: \*| ?\[\])?)\"", Path(api.__file__).read_text(encoding="utf-8")))
+    parser = api.ffi._parser
+    parse = type(parser).parse_type  # cffi's own
+    known = [name for name in sorted(names) if f"typedef {name.rstrip(' *[]')}" in parser._declarations]
+    assert len(known) > 30
+    native.load("wgpu")
+    with api.ffi._lock:
+        for name in known[::4] + [f"{name} *" for name in known[1::6] if name.isalnum()]:
+            assert api.ffi._get_cached_btype(parser.parse_type(name)) is api.ffi._get_cached_btype(parse(parser, name)), name
+    assert parser.parse_type is not parse
+    assert parser.parse_type.__name__ != "parse_type", "they are looked up"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType
@@ -24,13 +25,42 @@ def load(implementation: str) -> ModuleType:
         raise AdapterError(f"WebGPU ({implementation}) was in use before this process was forked, and {FORKED}")
     os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp")  # unset, Mesa prints a line for every adapter
     try:
-        return importlib.import_module(IMPLEMENTATIONS[implementation])
+        module = importlib.import_module(IMPLEMENTATIONS[implementation])
+        if implementation == "wgpu":
+            _read_plain_types_quickly()
+        return module
     except KeyError:
         raise AdapterError(f"There is no implementation {implementation!r}; choose from {', '.join(IMPLEMENTATIONS)}.") from None
     except ImportError as error:
         raise AdapterError(
             f"{IMPLEMENTATIONS[implementation]} cannot be imported ({error}); pip install {IMPLEMENTATIONS[implementation]}."
         ) from None
+
+
+PLAIN_TYPE = re.compile(r"(\w+) ?(\*|\[\])?")  # a name, a pointer to it, an array of it
+
+
+def _read_plain_types_quickly() -> None:
+    """cffi reads the name of a C type by parsing it behind the names of all the library's types: tens of milliseconds a name, and a device
+    needs seventy. Plain ones are looked up; where cffi is another than the one known here, everything stays as it is."""
+    with suppress(ImportError, AttributeError):
+        parser = importlib.import_module("wgpu.backends.wgpu_native._ffi").ffi._parser
+        array, parse, known, pointer = (
+            importlib.import_module("cffi.model").ArrayType,
+            parser.parse_type,
+            parser._declarations,
+            parser._get_type_pointer,
+        )
+        if parse.__name__ == "parse_type":  # not yet this one
+            parser.parse_type = lambda name: _plain_type(name, parse, known, pointer, array)
+
+
+def _plain_type(name: str, parse: Any, known: dict[str, Any], pointer: Any, array: Any) -> Any:
+    plain = PLAIN_TYPE.fullmatch(name.strip())
+    if plain is None or f"typedef {plain[1]}" not in known:
+        return parse(name)
+    kind, qualifiers = known[f"typedef {plain[1]}"]
+    return array(kind, None) if plain[2] == "[]" else pointer(kind, qualifiers) if plain[2] else kind
 
 
 def may_be_unchecked() -> bool:
