@@ -165,6 +165,7 @@ def a_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.xdist_group("pages")  # one process, so that what has run there is known: README's commands first, whose files others take
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_commands_run_as_pasted(page: Path, a_users_folder: Path) -> None:
     for block in blocks_of([page], "sh", "powershell"):
