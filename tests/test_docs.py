@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,7 +117,8 @@ def why_not_run(arguments: list[str]) -> str | None:
 
 def check_moebius(arguments: list[str]) -> None:
     """Runs a command of moebius, or parses it where there is a reason not to, or where it has run before."""
-    if why_not_run(arguments) is None and tuple(arguments) not in HAVE_RUN:
+    outputs = [Path(path) for option, path in pairwise(arguments) if option == "-o"]  # which others of this folder take
+    if why_not_run(arguments) is None and (tuple(arguments) not in HAVE_RUN or not all(path.exists() for path in outputs)):
         done = subprocess.run(
             [sys.executable, "-m", "moebius", *arguments], capture_output=True, text=True, encoding="utf-8", env=environment()
         )
@@ -165,7 +167,6 @@ def a_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.xdist_group("pages")  # one process, so that what has run there is known: README's commands first, whose files others take
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_commands_run_as_pasted(page: Path, a_users_folder: Path) -> None:
     for block in blocks_of([page], "sh", "powershell"):
