@@ -210,6 +210,7 @@ NAMED = {"wgpudawn", "onnx", "onnxscript", "skimage", "sklearn"}  # imported by 
 WITH_OTHERS = {
     "starlette": "fastapi",
     "h11": "uvicorn",
+    "cffi": "wgpu",
     "scipy": "scikit-image",
     "yaml": "huggingface-hub",
     "fsspec": "huggingface-hub",
