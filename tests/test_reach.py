@@ -223,3 +223,11 @@ def test_dawn_drops_its_checks_by_the_device(dawn: WebGPU, monkeypatch: pytest.M
         monkeypatch.setenv(native.CHECKED, keep)
         device = Device.open("dawn:SwiftShader")
         assert [name in extras.get_toggles(device.device) for name in native.UNCHECKED_TOGGLES] == [expected] * 3
+
+
+def test_a_workgroup_wider_than_the_device_has_is_refused(llvmpipe: WebGPU) -> None:
+    (d,) = recorded(llvmpipe, "layer_norm", (1, 5, 3))
+    narrow = replace(llvmpipe.caps, limits={**llvmpipe.caps.limits, "max-compute-workgroup-size-x": d.workgroup[0] - 1})
+    check(d, llvmpipe.caps)
+    with pytest.raises(LimitError, match=r"layer_norm"):
+        check(d, narrow)
