@@ -35,7 +35,7 @@ NO_RUNS = "\nRUNS.clear()\n"
 # For every shader, where its result is written, and the ops that must be named. Those that only move values are wrong at any digit.
 WRITES = {
     "layer_norm": (r"(out\[base \+ c\] =) (.*);", {"layer_norm"}),
-    "gemm": (r"( out\[index\] =) (v);", {"linear", "conv3x3", "upsample_conv3x3", "dwconv", "feed_forward", "attention"}),
+    "dense": (r"( out\[index\] =) (v);", {"linear", "conv3x3", "upsample_conv3x3", "dwconv", "feed_forward", "attention"}),
     "depthwise": (r"(out\[to \+ i \* params.c4\] =) (.*);", {"dwconv", "feed_forward"}),
     "group_apply": (r"(out\[index\] =) (.*);", {"group_norm"}),
     "group_scale": (r"(let scale =) (.*);", {"group_norm"}),

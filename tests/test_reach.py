@@ -107,6 +107,7 @@ WIDER = {
     "softmax": ("rows", "n4"),
     "transpose": ("columns", "pitch", "offset", "out_pitch"),
     "unet_input": ("rows", "copies", "y_pitch", "pitch"),
+    "winograd": ("rows", "k4", "plane", "height"),
 }
 FROM = {"gemm": "linear", "depthwise": "dwconv", "softmax": "attention", "transpose": "attention", "cross_lambda": "cross_lambda"}
 FROM |= {name: "self_lambda" for name in WIDER if name.startswith("lambda_")} | {n: "group_norm" for n in WIDER if n.startswith("group_")}
@@ -118,7 +119,11 @@ def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shade
     assert WIDER.keys() == reach.REACH.keys()
     if shader in ("group_stats", "group_finish"):  # of large tensors
         monkeypatch.setattr(norms, "WHOLE", 0)
-    d = next(d for d in recorded(llvmpipe, FROM.get(shader, shader), (1, 5, 7)) if d.shader == shader)
+    if shader == "winograd":
+        case = OPS["conv3x3"]((1, 5, 7))
+        d = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(WINOGRAD[-1])), case.params).dispatches[0]
+    else:
+        d = next(d for d in recorded(llvmpipe, FROM.get(shader, shader), (1, 5, 7)) if d.shader == shader)
     check(d, llvmpipe.caps)
     for name in WIDER[shader]:
         with pytest.raises(LimitError, match=rf"{shader}\.wgsl"):

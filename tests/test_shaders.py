@@ -42,7 +42,8 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
 SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
-KERNELS = [name for name in SHADERS if name not in ("common", "view")]
+PARTS = ("common", "dense")  # of other files
+KERNELS = [name for name in SHADERS if name not in (*PARTS, "view")]
 NOT_IN_A_PLAN = {"finite", "view"}
 
 every_shader = pytest.mark.parametrize("shader", SHADERS)
@@ -126,9 +127,8 @@ def test_software_drivers_keep_to_small_tiles(gpu: WebGPU) -> None:
     tiles = {CPU, CPU_THIN, SINGLE_ROWS} | ({LINES, LINES_THIN, LLVMPIPE_WIDE} if "llvmpipe" in gpu.name else set())
     small = {tuple(sorted(tile.constants().items())) for tile in tiles}
     names = CPU.constants().keys()
-    for shader, entry, constants in specialisations(gpu):
-        transforms = entry in ("to_points", "from_points")  # have no tile
-        assert shader != "gemm" or transforms or tuple((k, v) for k, v in constants if k in names) in small
+    for shader, _, constants in specialisations(gpu):
+        assert shader != "gemm" or tuple((k, v) for k, v in constants if k in names) in small
 
 
 def test_a_broken_shader_does_not_compile(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_every_dispatch_gives_just_what_its_shader_declares(llvmpipe: WebGPU) ->
         assert all(b.shape for b in d.bindings), "nothing is bound that is not there"
         assert d.params.keys() == {name for name, _ in face.params}, d.shader
         assert d.entry in entries(d.shader)
-        declared = re.findall(r"^(?:const|alias) (\w+)", wgsl.source(d.shader), re.M)
+        declared = re.findall(r"^(?:const|alias) (\w+)", wgsl.whole(d.shader), re.M)
         assert {name for name, _ in d.constants} <= set(declared)
 
 
@@ -157,7 +157,7 @@ def test_every_dispatch_gives_just_what_its_shader_declares(llvmpipe: WebGPU) ->
 def test_opens_with_its_formula_its_grid_and_its_reference(shader: str) -> None:
     comment = re.match(r"(?:^//.*\n)+", wgsl.source(shader), re.M)
     assert comment, f"{shader}.wgsl does not open with a comment."
-    if shader == "common":
+    if shader in PARTS:
         return
     text = re.sub(r"\s*\n// ?", " ", comment[0])
     assert re.search(r"[=Σ√·]", text), "its formula"
@@ -173,7 +173,7 @@ def test_bindings_stand_in_order_with_the_outputs_and_params_last(shader: str) -
     face = wgsl.interface(shader)
     access = [s.access for s in face.slots]
     assert [s.index for s in face.slots] == list(range(len(face.slots)))
-    assert len(face.slots) == wgsl.source(shader).count("@binding(")
+    assert len(face.slots) == wgsl.whole(shader).count("@binding(")
     assert access == sorted(access, key=["read", "read_write", "uniform"].index)
     assert access.count("uniform") == 1
     assert "read_write" in access
@@ -182,7 +182,7 @@ def test_bindings_stand_in_order_with_the_outputs_and_params_last(shader: str) -
 @every_kernel
 def test_every_field_of_params_is_seen(shader: str) -> None:
     """A field of another type would shift all behind it."""
-    struct = re.search(r"^struct Params \{\n(.*?)^\}", wgsl.source(shader), re.M | re.S)
+    struct = re.search(r"^struct Params \{\n(.*?)^\}", wgsl.whole(shader), re.M | re.S)
     assert struct
     fields = [line for line in struct[1].splitlines() if line.strip()]
     assert [f"{name}: {kind}" for name, kind in wgsl.interface(shader).params] == [line.split(",")[0].strip() for line in fields]
@@ -201,7 +201,7 @@ def test_no_mark_is_left_in_what_is_compiled(shader: str) -> None:
 # what Python reads from them -----------------------------------------------------------------------------------------
 FLAT = (64, 1)
 WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
-    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader != "gemm"},
+    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in ("gemm", "winograd")},
     ("group_stats", "main"): (FLAT, 64 * 16),  # a vec3 takes the room of a vec4
     ("group_scale", "main"): (FLAT, 64 * 16),
     ("row_variance", "main"): (FLAT, 64 * 4),
@@ -214,8 +214,8 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("gemm", "tiled"): ((8, 8), 16 * (8 * 4 * 5 + 16 * 8 * 2)),
     ("gemm", "staged"): ((8, 8), 4 * 16 * (8 * 4 + 4) + 16 * 16 * 8 * 2),  # tile_w is `tiled`'s too
     ("gemm", "thin"): ((8, 8), 16 * 8 * 8 * (8 + 1)),
-    ("gemm", "to_points"): ((8, 8), 0),
-    ("gemm", "from_points"): ((8, 8), 0),
+    ("winograd", "to_points"): ((8, 8), 0),
+    ("winograd", "from_points"): ((8, 8), 0),
 }
 
 
@@ -459,7 +459,7 @@ def test_interface_reads_bindings_and_params(shader) -> None:
     assert face.params == (("rows", "u32"), ("eps", "f32"))
 
 
-@pytest.mark.parametrize("shader", [*KERNELS, "common"])  # not the window's, which compares places
+@pytest.mark.parametrize("shader", [*KERNELS, *PARTS])  # not the window's, which compares places
 def test_no_comparison_of_floats_looks_for_a_nan(shader: str) -> None:
     """A driver may take it that there are none: on one GPU, select(x, 0, x < 0) became a max that dropped them. Bits cannot lie."""
     text = re.sub(r"//.*", "", wgsl.source(shader))

@@ -82,7 +82,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("i += groups.x * SIZE", "i += 2u * groups.x * SIZE"),
         ("i < params.count;", "i + 4u < params.count;"),
     ],
-    "shaders/gemm.wgsl": [
+    "shaders/dense.wgsl": [
         ("v += bias[c];", "v += bias[0];"),
         ("v = silu(v);", "v = v * 1.0;"),
         ("shift[state[0] * params.n4 + c]", "shift[c]"),
@@ -113,6 +113,10 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("2u * (r % params.out_width) + (phase & 1u)", "2u * (r % params.out_width) + (phase >> 1u)"),
         ("select(vec4<f32>(0.0), a[u32(max(index, 0)) + k4], index >= 0)", "a[u32(max(index, 0)) + k4]"),
         ("TAIL && k >= params.k", "TAIL && k > params.k"),
+        ("let p = r + phase * params.plane;", "let p = r;"),
+        ("row += phase * params.plane;", "row += 0u;"),
+    ],
+    "shaders/gemm.wgsl": [
         ("w0 += 4u * params.ldb4;", "w0 += 3u * params.ldb4;"),
         ("let c = w0 + min(c0 + j * WGX, last);", "let c = w0 + min(c0, last);"),
         ("params.row0 / params.out_width + run / runs", "run / runs"),
@@ -151,8 +155,8 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("var lane = 0u; lane < WGX; lane++", "var lane = 1u; lane < WGX; lane++"),
         ("store(r0 + o / TN4, c0 + o % TN4,", "store(r0 + o % TN4, c0 + o / TN4,"),
         ("o < ACC; o += WGX", "o < ACC; o += ACC"),
-        ("let p = r + phase * params.plane;", "let p = r;"),
-        ("row += phase * params.plane;", "row += 0u;"),
+    ],
+    "shaders/winograd.wgsl": [
         ("d[8u + x] = q - p;", "d[8u + x] = p - q;"),
         ("d[12u + x] = p - d[12u + x];", "d[12u + x] = p;"),
         ("d[4u * y + 2u] = q - p;", "d[4u * y + 2u] = q + p;"),

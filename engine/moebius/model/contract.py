@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from moebius.model.params import Checkpoint, Params
 T = TypeVar("T")  # a backend's tensor: np.ndarray in NumPy, webgpu.Tensor on the GPU
 T_contra = TypeVar("T_contra", contravariant=True)
 
+# Of weights and of activations in memory, and of the operands of products; sums are float32 with both.
+Precision = Literal["f32", "f16"]
 Tap = Callable[[str, np.ndarray], None]
 Step = Callable[..., tuple[T, T]]  # (y, *fixed, rows) → (next y, x0)
 

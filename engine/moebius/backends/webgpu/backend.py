@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,7 @@ from moebius.backends.webgpu.tenant import Tenant
 from moebius.backends.webgpu.tensor import Tensor, read, write
 from moebius.errors import NonFiniteError
 from moebius.model.arrays import time_sinusoid, to_nchw
-from moebius.model.contract import Condition, Step, StepState, Tap, Timesteps
+from moebius.model.contract import Condition, Precision, Step, StepState, Tap, Timesteps
 from moebius.model.params import Checkpoint, Finite, Params
 
 PLANS_PER_MODEL = 4
@@ -33,8 +34,8 @@ class WebGPU:
     """`WebGPU()` is the best adapter; `WebGPU("llvmpipe")` the best whose summary holds those words; `WebGPU("dawn:SwiftShader")`
     goes through Dawn. `limits="webgpu"` keeps to WebGPU's default limits on any adapter.
 
-    It takes a `Device` that is open already, too; `caps` are what it records for, the device's own unless given, and `choose`
-    picks the kernel of a dense layer.
+    It takes a `Device` that is open already, too; `caps` are what it records for, the device's own unless given, with
+    another `precision` if one is named, and `choose` picks the kernel of a dense layer.
     """
 
     largest_batch = 8
@@ -46,10 +47,12 @@ class WebGPU:
         choose: Choose = choose,
         *,
         limits: str = "adapter",
+        precision: Precision | None = None,
         recorder: type[Recorder] = Recorder,
     ) -> None:
         self.gpu = device if isinstance(device, Device) else Device.open(device, limits=limits)
-        self.caps = caps or self.gpu.caps
+        given = caps or self.gpu.caps
+        self.caps = given if precision is None else replace(given, precision=precision)
         self.recorder = recorder(self.gpu, self.caps)
         self._dense = Dense(self.recorder, choose)
         self._plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()

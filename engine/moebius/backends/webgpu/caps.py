@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from moebius.model.contract import Precision
+
 Kind = Literal["discrete", "integrated", "software", "unknown"]
 KINDS: dict[str, Kind] = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "software"}  # by wgpu's adapter_type
 
@@ -39,6 +41,7 @@ class Caps:
     limits: Mapping[str, int] = field(default_factory=lambda: DEFAULT_LIMITS, hash=False)  # the keys of DEFAULT_LIMITS
     checked: bool = True  # else kernels whose reach is proved are compiled without bounds checks
     subgroup_sizes: tuple[int, int] | None = None  # smallest and largest, where the implementation reports them
+    precision: Precision = "f32"  # what is recorded, of the two that every device can do
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "limits", MappingProxyType(dict(self.limits)))
@@ -60,6 +63,6 @@ class Caps:
         return max(DEFAULT_LIMITS[limit], self.limits[limit])
 
     @classmethod
-    def browser(cls, software: bool = False) -> Caps:
+    def browser(cls, software: bool = False, precision: Precision = "f32") -> Caps:
         """What every browser grants: the default limits and no feature, on some GPU or on a software driver."""
-        return cls("a browser with WebGPU's default limits", "", "software" if software else "discrete", "")
+        return cls("a browser with WebGPU's default limits", "", "software" if software else "discrete", "", precision=precision)

@@ -23,8 +23,7 @@ class Band:
     spans: tuple[tuple[int, int], tuple[int, int]] | None = None
 
 
-TRANSFORM = {"WGX": 8, "WGY": 8}  # of the two transforms
-
+TRANSFORMS = "winograd"
 POINTS = 16  # of Winograd's F(2×2, 3×3): the products for a tile of 2×2 outputs
 SCRATCH = 32 << 20  # bytes of what a band of tiles becomes, at most: half of a large GPU's cache, and no great part of any memory
 
@@ -127,7 +126,7 @@ class Dense:
 
     def _record_tiles(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
         """Three dispatches: the points of every window of A, their products with the weights' points, and the tiles that those make."""
-        operands, names = call.operands, wgsl.numbers(SHADER)
+        operands, names = call.operands, wgsl.numbers(TRANSFORMS)
         height, width = call.grid_size
         tiles, down, across = band.end - band.begin, ceil(height, 2), ceil(width, 2)
         windows = self.recorder.new((POINTS, 1, tiles, operands.k), f"{call.path} windows")
@@ -145,11 +144,11 @@ class Dense:
             self.recorder.dispatch(
                 call.op,
                 call.path,
-                SHADER,
-                (ceil(c4, TRANSFORM["WGX"]), ceil(tiles, TRANSFORM["WGY"]), 1),
+                TRANSFORMS,
+                (ceil(c4, names["WGX"]), ceil(tiles, names["WGY"]), 1),
                 {**found, "w": None, **bound},
                 {**of.params(), "a_origin": 0, "out_origin": 0, **sizes, **origins},
-                {**of.constants(), "MODE": names[entry.upper()], **window, **TRANSFORM},
+                {**of.constants(), "MODE": names[entry.upper()], **window},
                 entry=entry,
                 flops=4 * c4 * tiles * (32 if into else 24),
                 prologue=call.prologue,

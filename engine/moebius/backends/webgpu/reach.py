@@ -47,8 +47,6 @@ def gemm(n: Numbers, grid: Grid) -> Reach:
     """Rows are clamped to the last one, columns too; what lies past them is not stored. See `locate`, `tap_index` and `store`."""
     names = wgsl.numbers("gemm")
     first, last, n4, k4, width = n["row0"], n["rows"] - 1, n["n4"], n["k4"], n["out_width"]
-    if n["MODE"] in (names["TO_POINTS"], names["FROM_POINTS"]):
-        return _tiles(n, first, last, n["MODE"] == names["FROM_POINTS"])
     spans = dict[str, Span]()
     if n["MODE"] == names["ROWS"]:
         last += (grid[2] - 1) * n["plane"]
@@ -89,8 +87,9 @@ def _table(n: Numbers, last: int, width4: int) -> dict[str, Span]:
     return vec4(norm=2 * (last // n["positions"] + 1) * width4)
 
 
-def _tiles(n: Numbers, first: int, last: int, gathers: bool) -> Reach:
+def winograd(n: Numbers, grid: Grid) -> Reach:
     """The two transforms: from the windows of A to their points, and from products to two lines of the output for a line of tiles."""
+    first, last, gathers = n["row0"], n["rows"] - 1, n["MODE"] == n["FROM_POINTS"]
     whole = 0 <= first <= last and min(n["n4"], n["k4"], n["out_width"]) > 0
     c4 = n["n4"] if gathers else n["k4"]
     points = 0, VEC4 * (15 * n["plane"] + last + 1 - first) * c4
@@ -270,9 +269,10 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "softmax": softmax,
     "transpose": transpose,
     "unet_input": unet_input,
+    "winograd": winograd,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
-NO_KERNELS = ("common", "view")  # a part of others; the window's own, which keeps its checks
+NO_KERNELS = ("common", "dense", "view")  # parts of others; the window's own, which keeps its checks
 
 
 def is_known(shader: str) -> bool:

@@ -67,7 +67,7 @@ BINDING = re.compile(r"@binding\((\d+)\) var<(?:(storage, read_write|storage, re
 @cache
 def interface(shader: str, constants: Constants | None = None, entry: str | None = None) -> Interface:
     """What a file declares, or, given constants, what of it is left in what is compiled."""
-    text = source(shader) if constants is None else _with_constants(shader, constants, entry)
+    text = whole(shader) if constants is None else _with_constants(shader, constants, entry)
     slots = tuple(Slot(int(index), name, (access or "uniform").removeprefix("storage, ")) for index, access, name in BINDING.findall(text))
     struct = re.search(r"struct Params \{(.*?)\}", text, re.S)
     fields = re.findall(r"^\s*(\w+): (u32|f32),", struct[1], re.M) if struct else []
@@ -96,8 +96,13 @@ def specialise(shader: str, constants: Constants = (), entry: str | None = None)
     return _unroll(text, _numbers(text), shader)
 
 
+def whole(shader: str) -> str:
+    """With the files that it includes, and those that they include."""
+    return re.sub(r"^// include (\w+)\.wgsl$", lambda m: whole(m[1]), source(shader), flags=re.M)
+
+
 def _with_constants(shader: str, constants: Constants, entry: str | None = None) -> str:
-    text = re.sub(r"^// include (\w+)\.wgsl$", lambda m: source(m[1]), source(shader), flags=re.M)
+    text = whole(shader)
     for name, value in constants:
         literal = str(value).lower() if isinstance(value, bool) else f"{value}u" if isinstance(value, int) else value
         text, found = re.subn(rf"^((?:const {name}: \w+|alias {name}) =) [^;]+;", rf"\g<1> {literal};", text, flags=re.M)
