@@ -14,9 +14,11 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -327,20 +329,45 @@ def test_hostile_and_truncated_bodies(client: Client, caplog: pytest.LogCaptureF
 
 # many at once --------------------------------------------------------------------------------------------------------
 def test_two_hundred_requests_from_sixteen_threads(client: Client) -> None:
-    """Each gets the bytes of the same request alone; nothing is left over, and no memory grows."""
+    """Each gets the bytes of the same request alone; nothing is left over, and no memory grows, be it Python's or the process's."""
     asked = [{"seed": i % 5, "steps": 1 + i % 2, "strength": 1, "guidance": 1} for i in range(10)]
     alone = [digest(client.post(**FILES, **fields)) for fields in asked]
-    gc.collect()
-    objects, threads = len(gc.get_objects()), threading.active_count()
-    with ThreadPoolExecutor(16) as pool:
-        got = list(pool.map(lambda i: digest(client.post(**FILES, **asked[i % 10])), range(200)))
-    assert got == [alone[i % 10] for i in range(200)]
-    del got
-    until(lambda: not client.service._under_way)
-    gc.collect()
-    assert len(gc.get_objects()) - objects < 4000, "some twenty objects a request are left"
-    assert threading.active_count() <= threads
+
+    def burst() -> Held:
+        with ThreadPoolExecutor(16) as pool:
+            got = list(pool.map(lambda i: digest(client.post(**FILES, **asked[i % 10])), range(100)))
+        assert got == [alone[i % 10] for i in range(100)]
+        until(lambda: not client.service._under_way)
+        return Held.now()
+
+    tracemalloc.start()
+    try:
+        first, second = burst(), burst()
+    finally:
+        tracemalloc.stop()
+    print(first, second)
+    assert second.objects - first.objects < 100 * 20
+    assert second.traced - first.traced < 100 * PHOTO.nbytes / 4
+    assert second.resident - first.resident < 8 << 20
+    assert second.threads <= first.threads
     assert not client.service._jobs
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the process holds when all that can go has gone."""
+
+    objects: int
+    traced: int  # bytes that Python and NumPy have asked for
+    resident: int  # bytes of the process; 0 where the system does not say
+    threads: int
+
+    @classmethod
+    def now(cls) -> Held:
+        gc.collect()
+        statm = Path("/proc/self/statm")
+        resident = int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+        return cls(len(gc.get_objects()), tracemalloc.get_traced_memory()[0], resident, threading.active_count())
 
 
 def digest(answer: tuple[int, dict[str, str], bytes]) -> str:
@@ -551,7 +578,7 @@ def test_who_does_not_read_the_answer_is_sent_away(model: Inpainter) -> None:
 
 # limits --------------------------------------------------------------------------------------------------------------
 def test_limits_on_bytes_pixels_windows_and_time(model: Inpainter) -> None:
-    with serving(model, bytes=20_000, pixels=3000, windows=2, seconds=0.0) as client:
+    with serving(model, bytes=20_000, pixels=3000, windows=2) as client:
         assert client.post(image=b"x" * 30_000, mask=HOLE)[0] == 413
         chunks = iter([b"x" * 15_000] * 3)
         assert client.ask("POST", "/api/v1/inpaint", chunks, Content_Type="multipart/form-data; boundary=x")[0] == 413
@@ -559,10 +586,29 @@ def test_limits_on_bytes_pixels_windows_and_time(model: Inpainter) -> None:
         spots = "[[0,0,3,3],[30,0,3,3],[57,0,3,3],[0,36,3,3],[57,36,3,3]]"
         status, _, body = client.post(image=IMAGE, boxes=spots)
         assert status == 422, body
-        assert client.post(**FILES)[0] == 504
     with serving(model, reading=10_000) as client:
         assert client.post(image=b"x" * 30_000, mask=HOLE)[0] == 429
         assert client.post(**FILES, steps=1, strength=1)[0] == 429 if len(IMAGE) > 10_000 else True
+
+
+def test_time_is_over_for_a_run(model: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(model, seconds=2.0) as client, held(monkeypatch) as go, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.post, **FILES)
+        (job,) = until(lambda: client.service.queue.running)
+        job.prepared = 2.0  # what preparing took counts as well
+        go.set()
+        assert answer.result()[0] == 504
+        assert client.post(**FILES, steps=1, strength=1)[0] == 200
+
+
+def test_time_is_over_for_a_mask_that_takes_too_long(model: Inpainter) -> None:
+    """Rings within rings, each with a box as wide as the picture: minutes of looking for windows. The next picture has its turn."""
+    side = 2400
+    rings = np.maximum(*(abs(n - side // 2) for n in np.ogrid[:side, :side])) % 40 < 3
+    with serving(model, preparing=0.2) as client:
+        status, _, body = client.post(image=png(np.zeros((side, side), np.uint8)), mask=png(rings))
+        assert (status, json.loads(body)["error"]) == (504, "TimeIsOver")
+        assert client.post(**FILES, steps=1, strength=1)[0] == 200
 
 
 @pytest.mark.parametrize(

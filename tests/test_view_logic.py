@@ -373,6 +373,48 @@ def test_discarding_goes_on_and_a_save_that_fails_does_not(app: App, tmp_path: P
     assert app.closing
 
 
+def test_what_is_painted_and_not_filled_in_is_asked_about(app: App, tmp_path: Path) -> None:
+    """But for a mask that came with the picture, and what undo has taken back."""
+    paint(app, 10, 10)
+    app.close()
+    assert (app.closing, app.question is not None) == (False, True)
+    app.key("enter")
+    assert (app.closing, app.question) == (False, None)
+    app.drop([tmp_path / "photo.png"])
+    app.key("escape")
+    patient(app)
+    assert app.canvas is not None
+    assert app.canvas.any()
+    app.key("z", control=True)
+    assert not app.at_stake
+    app.key("z", control=True, shift=True)
+    assert app.at_stake
+    fill(app, 200)
+    app.save()
+    patient(app)
+    assert not app.at_stake  # the mask was filled in, and that is saved
+    paint(app, 20, 20)
+    app.drop([tmp_path / "photo.png"])
+    app.key("d")
+    patient(app)
+    assert not app.at_stake
+    Image.new("L", SIZE, 255).save(tmp_path / "mask.png")
+    app.open(tmp_path / "photo.png", tmp_path / "mask.png")
+    patient(app)
+    app.close()
+    assert app.closing
+
+
+def test_what_is_painted_during_a_run_is_still_to_be_filled_in(app: App) -> None:
+    paint(app, 10, 10)
+    app.key("enter")
+    paint(app, 30, 20)
+    finish(app, 200)
+    app.save()
+    patient(app)
+    assert (app.unsaved, app.at_stake) == (False, True)
+
+
 # opening -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("platform", "there", "desktop", "begins"),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moebius.pictures.patience import still_wanted
+
 CELL = 8
 
 
@@ -94,6 +96,7 @@ def grouped(boxes: np.ndarray, longest: int) -> list[tuple[list[int], list[int]]
     members: list[list[int]] = []
     held = np.empty((len(boxes), 4), np.int64)
     for i, box in enumerate(boxes):
+        still_wanted()
         groups = held[: len(members)]
         low, high = np.minimum(groups[:, :2], box[:2]), np.maximum(groups[:, 2:], box[2:])
         sides = high - low

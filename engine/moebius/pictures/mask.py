@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 from moebius.errors import EmptyMaskError, UsageError
 from moebius.pictures import photo as photos
 from moebius.pictures.look import look
+from moebius.pictures.patience import still_wanted
 from moebius.pictures.photo import Photo, PhotoSource
 from moebius.pictures.pixels import bounds, luma, turned
 
@@ -80,6 +81,7 @@ def boxes(wanted: Sequence[Box], width: int, height: int) -> np.ndarray:
     """The boxes' union; what of them lies outside the picture is cut off."""
     fill = np.zeros((height, width), bool)
     for box in wanted:
+        still_wanted()
         whole = isinstance(box, Sequence) and len(box) == 4 and all(isinstance(n, int | np.integer) for n in box)
         if not whole:
             raise UsageError(f"{box!r} is not a box; give four whole numbers: x, y, width, height.")

@@ -10,6 +10,7 @@ import numpy as np
 
 from moebius.pictures.islands import islands
 from moebius.pictures.mask import dilated
+from moebius.pictures.patience import still_wanted
 
 Square = tuple[int, int, int]  # x, y, side
 
@@ -34,6 +35,7 @@ def tiled(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size
             break
         if reach > side // RAMP:
             continue
+        still_wanted()
         thick = _thick(own, side / REACHED)
         squares = [_around(box, corner, shape, size, reach) for box in (islands(thick, 0)[1].tolist() if thick.any() else [])]
         if all(_worth(square[2], one) for square in squares):
@@ -49,6 +51,7 @@ def covered(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], si
         side = int(size * scale)
         if not _worth(side, one):
             break
+        still_wanted()
         squares = _cover(own, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), 0)
         if len(squares) <= most:
             return squares
@@ -89,6 +92,7 @@ def _cover(
     before_y, before_x = (rows * step - tall) // 2, (columns * step - wide) // 2
     found: dict[Square, int] = {}
     for row in range(rows):
+        still_wanted()
         for column in range(columns):
             y, x = row * step - before_y, column * step - before_x
             marks = int(np.count_nonzero(own[max(0, y) : y + step, max(0, x) : x + step]))
@@ -103,6 +107,7 @@ def _cover(
     for place in [*places.values(), *(_held(square, _rim(square[2], reach), corner, shape) for square in there if square[2] <= side)]:
         holds[place] += 1
     for square in sorted(found, key=lambda s: (found[s], s[1], s[0])):
+        still_wanted()
         place = places[square]
         if (holds[place][own[place]] > 1).all():
             holds[place] -= 1

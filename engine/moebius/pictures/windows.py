@@ -17,6 +17,7 @@ from moebius.errors import UsageError
 from moebius.pictures import published
 from moebius.pictures.islands import CELL, Islands, grouped, islands
 from moebius.pictures.mask import support
+from moebius.pictures.patience import still_wanted
 from moebius.pictures.photo import MAX_PIXELS
 from moebius.pictures.pixels import bounds
 from moebius.pictures.tiling import Square, covered, share, tiled
@@ -126,6 +127,7 @@ def _around_islands(fill: np.ndarray, size: int, feather: float | None, most: in
     left_over = most - len(groups)
     squares: list[tuple[Square, int, bool]] = []  # of a group, and whether it has several
     for group, (members, (left, top, right, bottom)) in enumerate(groups):
+        still_wanted()
         longest = max(right - left, bottom - top)
         side, several = size, []
         if longest + 2 * max(size // CONTEXT, reach) > size:
@@ -153,6 +155,7 @@ def finer(found: Sequence[Window], most: int) -> list[Window]:
     at which `most` are enough for all, that draw over what it made."""
     drawn: list[Window] = []
     for window in found:
+        still_wanted()
         rows, columns = window.inside()
         own = window.own(rows, columns)
         down, along = bounds(own)

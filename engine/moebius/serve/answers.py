@@ -41,6 +41,10 @@ CANCELLED = Failure(410, "Cancelled", "The job was cancelled.")
 STOPPING = Failure(503, "Stopping", "The server is stopping; ask again when it is back.", 10)
 
 
+def time_is_over(seconds: float, what: str, instead: str) -> Failure:
+    return Failure(504, "TimeIsOver", f"{what} more than {seconds:g} s; {instead}.")
+
+
 def failure(error: BaseException) -> Failure:
     """4xx for what the sender can mend, 5xx for bad luck."""
     kind = type(error).__name__

@@ -44,6 +44,7 @@ class Job:
         self.previews: dict[Preview, Any] = {}
         self.result: Picture | None = None
         self.failure: Failure | None = None
+        self.prepared = 0.0  # seconds that decoding and finding the windows took
         self.begun: float | None = None
         self.ended: float | None = None
         self.fetched = False

@@ -13,7 +13,8 @@ class Limits:
     pixels: int = 50_000_000  # of a picture, with what `extend` adds
     steps: int = 200
     windows: int = 128
-    seconds: float = 600.0  # of one run, without its waiting
+    seconds: float = 600.0  # of one picture, from its decoding on, without its waiting
+    preparing: float = 60.0  # of these, until its windows are found; others wait behind it meanwhile
 
     waiting: int = 32  # requests in the queue
     waiting_pixels: int = 200_000_000  # of all their pictures, each some eight bytes

@@ -13,7 +13,8 @@ from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.record import resolved
 from moebius.inpaint.run import Run
 from moebius.inpaint.settings import Settings
-from moebius.serve.answers import CANCELLED, STOPPING, Failure, RefusedError
+from moebius.pictures.patience import asking
+from moebius.serve.answers import CANCELLED, STOPPING, Failure, RefusedError, time_is_over
 from moebius.serve.batching import Batching
 from moebius.serve.fields import asked
 from moebius.serve.jobs import Job
@@ -45,11 +46,21 @@ class Service:
 
     def prepare(self, job: Job, body: bytes, content_type: str) -> None:
         """Finds out what is asked for. In the reader's thread; what is wrong raises, and gives up the place."""
-        try:
+        begun = time.monotonic()
+
+        def check() -> None:
             if (why := job.stopping) is not None:
                 raise RefusedError.of(why)
-            wanted = asked(body, content_type)
-            run = prepared(self.model, wanted, self.limits)
+            most = min(self.limits.preparing, self.limits.seconds)
+            if time.monotonic() - begun > most:
+                raise RefusedError.of(time_is_over(most, "Reading the picture and its mask takes", "send a smaller one, or a simpler mask"))
+
+        try:
+            check()
+            with asking(check):
+                wanted = asked(body, content_type)
+                run = prepared(self.model, wanted, self.limits)
+            job.prepared = time.monotonic() - begun
             job.run, job.format = run, wanted.format
             job.steps = self.steps(len(run.modelled), run.settings.strength, run) + self.steps(len(run.finer), run.settings.refine, run)
             width, height = run.photo.size

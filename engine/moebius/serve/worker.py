@@ -24,7 +24,7 @@ from moebius.inpaint.together import alike, sampled
 from moebius.pictures.formats import ENDINGS
 from moebius.pictures.metadata import as_json
 from moebius.pictures.save import encoded
-from moebius.serve.answers import Failure, failure
+from moebius.serve.answers import failure, time_is_over
 from moebius.serve.batching import Batching, measured
 from moebius.serve.jobs import Job, Picture, Preview
 from moebius.serve.limits import Limits
@@ -102,8 +102,8 @@ class Worker(threading.Thread):
         """Ends a job that is to end, or whose time is over."""
         if job.over:
             return False
-        if job.begun is not None and time.monotonic() - job.begun > self.limits.seconds:
-            job.stop(Failure(504, "TimeIsOver", f"The picture takes more than {self.limits.seconds:g} s; ask for fewer steps or windows."))
+        if job.begun is not None and job.prepared + time.monotonic() - job.begun > self.limits.seconds:
+            job.stop(time_is_over(self.limits.seconds, "The picture takes", "ask for fewer steps or windows"))
         if (why := job.stopping) is not None:
             job.fail(why)
             self.ended(job)

@@ -34,6 +34,7 @@ class MaskCanvas:
         self.extent = NOWHERE  # there is nothing beyond it; it may be larger than what there is
         self._done: list[Edit] = []
         self._undone: list[Edit] = []
+        self._settled: Edit | None = None  # the last edit that nobody would miss
         self._before: np.ndarray | None = None
         self._touched = NOWHERE
         if fill is not None and fill.any():
@@ -50,6 +51,15 @@ class MaskCanvas:
     def any(self) -> bool:
         """Whether anything is marked."""
         return bool(self.fill[self.extent.slices].any())
+
+    @property
+    def is_new(self) -> bool:
+        """Whether something is marked that was not when the canvas was last `settle`d, and so would be lost with it."""
+        return (self._done[-1] if self._done else None) is not self._settled and self.any()
+
+    def settle(self) -> None:
+        """What is marked came from elsewhere, or has been filled in."""
+        self._settled = self._done[-1] if self._done else None
 
     def take_dirty(self) -> Rect:
         dirty, self.dirty = self.dirty, NOWHERE

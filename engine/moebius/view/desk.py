@@ -23,8 +23,8 @@ from moebius.view.notices import Notices
 from moebius.view.opening import Opened
 from moebius.view.save import save
 
-BEFORE_OPENING = "The last fill is not saved. Save it before another picture is opened?"
-BEFORE_CLOSING = "The last fill is not saved. Save it before the window closes?"
+BEFORE_OPENING = "before another picture is opened"
+BEFORE_CLOSING = "before the window closes"
 NO_MEMORY = "There is not enough memory for this picture; close other programs, or use a smaller one."
 
 
@@ -89,7 +89,7 @@ class Desk:
     # pictures ----------------------------------------------------------------------------------------------------
     def open(self, source: Path | bytes, mask: Path | None = None, folder: Path | None = None, sample: bool = False) -> None:
         """Another photo, as soon as it is read. One that cannot be read leaves all as it was."""
-        if self.unsaved:
+        if self.at_stake:
             self._ask(BEFORE_OPENING, partial(self._read, source, mask, folder))
         else:
             self._read(source, mask, folder, sample)
@@ -105,7 +105,7 @@ class Desk:
     def _show(self, number: int, folder: Path | None, sample: bool, opened: Opened) -> None:
         if number != self._opened:  # another one was asked for meanwhile
             return
-        if self.unsaved:  # a run has ended meanwhile
+        if self.at_stake:  # a run has ended meanwhile, or something was painted
             self._ask(BEFORE_OPENING, partial(self._show, number, folder, sample, opened))
             return
         self.cancel()
@@ -192,35 +192,51 @@ class Desk:
         """Somebody wants the window to go."""
         if self.saving:
             self._leaving = True
-        elif not self.unsaved:
+        elif not self.at_stake:
             self.closing = True
         elif self.question is None:
             self._ask(BEFORE_CLOSING, self._let_close)
 
+    @property
+    def is_painted(self) -> bool:
+        """Something was painted, and not filled in since."""
+        return self.easel.sheet is not None and self.easel.sheet.canvas.is_new
+
+    @property
+    def at_stake(self) -> bool:
+        """There is work that would be lost with the picture."""
+        return self.unsaved or self.is_painted
+
     def _let_close(self) -> None:
         self.closing = True
 
-    def _ask(self, text: str, go_on: Callable[[], object]) -> None:
+    def _ask(self, before: str, go_on: Callable[[], object]) -> None:
         self.typed, self.help, self.changed = None, False, True
-        answers = (
-            ("Save", "s", partial(self._save_newest, go_on)),
-            ("Discard", "d", partial(self._discard, go_on)),
-            ("Cancel", "escape", self._stay),
-        )
-        self.question = Question(text, answers)
+        discard, stay = ("Discard", "d", partial(self._discard, go_on)), ("Cancel", "escape", self._stay)
+        if self.unsaved:
+            save = "Save", "s", partial(self._save_newest, go_on)
+            self.question = Question(f"The last fill is not saved. Save it {before}?", (save, discard, stay))
+        else:  # Enter takes the first answer
+            self.question = Question("What is painted is not filled in yet. Discard it?", (stay, discard))
 
     def _stay(self) -> None:
         self.opening = ""
 
     def _discard(self, then: Callable[[], object]) -> None:
         self.unsaved = False
+        self._give_up_painting()
         then()
+
+    def _give_up_painting(self) -> None:
+        if self.easel.sheet is not None:
+            self.easel.sheet.canvas.settle()
 
     def _save_newest(self, then: Callable[[], object]) -> None:
         """The fill that is not saved may be out of view."""
         sheet = self.easel.sheet
         if sheet is not None and sheet.fill is None and sheet.fills:
             sheet.shown = len(sheet.fills)
+        self._give_up_painting()  # it is no work to ask about once more
         self.save(then)
 
     def answer(self, index: int) -> None:

@@ -53,6 +53,7 @@ class Sheet:
 class History:
     def __init__(self, photo: Photo, picture: Picture, marked: np.ndarray | None = None) -> None:
         self._sheets = [Sheet(photo, picture, MaskCanvas(*photo.size, marked))]
+        self._sheets[0].canvas.settle()
         self._at = 0
         self.original = picture
 
@@ -73,11 +74,14 @@ class History:
         """A run on a sheet has ended. What was painted meanwhile is outside its hole, and is gone on with. False where another sheet is in
         view, which stays."""
         sheet.fills.append(fill)
+        ahead = sheet.canvas.fill & ~fill.hole
+        some = bool(ahead.any())
+        if not some:
+            sheet.canvas.settle()
         if sheet is self.sheet:
             self._forget_what_follows()
             sheet.shown = len(sheet.fills)
-            ahead = sheet.canvas.fill & ~fill.hole
-            if ahead.any():
+            if some:
                 self.build_on(ahead)
         while self._bytes() > KEPT_BYTES and self._drop_oldest():
             pass
