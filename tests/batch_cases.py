@@ -41,5 +41,9 @@ def mask(path: Path, box: tuple[int, int, int, int] | None = (5, 5, 15, 12), siz
     return path
 
 
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
 def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())

@@ -29,12 +29,10 @@ from moebius.model.vae import VAE, VAEConfig
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import apart
 import bench_model
-import common
 import contenders
 import costs
 import model
 import part
-import readme
 import workload
 from peers.nets import Nets, inpainter
 
@@ -340,45 +338,6 @@ def test_who_has_not_begun_when_the_time_is_over_is_left_out(weights: Path, monk
     assert result["left_out"] == {"late": "the time was over: --budget is 100"}
 
 
-def test_a_graph_is_captured_once_for_the_shapes_of_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without CUDA: what is captured runs at once, and again at every replay."""
-    torch = pytest.importorskip("torch", reason="the PyTorch peer needs torch (the `bench` extra)")
-    from contextlib import contextmanager
-
-    from peers.torch_nets import Graphs
-
-    class Stream:
-        def wait_stream(self, other: Any) -> None:
-            """There is one."""
-
-    class Graph:
-        def replay(self) -> None:
-            call(*graphs.captured[shape][1], into=graphs.captured[shape][2])
-
-    calls: list[int] = []
-
-    def call(a: Any, b: Any, into: Any = None) -> Any:
-        calls.append(len(a))
-        return torch.add(a, b, out=into)
-
-    @contextmanager
-    def within(_: Any) -> Iterator[None]:
-        yield
-
-    for name, fake in {"Stream": Stream, "current_stream": Stream, "CUDAGraph": Graph, "stream": within, "graph": within}.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-    graphs = Graphs(call)
-    for size in (3, 3, 5):
-        a = torch.arange(float(size))
-        shape = (a.shape, a.shape)
-        first = graphs(a, a)
-        second = graphs(a, 2 * a)
-        assert torch.equal(first, 2 * a)
-        assert torch.equal(second, 3 * a)
-    assert calls.count(3) == 3 + 1 + 4
-    assert len(graphs.captured) == 2
-
-
 # costs ---------------------------------------------------------------------------------------------------------------
 def test_the_meter_counts_what_is_there(llvmpipe: WebGPU) -> None:
     gpu = copy.copy(llvmpipe.gpu)
@@ -402,29 +361,3 @@ def test_host_time_is_that_of_the_step_that_runs(llvmpipe: WebGPU, weights: Path
 
 
 # the tables ----------------------------------------------------------------------------------------------------------
-def test_a_table_is_replaced_between_its_markers_alone() -> None:
-    begin, end = readme.markers("speed")
-    assert common.between(f"a\n{begin}\nold\n{end}\nb\n", begin, end, "new\nrows") == f"a\n{begin}\nnew\nrows\n{end}\nb\n"
-    for text in ("nothing", begin, f"{end}{begin}", f"{begin}{end}{end}"):
-        with pytest.raises(MoebiusError, match="<!-- speed"):
-            common.between(text, begin, end, "")
-
-
-def test_the_tables_are_made_of_the_results_and_say_when_the_machine_was_busy() -> None:
-    quiet = {"adapter": None, "processor": "A Processor", "load_average": 2.0, "cores": 2}
-    part = {"median_s": 0.25, "ratio_median": 0.5, "ratio_worst": 0.75}
-    row = {"load_s": 1.0, "first_calls_s": 0.5} | dict.fromkeys(model.PARTS, part)
-    result = {"against": "a", "config": "tiny", "cores": 2, "steps": 4, "environment": quiet, "contenders": {"a": row, "b": row}}
-    lines = readme.speed({"model.x.json": result})
-    assert lines[2].startswith(
-        "| tiny, A Processor, 2 cores, 4 steps; [model.x.json](../benchmarks/results/model.x.json) | a | 1.5 s | 250 ms |"
-    )
-    assert lines[3].endswith("| 0.50, 0.75 |")
-    assert "busy" not in "".join(lines)
-    lines = readme.speed({"model.x.json": result | {"environment": quiet | {"load_average": 9.5}}})
-    assert "**the machine was busy: load 9.5 on 2 cores**" in lines[2]
-
-
-def test_the_median_of_two_shapes_lies_between_them() -> None:
-    rows = [{"ms": 1.0, "flops": 1e6, "bytes": 1e6, "percent_of_roof": p, "counts": {"step": 2}} for p in (80.0, 20.0)]
-    assert readme.cells(rows) == "4 |  | 1 | 1 | 50, 20"

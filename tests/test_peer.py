@@ -1,9 +1,12 @@
-"""The PyTorch peer of the benchmarks is itself held to the goldens: a peer that computes something else is no peer."""
+"""The PyTorch peer of the benchmarks is itself held to the goldens: a peer that computes something else is no peer. Its graphs, too."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,3 +56,39 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     some = dict(list(weights("vae_nano").items())[:-1])
     with pytest.raises(RuntimeError, match="Missing key"):
         peer.load(peer.TorchVAE(CONFIGS["vae_nano"]), some)
+
+
+def test_a_graph_is_captured_once_for_the_shapes_of_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CUDA: what is captured runs at once, and again at every replay."""
+    from peers.torch_nets import Graphs
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None:
+            """There is one."""
+
+    class Graph:
+        def replay(self) -> None:
+            call(*graphs.captured[shape][1], into=graphs.captured[shape][2])
+
+    calls: list[int] = []
+
+    def call(a: Any, b: Any, into: Any = None) -> Any:
+        calls.append(len(a))
+        return torch.add(a, b, out=into)
+
+    @contextmanager
+    def within(_: Any) -> Iterator[None]:
+        yield
+
+    for name, fake in {"Stream": Stream, "current_stream": Stream, "CUDAGraph": Graph, "stream": within, "graph": within}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    graphs = Graphs(call)
+    for size in (3, 3, 5):
+        a = torch.arange(float(size))
+        shape = (a.shape, a.shape)
+        first = graphs(a, a)
+        second = graphs(a, 2 * a)
+        assert torch.equal(first, 2 * a)
+        assert torch.equal(second, 3 * a)
+    assert calls.count(3) == 3 + 1 + 4
+    assert len(graphs.captured) == 2

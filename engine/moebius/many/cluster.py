@@ -27,6 +27,7 @@ from moebius.many.recipe import Recipe
 from moebius.many.worker import THREADS, Options, Worker
 
 AHEAD = THREADS + 2  # jobs that an actor has at a time
+HELD = 10_000  # frames that wait for the one before them; some ten megabytes
 REACHED = 10.0  # seconds in which a cluster's address answers
 PATIENCE = 30.0  # seconds after which one is told why nothing happens
 STARTS = 3  # of an actor that never comes up, one after the other
@@ -105,26 +106,33 @@ class Slot:
 
 
 class Feed:
-    """Jobs in order; of a film one frame at a time."""
+    """Jobs in order; of a film one frame at a time. They are taken from the list as they are asked for, and frames whose film is under way
+    are kept until their turn comes: at most `HELD`, behind which no further film begins."""
 
     def __init__(self, jobs: Iterable[Job], films: bool) -> None:
         self._jobs, self._films = iter(jobs), films
-        self._waiting: dict[Any, deque[Job]] = {}
+        self._waiting: dict[Any, deque[Job]] = {}  # of the films under way
         self._ready: deque[Job] = deque()
-        if films:
-            for job in self._jobs:
-                self._waiting.setdefault(job.out.parent, deque()).append(job)
-            self._ready += [film.popleft() for film in self._waiting.values()]
 
     def next(self) -> Job | None:
-        if self._films:
-            return self._ready.popleft() if self._ready else None
-        return next(self._jobs, None)
+        if not self._films:
+            return next(self._jobs, None)
+        if self._ready:
+            return self._ready.popleft()
+        while sum(map(len, self._waiting.values())) < HELD and (job := next(self._jobs, None)) is not None:
+            film = self._waiting.get(job.out.parent)
+            if film is None:
+                self._waiting[job.out.parent] = deque()
+                return job
+            film.append(job)
+        return None
 
     def ended(self, job: Job) -> None:
         film = self._waiting.get(job.out.parent)
         if film:
             self._ready.append(film.popleft())
+        elif film is not None:  # a frame that is read later begins it anew, from the file of this one
+            del self._waiting[job.out.parent]
 
 
 class Cluster:
