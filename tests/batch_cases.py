@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from moebius.backends.cpu import CPU
 from moebius.inpaint.inpainter import Inpainter
+from moebius.model.contract import Ops
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.unet import shapes as unet_shapes
@@ -19,8 +21,8 @@ SMALL_UNET = UNetConfig(4, block_out_channels=(8, 16), heads=2, cross_attention_
 SMALL_VAE = VAEConfig((8, 8, 8, 8), norm_num_groups=4)  # windows of 32 pixels
 
 
-def small_model() -> Inpainter:
-    ops = CPU()
+def small_model(ops: Ops[Any] | None = None) -> Inpainter:
+    ops = ops or CPU()
     weights = synthetic(unet_shapes(SMALL_UNET), 0), synthetic(vae_shapes(SMALL_VAE), 0)
     return Inpainter(UNet(SMALL_UNET, weights[0], ops), VAE(SMALL_VAE, weights[1], ops), model="small")
 

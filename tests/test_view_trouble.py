@@ -169,6 +169,24 @@ def test_two_hundred_random_actions(view: Session, folder: Path) -> None:
     assert "Traceback" not in view.said()
 
 
+# the start -----------------------------------------------------------------------------------------------------------
+LATER = [  # modules that the first frame does without
+    *("inpaint.run", "inpaint.inpainter", "weights.store", "model.unet", "backends.cpu.ops", "backends.reference", "many.places"),
+    *(f"backends.webgpu.{name}" for name in ("backend", "plan", "gemm", "menu", "ops", "tuner", "probe")),
+    *("check", "serve", "web"),
+]
+
+
+def test_the_first_frame_needs_little(shared: Session) -> None:
+    """Nothing of a model is imported for it, no process is started, and one device makes what this frame shows. The rest comes after it."""
+    made = shared.ask("first_made")
+    early = {m for m in made["modules"] for name in LATER if f"{m}.".startswith(f"moebius.{name}.")}
+    assert (early, made["children"]) == (set(), [])
+    objects = made["objects"]
+    assert (objects["Device"], objects["RenderPipeline"], objects["ShaderModule"], objects.get("ComputePipeline", 0)) == (1, 2, 1, 0)
+    assert shared.ask("objects")["RenderPipeline"] == 8
+
+
 def test_only_the_window_knows_glfw() -> None:
     importing = set()
     for path in ENGINE.rglob("*.py"):

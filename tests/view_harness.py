@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 
 NEEDED = ("Xvfb", "xdotool")
 SCREEN = (1000, 760)
+STARTED: list[str] = []  # processes, within the program that is tested
 PATIENCE = 240.0  # seconds; compiling kernels on a busy machine is what takes long
 
 
@@ -264,6 +266,7 @@ class Inspector:
         self.steps: list[int] = []  # of every run
         self.app.notices.slowness = 1000.0  # a message waits for a busy machine
         self.drawn: list[float] = []
+        self.made: dict[str, Any] = {}
         self._note_frames()
         self._count_moves()
         threading.Thread(target=self._serve, daemon=True).start()
@@ -285,12 +288,17 @@ class Inspector:
             shown = bool(draw(scene))
             if shown and not self.drawn:
                 self.drawn.append(time.monotonic())
+                self.made = {"modules": [m for m in sys.modules if m.startswith("moebius.")], "objects": self._counted()}
             return shown
 
         renderer.draw = noted
 
     def first_drawn(self) -> float:
         return self.drawn[0]
+
+    def first_made(self) -> dict[str, Any]:
+        """What there was when the first frame was drawn."""
+        return self.made | {"children": STARTED}
 
     def _serve(self) -> None:
         for line in sys.stdin:
@@ -368,10 +376,13 @@ class Inspector:
         """As if the command had said so."""
         self.app.settings["steps"] = int(count)
 
-    def objects(self) -> dict[str, int]:
+    def _counted(self) -> dict[str, int]:
         from moebius.backends.webgpu import native
 
-        counts = native.object_counts(self.window.renderer.module)
+        return native.object_counts(self.window.renderer.module)
+
+    def objects(self) -> dict[str, int]:
+        counts = self._counted()
         return {kind: n for kind, n in counts.items() if n and kind not in ("GPUAdapter", "GPUCommandEncoder", "GPUCommandBuffer")}
 
     def processor(self) -> float:
@@ -398,28 +409,54 @@ class Inspector:
         model.steps = refuse
 
 
+def after_import(hooks: dict[str, Callable[[Any], None]]) -> None:
+    """Calls each with its module, as soon as the program itself has imported it: what it imports for its first frame is looked at."""
+    execute = SourceFileLoader.exec_module
+
+    def executed(loader: SourceFileLoader, module: Any) -> None:
+        execute(loader, module)
+        if module.__name__ in hooks:
+            hooks.pop(module.__name__)(module)
+
+    SourceFileLoader.exec_module = executed  # type: ignore[method-assign]
+
+
 def main() -> int:
+    inspectors: list[Inspector] = []
+
+    def on_window(module: Any) -> None:
+        begin = module.Window.run
+
+        def inspected(window: Any) -> Any:
+            inspectors.append(Inspector(window))
+            return begin(window)
+
+        module.Window.run = inspected
+
+    def on_run(module: Any) -> None:
+        stages = module.Run._stages
+
+        def counted(run: Any) -> Any:
+            inspectors[0].steps.append(0)
+            for step in stages(run):
+                inspectors[0].steps[-1] += 1
+                yield step
+
+        module.Run._stages = counted
+
+    def on_dialogs(module: Any) -> None:
+        module.command = lambda _: None  # none is opened on this display
+
+    after_import({"moebius.view.window": on_window, "moebius.inpaint.run": on_run, "moebius.view.dialogs": on_dialogs})
+    start = subprocess.Popen.__init__
+
+    def noted(self: Any, args: Any, *more: Any, **options: Any) -> None:
+        STARTED.append(str(args))
+        start(self, args, *more, **options)
+
+    subprocess.Popen.__init__ = noted  # type: ignore[method-assign]
     from moebius.__main__ import main as command
-    from moebius.inpaint.run import Run
-    from moebius.view import dialogs
-    from moebius.view.window import Window
 
-    dialogs.command = lambda _: None  # type: ignore[assignment] # none is opened on this display
-
-    begin, stages, inspectors = Window.run, Run._stages, []
-
-    def inspected(window: Window) -> None:
-        inspectors.append(Inspector(window))
-        begin(window)
-
-    def counted(run: Any) -> Any:
-        inspectors[0].steps.append(0)
-        for step in stages(run):
-            inspectors[0].steps[-1] += 1
-            yield step
-
-    Window.run = inspected  # type: ignore[method-assign]
-    Run._stages = counted  # type: ignore[method-assign]
     return command()
 
 

@@ -20,12 +20,19 @@ from moebius.cli.load import SYNTHETIC, load_model, recipe
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Pictures
 from moebius.errors import UsageError
-from moebius.many.places import make_folder, place
 
 if TYPE_CHECKING:
     from moebius.many.batch import Listed, Summary
     from moebius.many.jobs import Job, Outcome
+    from moebius.many.places import Place
     from moebius.many.worker import Options
+
+
+def place(text: str) -> Place:
+    from moebius.many import places
+
+    return places.place(text)
+
 
 LISTED = 12  # names in a line
 
@@ -72,6 +79,8 @@ def batch(args: argparse.Namespace) -> int:
         args.images, args.masks, args.out = (absolute(p) for p in (args.images, args.masks, args.out))
     wanted = chosen_options(args)
     work = listed(args.images, args.masks, args.out, wanted, args.recursive)
+    from moebius.many.places import make_folder
+
     make_folder(args.out)
     for why, names in work.ignored.items():
         if names:

@@ -15,7 +15,6 @@ from typing import Any
 
 from moebius.cli.output import nowhere, say, say_error
 from moebius.errors import MoebiusError
-from moebius.many.places import hidden
 
 DONE, FAILED, MISUSED, STOPPED = 0, 1, 2, 130
 DEBUG = "MOEBIUS_DEBUG"
@@ -97,6 +96,8 @@ def told(error: BaseException) -> tuple[str, int]:
 
 def tidied(sentence: str) -> str:
     """Without the whole of a name that fills the screen, and without the password of a URL."""
+    from moebius.many.places import hidden
+
     return re.sub(r"\S{300,}", lambda word: f"{word[0][:60]}… ({len(word[0])} characters)", hidden(sentence))
 
 

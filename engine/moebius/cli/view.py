@@ -50,12 +50,16 @@ def view(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     Settings(**settings)  # raises before a window opens
     check_device(args.device)
-    try:
-        from moebius.view.window import Interrupted, Window
-    except ImportError as error:
-        raise AdapterError(f"The window needs the package glfw, which cannot be imported ({error}); pip install glfw.") from error
+    from moebius.view.early import Search, nothing_collected, packaged_glfw
 
-    window = Window(partial(load, args), settings)
+    with nothing_collected():
+        search = Search()
+        try:
+            with packaged_glfw():
+                from moebius.view.window import Interrupted, Window
+        except ImportError as error:
+            raise AdapterError(f"The window needs the package glfw, which cannot be imported ({error}); pip install glfw.") from error
+        window = Window(partial(load, args), settings, search.adapters)
     if args.photo is None:
         window.app.open(sample.photo(), sample.mask(), folder=Path.cwd(), sample=True)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
@@ -59,24 +59,27 @@ class Scene:
 class Renderer:
     """A device of its own, on an adapter that can show on this window."""
 
-    def __init__(self, present_info: dict[str, Any]) -> None:
+    def __init__(self, present_info: dict[str, Any], listed: Callable[[], list[Any]] = adapters) -> None:
+        there = listed()
         self.module = native.load("wgpu")
-        if not adapters():  # to ask for something to draw on would end the process
+        if not there:  # to ask for something to draw on would end the process
             raise AdapterError(f"{NO_ADAPTER_DRIVER}, or use `moebius inpaint`.")
         with guard("The window", "getting something to draw on"):
             self.context: Any = self.module.gpu.get_canvas_context(present_info)
         try:
             adapter = self.module.gpu.request_adapter_sync(power_preference="high-performance", canvas=self.context)
         except Exception as error:  # wgpu has a type of its own for "none"
-            there = "; ".join(a.summary for a in adapters())
-            raise AdapterError(f"No adapter can draw on this display (found: {there}). `moebius inpaint` needs no window.") from error
+            names = "; ".join(a.summary for a in there)
+            raise AdapterError(f"No adapter can draw on this display (found: {names}). `moebius inpaint` needs no window.") from error
         self.name = adapter.summary
         self.largest_side = int(adapter.limits["max-texture-dimension-2d"])
         with guard(self.name, "opening the device of the window"):
             self.device = adapter.request_device_sync(label="window", required_limits={"max-texture-dimension-2d": self.largest_side})
             self.format = self.context.get_preferred_format(adapter).removesuffix("-srgb")  # our colours are stored as they are shown
             self.context.configure(device=self.device, format=self.format)
-            self._make_pipelines()
+            self._make_layouts()
+        self._shaders: dict[bool, Any] = {}
+        self._pipelines: dict[tuple[Kind, bool], Any] = {}
         self._size = (0, 0)
         self._textures: dict[str, Any] = {}
         self._shown: dict[str, Any] = {}
@@ -96,7 +99,7 @@ class Renderer:
         usage = self.module.BufferUsage
         return self.device.create_buffer(label="quads", size=QUAD_BYTES * count, usage=usage.VERTEX | usage.COPY_DST)
 
-    def _make_pipelines(self) -> None:
+    def _make_layouts(self) -> None:
         stage = self.module.ShaderStage
         entries: list[dict[str, Any]] = [
             {"binding": 0, "visibility": stage.VERTEX | stage.FRAGMENT, "buffer": {"type": "uniform"}},
@@ -104,29 +107,32 @@ class Renderer:
         ]
         entries += [{"binding": i, "visibility": stage.FRAGMENT, "texture": {"sample_type": "float"}} for i in range(2, 2 + len(TEXTURES))]
         self._layout = self.device.create_bind_group_layout(entries=entries)
-        layout = self.device.create_pipeline_layout(bind_group_layouts=[self._layout])
-        shaders = [
-            self.device.create_shader_module(label="view", code=wgsl.specialise("view", (("SMALL", small),))) for small in (False, True)
-        ]
-        attributes = [{"format": "float32x4", "offset": 16 * i, "shader_location": i} for i in range(4)]
-        over = {"operation": "add", "src_factor": "src-alpha", "dst_factor": "one-minus-src-alpha"}
-        target = {"format": self.format, "blend": {"color": over, "alpha": over}}
-        # Both ways to sample in one shader would cost a software driver both: it masks branches, it does not skip them.
-        self._pipelines = {
-            (kind, small): self.device.create_render_pipeline(
+        self._pipeline_layout = self.device.create_pipeline_layout(bind_group_layouts=[self._layout])
+
+    def make_ready(self) -> None:
+        """All pipelines; else each is made for the first frame that needs it, and the very first frames need few."""
+        with guard(self.name, "compiling view.wgsl"):
+            for kind in KINDS:
+                for small in (False, True) if kind in ("photo", "result") else (False,):
+                    self._pipeline(kind, small)
+
+    def _pipeline(self, kind: Kind, small: bool) -> Any:
+        """Both ways to sample in one shader would cost a software driver both: it masks branches, it does not skip them."""
+        if (kind, small) not in self._pipelines:
+            if small not in self._shaders:
+                self._shaders[small] = self.device.create_shader_module(label="view", code=wgsl.specialise("view", (("SMALL", small),)))
+            attributes = [{"format": "float32x4", "offset": 16 * i, "shader_location": i} for i in range(4)]
+            buffers = [{"array_stride": QUAD_BYTES, "step_mode": "instance", "attributes": attributes}]
+            over = {"operation": "add", "src_factor": "src-alpha", "dst_factor": "one-minus-src-alpha"}
+            target = {"format": self.format, "blend": {"color": over, "alpha": over}}
+            self._pipelines[kind, small] = self.device.create_render_pipeline(
                 label=f"show_{kind}",
-                layout=layout,
+                layout=self._pipeline_layout,
                 primitive={"topology": "triangle-strip"},
-                vertex={
-                    "module": shaders[small],
-                    "entry_point": "corner",
-                    "buffers": [{"array_stride": QUAD_BYTES, "step_mode": "instance", "attributes": attributes}],
-                },
-                fragment={"module": shaders[small], "entry_point": f"show_{kind}", "targets": [target]},
+                vertex={"module": self._shaders[small], "entry_point": "corner", "buffers": buffers},
+                fragment={"module": self._shaders[small], "entry_point": f"show_{kind}", "targets": [target]},
             )
-            for kind in KINDS
-            for small in ((False, True) if kind in ("photo", "result") else (False,))
-        }
+        return self._pipelines[kind, small]
 
     # frames ------------------------------------------------------------------------------------------------------
     def draw(self, scene: Scene) -> bool:
@@ -160,9 +166,9 @@ class Renderer:
         frame.set_bind_group(0, self._bound)
         frame.set_vertex_buffer(0, self._quads)
         first = 0
-        for key, run in groupby((q.kind, q.kind in ("photo", "result") and self._is_small(q, scene)) for q in scene.quads):
+        for (kind, small), run in groupby((q.kind, q.kind in ("photo", "result") and self._is_small(q, scene)) for q in scene.quads):
             count = len(list(run))
-            frame.set_pipeline(self._pipelines[key])
+            frame.set_pipeline(self._pipeline(kind, small))
             frame.draw(4, count, 0, first)
             first += count
         frame.end()

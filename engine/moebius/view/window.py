@@ -15,6 +15,7 @@ from typing import Any
 
 import glfw
 
+from moebius.backends.webgpu.device import adapters
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError
 from moebius.view import layout
 from moebius.view.app import App
@@ -49,17 +50,17 @@ REPEATING = ("left", "right", "backspace")
 
 
 class Window:
-    def __init__(self, load: Load, settings: dict[str, Any]) -> None:
+    def __init__(self, load: Load, settings: dict[str, Any], listed: Callable[[], list[Any]] = adapters) -> None:
         glfw.ERROR_REPORTING = "ignore"  # asked for where it matters
         if not glfw.init():
             raise AdapterError(f"There is no display to open a window on ({_glfw_error()}). `moebius inpaint` needs none.")
         try:
-            self._open(load, settings)
+            self._open(load, settings, listed)
         except BaseException:
             glfw.terminate()
             raise
 
-    def _open(self, load: Load, settings: dict[str, Any]) -> None:
+    def _open(self, load: Load, settings: dict[str, Any], listed: Callable[[], list[Any]]) -> None:
         glfw.window_hint(glfw.CLIENT_API, glfw.NO_API)
         glfw.window_hint(glfw.SCALE_TO_MONITOR, True)
         glfw.window_hint(glfw.VISIBLE, False)
@@ -68,7 +69,7 @@ class Window:
             raise AdapterError(f"The display opens no window ({_glfw_error()}).")
         self._keep_on_screen()
         glfw.set_window_size_limits(self.handle, *SMALLEST, glfw.DONT_CARE, glfw.DONT_CARE)
-        self.renderer = Renderer(present_info(self.handle))
+        self.renderer = Renderer(present_info(self.handle), listed)
         self.worker = Worker(load, glfw.post_empty_event, self.renderer.largest_side)
         self.app = App(self.worker, Errands(glfw.post_empty_event), settings, self.renderer.largest_side)
         self.app.paste_text = self._clipboard
@@ -180,6 +181,7 @@ class Window:
         sys.setswitchinterval(SWITCH)
         try:
             self._draw()  # before anything else takes the processor
+            self.renderer.make_ready()
             self.worker.begin()
             while not self.app.closing and not interrupts:
                 self._turn()

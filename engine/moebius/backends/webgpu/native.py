@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
-from types import ModuleType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from threading import Lock
+from types import MethodType, ModuleType
 from typing import Any
 
 from moebius.errors import AdapterError
@@ -15,6 +16,8 @@ from moebius.errors import AdapterError
 IMPLEMENTATIONS = {"wgpu": "wgpu", "dawn": "wgpudawn"}  # wgpu-native (naga) and Dawn (Tint), the same Python API
 FORKED = "does not work in the child; start that one with multiprocessing's 'spawn', or compute there on the CPU device."
 _LOADED_BY: dict[str, int] = {}  # the process
+_LOADED: set[str] = set()
+_LOADING = Lock()
 CHECKED = "MOEBIUS_CHECKED"
 UNCHECKED_TOGGLES = ("disable_robustness", "disable_workgroup_init", "skip_validation")  # Dawn's, for a whole device
 
@@ -25,9 +28,10 @@ def load(implementation: str) -> ModuleType:
         raise AdapterError(f"WebGPU ({implementation}) was in use before this process was forked, and {FORKED}")
     os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp")  # unset, Mesa prints a line for every adapter
     try:
-        module = importlib.import_module(IMPLEMENTATIONS[implementation])
-        if implementation == "wgpu":
-            _read_plain_types_quickly()
+        with _LOADING:
+            with _types_read_quickly() if implementation == "wgpu" and implementation not in _LOADED else nullcontext():
+                module = importlib.import_module(IMPLEMENTATIONS[implementation])
+            _LOADED.add(implementation)
         return module
     except KeyError:
         raise AdapterError(f"There is no implementation {implementation!r}; choose from {', '.join(IMPLEMENTATIONS)}.") from None
@@ -37,30 +41,40 @@ def load(implementation: str) -> ModuleType:
         ) from None
 
 
-PLAIN_TYPE = re.compile(r"(\w+) ?(\*|\[\])?")  # a name, a pointer to it, an array of it
+WORD = re.compile(r"\w+")
+KINDS = ("typedef", "struct", "union", "enum")
 
 
-def _read_plain_types_quickly() -> None:
+@contextmanager
+def _types_read_quickly() -> Iterator[None]:
     """cffi reads the name of a C type by parsing it behind the names of all the library's types: tens of milliseconds a name, and a device
-    needs seventy. Plain ones are looked up; where cffi is another than the one known here, everything stays as it is."""
+    needs eighty. Here each is read behind those that it consists of. Where cffi is another than the one known here, all stays as it is."""
+    parser = read = None
     with suppress(ImportError, AttributeError):
-        parser = importlib.import_module("wgpu.backends.wgpu_native._ffi").ffi._parser
-        array, parse, known, pointer = (
-            importlib.import_module("cffi.model").ArrayType,
-            parser.parse_type,
-            parser._declarations,
-            parser._get_type_pointer,
-        )
-        if parse.__name__ == "parse_type":  # not yet this one
-            parser.parse_type = lambda name: _plain_type(name, parse, known, pointer, array)
+        parser = importlib.import_module("cffi.cparser").Parser
+        read = parser.parse_type
 
+    def quickly(self: Any, name: str) -> Any:
+        every = self._declarations
+        self._declarations = {key: every[key] for word in WORD.findall(name) for kind in KINDS if (key := f"{kind} {word}") in every}
+        try:
+            return read(self, name)  # type: ignore[misc]
+        finally:
+            every.update(self._declarations)
+            self._declarations = every
 
-def _plain_type(name: str, parse: Any, known: dict[str, Any], pointer: Any, array: Any) -> Any:
-    plain = PLAIN_TYPE.fullmatch(name.strip())
-    if plain is None or f"typedef {plain[1]}" not in known:
-        return parse(name)
-    kind, qualifiers = known[f"typedef {plain[1]}"]
-    return array(kind, None) if plain[2] == "[]" else pointer(kind, qualifiers) if plain[2] else kind
+    if parser is None or read is None:
+        yield
+        return
+    parser.parse_type = quickly
+    try:
+        yield  # what is imported meanwhile names types, too
+        with suppress(ImportError, AttributeError):
+            importlib.import_module("wgpu.backends.wgpu_native")
+            own = importlib.import_module("wgpu.backends.wgpu_native._ffi").ffi._parser
+            own.parse_type = MethodType(quickly, own)
+    finally:
+        parser.parse_type = read
 
 
 def may_be_unchecked() -> bool:
