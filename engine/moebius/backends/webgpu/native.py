@@ -29,7 +29,7 @@ def load(implementation: str) -> ModuleType:
     os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp")  # unset, Mesa prints a line for every adapter
     try:
         with _LOADING:
-            with _types_read_quickly() if implementation == "wgpu" and implementation not in _LOADED else nullcontext():
+            with _header_read_quickly() if implementation == "wgpu" and implementation not in _LOADED else nullcontext():
                 module = importlib.import_module(IMPLEMENTATIONS[implementation])
             _LOADED.add(implementation)
         return module
@@ -43,38 +43,38 @@ def load(implementation: str) -> ModuleType:
 
 WORD = re.compile(r"\w+")
 KINDS = ("typedef", "struct", "union", "enum")
+UNUSED = re.compile(r"^typedef [^;{}]*\(\*WGPUProc\w+\)\([^;{}]*\);\n", re.M)  # pointers to functions, which are called by their names
 
 
 @contextmanager
-def _types_read_quickly() -> Iterator[None]:
-    """cffi reads the name of a C type by parsing it behind the names of all the library's types: tens of milliseconds a name, and a device
-    needs eighty. Here each is read behind those that it consists of. Where cffi is another than the one known here, all stays as it is."""
-    parser = read = None
-    with suppress(ImportError, AttributeError):
-        parser = importlib.import_module("cffi.cparser").Parser
-        read = parser.parse_type
+def _header_read_quickly() -> Iterator[None]:
+    """While wgpu is imported. cffi reads the library's header with a parser in Python, a quarter of it for what nothing uses. And it reads
+    the name of a type by parsing it behind the names of all types: tens of milliseconds a name, and a device needs eighty; here each is
+    read behind those that it consists of. Where cffi is another than the one known here, all stays as it is."""
+    try:
+        parser, library = importlib.import_module("cffi.cparser").Parser, importlib.import_module("cffi").FFI
+        parse_type, cdef = parser.parse_type, library.cdef
+    except (ImportError, AttributeError):
+        yield
+        return
 
-    def quickly(self: Any, name: str) -> Any:
+    def typed(self: Any, name: str) -> Any:
         every = self._declarations
         self._declarations = {key: every[key] for word in WORD.findall(name) for kind in KINDS if (key := f"{kind} {word}") in every}
         try:
-            return read(self, name)  # type: ignore[misc]
+            return parse_type(self, name)
         finally:
             every.update(self._declarations)
             self._declarations = every
 
-    if parser is None or read is None:
-        yield
-        return
-    parser.parse_type = quickly
+    parser.parse_type, library.cdef = typed, lambda self, source, **options: cdef(self, UNUSED.sub("", source), **options)
     try:
         yield  # what is imported meanwhile names types, too
         with suppress(ImportError, AttributeError):
-            importlib.import_module("wgpu.backends.wgpu_native")
-            own = importlib.import_module("wgpu.backends.wgpu_native._ffi").ffi._parser
-            own.parse_type = MethodType(quickly, own)
+            own = importlib.import_module("wgpu.backends.wgpu_native").ffi._parser
+            own.parse_type = MethodType(typed, own)
     finally:
-        parser.parse_type = read
+        parser.parse_type, library.cdef = parse_type, cdef
 
 
 def may_be_unchecked() -> bool:
