@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from view_harness import SCREEN, Screen, Session
+from view_harness import SCREEN, SMALL_UNET, SMALL_VAE, Screen, Session
 from view_screen import MANY_STEPS, MODEL, PHOTO_SIZE, STEPS, agreement, differs, gradient, in_picture, near, near_path, tinted
 
 from moebius import Inpainter
@@ -195,7 +195,7 @@ def test_twice_the_dots_are_twice_the_pixels_and_a_wrong_argument_is_said_in_the
 # running -------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def inpaint(llvmpipe: WebGPU) -> Inpainter:
-    ops, net, coder = llvmpipe, UNetConfig.tiny(), VAEConfig.tiny()
+    ops, net, coder = llvmpipe, UNetConfig(**SMALL_UNET), VAEConfig(**SMALL_VAE)  # type: ignore[arg-type]
     return Inpainter(UNet(net, synthetic(shapes(net), 0), ops), VAE(coder, synthetic(vae_shapes(coder), 0), ops))
 
 

@@ -24,6 +24,16 @@ import numpy as np
 
 NEEDED = ("Xvfb", "xdotool")
 SCREEN = (1000, 760)
+# In the place of the tiny networks: what is tested is the window, and a step of theirs takes a second on a busy machine.
+SMALL_UNET = {
+    "sample_size": 16,
+    "block_out_channels": (8, 16),
+    "heads": 2,
+    "cross_attention_dim": 8,
+    "encoder_hid_dim": 8,
+    "norm_num_groups": 4,
+}
+SMALL_VAE = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4}
 STARTED: list[str] = []  # processes, within the program that is tested
 PATIENCE = 240.0  # seconds; compiling kernels on a busy machine is what takes long
 
@@ -288,7 +298,11 @@ class Inspector:
             shown = bool(draw(scene))
             if shown and not self.drawn:
                 self.drawn.append(time.monotonic())
-                self.made = {"modules": [m for m in sys.modules if m.startswith("moebius.")], "objects": self._counted()}
+                self.made = {
+                    "modules": [m for m in sys.modules if m.startswith("moebius.")],
+                    "objects": self._counted(),
+                    "children": list(STARTED),
+                }
             return shown
 
         renderer.draw = noted
@@ -298,7 +312,7 @@ class Inspector:
 
     def first_made(self) -> dict[str, Any]:
         """What there was when the first frame was drawn."""
-        return self.made | {"children": STARTED}
+        return self.made
 
     def _serve(self) -> None:
         for line in sys.stdin:
@@ -447,7 +461,14 @@ def main() -> int:
     def on_dialogs(module: Any) -> None:
         module.command = lambda _: None  # none is opened on this display
 
-    after_import({"moebius.view.window": on_window, "moebius.inpaint.run": on_run, "moebius.view.dialogs": on_dialogs})
+    def on_unet(module: Any) -> None:
+        module.UNetConfig.tiny = staticmethod(lambda: module.UNetConfig(**SMALL_UNET))
+
+    def on_vae(module: Any) -> None:
+        module.VAEConfig.tiny = staticmethod(lambda: module.VAEConfig(**SMALL_VAE))
+
+    hooks = {"view.window": on_window, "inpaint.run": on_run, "view.dialogs": on_dialogs, "model.unet": on_unet, "model.vae": on_vae}
+    after_import({f"moebius.{name}": hook for name, hook in hooks.items()})
     start = subprocess.Popen.__init__
 
     def noted(self: Any, args: Any, *more: Any, **options: Any) -> None:

@@ -45,15 +45,14 @@ def add_parser(commands: Any) -> None:
 
 def view(args: argparse.Namespace) -> int:
     from moebius import sample
-    from moebius.inpaint.settings import Settings
-
-    settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
-    Settings(**settings)  # raises before a window opens
-    check_device(args.device)
     from moebius.view.early import Search, nothing_collected, packaged_glfw
 
-    with nothing_collected():
-        search = Search()
+    settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    if settings:
+        check_settings(settings)
+    check_device(args.device)
+
+    with nothing_collected(), Search() as search:
         try:
             with packaged_glfw():
                 from moebius.view.window import Interrupted, Window
@@ -93,6 +92,13 @@ def load(args: argparse.Namespace, go_on: Callable[[], None]) -> Inpainter:
             transfer(doing, done, total)
 
     return load_model(args, say_nothing if args.quiet else say, progress)
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises before a window opens."""
+    from moebius.inpaint.settings import Settings
+
+    Settings(**settings)
 
 
 def check_device(name: str) -> None:

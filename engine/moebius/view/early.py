@@ -11,19 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 NAMED = "PYGLFW_LIBRARY"
 
 
 class Search:
-    """For adapters, on a thread: it imports wgpu, and then waits for drivers."""
+    """For adapters, on a thread: it imports wgpu, and then waits for drivers. Whatever happens meanwhile, it has ended at the end."""
 
     def __init__(self) -> None:
         self._found: list[Any] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._look, name="moebius-view-adapters", daemon=True)
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
 
     def _look(self) -> None:
         try:
