@@ -1,10 +1,13 @@
 """From a checkpoint on disk to the first step ready: where the time goes, and how much host memory it takes.
 
     python benchmarks/bench_start.py [--config tiny|full] [--adapter NAME] [--json FILE]
+    python benchmarks/bench_start.py --window [PHOTO]
 
 Writes synthetic weights to a temporary folder, as a published model is laid out and in 16 bits, then starts twice in processes of their
 own: the first converts them (the full model's copies: 904 + 335 MB) and warms the page cache, the second is measured. On a software
 driver the GPU's buffers are host memory too, and are counted apart.
+
+With --window: from the start of `moebius view`, five times, to the first frame on the display there is (`xvfb-run -a` makes one).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -91,17 +95,60 @@ def measure(path: Path, adapter: str | None) -> dict[str, float]:
     return out
 
 
+def first_frame(photo: str) -> None:
+    """In the measured process: `moebius view` until it has drawn a frame. Nothing is imported before it imports it."""
+    from moebius.__main__ import main as command
+    from moebius.view.early import Search
+
+    ended = Search.__exit__
+
+    def opened(search: Search, *raised: object) -> None:
+        ended(search, *raised)
+        window = sys.modules["moebius.view.window"].Window  # type: ignore[attr-defined]
+        draw = window._draw
+
+        def drawn(one: object) -> None:
+            draw(one)
+            print(time.monotonic(), flush=True)
+            os._exit(0)
+
+        window._draw = drawn
+
+    Search.__exit__ = opened  # type: ignore[method-assign]
+    sys.argv = ["moebius", "view", "--quiet", *([photo] if photo else [])]
+    sys.exit(command())
+
+
+def window_starts(photo: str, count: int = 5) -> list[float]:
+    seconds = []
+    for _ in range(count):
+        begun = time.monotonic()
+        done = subprocess.run([sys.executable, __file__, "--start", photo, "--window"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr.strip())
+        seconds.append(float(done.stdout) - begun)
+    return seconds
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=["tiny", "full"], default="full")
     parser.add_argument("--adapter")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
     parser.add_argument("--start", help=argparse.SUPPRESS)
+    parser.add_argument("--window", metavar="PHOTO", nargs="?", const="", help="the window's first frame instead, with this photo")
     args = parser.parse_args()
+    if args.start is not None and args.window is not None:
+        first_frame(args.start)
     if args.start:
         print(json.dumps(start(args.start, args.adapter)))
         return 0
     from common import write_json
+
+    if args.window is not None:
+        seconds = window_starts(args.window)
+        print(f"first frame after {statistics.median(seconds):.2f} s, the median of {', '.join(f'{s:.2f}' for s in sorted(seconds))}")
+        return 0
 
     from moebius.model import unet, vae
     from moebius.model.synthetic import synthetic

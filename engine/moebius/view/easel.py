@@ -6,17 +6,19 @@ Positions are framebuffer pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from moebius.pictures.photo import Photo
 from moebius.view import brush
 from moebius.view.camera import NOTCH, Camera
 from moebius.view.canvas import MaskCanvas
 from moebius.view.geometry import Point
 from moebius.view.history import History, Sheet
-from moebius.view.picture import Picture
+
+if TYPE_CHECKING:
+    from moebius.pictures.photo import Photo
+    from moebius.view.picture import Picture
 
 Drag = Literal["paint", "erase", "box", "unbox", "pan"]
 CLOSER = 1.25  # what a key multiplies the scale by

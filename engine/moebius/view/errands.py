@@ -16,10 +16,10 @@ Failed = Callable[[Exception], None]
 
 
 class Errands:
-    """`notify` wakes the window: something is done."""
+    """`notify` wakes the window: something is done. Not `begun`, files wait for `begin`: the first frame comes first."""
 
-    def __init__(self, notify: Callable[[], None]) -> None:
-        self._notify = notify
+    def __init__(self, notify: Callable[[], None], begun: bool = True) -> None:
+        self._notify, self._begun = notify, begun
         self._over: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._files: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -29,10 +29,15 @@ class Errands:
     def file(self, work: Callable[[], T], done: Callable[[T], None], failed: Failed) -> None:
         """After those before it. `close` waits for it."""
         self.pending += 1
-        if self._thread is None:
+        self._files.put(partial(self._try, work, done, failed))
+        if self._begun:
+            self.begin()
+
+    def begin(self) -> None:
+        self._begun = True
+        if self._thread is None and not self._files.empty():
             self._thread = threading.Thread(target=self._work, name="moebius-view-files")
             self._thread.start()
-        self._files.put(partial(self._try, work, done, failed))
 
     def beside(self, work: Callable[[], T], done: Callable[[T], None], failed: Failed) -> None:
         """At once. `close` does not wait for it."""

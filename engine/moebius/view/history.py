@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moebius.pictures.photo import Photo
 from moebius.view.canvas import MaskCanvas
-from moebius.view.picture import Picture
 
 if TYPE_CHECKING:
     from moebius.inpaint.result import Result
+    from moebius.pictures.photo import Photo
+    from moebius.view.picture import Picture
 
 KEPT_BYTES = 1 << 30  # what kept results may take; the oldest go first
 COPIES = 4  # what a result takes, in RGBA pictures of its size

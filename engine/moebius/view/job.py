@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moebius.errors import DeviceLostError, MoebiusError, OutOfMemoryError
-from moebius.pictures import photo as photos
-from moebius.pictures.photo import Photo
 from moebius.view.picture import Picture
 
 if TYPE_CHECKING:
     from moebius.inpaint.inpainter import Inpainter
     from moebius.inpaint.result import Result
+    from moebius.pictures.photo import Photo
 
 Place = tuple[int, int, int, int]  # x, y, width, height in the picture
 
@@ -188,6 +187,8 @@ class Worker:
 
 def built_on(photo: Photo, result: Result) -> Photo:
     """The result as a photo, with all that came with the one it was made of."""
+    from moebius.pictures import photo as photos
+
     kept = {name: getattr(photo, name) for name in ("extras", "format", "notes", "name")}
     return replace(photos.load(result.image), **kept)
 

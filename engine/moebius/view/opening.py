@@ -1,16 +1,17 @@
-"""Reading what is to be shown: a photo, and a mask to begin with. It takes a while of a large one, so it is an errand."""
+"""Reading what is to be shown: a photo, and a mask to begin with. It takes a while of a large one, so it is an errand, imports and all."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moebius.pictures import mask as masks
-from moebius.pictures import photo as photos
-from moebius.pictures.photo import Photo
 from moebius.view.picture import Picture
+
+if TYPE_CHECKING:
+    from moebius.pictures.photo import Photo
 
 PASTED = "pasted.png"  # the name of what came from the clipboard
 
@@ -25,6 +26,9 @@ class Opened:
 
 
 def read(source: Path | bytes, mask: Path | None, largest_side: int) -> Opened:
+    from moebius.pictures import mask as masks
+    from moebius.pictures import photo as photos
+
     path = source if isinstance(source, Path) else Path(PASTED)
     photo = photos.load(source)
     if not isinstance(source, Path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from moebius.pictures.photo import Photo
 from moebius.pictures.pixels import rescaled
+
+if TYPE_CHECKING:
+    from moebius.pictures.photo import Photo
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moebius.errors import MoebiusError
-from moebius.pictures.formats import ENDINGS
-from moebius.pictures.photo import Photo
-from moebius.pictures.save import check_fits
 
 if TYPE_CHECKING:
     from moebius.inpaint.result import Result
+    from moebius.pictures.photo import Photo
 
 
 def save(result: Result, photo: Photo, path: Path, folder: Path | None) -> Path:
     """NAME-filled.EXT beside the photo (-filled-2, -filled-3, …), as PNG where the photo's own ending cannot be written."""
+    from moebius.pictures.formats import ENDINGS
+    from moebius.pictures.save import check_fits
+
     ending = path.suffix.lower() if path.suffix.lower() in ENDINGS else ".png"
     try:
         check_fits(photo, path.with_suffix(ending))

@@ -71,7 +71,7 @@ class Window:
         glfw.set_window_size_limits(self.handle, *SMALLEST, glfw.DONT_CARE, glfw.DONT_CARE)
         self.renderer = Renderer(present_info(self.handle), listed)
         self.worker = Worker(load, glfw.post_empty_event, self.renderer.largest_side)
-        self.app = App(self.worker, Errands(glfw.post_empty_event), settings, self.renderer.largest_side)
+        self.app = App(self.worker, Errands(glfw.post_empty_event, begun=False), settings, self.renderer.largest_side)
         self.app.paste_text = self._clipboard
         self.painter = Painter()
         self.frames, self._next_frame, self._title = 0, 0.0, ""
@@ -181,6 +181,7 @@ class Window:
         sys.setswitchinterval(SWITCH)
         try:
             self._draw()  # before anything else takes the processor
+            self.app.errands.begin()
             self.renderer.make_ready()
             self.worker.begin()
             while not self.app.closing and not interrupts:
