@@ -184,7 +184,7 @@ def test_the_first_frame_needs_little(shared: Session) -> None:
     assert (early, made["children"]) == (set(), [])
     objects = made["objects"]
     assert (objects["Device"], objects["RenderPipeline"], objects["ShaderModule"], objects.get("ComputePipeline", 0)) == (1, 2, 1, 0)
-    assert shared.ask("objects")["RenderPipeline"] == 8
+    assert shared.ask("objects")["RenderPipeline"] >= 8
 
 
 def test_only_the_window_knows_glfw() -> None:
