@@ -29,3 +29,17 @@ def test_every_function_of_the_header_is_there_and_no_pointer_type_of_one() -> N
     assert not names & set(dropped)
     left = native.UNUSED.sub("", header)
     assert not any(name in left for name in dropped)
+
+
+def test_enumerations_are_their_numbers() -> None:
+    backend = native.load("wgpu").backends.wgpu_native
+    found = native.ENUM.findall(backend._ffi.get_wgpu_header())
+    assert len(found) > 40
+    for name, body in found:
+        for member in filter(str.strip, body.split(",")):
+            key, _, value = (word.strip() for word in member.partition("="))
+            if value.isalnum():
+                assert getattr(backend.lib, key) == int(value, 0), key
+        assert backend.ffi.sizeof(name) == 4
+    odd = native.ENUM.sub(native._as_numbers, "typedef enum A { X, Y = 3 } A;\ntypedef enum B { Z = 0x1, } B;\n")
+    assert odd == "typedef enum A { X, Y = 3 } A;\n#define Z 0x1\ntypedef uint32_t B;\n"

@@ -44,13 +44,23 @@ def load(implementation: str) -> ModuleType:
 WORD = re.compile(r"\w+")
 KINDS = ("typedef", "struct", "union", "enum")
 UNUSED = re.compile(r"^typedef [^;{}]*\(\*WGPUProc\w+\)\([^;{}]*\);\n", re.M)  # pointers to functions, which are called by their names
+ENUM = re.compile(r"^typedef enum (\w+)\s*\{([^{}]*)\}\s*\1;\n", re.M)
+MEMBER = re.compile(r"\s*(\w+)\s*=\s*(0x[0-9A-Fa-f]+|[0-9]+)\s*")
+
+
+def _as_numbers(enum: re.Match[str]) -> str:
+    """An enumeration as what it is to who calls the library: names of numbers of 32 bits. As it was, where a member has no plain number."""
+    members = [MEMBER.fullmatch(text) for text in enum[2].split(",") if text.strip()]
+    numbers = "".join(f"#define {member[1]} {member[2]}\n" for member in members if member is not None)
+    return enum[0] if None in members else f"{numbers}typedef uint32_t {enum[1]};\n"
 
 
 @contextmanager
 def _header_read_quickly() -> Iterator[None]:
-    """While wgpu is imported. cffi reads the library's header with a parser in Python, a quarter of it for what nothing uses. And it reads
-    the name of a type by parsing it behind the names of all types: tens of milliseconds a name, and a device needs eighty; here each is
-    read behind those that it consists of. Where cffi is another than the one known here, all stays as it is."""
+    """While wgpu is imported. cffi reads the library's header with a parser in Python: half of it for what nothing uses, and for
+    enumerations, which are numbers. And the name of a type it reads by parsing it behind the names of all types, which takes tens of
+    milliseconds a name, and a device needs eighty; here it is read behind those that it consists of. Where cffi is another than the one
+    known here, all stays as it is."""
     try:
         parser, library = importlib.import_module("cffi.cparser").Parser, importlib.import_module("cffi").FFI
         parse_type, cdef = parser.parse_type, library.cdef
@@ -67,7 +77,10 @@ def _header_read_quickly() -> Iterator[None]:
             every.update(self._declarations)
             self._declarations = every
 
-    parser.parse_type, library.cdef = typed, lambda self, source, **options: cdef(self, UNUSED.sub("", source), **options)
+    def declared(self: Any, source: str, **options: Any) -> Any:
+        return cdef(self, ENUM.sub(_as_numbers, UNUSED.sub("", source)), **options)
+
+    parser.parse_type, library.cdef = typed, declared
     try:
         yield  # what is imported meanwhile names types, too
         with suppress(ImportError, AttributeError):
