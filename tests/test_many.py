@@ -40,7 +40,7 @@ from moebius.pictures.metadata import read_metadata
 from moebius.pictures.windows import windows
 
 STEPS = {"steps": 2, "strength": 1.0}
-WAIT = 30.0  # seconds after which what does not overlap fails
+WAIT = 240.0  # seconds after which what does not overlap fails
 
 
 @pytest.fixture(scope="module")
