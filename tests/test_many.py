@@ -31,7 +31,7 @@ from moebius.many.worker import Options, Room, Stopped, Worker
 from moebius.pictures import photo as photos
 
 STEPS = {"steps": 2, "strength": 1.0}
-WAIT = 30.0  # seconds after which what does not overlap fails
+WAIT = 240.0  # seconds after which what does not overlap fails
 
 
 @pytest.fixture(scope="module")

@@ -244,4 +244,4 @@ def test_without_an_address_it_is_started_here(tmp_path: Path) -> None:
     assert (done.returncode, len(files(tmp_path / "out"))) == (0, 2), done.stderr
     assert "2 done" in done.stderr
     assert "Traceback" not in done.stderr
-    assert time.perf_counter() - began < 120
+    assert time.perf_counter() - began < 600

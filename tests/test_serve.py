@@ -90,7 +90,7 @@ class Client:
         self.service = server.service
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
         data = answer.read()
@@ -108,12 +108,12 @@ class Client:
         return status, json.loads(data)
 
     def raw(self, data: bytes) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=120)
         connection.sendall(data)
         return connection
 
     def events(self, job: str, preview: str = "none") -> list[tuple[str, dict[str, Any]]]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
         connection.request("GET", f"/api/v1/jobs/{job}/events?preview={preview}")
         return parsed(connection.getresponse())
 
@@ -146,13 +146,13 @@ def serving(
         server = listen.server(service.Service(model, Limits(**limits), batch), chosen, ready.set)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
-        assert ready.wait(30)
+        assert ready.wait(120)
         try:
             yield Client(server, listener.getsockname()[1])
         finally:
             server.stop()
             server.stop()
-            thread.join(30)
+            thread.join(120)
             assert not thread.is_alive(), "the server does not end"
 
 
@@ -168,7 +168,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     go, begin = threading.Event(), Run.begin
 
     def waiting(run: Run) -> None:
-        assert go.wait(60)
+        assert go.wait(240)
         begin(run)
 
     monkeypatch.setattr(Run, "begin", waiting)
@@ -180,7 +180,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def until(true: Callable[[], Any]) -> Any:
     """Its value, as soon as it is one."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not (value := true()):
         assert time.monotonic() < end, "it does not come"
         time.sleep(0.005)
@@ -510,7 +510,7 @@ def test_a_client_that_goes_away_before_it_knows_its_job(client: Client, monkeyp
 
     def waiting(job: Job, *of: Any) -> None:
         jobs.append(job)
-        assert go.wait(30)
+        assert go.wait(240)
         prepare(job, *of)
 
     monkeypatch.setattr(client.service, "prepare", waiting)
@@ -704,15 +704,15 @@ def test_the_page_fills_a_picture(model: Inpainter, chromium: Browser, tmp_path:
         (tmp_path / f"{name}.png").write_bytes(data)
     with serving(model, token=TOKEN) as client:
         page = Page(chromium, f"http://127.0.0.1:{client.port}/#token={TOKEN}")
-        page.wait("moebius.state !== 'loading'", 30)
+        page.wait("moebius.state !== 'loading'")
         assert page.run("[moebius.state, moebius.error ?? null, location.hash]") == ["ready", None, ""]
         hand = Hand(page)
         hand.choose("#open", tmp_path / "image.png")
-        page.wait("moebius.editor.picture?.width === 60", 30)
+        page.wait("moebius.editor.picture?.width === 60")
         hand.choose("#open-mask", tmp_path / "mask.png")
-        page.wait("moebius.editor.marks.length", 30)
+        page.wait("moebius.editor.marks.length")
         page.run("document.getElementById('run').click()")
-        page.wait("moebius.result || moebius.error", 60)
+        page.wait("moebius.result || moebius.error")
         assert page.run("moebius.error ?? null") is None
         script = "return (await import('./bitmaps.js')).pictureOf(moebius.editor.picture).data;"
         filled = fetched(page, script).reshape(PHOTO.shape)
@@ -776,7 +776,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert "seed 0" in subprocess.run(ask, env=env, capture_output=True, text=True, check=True).stdout
         assert Image.open(tmp_path / "out.png").size == (320, 214)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
     assert not list(folder.rglob("*"))

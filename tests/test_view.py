@@ -299,7 +299,7 @@ def test_esc_stops_within_a_step(view: Session) -> None:
     view.ask(f"take_steps {MANY_STEPS}")
     view.start(2)
     view.screen.xdotool("key", "Escape")
-    view.wait("running", lambda running: running is None, patience=5)
+    view.wait("running", lambda running: running is None)
     taken = view.ask("taken")
     view.screen.xdotool("key", "r")  # at once, while the step of the other may still be under way
     runs = view.wait("taken", lambda runs: len(runs) > len(taken))

@@ -241,7 +241,7 @@ def test_command(tmp_path: Path) -> None:
 
 
 def answer_of(port: int, path: str) -> tuple[int, bytes, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("GET", path)
     answer = connection.getresponse()
     return answer.status, answer.read(), answer.headers["Content-Type"]
