@@ -342,13 +342,9 @@ def test_grown_is_every_pixel_within_the_radius() -> None:
 
 def test_a_large_mask_is_grown_piece_by_piece_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     g, y, x = np.random.default_rng(4), *np.mgrid[:137, :190]
-    fills = (
-        g.random((137, 190)) < 0.001,
-        g.random((137, 190)) < 0.7,
-        np.hypot(y - 60, x - 80) < 50,
-        np.hypot(y - 60, x - 80) > 50,
-        x == 189,
-    )
+    specks, most = (g.random(x.shape) < density for density in (0.001, 0.7))
+    disc = np.hypot(y - 60, x - 80) < 50
+    fills = specks, most, disc, ~disc, x == 189
     radii = (0.5, 1, 3.3, 9.9, 10, 12, 13.7, 31, 90)
     whole = [[dilated(fill, radius) for radius in radii] for fill in fills]
     monkeypatch.setattr(masks, "PIECE", 32)
