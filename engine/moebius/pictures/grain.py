@@ -45,10 +45,10 @@ def grain(filled: np.ndarray, own: np.ndarray, hole: np.ndarray, seed: int) -> n
     has = cells(_energy(residual(filled, own)) * own)  # what the fill has itself
     colour = np.stack([cells(np.where(own, filled[..., c], 0)) for c in range(3)], axis=2)
     chosen, strength = np.full(count.shape, -1, np.int64), np.zeros(count.shape)
-    for row in np.flatnonzero(count.any(axis=1)):
+    for row in np.flatnonzero(count.any(axis=1)).tolist():
         columns = np.flatnonzero(count[row])
         n = count[row, columns]
-        best = _drawn(int(row), columns, seed, colour[row, columns] * BLOCK**2 // n[:, None], energy, colours)
+        best = _drawn(row, columns, seed, colour[row, columns] * BLOCK**2 // n[:, None], energy, colours)
         there, wants = has[row, columns] / n, energy[best] / BLOCK**2
         more = wants > there
         chosen[row, columns] = best
