@@ -94,9 +94,9 @@ def fidelity(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown:
 def remains(picture: np.ndarray, result: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:
     """Pixels at the rim that show what was to be filled in, not what is around it: masks are often a pixel too tight, and edges soft.
 
-    They are at most RIM pixels from the hole; and among the known differences picture - result within AROUND pixels of them, with the median
-    m and the median distance from it s, theirs is off by more than `off` + SPREAD·s. The film would carry their colour through the whole
-    hole.
+    They are at most RIM pixels from the hole; and among the known differences picture - result within AROUND pixels of them, with the
+    median m and the median distance from it s, theirs is off by more than `off` + SPREAD·s. The film would carry their colour through the
+    whole hole.
     """
     rim = np.argwhere(dilated(hole, RIM) & ~hole)
     steps = np.argwhere(np.hypot(*np.mgrid[-AROUND : AROUND + 1, -AROUND : AROUND + 1]) <= AROUND) - AROUND
