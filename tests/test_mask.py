@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from moebius.errors import EmptyMaskError, UsageError
+from moebius.pictures import mask as masks
 from moebius.pictures.mask import Mask, _same_aspect, boxes, dilated, feathered, load, support
 from moebius.pictures.photo import Photo
 from moebius.pictures.photo import load as load_photo
@@ -272,6 +273,19 @@ def test_grown_is_every_pixel_within_the_radius() -> None:
             shape = tuple(g.integers(1, 40, 2))
             fill = g.random(shape) < g.choice([0.002, 0.02, 0.3])
             np.testing.assert_array_equal(dilated(fill, radius), brute(fill, radius), err_msg=f"{shape} {radius}")
+
+
+def test_a_large_mask_is_grown_piece_by_piece_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    g, y, x = np.random.default_rng(4), *np.mgrid[:137, :190]
+    specks, most = (g.random(x.shape) < density for density in (0.001, 0.7))
+    disc = np.hypot(y - 60, x - 80) < 50
+    fills = specks, most, disc, ~disc, x == 189
+    radii = (0.5, 1, 3.3, 9.9, 10, 12, 13.7, 31, 90)
+    whole = [[dilated(fill, radius) for radius in radii] for fill in fills]
+    monkeypatch.setattr(masks, "PIECE", 32)
+    for fill, expected in zip(fills, whole, strict=True):
+        for radius, want in zip(radii, expected, strict=True):
+            np.testing.assert_array_equal(dilated(fill, radius), want, err_msg=str(radius))
 
 
 def test_grown_handles_lines_and_corners() -> None:

@@ -263,8 +263,10 @@ SPECKS = np.random.default_rng(9).random((37, 52)) < 0.01
 
 @pytest.mark.parametrize("radius", [0, 1, 2.5, 4, 13.7])
 def test_masks_grow_the_same(scripts: Scripts, radius: float) -> None:
-    script = f"const {{ grown }} = await import('./seam.js'); return grown({bytes_of(SPECKS)}, 52, 37, {radius});"
-    assert np.array_equal(fetched(scripts, script).reshape(SPECKS.shape), dilated(SPECKS, radius))
+    small = json.dumps(constants() | {"PIECE": 16})
+    for numbers in (json.dumps(constants()), small):  # at once, and piece by piece
+        script = f"const {{ grown }} = await import('./grown.js'); return grown({bytes_of(SPECKS)}, 52, 37, {radius}, {numbers});"
+        assert np.array_equal(fetched(scripts, script).reshape(SPECKS.shape), dilated(SPECKS, radius))
 
 
 @pytest.mark.parametrize("radius", [3, 4.7, 13.7])

@@ -4,16 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from moebius.errors import UsageError
 from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.settings import Settings
-from moebius.pictures import published
+from moebius.pictures import mask, published, tiling
 from moebius.pictures.blend import published_picture, put_back, put_finer, seam_weights
 from moebius.pictures.cut import Cut, _any_of, cut_out, reflected
 from moebius.pictures.islands import grouped, islands
-from moebius.pictures.mask import feathered, support
+from moebius.pictures.mask import dilated, feathered, support
 from moebius.pictures.pixels import piece, resized
 from moebius.pictures.seam import eased
 from moebius.pictures.windows import Window, finer, windows
@@ -777,3 +777,70 @@ def test_finer_windows_cover_the_hole_and_add_nothing_that_is_coarse() -> None:
 def test_a_thick_hole_with_a_short_stub_stays_one_window() -> None:
     fill = blobs(900, 900, (200, 200, 600, 600), (600, 390, 680, 400))
     assert [w.before for w in windows(fill, 128)] == [None]
+
+
+def plain_tiled(
+    own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size: int, one: int, reach: int, most: int
+) -> list[tiling.Square]:
+    """`tiling.tiled` by its definition: every dilation at full size, and every window looked at."""
+    for scale in tiling.SCALES:
+        side = int(size * scale)
+        if 3 * side >= 2 * one:
+            break
+        if reach > side // 8:
+            continue
+        core = own & ~dilated(~np.pad(own, 1), side / 10)[1:-1, 1:-1]
+        thick = own & dilated(core, side / 5)
+        squares = [tiling._around(box, corner, shape, size, reach) for box in (islands(thick, 0)[1].tolist() if thick.any() else [])]
+        if all(3 * square[2] < 2 * one for square in squares):
+            step, rest = int(size * 5 // 8 // 8 * 8 * scale), own & ~thick
+            squares += tiling._cover(rest, corner, shape, side, step, reach, rest.size, squares) or []
+            if len(squares) <= most:
+                return squares
+    return []
+
+
+def strokes(g: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A brush's, of several widths, with discs on them."""
+    drawn = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(drawn)
+    for _ in range(int(g.integers(1, 5))):
+        a, b = (tuple((g.random(2) * (width, height)).tolist()) for _ in range(2))
+        pen.line([a, b], fill=255, width=int(g.choice([2, 5, 12, 40])))
+        radius = int(g.choice([0, 0, 10, 35, 70]))
+        pen.ellipse((b[0] - radius, b[1] - radius, b[0] + radius, b[1] + radius), fill=255)
+    return np.asarray(drawn) > 0
+
+
+def test_a_hole_is_divided_as_defined() -> None:
+    g, kinds = np.random.default_rng(17), set()
+    for _ in range(40):
+        height, width = (int(n) for n in g.integers(90, 420, 2))
+        own = strokes(g, height, width)
+        if own.any():
+            corner, size = (int(g.integers(0, 9)), int(g.integers(0, 9))), int(g.choice([24, 40, 64, 104]))
+            shape = height + corner[1] + int(g.integers(0, 30)), width + corner[0] + int(g.integers(0, 30))
+            most, reach = int(g.choice([1, 4, 12, 128])), int(g.choice([0, 3, 9]))
+            call = own, corner, shape, size, max(height, width) * 4 // 3, reach, most
+            squares = tiling.tiled(*call)
+            assert squares == plain_tiled(*call)
+            kinds.add((len(squares) > 0, len({side for _, _, side in squares}) > 1))
+    assert len(kinds) == 3
+
+
+def test_a_huge_hole_is_divided_without_a_look_at_each_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, within = [], mask._within
+
+    def counted(part: np.ndarray, radius: float, reach: int) -> np.ndarray:
+        looked.append(part.size)
+        return within(part, radius, reach)
+
+    monkeypatch.setattr(mask, "_within", counted)
+    y, x = np.mgrid[:1000, :1600]
+    disc = np.hypot((y - 500) / 480, (x - 800) / 780) < 1
+    assert len(windows(disc, 64)) == 1
+    assert 0 < sum(looked) < 0.3 * disc.size
+    looked.clear()
+    wire = np.abs(y * 1.6 - x) < 3
+    assert len(windows(wire, 128)) > 8
+    assert sum(looked) < 0.1 * wire.size

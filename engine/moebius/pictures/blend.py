@@ -76,9 +76,11 @@ def _with_grain(picture: np.ndarray, window: Window, filling: np.ndarray, rows: 
     filled = picture[top:bottom, left:right].copy()
     filled[own] = filling[own[inner]]
     thick = thickness(hole, window.width / window.target[0])
-    added = grain(filled, own, hole, mixed(detail.seed, window.x, window.y)) * (detail.part * thick)[..., None]
-    exact = np.rint(np.clip(filled + added, 0, np.iinfo(picture.dtype).max)).astype(picture.dtype)
-    return exact[inner]
+    exact = grain(filled, own, hole, mixed(detail.seed, window.x, window.y))
+    exact *= (detail.part * thick)[..., None]
+    exact += filled
+    np.rint(np.clip(exact, 0, np.iinfo(picture.dtype).max, out=exact), out=exact)
+    return exact[inner].astype(picture.dtype)
 
 
 def put_finer(into: np.ndarray, result: np.ndarray, cut: Cut, base: np.ndarray) -> None:

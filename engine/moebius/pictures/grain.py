@@ -8,7 +8,10 @@ grain belongs to a thing, and one with little in it is taken: an edge is no grai
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -30,35 +33,65 @@ class Detail:
 def grain(filled: np.ndarray, own: np.ndarray, hole: np.ndarray, seed: int) -> np.ndarray:
     """(h, w, 3) float64, to be added where the picture `filled` (h, w, 3) is filled in, `own`. Nothing is known in `hole`, a part of which
     that is."""
-    whole = filled.astype(np.int64)
-    fine = residual(whole, ~hole)
-    sources, energy, colours = _sources(fine, whole, hole)
-    out = np.zeros((filled.shape[0] + 2 * BLOCK, filled.shape[1] + 2 * BLOCK, 3))
+    fine = residual(filled, ~hole)
+    sources, energy, colours = _sources(fine, filled, hole)
     if not len(sources):
-        return out[BLOCK:-BLOCK, BLOCK:-BLOCK]
-    there = np.pad((residual(whole, own) ** 2).sum(axis=2), BLOCK)  # what the fill has itself
-    marked, squares = np.pad(own, BLOCK), np.zeros(out.shape[:2])
-    inside = np.pad(np.where(own[..., None], whole, 0), ((BLOCK, BLOCK), (BLOCK, BLOCK), (0, 0)))
+        return np.zeros(filled.shape)
+    # A cell is half a block's side. Block (row, column) has the cells from there to one below and right of it.
     half = BLOCK // 2
+    tall, wide = (-(-n // half) for n in hole.shape)
+    cells = partial(_cells, tall=tall, wide=wide)
+    count = cells(own.astype(np.int64))
+    has = cells(_energy(residual(filled, own)) * own)  # what the fill has itself
+    colour = np.stack([cells(np.where(own, filled[..., c], 0)) for c in range(3)], axis=2)
+    chosen, strength = np.full(count.shape, -1, np.int64), np.zeros(count.shape)
+    for row in np.flatnonzero(count.any(axis=1)).tolist():
+        columns = np.flatnonzero(count[row])
+        n = count[row, columns]
+        best = _drawn(row, columns, seed, colour[row, columns] * BLOCK**2 // n[:, None], energy, colours)
+        there, wants = has[row, columns] / n, energy[best] / BLOCK**2
+        more = wants > there
+        chosen[row, columns] = best
+        strength[row, columns[more]] = np.sqrt(1 - there[more] / wants[more])
     ramp = np.minimum(np.arange(1, BLOCK + 1), np.arange(BLOCK, 0, -1))
     weight = (ramp[:, None] * ramp).astype(np.float64)
-    for row in range(1, filled.shape[0] // half + 3):
-        for column in range(1, filled.shape[1] // half + 3):
-            at = np.s_[row * half : row * half + BLOCK, column * half : column * half + BLOCK]
-            count = int(np.count_nonzero(marked[at]))
-            if not count:
-                continue
-            drawn = [mixed(seed, row, column, k) % len(sources) for k in range(DRAWN)]
-            unlike = ((colours[drawn] - inside[at].sum(axis=(0, 1)) * BLOCK**2 // count) ** 2).sum(axis=1)
-            alike = sorted(range(DRAWN), key=lambda k: (int(unlike[k]), k))[:ALIKE]
-            chosen = drawn[sorted(alike, key=lambda k: (int(energy[drawn[k]]), k))[PICK]]
-            has, wants = int(there[at][marked[at]].sum()) / count, int(energy[chosen]) / BLOCK**2
-            if wants > has:
-                y, x = sources[chosen]
-                out[at] += (weight * np.sqrt(1 - has / wants))[..., None] * fine[y : y + BLOCK, x : x + BLOCK]
-            squares[at] += weight * weight
-    out = (out / np.sqrt(np.maximum(squares, 1))[..., None])[BLOCK:-BLOCK, BLOCK:-BLOCK]
-    return np.where(own[..., None], out * inward(hole)[..., None], 0.0)
+    out, squares = np.zeros((tall, half, wide, half, 3)), np.zeros((tall, half, wide, half))
+    along = np.arange(half)
+    for row in range(tall):
+        for down, right in itertools.product((0, 1), repeat=2):  # the four blocks of a cell, in the order they were drawn
+            block, part = chosen[row + down, right : right + wide], strength[row + down, right : right + wide]
+            y, x = half * (1 - down) + along, half * (1 - right) + along  # in the block
+            w, laid, shown = weight[np.ix_(y, x)], np.flatnonzero(block >= 0), np.flatnonzero(part)
+            squares[row][:, laid] += (w * w)[:, None]
+            at = sources[block[shown]]
+            grains = fine[(at[:, 0] + y[:, None])[..., None], (at[:, 1, None] + x)[None]]
+            out[row][:, shown] += (w[:, None] * part[shown][:, None])[..., None] * grains
+    out /= np.sqrt(np.maximum(squares, 1))[..., None]
+    laid_over = out.reshape(tall * half, wide * half, 3)[: hole.shape[0], : hole.shape[1]]
+    laid_over *= inward(hole)[..., None]
+    laid_over[~own] = 0
+    return laid_over
+
+
+def _cells(values: np.ndarray, tall: int, wide: int) -> np.ndarray:
+    """(h, w) → (tall + 1, wide + 1): the sums over blocks, of which the first begin a cell before the array."""
+    half = BLOCK // 2
+    padded = np.zeros((tall * half, wide * half), np.int64)
+    padded[: values.shape[0], : values.shape[1]] = values
+    sums = np.pad(padded.reshape(tall, half, wide, half).sum(axis=(1, 3)), 1)
+    blocks: np.ndarray = sums[1:, 1:] + sums[:-1, 1:] + sums[1:, :-1] + sums[:-1, :-1]
+    return blocks
+
+
+def _drawn(row: int, columns: np.ndarray, seed: int, wanted: np.ndarray, energy: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """A source for each of these blocks of a row, whose colours are to be `wanted` (n, 3)."""
+    drawn = mixed(seed, row + 1, (columns + 1)[:, None], np.arange(DRAWN)) % len(energy)
+    unlike = ((colours[drawn] - wanted[:, None]) ** 2).sum(axis=2)
+    alike = np.sort(np.argsort(unlike, axis=1, kind="stable")[:, :ALIKE], axis=1)
+    drawn = np.take_along_axis(drawn, alike, axis=1)
+    best = np.argsort(energy[drawn], axis=1, kind="stable")[:, PICK]
+    found: np.ndarray = drawn[np.arange(len(drawn)), best]
+    return found
 
 
 def inward(hole: np.ndarray) -> np.ndarray:
@@ -69,16 +102,26 @@ def inward(hole: np.ndarray) -> np.ndarray:
 
 def residual(picture: np.ndarray, known: np.ndarray, reach: int = MEAN) -> np.ndarray:
     """The picture (h, w, 3) less its mean over the known pixels within `reach` pixels, rounded down; zero where nothing is known."""
-    count = _boxes(known.astype(np.int64)[..., None], reach)
-    total = _boxes(np.where(known[..., None], picture, 0), reach)
-    fine: np.ndarray = np.where(known[..., None], picture - total // np.maximum(count, 1), 0)
+    count = np.maximum(_boxes(known.astype(np.int64), reach), 1)
+    fine = np.empty(picture.shape, np.int32)
+    for c in range(picture.shape[2]):  # one after the other: the numbers of a whole photo take gigabytes
+        colour = np.where(known, picture[..., c], 0).astype(np.int64)
+        fine[..., c] = np.where(known, colour - _boxes(colour, reach) // count, 0)
     return fine
+
+
+def _energy(fine: np.ndarray) -> np.ndarray:
+    """(h, w) int64: the sum of its squares."""
+    total = np.zeros(fine.shape[:2], np.int64)
+    for c in range(fine.shape[2]):
+        total += fine[..., c].astype(np.int64) ** 2
+    return total
 
 
 def _boxes(values: np.ndarray, reach: int) -> np.ndarray:
     """Sums over the squares of 2·reach+1 pixels around each."""
     for axis in (0, 1):
-        pad = [(reach + 1, reach) if a == axis else (0, 0) for a in range(3)]
+        pad = [(reach + 1, reach) if a == axis else (0, 0) for a in range(2)]
         sums = np.cumsum(np.pad(values, pad), axis=axis)
         n = values.shape[axis]
         values = np.take(sums, np.arange(2 * reach + 1, 2 * reach + 1 + n), axis=axis) - np.take(sums, np.arange(n), axis=axis)
@@ -98,14 +141,19 @@ def _sources(fine: np.ndarray, whole: np.ndarray, unknown: np.ndarray) -> tuple[
         return np.empty((0, 2), np.int64), np.empty(0, np.int64), np.empty((0, 3), np.int64)
     y, x = np.nonzero(blocks(unknown) == 0)
     colours = np.stack([blocks(whole[..., c])[y, x] for c in range(3)], axis=1)
-    return np.stack([y, x], axis=1) * step, blocks((fine * fine).sum(axis=2))[y, x], colours
+    return np.stack([y, x], axis=1) * step, blocks(_energy(fine))[y, x], colours
 
 
-def mixed(*numbers: int) -> int:
-    """A number from 0 to 2³²-1 that these decide, in no way that shows."""
-    state = 0x9E3779B9
+def mixed(*numbers: Any) -> Any:
+    """A number from 0 to 2³²-1 that these decide, in no way that shows; of arrays of numbers an array of int64."""
+    state: Any = 0x9E3779B9
     for number in numbers:
-        state = ((state ^ (number & 0xFFFFFFFF)) * 0x85EBCA6B) & 0xFFFFFFFF
-        state = ((state ^ (state >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
-        state ^= state >> 16
+        state = _product((state ^ number) & 0xFFFFFFFF, 0x85EBCA6B)
+        state = _product(state ^ (state >> 13), 0xC2B2AE35)
+        state = state ^ (state >> 16)
     return state
+
+
+def _product(a: Any, b: int) -> Any:
+    """The lowest 32 bits, in halves: int64 does not hold the product."""
+    return ((a & 0xFFFF) * b + (((a >> 16) * b & 0xFFFF) << 16)) & 0xFFFFFFFF

@@ -31,16 +31,10 @@ def islands(fill: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray]:
 
     What two or fewer empty cells part has one label, and so has more where it takes more to keep labels `gap` pixels apart.
     """
-    tall, wide = fill.shape
-    high, across = -(-tall // CELL), -(-wide // CELL)
-    padded = np.zeros((high * CELL, across * CELL), bool)
-    padded[:tall, :wide] = fill
-    eights = np.not_equal(padded.view(np.uint64), 0)  # eight pixels of a row in one number
-    occupied = np.logical_or.reduce(eights.reshape(high, CELL, across), axis=1)
-
-    around = max(1, -(-(gap - CELL) // (2 * CELL)))  # spread by n cells, two meet when 2n or fewer cells lie between
-    labels = _components(_spread_down(_spread_down(occupied, around).T, around).T)
-    labels[~occupied] = 0
+    padded = _in_cells(fill)
+    high, across = padded.shape[0] // CELL, padded.shape[1] // CELL
+    occupied = marked_cells(padded)
+    labels = _labelled(occupied, max(1, -(-(gap - CELL) // (2 * CELL))))
 
     y, x = np.nonzero(occupied)
     cells = padded.reshape(high, CELL, across, CELL)[y, :, x]  # (n, 8, 8)
@@ -53,6 +47,49 @@ def islands(fill: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray]:
     np.maximum.at(boxes[:, 2], label - 1, (x + 1) * CELL - along[:, ::-1].argmax(axis=1))
     np.maximum.at(boxes[:, 3], label - 1, (y + 1) * CELL - down[:, ::-1].argmax(axis=1))
     return labels, boxes
+
+
+def boxed(occupied: np.ndarray) -> list[list[int]]:
+    """The boxes (x0, y0, x1, y1) of what two or fewer empty cells part, in cells."""
+    y, x = np.nonzero(occupied)
+    label = _labelled(occupied, 1)[y, x] - 1
+    boxes = np.zeros((int(label.max(initial=-1)) + 1, 4), np.int64)
+    boxes[:, :2] = max(occupied.shape)
+    for column, extreme, values in ((0, np.minimum, x), (1, np.minimum, y), (2, np.maximum, x + 1), (3, np.maximum, y + 1)):
+        extreme.at(boxes[:, column], label, values)
+    found: list[list[int]] = boxes.tolist()
+    return found
+
+
+def marked_cells(fill: np.ndarray) -> np.ndarray:
+    """Which cells, (⌈H/8⌉, ⌈W/8⌉), have a marked pixel."""
+    eights = np.not_equal(_in_cells(fill).view(np.uint64), 0)  # eight pixels of a row in one number
+    marked: np.ndarray = np.logical_or.reduce(eights.reshape(-1, CELL, eights.shape[1]), axis=1)
+    return marked
+
+
+def whole_cells(fill: np.ndarray) -> np.ndarray:
+    """Which are marked all over; beyond the border nothing is."""
+    eights = np.equal(_in_cells(fill).view(np.uint64), 0x0101010101010101)
+    whole: np.ndarray = np.logical_and.reduce(eights.reshape(-1, CELL, eights.shape[1]), axis=1)
+    return whole
+
+
+def _in_cells(fill: np.ndarray) -> np.ndarray:
+    """With unmarked pixels beyond its far borders, up to whole cells."""
+    tall, wide = fill.shape
+    if tall % CELL == wide % CELL == 0 and fill.flags.c_contiguous:
+        return fill
+    padded = np.zeros((-(-tall // CELL) * CELL, -(-wide // CELL) * CELL), bool)
+    padded[:tall, :wide] = fill
+    return padded
+
+
+def _labelled(occupied: np.ndarray, around: int) -> np.ndarray:
+    """Labels of these cells, from 1 up and 0 for others: one for those that 2·around or fewer cells part."""
+    labels = _components(_spread_down(_spread_down(occupied, around).T, around).T)
+    labels[~occupied] = 0
+    return labels
 
 
 def _spread_down(marked: np.ndarray, n: int) -> np.ndarray:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import numpy as np
 
 from moebius.pictures.mask import dilated
+from moebius.pictures.pixels import bounds
 
 CYCLES, SWEEPS, BAND = 3, 2, 32
 RIM, AROUND, OFF, SPREAD = 2, 4, 16, 3  # pixels, pixels, grey levels of 255, a factor: see `remains`
 NEAR, NOTHING = 8, 0.2  # pixels, grey levels: see `fidelity`
-LARGE = 2**20  # pixels at a time
+LARGE, STRIP = 2**20, 64  # pixels, rows at a time
 THIN, ROUND, FADE = 4, 6, 4  # pixels of the model, and how many steps of one: see `thickness`
 EASE = (0.5, 1, 1.5, 2)  # pixels from the rim, by each of which a quarter of the detail is there: see `eased`
 
@@ -29,7 +30,7 @@ def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, scale: fl
     if hole.all():
         return result  # there is no rim to match
     white = np.iinfo(result.dtype).max
-    unknown = hole | remains(picture.astype(np.float64) - result, hole, OFF * white / 255)
+    unknown = hole | remains(picture, result, hole, OFF * white / 255)
     if unknown.all():
         unknown = hole
     shown, hanging = fidelity(result, picture, hole, unknown) * (thickness(hole, scale) * eased(hole)), _Level(unknown)
@@ -90,21 +91,24 @@ def fidelity(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown:
     return min(1.0, max(0.0, (product + nothing) / (square + nothing))) if count else 1.0
 
 
-def remains(difference: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:
+def remains(picture: np.ndarray, result: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:
     """Pixels at the rim that show what was to be filled in, not what is around it: masks are often a pixel too tight, and edges soft.
 
-    They are at most RIM pixels from the hole; and among the known differences within AROUND pixels of them, with the median m and the
-    median distance from it s, theirs is off by more than `off` + SPREAD·s. The film would carry their colour through the whole hole.
+    They are at most RIM pixels from the hole; and among the known differences picture - result within AROUND pixels of them, with the
+    median m and the median distance from it s, theirs is off by more than `off` + SPREAD·s. The film would carry their colour through the
+    whole hole.
     """
     rim = np.argwhere(dilated(hole, RIM) & ~hole)
-    steps = np.argwhere(np.hypot(*np.mgrid[-AROUND : AROUND + 1, -AROUND : AROUND + 1]) <= AROUND)
-    known = np.pad(np.where(hole[..., None], np.nan, difference), [(AROUND, AROUND)] * 2 + [(0, 0)], constant_values=np.nan)
+    steps = np.argwhere(np.hypot(*np.mgrid[-AROUND : AROUND + 1, -AROUND : AROUND + 1]) <= AROUND) - AROUND
     marked = np.zeros_like(hole)
     for first in range(0, len(rim), 2**14):  # a dotted mask is nearly all rim
         y, x = rim[first : first + 2**14].T
-        around = known[y + steps[:, :1], x + steps[:, 1:]]  # (places, pixels, c)
-        middle = _median(around)
-        marked[y, x] = (np.abs(difference[y, x] - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
+        down, right = y + steps[:, :1], x + steps[:, 1:]
+        at = np.clip(down, 0, hole.shape[0] - 1), np.clip(right, 0, hole.shape[1] - 1)
+        known = (down == at[0]) & (right == at[1]) & ~hole[at]
+        around = np.where(known[..., None], picture[at].astype(np.float64) - result[at], np.nan)  # (places, pixels, c)
+        middle, here = _median(around), picture[y, x].astype(np.float64) - result[y, x]
+        marked[y, x] = (np.abs(here - middle) > off + SPREAD * _median(np.abs(around - middle))).any(axis=1)
     return marked
 
 
@@ -154,10 +158,10 @@ class _Level:
         if self.half is not None:
             self.half.fill(half)
         v[grid.y, grid.x] = half[grid.y // 2, grid.x // 2]
-        y, x = np.nonzero(self.deep)
-        for first in range(0, len(y), LARGE):
-            here = y[first : first + LARGE], x[first : first + LARGE]
-            v[here] = between(half, *here)
+        down, along = bounds(self.deep)
+        for top in range(down.start, down.stop, STRIP):
+            rows = slice(top, min(top + STRIP, down.stop))
+            np.copyto(v[rows, along], between(half, rows, along), where=self.deep[rows, along, None])
         film = v.reshape(-1, v.shape[2])[np.concatenate([grid.here, grid.ring])]
         for _ in range(CYCLES):
             grid.cycle(film, np.zeros((len(grid.here), v.shape[2])))
@@ -173,11 +177,19 @@ def gathered(array: np.ndarray) -> np.ndarray:
     return total
 
 
-def between(half: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A picture of half the side at these pixels, bilinear."""
-    nearest, below, beside, across = (half[place] for place in _four(y, x, half.shape))
-    mix: np.ndarray = (9 * nearest + 3 * below + 3 * beside + across) / 16
-    return mix
+def between(half: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """These rows and columns of the picture that has half the side here, (9·nearest + 3·below + 3·beside + across) / 16 of the four around:
+    bilinear."""
+    y = np.arange(rows.start, rows.stop)
+    near, below = half[y // 2], half[np.clip(y // 2 + 2 * (y % 2) - 1, 0, len(half) - 1)]
+    both, beside = 9 * near + 3 * below, 3 * near
+    first, last = columns.start // 2, (columns.stop + 1) // 2
+    mix = np.empty((len(y), last - first, 2, half.shape[2]))
+    for odd in (0, 1):
+        x = np.clip(np.arange(first, last) + 2 * odd - 1, 0, half.shape[1] - 1)
+        mix[:, :, odd] = (both[:, first:last] + beside[:, x] + below[:, x]) / 16
+    start = columns.start - 2 * first
+    return mix.reshape(len(y), -1, half.shape[2])[:, start : start + columns.stop - columns.start]
 
 
 def _four(y: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:

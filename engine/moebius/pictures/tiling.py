@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moebius.pictures.islands import islands
-from moebius.pictures.mask import dilated
+from moebius.pictures.islands import CELL, boxed, islands, whole_cells
+from moebius.pictures.mask import SLACK, dilated
 from moebius.pictures.patience import still_wanted
 
 Square = tuple[int, int, int]  # x, y, side
@@ -29,19 +29,32 @@ def tiled(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size
     At the picture's own resolution, or the smallest scale at which the hole is thin but for parts that a smaller window each can hold, its
     blur of `reach` pixels fits, and `most` squares are enough. `one` is the side of the single window.
     """
+    known = np.pad(~whole_cells(own), 1, constant_values=True)
+
+    def around(boxes: list[list[int]]) -> list[Square] | None:
+        """A square each; None where one is not worth having."""
+        found = [_around(box, corner, shape, size, reach) for box in boxes]
+        return found if all(_worth(square[2], one) for square in found) else None
+
     for scale in SCALES:
         side = int(size * scale)
         if not _worth(side, one):
             break
-        if reach > side // RAMP:
-            continue
         still_wanted()
-        thick = _thick(own, side / REACHED)
-        squares = [_around(box, corner, shape, size, reach) for box in (islands(thick, 0)[1].tolist() if thick.any() else [])]
-        if all(_worth(square[2], one) for square in squares):
-            squares += _cover(own & ~thick, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), reach, squares)
-            if len(squares) <= most:
-                return squares
+        radius = side / REACHED
+        if reach > side // RAMP or around(_surely_core(known, radius)) is None:
+            continue
+        core, rest, squares = _core(own, radius), own, around([])
+        if core.any():
+            if around(islands(core, 0)[1].tolist()) is None:  # before what lies near it is looked for, which takes longer
+                continue
+            thick = own & dilated(core, ROUNDED * radius)
+            rest, squares = own & ~thick, around(islands(thick, 0)[1].tolist())
+        if squares is not None and len(squares) <= most:
+            step = int(size * STEP[0] // STEP[1] // 8 * 8 * scale)
+            cover = _cover(rest, corner, shape, side, step, reach, most - len(squares), squares)
+            if cover is not None:
+                return squares + cover
     return []
 
 
@@ -52,8 +65,8 @@ def covered(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], si
         if not _worth(side, one):
             break
         still_wanted()
-        squares = _cover(own, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), 0)
-        if len(squares) <= most:
+        squares = _cover(own, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), 0, most)
+        if squares is not None:
             return squares
     return []
 
@@ -62,10 +75,16 @@ def _worth(side: int, one: int) -> bool:
     return side * WORTH[1] < one * WORTH[0]
 
 
-def _thick(own: np.ndarray, radius: float) -> np.ndarray:
-    """What of a hole lies near a place that is farther than `radius` from all that is known."""
+def _core(own: np.ndarray, radius: float) -> np.ndarray:
+    """What of a hole is farther than `radius` from all that is known."""
     core: np.ndarray = own & ~dilated(~np.pad(own, 1), radius)[1:-1, 1:-1]
-    return own & dilated(core, ROUNDED * radius) if core.any() else core
+    return core
+
+
+def _surely_core(known: np.ndarray, radius: float) -> list[list[int]]:
+    """Boxes in the core, each of which lies in one island of it; `known` are the hole's cells in which something is, and a ring of them."""
+    far = ~dilated(known, (radius + SLACK) / CELL)[1:-1, 1:-1]
+    return [[CELL * side for side in box] for box in boxed(far)]
 
 
 def _around(box: Sequence[int], corner: tuple[int, int], shape: tuple[int, int], size: int, reach: int) -> Square:
@@ -83,10 +102,17 @@ def _rim(side: int, reach: int) -> int:
 
 
 def _cover(
-    own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], side: int, step: int, reach: int, there: Sequence[Square] = ()
-) -> list[Square]:
+    own: np.ndarray,
+    corner: tuple[int, int],
+    shape: tuple[int, int],
+    side: int,
+    step: int,
+    reach: int,
+    most: int,
+    there: Sequence[Square] = (),
+) -> list[Square] | None:
     """A window around every marked cell of a lattice, but for those whose pixels others hold as well, or one as sharp that is `there`
-    already; from top to bottom."""
+    already; from top to bottom. None where these are more than `most`."""
     tall, wide = own.shape
     rows, columns = -(-tall // step), -(-wide // step)
     before_y, before_x = (rows * step - tall) // 2, (columns * step - wide) // 2
@@ -100,18 +126,21 @@ def _cover(
                 first = (corner[0] + x - (side - step) // 2, corner[1] + y - (side - step) // 2)
                 left, top = (_inside(at, side, n) for at, n in zip(first, shape[::-1], strict=True))
                 found[left, top, side] = found.get((left, top, side), 0) + marks
-    kept = dict(found)
     rim = _rim(side, reach)
     holds = np.zeros(own.shape, np.uint8)
     places = {square: _held(square, rim, corner, shape) for square in found}
     for place in [*places.values(), *(_held(square, _rim(square[2], reach), corner, shape) for square in there if square[2] <= side)]:
         holds[place] += 1
+    kept: list[Square] = []
     for square in sorted(found, key=lambda s: (found[s], s[1], s[0])):
         still_wanted()
         place = places[square]
-        if (holds[place][own[place]] > 1).all():
+        if (own[place] & (holds[place] < 2)).any():
+            kept.append(square)
+            if len(kept) > most:
+                return None
+        else:
             holds[place] -= 1
-            del kept[square]
     return sorted(kept, key=lambda s: (s[1], s[0]))
 
 

@@ -22,7 +22,7 @@ from moebius.model import contract, noise, scheduler
 from moebius.model.denoise import Denoiser
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
-from moebius.pictures import blend, grain, islands, pixels, published, seam, tiling, windows
+from moebius.pictures import blend, grain, islands, mask, pixels, published, seam, tiling, windows
 from moebius.web.bundle import FORMAT, PLAN, WEIGHTS, Bundle, ForBrowsers
 from moebius.web.witness import witness
 
@@ -37,6 +37,7 @@ CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take
     contract: ("TEMB_MAX_PERIOD",),
     grain: ("BLOCK", "MEAN", "DRAWN", "ALIKE", "PICK", "GRAIN_FADE", "BEYOND"),
     islands: ("CELL",),
+    mask: ("PIECE", "SLACK"),
     noise: ("LN2", "LOG_DEGREE", "TURN_DEGREE"),
     pixels: ("LANCZOS",),
     published: ("BLUR_RADIUS",),

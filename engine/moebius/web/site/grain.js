@@ -1,7 +1,7 @@
 // The grain of engine/moebius/pictures/grain.py, number for number: the fine detail of what is around a hole, laid over its fill. Arrays of
 // pixels are flat, three channels a pixel; masks have one byte a pixel. `constants` are plan.json's.
 
-import { grown } from "./seam.js";
+import { grown } from "./grown.js";
 
 // What is to be added to the picture `filled` where it is filled in, `own`; nothing is known in `hole`.
 export function grain(filled, own, hole, width, height, seed, constants) {
@@ -50,7 +50,7 @@ export function grain(filled, own, hole, width, height, seed, constants) {
   }
   const known = hole.map((h) => (h ? 0 : 1));
   const depth = new Float64Array(hole.length);
-  for (let k = 1; k <= GRAIN_FADE; k++) grown(known, width, height, k).forEach((g, i) => (depth[i] += g ? 0 : 1));
+  for (let k = 1; k <= GRAIN_FADE; k++) grown(known, width, height, k, constants).forEach((g, i) => (depth[i] += g ? 0 : 1));
   return added.map((v, n) => {
     const i = Math.floor(n / 3);
     return own[i] ? (v / Math.sqrt(Math.max(squares[i], 1))) * (depth[i] / GRAIN_FADE) : 0;

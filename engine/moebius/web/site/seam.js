@@ -1,6 +1,8 @@
 // The film of engine/moebius/pictures/seam.py, number for number: what is known around a hole, continued smoothly through it. Arrays
 // of pixels are flat, three channels a pixel; a hole has one byte a pixel. `constants` are plan.json's.
 
+import { grown } from "./grown.js";
+
 // The picture's pixels, and in the hole: film of the picture + fidelity·thickness·eased·(result - film of the result). `scale` is how many pixels
 // here are one of the model.
 export function matched(result, picture, hole, width, height, constants, scale = 1) {
@@ -27,26 +29,29 @@ export function film(picture, hole, width, height, constants) {
 }
 
 // From 0 in the hole's thin parts to 1 in the thick ones.
-export function thickness(hole, width, height, scale, { THIN, ROUND, FADE }) {
-  const near = grown(hole.map((h) => (h ? 0 : 1)), width, height, THIN * scale);
+export function thickness(hole, width, height, scale, constants) {
+  const { THIN, ROUND, FADE } = constants;
+  const near = grown(hole.map((h) => (h ? 0 : 1)), width, height, THIN * scale, constants);
   const core = hole.map((h, i) => (h && !near[i] ? 1 : 0));
-  const thick = Float64Array.from(grown(core, width, height, ROUND * scale));
+  const thick = Float64Array.from(grown(core, width, height, ROUND * scale, constants));
   if (!core.some(Boolean) || hole.every((h, i) => !h || thick[i])) return thick;
-  for (let k = 1; k < FADE; k++) grown(core, width, height, (ROUND + k) * scale).forEach((g, i) => (thick[i] += g));
+  for (let k = 1; k < FADE; k++) grown(core, width, height, (ROUND + k) * scale, constants).forEach((g, i) => (thick[i] += g));
   return thick.map((t) => t / FADE);
 }
 
 // A quarter at the hole's rim, and one from two pixels on.
-function eased(hole, width, height, { EASE }) {
+function eased(hole, width, height, constants) {
+  const { EASE } = constants;
   const known = hole.map((h) => (h ? 0 : 1));
   const ease = new Float64Array(hole.length);
-  for (const radius of EASE) grown(known, width, height, radius).forEach((g, i) => (ease[i] += g ? 0 : 1));
+  for (const radius of EASE) grown(known, width, height, radius, constants).forEach((g, i) => (ease[i] += g ? 0 : 1));
   return ease.map((e) => e / EASE.length);
 }
 
 // How much of the result's detail is the picture's where both are known, from 0 to 1.
-function fidelity(result, picture, hole, unknown, width, height, { NEAR, NOTHING }) {
-  const near = grown(hole, width, height, NEAR).map((n, i) => n && !unknown[i]);
+function fidelity(result, picture, hole, unknown, width, height, constants) {
+  const { NEAR, NOTHING } = constants;
+  const near = grown(hole, width, height, NEAR, constants).map((n, i) => n && !unknown[i]);
   let [product, square, count] = [0, 0, 0];
   const add = (here, there) => {
     if (!near[here] || !near[there]) return;
@@ -65,44 +70,6 @@ function fidelity(result, picture, hole, unknown, width, height, { NEAR, NOTHING
   return count ? Math.min(1, Math.max(0, (product + nothing) / (square + nothing))) : 1;
 }
 
-// All pixels within `radius` of a marked one: dx² + dy² ≤ radius². Down the columns the distance g to the nearest marked one; along the rows
-// a pixel is reached from x' when |x - x'| ≤ √(radius² - g(x')²).
-export function grown(marked, width, height, radius) {
-  const reach = Math.min(Math.floor(radius), width + height);
-  const out = Uint8Array.from(marked, (m) => (m ? 1 : 0));
-  if (!reach || !out.includes(1)) return out;
-  const far = reach + 1;
-  const gap = new Int32Array(width * height);
-  for (let x = 0; x < width; x++) {
-    let g = far;
-    for (let i = x; i < gap.length; i += width) gap[i] = g = out[i] ? 0 : Math.min(far, g + 1);
-    g = far;
-    for (let i = gap.length - width + x; i >= 0; i -= width) gap[i] = g = Math.min(gap[i], g + 1);
-  }
-  const half = Int32Array.from({ length: far }, (_, d) => wholeRoot(radius * radius - d * d));
-  for (let start = 0; start < gap.length; start += width) {
-    for (let x = 0, end = -1; x < width; x++) {
-      const g = gap[start + x];
-      if (g < far) end = Math.max(end, x + half[g]);
-      if (end >= x) out[start + x] = 1;
-    }
-    for (let x = width - 1, end = width; x >= 0; x--) {
-      const g = gap[start + x];
-      if (g < far) end = Math.min(end, x - half[g]);
-      if (end <= x) out[start + x] = 1;
-    }
-  }
-  return out;
-}
-
-// The largest n with n² ≤ square.
-function wholeRoot(square) {
-  let n = Math.floor(Math.sqrt(square));
-  while (n * n > square) n--;
-  while ((n + 1) ** 2 <= square) n++;
-  return n;
-}
-
 function disc(radius) {
   const reach = Math.floor(radius);
   const line = Array.from({ length: 2 * reach + 1 }, (_, k) => k - reach);
@@ -110,10 +77,11 @@ function disc(radius) {
 }
 
 // Pixels at the rim that show what was to be filled in: far off the known differences around them.
-function remains(difference, hole, width, height, { RIM, AROUND, OFF, SPREAD }) {
+function remains(difference, hole, width, height, constants) {
+  const { RIM, AROUND, OFF, SPREAD } = constants;
   const off = new Uint8Array(hole.length);
   const places = disc(AROUND);
-  grown(hole, width, height, RIM).forEach((near, i) => {
+  grown(hole, width, height, RIM, constants).forEach((near, i) => {
     if (!near || hole[i]) return;
     const around = places.map(([dx, dy]) => [(i % width) + dx, Math.floor(i / width) + dy]);
     const known = around.filter(([x, y]) => x >= 0 && x < width && y >= 0 && y < height && !hole[y * width + x]);
@@ -141,7 +109,7 @@ function harmonic(v, hole, width, height, constants) {
 // The same where v is zero in the hole. Deeper than BAND pixels that of half the side is taken as it is.
 function fill(v, hole, width, height, constants, made = null) {
   const { CYCLES, SWEEPS, BAND } = constants;
-  const near = grown(hole.map((h) => (h ? 0 : 1)), width, height, BAND);
+  const near = grown(hole.map((h) => (h ? 0 : 1)), width, height, BAND, constants);
   const whole = hole.every((h, i) => !h || near[i]);
   const grid = made && whole ? made : gridOf(hole.map((h, i) => (h && near[i] ? 1 : 0)), width, height);
   const [wide, high] = [Math.ceil(width / 2), Math.ceil(height / 2)];

@@ -1,7 +1,7 @@
 // Where to work: the windows of engine/moebius/pictures/windows.py (`auto`), pictures/islands.py and pictures/tiling.py beside it, the same
 // squares in the same order. A square is [x, y, side]. `constants` are plan.json's.
 
-import { grown } from "./seam.js";
+import { cellsOf, grown } from "./grown.js";
 
 // The windows that fill in what `mask` marks, to be put back in this order: {x, y, side, size, cells, index, before}. A window fills the
 // marked pixels of those cells that hold its index; `before` are, of several that fill one island, those put back before it, else null.
@@ -92,7 +92,7 @@ function rising([x, y, side], { width, height }, column, row, { EDGE, RAMP }) {
 // Islands -------------------------------------------------------------------------------------------------------------
 
 // Labels of cells, from 1 up and 0 for empty ones, and each label's box: what few empty cells part has one label.
-export function islandsOf({ data, width, height }, gap, { CELL }) {
+export function islandsOf({ data, width, height }, gap, constants, CELL = constants.CELL) {
   const [across, high] = [Math.ceil(width / CELL), Math.ceil(height / CELL)];
   const found = new Map(); // by cell: the box of its marked pixels
   for (let y = 0; y < height; y++) {
@@ -166,33 +166,51 @@ export function grouped(boxes, longest) {
 
 // The squares that cover `own`, which lies at `corner` of the picture; none where one window, `one` pixels a side, is better.
 function tiled(own, picture, corner, size, one, reach, most, constants) {
-  const { SCALES, REACHED, STEP, RAMP, WORTH } = constants;
+  const { SCALES, REACHED, ROUNDED, STEP, RAMP, WORTH } = constants;
   const worth = (side) => side * WORTH[1] < one * WORTH[0];
+  const around = (boxes) => {
+    const squares = boxes.map((box) => squareOf(box, picture, corner, size, reach, constants));
+    return squares.every((square) => worth(square[2])) ? squares : null; // null where one is not worth having
+  };
+  const cells = cellsOf(own.data, own.width, own.height, constants);
   for (const scale of SCALES) {
     const side = Math.floor(size * scale);
     if (!worth(side)) break;
-    if (reach > Math.floor(side / RAMP)) continue;
-    const thick = thickOf(own, side / REACHED, constants);
-    const squares = thick.data.some(Boolean)
-      ? islandsOf(thick, 0, constants).boxes.map((box) => squareOf(box, picture, corner, size, reach, constants))
-      : [];
-    if (!squares.every((square) => worth(square[2]))) continue;
+    const radius = side / REACHED;
+    if (reach > Math.floor(side / RAMP) || !around(surelyCore(cells, radius, constants))) continue;
+    const core = coreOf(own, radius, constants);
+    let [rest, squares] = [own, []];
+    if (core.includes(1)) {
+      if (!around(islandsOf({ ...own, data: core }, 0, constants).boxes)) continue;
+      const thick = grown(core, own.width, own.height, ROUNDED * radius, constants);
+      for (let i = 0; i < thick.length; i++) thick[i] &= own.data[i];
+      squares = around(islandsOf({ ...own, data: thick }, 0, constants).boxes);
+      for (let i = 0; i < thick.length; i++) thick[i] = own.data[i] && !thick[i] ? 1 : 0;
+      rest = { ...own, data: thick };
+    }
+    if (!squares || squares.length > most) continue;
     const step = Math.floor(Math.floor(Math.floor((size * STEP[0]) / STEP[1]) / 8) * 8 * scale);
-    const rest = { ...own, data: own.data.map((o, i) => (o && !thick.data[i] ? 1 : 0)) };
-    squares.push(...cover(rest, picture, corner, side, step, reach, squares, constants));
-    if (squares.length <= most) return squares;
+    const covering = cover(rest, picture, corner, side, step, reach, most - squares.length, squares, constants);
+    if (covering) return [...squares, ...covering];
   }
   return [];
 }
 
-// What of a hole lies near a place that is farther than `radius` from all that is known, as is all around `own`.
-function thickOf({ data, width, height }, radius, { ROUNDED }) {
-  const known = new Uint8Array((width + 2) * (height + 2)).fill(1);
-  for (let i = 0; i < data.length; i++) if (data[i]) known[(Math.floor(i / width) + 1) * (width + 2) + (i % width) + 1] = 0;
-  const near = grown(known, width + 2, height + 2, radius);
-  const core = data.map((d, i) => (d && !near[(Math.floor(i / width) + 1) * (width + 2) + (i % width) + 1] ? 1 : 0));
-  const around = core.some(Boolean) ? grown(core, width, height, ROUNDED * radius) : core;
-  return { data: data.map((d, i) => (d && around[i] ? 1 : 0)), width, height };
+// What of a hole is farther than `radius` from all that is known, as is all around it.
+function coreOf({ data, width, height }, radius, constants) {
+  const across = width + 2;
+  const known = new Uint8Array(across * (height + 2)).fill(1);
+  for (let y = 0, i = 0; y < height; y++) for (let x = 0; x < width; x++, i++) known[(y + 1) * across + x + 1] = data[i] ? 0 : 1;
+  const near = grown(known, across, height + 2, radius, constants);
+  const core = new Uint8Array(data.length);
+  for (let y = 0, i = 0; y < height; y++) for (let x = 0; x < width; x++, i++) core[i] = near[(y + 1) * across + x + 1] ? 0 : 1;
+  return core;
+}
+
+// Boxes in the core, each of which lies in one island of it, from the cells that are wholly the hole's.
+function surelyCore({ whole, across, high }, radius, constants) {
+  const far = coreOf({ data: whole, width: across, height: high }, (radius + constants.SLACK) / constants.CELL, constants);
+  return islandsOf({ data: far, width: across, height: high }, 0, constants, 1).boxes.map((box) => box.map((n) => constants.CELL * n));
 }
 
 // The square around a box of the hole, all of which it holds.
@@ -207,8 +225,9 @@ function squareOf([x0, y0, x1, y1], { width, height }, [left, top], size, reach,
 const rim = (side, reach, { RAMP, EDGE }) => Math.max(Math.floor(side / RAMP), Math.floor(side / EDGE) + reach + 1);
 const inside = (first, side, length) => (side >= length ? -Math.floor((side - length) / 2) : Math.min(Math.max(0, first), length - side));
 
-// A window around every marked cell of a lattice, but for those whose pixels others hold as well, or one as sharp that is `there` already.
-function cover(own, picture, [left, top], side, step, reach, there, constants) {
+// A window around every marked cell of a lattice, but for those whose pixels others hold as well, or one as sharp that is `there` already;
+// null where these are more than `most`.
+function cover(own, picture, [left, top], side, step, reach, most, there, constants) {
   const [rows, columns] = [Math.ceil(own.height / step), Math.ceil(own.width / step)];
   const [beforeY, beforeX] = [Math.floor((rows * step - own.height) / 2), Math.floor((columns * step - own.width) / 2)];
   const found = new Map(); // by square: how many pixels it is there for
@@ -226,11 +245,16 @@ function cover(own, picture, [left, top], side, step, reach, there, constants) {
     }
   }
   const holds = new Uint16Array(own.data.length);
-  const each = (square, what) => {
-    const [x0, x1] = span(square[0], square[2], left, picture.width, own.width);
-    const [y0, y1] = span(square[1], square[2], top, picture.height, own.height);
-    for (let j = y0; j < y1; j++) for (let i = x0; i < x1; i++) what(j * own.width + i);
+  const add = (square, one) => {
+    const [x0, x1, y0, y1] = held(square);
+    for (let j = y0; j < y1; j++) for (let i = x0; i < x1; i++) holds[j * own.width + i] += one;
   };
+  const needed = (square) => {
+    const [x0, x1, y0, y1] = held(square);
+    for (let j = y0; j < y1; j++) for (let i = x0; i < x1; i++) if (own.data[j * own.width + i] && holds[j * own.width + i] < 2) return true;
+    return false;
+  };
+  const held = ([x, y, length]) => [...span(x, length, left, picture.width, own.width), ...span(y, length, top, picture.height, own.height)];
   const span = (first, length, start, whole, most) => {
     const edge = rim(length, reach, constants);
     const low = first <= 0 ? first : first + edge;
@@ -238,14 +262,12 @@ function cover(own, picture, [left, top], side, step, reach, there, constants) {
     return [Math.max(0, low - start), Math.min(most, Math.max(0, high - start))];
   };
   const squares = [...found].map(([key, marks]) => ({ square: key.split(",").map(Number), marks }));
-  for (const square of [...squares.map((s) => s.square), ...there.filter((s) => s[2] <= side)]) each(square, (i) => holds[i]++);
-  const placed = (a, b) => a.square[1] - b.square[1] || a.square[0] - b.square[0];
-  for (const one of [...squares].sort((a, b) => a.marks - b.marks || placed(a, b))) {
-    let spare = true;
-    each(one.square, (i) => (spare &&= !own.data[i] || holds[i] > 1));
-    if (!spare) continue;
-    each(one.square, (i) => holds[i]--);
-    one.gone = true;
+  for (const square of [...squares.map((s) => s.square), ...there.filter((s) => s[2] <= side)]) add(square, 1);
+  const placed = (a, b) => a[1] - b[1] || a[0] - b[0];
+  const kept = [];
+  for (const { square } of squares.sort((a, b) => a.marks - b.marks || placed(a.square, b.square))) {
+    if (!needed(square)) add(square, -1);
+    else if (kept.push(square) > most) return null;
   }
-  return squares.filter((s) => !s.gone).sort(placed).map((s) => s.square);
+  return kept.sort(placed);
 }
