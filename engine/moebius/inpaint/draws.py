@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from moebius.inpaint.settings import Settings
 from moebius.model import noise
 from moebius.pictures.windows import Window
 
+Draw = Callable[[Settings, Sequence[Window]], Mapping[str, np.ndarray]]  # a run's draws for some of its windows
 Origin = tuple[int, int, int]  # whose draws a window has, and how many latent rows and columns they are shifted
 
 

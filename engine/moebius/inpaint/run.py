@@ -15,7 +15,7 @@ from PIL import Image
 from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError, UsageError
 from moebius.inpaint.clock import Clock
 from moebius.inpaint.cost import large_mask
-from moebius.inpaint.draws import draws, shared
+from moebius.inpaint.draws import Draw, draws, shared
 from moebius.inpaint.item import Item
 from moebius.inpaint.loaded import LoadedModel, check_finite
 from moebius.inpaint.preview import Preview
@@ -25,7 +25,7 @@ from moebius.inpaint.settings import Settings
 from moebius.model.contract import StepState
 from moebius.pictures import photo as photos
 from moebius.pictures import published, windows
-from moebius.pictures.blend import NO_DETAIL, Blend, is_thin, published_picture, put_back, put_film, put_finer, seam_weights
+from moebius.pictures.blend import NO_DETAIL, Blend, is_thin, kept, published_picture, put_back, put_film, put_finer, seam_weights
 from moebius.pictures.cut import cut_out
 from moebius.pictures.extend import chosen_mask, extended
 from moebius.pictures.grain import Detail, mixed
@@ -82,7 +82,7 @@ class Run:
         self._finer_items: list[Item] = []  # likewise of the finer ones
         self._total: int | None = None  # steps, as soon as it is known how many windows the device takes at once
         self._start: np.ndarray | None = None  # as `prepare` is given it
-        self._keep = 0.0
+        self._keep, self._draw = 0.0, cast(Draw | None, None)
         self._prepared = self._started = self._decoded = False
         self._result: Result | None = None
         self._joining = Lock()  # whoever asks for the result first puts it together
@@ -191,7 +191,7 @@ class Run:
         settings, side = replace(self.settings, seed=mixed(self.settings.seed + image, FINER), num_images=1), self._side
         canvas, _ = self._canvas(image, self.model.blend if self.blend == "raw" else self.blend, NO_DETAIL)
         shape = len(self.finer), self.model.vae.config.latent_channels, side, side
-        noise = draws(settings, None, shape, shared(self.finer, side))
+        noise = draws(settings, self._draw and self._draw(settings, self.finer), shape, shared(self.finer, side))
         cuts = [cut_out(window, canvas) for window in self.finer]
         items = [Item(image, cut, {name: array[w : w + 1] for name, array in noise.items()}) for w, cut in enumerate(cuts)]
         self._clock.book("prepare")
@@ -207,16 +207,18 @@ class Run:
         self._finer_items += items
 
     # prepare -----------------------------------------------------------------------------------------------------
-    def prepare(self, noise: Mapping[str, np.ndarray] | None = None, start: np.ndarray | None = None, keep: float = 0.0) -> None:
+    def prepare(self, draw: Draw | None = None, start: np.ndarray | None = None, keep: float = 0.0) -> None:
         """Cuts the windows out of the photo and draws the noise: before the first step, or now, while another run has the device.
 
-        `noise` is what `steps` takes, for who looks at the windows first. `start` (H, W, 3) takes the photo's place where the strength is
-        below 1 and a picture has a part in the beginning; of its hole the result keeps the part `keep`, from 0 to 1.
+        `draw` gives what `steps` takes as its noise, of these windows and of the finer ones. `start` (H, W, 3) takes the photo's place
+        where the strength is below 1 and a picture has a part in the beginning; of its hole the result keeps the part `keep`, 0 to 1.
         """
         if self._prepared:
             return
         self._clock.resume()
-        self._start, self._keep, self.noise = start, keep, self.noise if noise is None else noise
+        self._start, self._keep, self._draw = start, keep, draw
+        if draw is not None:
+            self.noise = draw(self.settings, self.modelled)
         self._prepare()
         self._prepared = True
         self._clock.book("prepare")
@@ -364,6 +366,8 @@ class Run:
                 changed[item.window.inside()] = True
             else:
                 put_finer(canvas, item.decoded, item.cut, base)
+        if finer and self._start is not None and blend != "raw":
+            kept(canvas, base, self.mask.fill, self._keep)  # which has so much of the start already
         return canvas, changed
 
     def _canvas(self, image: int, blend: Blend, detail: Detail) -> tuple[np.ndarray, np.ndarray]:
@@ -381,8 +385,7 @@ class Run:
                 rows, columns, weights = seam_weights(window)
                 changed[rows, columns] |= weights > 0
         if self._start is not None:
-            kept, new = (picture[self.mask.fill].astype(np.float64) for picture in (self._start, canvas))
-            canvas[self.mask.fill] = np.rint(self._keep * kept + (1 - self._keep) * new)
+            kept(canvas, self._start, self.mask.fill, self._keep)
         return canvas, changed
 
     # result ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,10 +196,9 @@ class Worker:
     # filling in --------------------------------------------------------------------------------------------------
     def _computed(self, job: Job, run: Run, start: np.ndarray | None) -> tuple[Result, float]:
         """The result, and for how many seconds the device was taken."""
-        model, noise = self.model, None
-        if self.options.frames:
-            noise = frames.draws(run.settings, run.modelled, model.vae.config.latent_channels, model.unet.config.sample_size)
-        run.prepare(noise, start, frames.KEEP)
+        model = self.model
+        fixed = partial(frames.draws, channels=model.vae.config.latent_channels, side=model.unet.config.sample_size)
+        run.prepare(fixed if self.options.frames else None, start, frames.KEEP)
         with self._turn:
             self._go_on()
             began = time.perf_counter()

@@ -100,6 +100,11 @@ def put_finer(into: np.ndarray, result: np.ndarray, cut: Cut, base: np.ndarray) 
     _mix(into[rows, columns], filled, np.where(own, window.share(rows, columns), np.uint8(0)), np.zeros(3))
 
 
+def kept(into: np.ndarray, start: np.ndarray, fill: np.ndarray, part: float) -> None:
+    """part·start + (1 - part)·into, where it is filled in."""
+    into[fill] = np.rint(part * start[fill].astype(np.float64) + (1 - part) * into[fill].astype(np.float64))
+
+
 def is_thin(window: Window) -> bool:
     """Whether `match` has the film alone in all that the window fills, whatever a model would make of it."""
     rows, columns = window.inside()

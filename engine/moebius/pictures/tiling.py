@@ -59,13 +59,14 @@ def tiled(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size
 
 
 def covered(own: np.ndarray, corner: tuple[int, int], shape: tuple[int, int], size: int, one: int, most: int) -> list[Square]:
-    """The same for a hole of any thickness, to draw over what the single window made of it."""
+    """The same for a hole of any thickness, to draw over what the single window made of it; they lie fixed in the picture, so that from
+    one frame of a film to the next a hole that moves has the same ones."""
     for scale in SCALES:
         side = int(size * scale)
         if not _worth(side, one):
             break
         still_wanted()
-        squares = _cover(own, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), 0, most)
+        squares = _cover(own, corner, shape, side, int(size * STEP[0] // STEP[1] // 8 * 8 * scale), 0, most, fixed=True)
         if squares is not None:
             return squares
     return []
@@ -110,12 +111,13 @@ def _cover(
     reach: int,
     most: int,
     there: Sequence[Square] = (),
+    fixed: bool = False,
 ) -> list[Square] | None:
-    """A window around every marked cell of a lattice, but for those whose pixels others hold as well, or one as sharp that is `there`
-    already; from top to bottom. None where these are more than `most`."""
+    """A window around every marked cell of a lattice, which is centred on the hole or `fixed` in the picture, but for those whose pixels
+    others hold as well, or one as sharp that is `there` already; from top to bottom. None where these are more than `most`."""
     tall, wide = own.shape
-    rows, columns = -(-tall // step), -(-wide // step)
-    before_y, before_x = (rows * step - tall) // 2, (columns * step - wide) // 2
+    before_x, before_y = (corner[0] % step, corner[1] % step) if fixed else (-wide % step // 2, -tall % step // 2)
+    rows, columns = -(-(tall + before_y) // step), -(-(wide + before_x) // step)
     found: dict[Square, int] = {}
     for row in range(rows):
         still_wanted()
