@@ -1,6 +1,7 @@
 """How much the CPU device works on at a time."""
 
 BLOCK = 1 << 16  # elements a ufunc works on at a time: with one temporary, half of a 1 MB second-level cache
+PIECE = 1 << 14  # elements of a product's block that are gone over at a time, and of a SiLU: several passes, out of the second-level cache
 ALONE = 1 << 16  # elements of a pass that do not leave the thread: 100 to 300 µs, and waking another takes 50
 FRAMED = 8  # rows of a depthwise convolution's bands from which on a copy with zeros around it costs less than edges of their own
 RUN = 256  # values that a norm adds up one after another in float32: of thousands the sum loses digits that show
