@@ -151,6 +151,14 @@ def test_silu_neither_overflows_nor_loses_its_tail(monkeypatch: pytest.MonkeyPat
     assert np.all(np.abs(minus - want) <= 4 * EPS * np.abs(want) + 1e-36)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_rows_of_the_self_lambda_are_taken_together_with_the_same_bits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    op = make("self_lambda", (1, 5, 7))
+    want = op(CPU())
+    monkeypatch.setattr(sizes, "LAID", rows * 2 * 4 * HEADS * 15 * 18)  # tiles in a row, columns in a tile, the patch that they see
+    np.testing.assert_array_equal(op(CPU()), want)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_spans_name_the_taps_that_fall_inside(size: int) -> None:
     for position in range(size):

@@ -11,6 +11,7 @@ PRODUCT = 512  # rows, and columns, of a block of a product: 0.93 of a core's sp
 SMALL = 1 << 21  # multiply-adds that do not leave the thread: some 50 µs, a few times what handing over costs
 BLOCKS = 8  # of a product, where that leaves none of them small: enough for a slow core to take fewer
 FEW = 1 << 19  # multiply-adds of a block of the cross lambda
+LAID = 1 << 17  # elements of the logits of the self lambda that are laid out at a time
 TILES = 1 << 17  # elements of the tiles of a convolution that are transformed at a time
 PLACES = 256  # tiles whose products are made at a time; a quarter of it in a small layer, for the sake of all cores
 CHANNELS = 64  # at least, of a convolution by tiles
