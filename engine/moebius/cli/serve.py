@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import webbrowser
 from importlib.util import find_spec
 from typing import Any
 
@@ -66,6 +65,8 @@ def serve(args: argparse.Namespace) -> int:
         def started() -> None:
             (say if made else tell)(f"Serving at {listen.address(chosen, listener, made)} until Ctrl-C")
             if args.open:
+                import webbrowser
+
                 webbrowser.open(listen.address(chosen, listener))
 
         with model:
