@@ -13,7 +13,7 @@ from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
 from moebius.backends.cpu import CPU, sizes
 from moebius.backends.cpu.convolutions import spans
 from moebius.backends.cpu.cores import cores, limits
-from moebius.backends.cpu.ops import silu_
+from moebius.backends.cpu.ops import silu_of_minus
 from moebius.backends.reference import Reference
 from moebius.check.bounds import is_rounding, sums
 from moebius.check.specs.attention import attention, cross_lambda, self_lambda
@@ -93,7 +93,7 @@ OPS = [
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors fit in one block; with tiny blocks every loop over blocks is walked, its ragged end included."""
     if request.param == "in blocks":
-        small = {"BLOCK": 40, "COLUMNS": 300, "ROWS": 1, "PRODUCT": 5, "SMALL": 1, "FEW": 400}
+        small = {"BLOCK": 40, "PIECE": 30, "COLUMNS": 300, "ROWS": 1, "PRODUCT": 5, "SMALL": 1, "FEW": 400}
         small |= {"CHANNELS": 1, "TILES": 900, "PLACES": 3, "KEPT": 4}
         for name, size in small.items():
             monkeypatch.setattr(sizes, name, size)
@@ -141,13 +141,22 @@ def test_a_norm_over_many_positions_loses_no_digits() -> None:
     assert np.linalg.norm(got - want) < 1e-7 * np.linalg.norm(want)  # in one chain of float32 the sums make it 2e-7
 
 
-def test_silu_neither_overflows_nor_loses_its_tail() -> None:
+def test_silu_neither_overflows_nor_loses_its_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.concatenate([np.linspace(-20, 20, 401), [-1e30, -200.0, -88.8, 0.0, 200.0, 1e30]]).astype(np.float32)
-    got, xd = x.copy(), x.astype(np.float64)
+    minus, xd = -x[:, None].repeat(3, axis=1), x.astype(np.float64)[:, None]
+    monkeypatch.setattr(sizes, "PIECE", 100)
     with np.errstate(all="raise", under="ignore"):
-        silu_(got)
+        silu_of_minus(minus, minus)
     want = xd / (1 + np.exp(np.minimum(-xd, 700)))
-    assert np.all(np.abs(got - want) <= 2 * EPS * np.abs(xd))
+    assert np.all(np.abs(minus - want) <= 4 * EPS * np.abs(want) + 1e-36)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_rows_of_the_self_lambda_are_taken_together_with_the_same_bits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    op = make("self_lambda", (1, 5, 7))
+    want = op(CPU())
+    monkeypatch.setattr(sizes, "LAID", rows * 2 * 4 * HEADS * 15 * 18)  # tiles in a row, columns in a tile, the patch that they see
+    np.testing.assert_array_equal(op(CPU()), want)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])

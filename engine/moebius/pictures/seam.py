@@ -212,7 +212,9 @@ class _Grid:
         rows = np.maximum(y - 1, 0), np.minimum(y + 1, tall - 1), y, y
         columns = x, x, np.maximum(x - 1, 0), np.minimum(x + 1, wide - 1)
         self.here, around = y * wide + x, np.stack(rows) * wide + np.stack(columns)
-        self.ring = np.unique(around[~unknown.reshape(-1)[around]])
+        ring = np.zeros(unknown.size, bool)
+        ring[around] = True
+        self.ring = np.flatnonzero(ring & ~unknown.reshape(-1))
         numbers = np.empty(tall * wide, np.int32)
         numbers[self.here], numbers[self.ring] = np.arange(len(y)), len(y) + np.arange(len(self.ring))
         self.around = numbers[around]

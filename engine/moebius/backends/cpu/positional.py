@@ -32,26 +32,28 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
     vp[:, half : half + height, half : half + width] = val
     s = vp.strides
     seen = as_strided(vp, (batch, height, tiles, r, patch, v), (s[0], s[1], TILE * s[2], *s[1:]), writeable=False)  # by a row's tiles
-    spare: deque[tuple[Array, Array, Array, Array]] = deque()  # of a row; the zeros of `laid` outside its windows stay zero
+    group = max(1, min(height, sizes.LAID // (tiles * TILE * heads * r * patch)))  # rows of the image at a time
+    spare: deque[tuple[Array, Array, Array, Array]] = deque()  # of a group; the zeros of `laid` outside its windows stay zero
 
-    def row_scratch() -> tuple[Array, Array, Array, Array]:
+    def group_scratch() -> tuple[Array, Array, Array, Array]:
         """Logits laid out on the patches, their windows, the patches, the sums."""
-        laid = np.zeros((tiles, TILE, heads, r, patch), y.dtype)
+        laid = np.zeros((group, tiles, TILE, heads, r, patch), y.dtype)
         s = laid.strides
-        windows = as_strided(laid, (tiles, TILE, heads, r, r), (s[0], s[1] + s[4], *s[2:]))  # tile's x-th window starts at x
-        return laid, windows, np.empty((tiles, r, patch, v), y.dtype), np.empty((tiles, TILE * heads, v), y.dtype)
+        windows = as_strided(laid, (group, tiles, TILE, heads, r, r), (s[0], s[1], s[2] + s[5], *s[3:]))  # tile's x-th window starts at x
+        return laid, windows, np.empty((group, tiles, r, patch, v), y.dtype), np.empty((group, tiles, TILE * heads, v), y.dtype)
 
-    def row(b: int, i: int, logits: Array) -> None:
+    def positional(b: int, i: int, j: int, logits: Array) -> None:
         try:
-            laid, windows, patches, sums = spare.pop()
+            scratch = spare.pop()
         except IndexError:
-            laid, windows, patches, sums = row_scratch()
+            scratch = group_scratch()
+        laid, windows, patches, sums = (array[: j - i] for array in scratch)
         windows[...] = logits.reshape(windows.shape)
-        patches[...] = seen[b, i]
-        np.matmul(laid.reshape(tiles, TILE * heads, -1), patches.reshape(tiles, -1, v), out=sums)
-        y[b, i] += sums.reshape(wide, heads * v)[:width]
-        y[b, i] += residual[b, i]
-        spare.append((laid, windows, patches, sums))
+        patches[...] = seen[b, i:j]
+        np.matmul(laid.reshape(j - i, tiles, TILE * heads, -1), patches.reshape(j - i, tiles, -1, v), out=sums)
+        y[b, i:j] += sums.reshape(j - i, wide, heads * v)[:, :width]
+        y[b, i:j] += residual[b, i:j]
+        spare.append(scratch)
 
     def rows(b: int, y0: int, y1: int) -> None:
         some = q[b, y0:y1].reshape(-1, k)
@@ -59,8 +61,8 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
         logits = (some @ filters).reshape(y1 - y0, width, -1)
         if wide > width:
             logits = np.pad(logits, ((0, 0), (0, wide - width), (0, 0)))
-        for i in range(y0, y1):
-            row(b, i, logits[i - y0])
+        for i in range(y0, y1, group):
+            positional(b, i, min(i + group, y1), logits[i - y0 : i - y0 + group])
 
     step = max(1, sizes.PRODUCT // (width * heads))
     workers.spread(rows, [(b, i, min(i + step, height)) for b in range(batch) for i in range(0, height, step)])

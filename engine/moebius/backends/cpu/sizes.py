@@ -1,6 +1,7 @@
 """How much the CPU device works on at a time."""
 
 BLOCK = 1 << 16  # elements a ufunc works on at a time: with one temporary, half of a 1 MB second-level cache
+PIECE = 1 << 14  # elements of a product's block that are gone over at a time, and of a SiLU: several passes, out of the second-level cache
 ALONE = 1 << 16  # elements of a pass that do not leave the thread: 100 to 300 µs, and waking another takes 50
 FRAMED = 8  # rows of a depthwise convolution's bands from which on a copy with zeros around it costs less than edges of their own
 RUN = 256  # values that a norm adds up one after another in float32: of thousands the sum loses digits that show
@@ -10,6 +11,7 @@ PRODUCT = 512  # rows, and columns, of a block of a product: 0.93 of a core's sp
 SMALL = 1 << 21  # multiply-adds that do not leave the thread: some 50 µs, a few times what handing over costs
 BLOCKS = 8  # of a product, where that leaves none of them small: enough for a slow core to take fewer
 FEW = 1 << 19  # multiply-adds of a block of the cross lambda
+LAID = 1 << 17  # elements of the logits of the self lambda that are laid out at a time
 TILES = 1 << 17  # elements of the tiles of a convolution that are transformed at a time
 PLACES = 256  # tiles whose products are made at a time; a quarter of it in a small layer, for the sake of all cores
 CHANNELS = 64  # at least, of a convolution by tiles

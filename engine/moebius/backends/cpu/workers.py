@@ -122,19 +122,22 @@ class Workers:
         self.spread(work, ((i, min(i + step, rows)) for i in range(0, rows, step)))
 
     def product(self, x: np.ndarray, matrix: np.ndarray, finish: Finish | None = None, out: np.ndarray | None = None) -> np.ndarray:
-        """x·matrix in blocks of rows and columns, each on one thread; finish(block, rows, columns) while a block is in the cache.
+        """x·matrix in blocks of rows and columns, each on one thread; then finish(piece, rows, columns) on what fits the cache.
 
         What is a block depends on the shapes alone, so that any number of threads gives the same bits.
         """
         (m, k), n = x.shape, matrix.shape[1]
         y = np.empty((m, n), self.dtype) if out is None else out
         tall, wide = block_of_product(m, k, n)
+        rows = max(1, sizes.PIECE // max(1, wide))
 
         def block(i: int, j: int) -> None:
             part = y[i : i + tall, j : j + wide]
             np.matmul(x[i : i + tall], matrix[:, j : j + wide], out=part)
             if finish is not None:
-                finish(part, slice(i, i + len(part)), slice(j, j + part.shape[1]))
+                for r in range(0, len(part), rows):
+                    some = part[r : r + rows]
+                    finish(some, slice(i + r, i + r + len(some)), slice(j, j + part.shape[1]))
 
         self.spread(block, [(i, j) for i in range(0, m, tall) for j in range(0, n, wide)])
         return y
