@@ -174,12 +174,9 @@ def group_apply(n: Numbers, grid: Grid) -> Reach:
     return Reach(vec4(x=n["count"], out=n["count"], table=2 * (image + 1) * n["c4"]))
 
 
-def row_variance(n: Numbers, grid: Grid) -> Reach:
-    return Reach(vec4(x=n["rows"] * n["c4"], out=n["rows"]), whole=n["rows"] > 0)
-
-
 def layer_norm(n: Numbers, grid: Grid) -> Reach:
-    return Reach(vec4(x=n["rows"] * n["c4"], out=n["rows"] * n["c4"], weight=n["c4"], bias=n["c4"]), whole=n["rows"] > 0)
+    row = n["rows"] * n["c4"]
+    return Reach(vec4(x=row, out=row, weight=n["c4"], bias=n["c4"], variance=n["rows"]), whole=n["rows"] > 0)
 
 
 # lambdas and attention ------------------------------------------------------------------------------------------------
@@ -265,14 +262,13 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "lambda_content": lambda_content,
     "lambda_window": lambda_window,
     "layer_norm": layer_norm,
-    "row_variance": row_variance,
     "softmax": softmax,
     "transpose": transpose,
     "unet_input": unet_input,
     "winograd": winograd,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
-NO_KERNELS = ("common", "dense", "half", "view")  # parts of others; the window's own, which keeps its checks
+NO_KERNELS = ("common", "dense", "half", "moments", "view")  # parts of others; the window's own, which keeps its checks
 
 
 def is_known(shader: str) -> bool:

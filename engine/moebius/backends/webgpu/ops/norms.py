@@ -189,21 +189,22 @@ def behind(rec: Recorder, x: Tensor) -> tuple[Tensor, Params | None, Spread | No
     if not isinstance(x, LayerNormed) or not rec.fits(x.x):
         return x, None, None
     if x.x.variance is None:
-        x.x.variance = _variance(rec, x.x, x.p.path)
+        x.x.variance = _variance(rec, x.x, x.p.path, x.eps)
     return x.x, x.p, Spread(x.x.variance, x.eps)
 
 
-def _variance(rec: Recorder, x: Tensor, path: str) -> Tensor:
+def _variance(rec: Recorder, x: Tensor, path: str, eps: float) -> Tensor:
     """Of every row."""
     out = rec.new((1, 1, x.rows, 1), f"{path} variance")
-    lanes, size = (wgsl.numbers("row_variance")[name] for name in ("LANES", "SIZE"))
+    lanes, size = (wgsl.numbers("layer_norm")[name] for name in ("LANES", "SIZE"))
     rec.dispatch(
         "layer_norm",
         path,
-        "row_variance",
+        "layer_norm",
         rec.flat(x.rows, size // lanes),
-        {"x": x, "out": out},
-        {"rows": x.rows, "channels": x.shape[3], "c4": x.pitch // 4},
+        {"x": x, "variance": out},
+        {"rows": x.rows, "channels": x.shape[3], "c4": x.pitch // 4, "eps": eps},
+        entry="row_variance",
         iterations=2 * ceil(x.pitch // 4, lanes) + ROUNDS,
         flops=4 * x.rows * x.shape[3],
     )
