@@ -99,13 +99,19 @@ class Recorder:
     def layer(
         self, p: Params, name: str, shape: tuple[int, int], fill: Callable[..., tuple[np.ndarray, ...]], norm: Params | None, *args: Any
     ) -> tuple[Binding, Binding]:
-        """Weight, of this packed shape, and bias of a layer, of `fill(p, *args, norm)`: with the layer norm in them that it is behind."""
+        """Weight, of this packed shape, and bias of a layer, of `fill(p, *args, norm)`: with the layer norm in them that it is behind.
+
+        The norm's mean is multiplied by what a column of weights adds up to, which is nothing, and stays so when they become halves."""
         key = () if norm is None else (norm.path,)
 
         def make(which: int) -> Callable[[Params], np.ndarray]:
             return lambda p: fill(p, *args, None if norm is None else Finite(norm.root, norm.path))[which]
 
-        return self.weight(p, name, shape, make(0), *key), self.constant(p, f"{name} bias", shape[1:], make(1), *key)
+        def weight(p: Params) -> np.ndarray:
+            w = make(0)(p)
+            return w if norm is None or self.caps.precision == "f32" else pack.balanced(w)
+
+        return self.weight(p, name, shape, weight, *key), self.constant(p, f"{name} bias", shape[1:], make(1), *key)
 
     def vector(self, p: Params, name: str) -> Binding:
         n = p[name].shape[0]
