@@ -200,7 +200,7 @@ def lambda_apply(n: Numbers, grid: Grid) -> Reach:
     rows, window = n["images"] * n["height"] * n["width"], n["WINDOW"] * (n["WINDOW"] + 1) // 4
     qkv = (rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 1) * n["k4"] + n["v4"]
     spans = vec4(qkv=qkv, logits=rows * n["HEADS"] * window, **{"lambda": 4 * n["images"] * n["k4"] * n["v4"]})
-    return Reach(spans | _heads(n, rows), whole=_fills(n))
+    return Reach(spans | _heads(n, rows), whole=_fills(n) and n["v4"] % n["TV4"] == 0)
 
 
 def cross_lambda(n: Numbers, grid: Grid) -> Reach:
