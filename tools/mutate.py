@@ -157,6 +157,11 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("o < ACC; o += WGX", "o < ACC; o += ACC"),
     ],
     "shaders/winograd.wgsl": [
+        ("x = x * scale + offset;", "x = x * scale;"),
+        ("offset = norm[at + params.k4];", "offset = norm[at + 1u];"),
+        ("r / params.out_width / params.out_height * 2u * params.k4 + c;", "c;"),
+        ("x = select(x, silu(x), NORM_SILU);", "x = silu(x);"),
+        ("select(vec4<f32>(0.0), x, index >= 0);", "x;"),
         ("d[8u + x] = q - p;", "d[8u + x] = p - q;"),
         ("d[12u + x] = p - d[12u + x];", "d[12u + x] = p;"),
         ("d[4u * y + 2u] = q - p;", "d[4u * y + 2u] = q + p;"),

@@ -51,9 +51,9 @@ class Buffer:
         """Leaves its memory; `fill` makes the content again when that is needed."""
         self._handle, self.fill = None, fill
 
-    def place(self, other: Buffer) -> None:
-        """Shares the memory of another buffer, at least as large."""
-        self._handle = other.handle
+    def place(self, memory: Any) -> None:
+        """Lies in memory that others have too, at least as large; None: in none any more."""
+        self._handle = memory
 
     def write(self, data: np.ndarray) -> None:
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
@@ -140,5 +140,9 @@ def write(tensor: Tensor, array: np.ndarray) -> None:
 
 def read(tensor: Tensor) -> np.ndarray:
     """(B, H, W, C) float32."""
-    flat = tensor.buffer.read(tensor.nbytes)
-    return np.ascontiguousarray(flat.reshape(*tensor.shape[:3], tensor.pitch)[..., : tensor.shape[3]])
+    return unpadded(tensor.buffer.read(tensor.nbytes), tensor.shape)
+
+
+def unpadded(flat: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """The padded layout → (B, H, W, C) float32."""
+    return np.ascontiguousarray(flat.view(np.float32).reshape(*shape[:3], up4(shape[3]))[..., : shape[3]])
