@@ -1,7 +1,7 @@
 // Winograd's F(2×2, 3×3), for a 3×3 of stride 1: 16 products for a tile of 2×2 outputs instead of 36.
 //
-// `to_points` makes (Bᵀ·d·B)ᵢⱼ of the 4×4 inputs d under a tile, matrix 4i+j, or of a group norm of them; the products of all 16 matrices are one dispatch of gemm.wgsl
-// (ROWS, z over matrices) with G·g·Gᵀ as W; and `from_points` makes the sum of dense.wgsl of Aᵀ·M·A.
+// `to_points` makes (Bᵀ·d·B)ᵢⱼ of the 4×4 inputs d under a tile, matrix 4i+j, or of a group norm of them; the products of all 16 matrices are
+// one dispatch of gemm.wgsl (ROWS, z over matrices) with G·g·Gᵀ as W; and `from_points` makes the sum of dense.wgsl of Aᵀ·M·A.
 // Grid: x over K4 or N4, y over tiles, which are the rows of both.
 // Reference: those of dense.wgsl.
 

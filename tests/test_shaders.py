@@ -42,7 +42,7 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
 SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
-PARTS = ("common", "dense", "moments")  # of other files
+PARTS = ("common", "dense", "half", "moments")  # of other files
 KERNELS = [name for name in SHADERS if name not in (*PARTS, "view")]
 NOT_IN_A_PLAN = {"finite", "view"}
 

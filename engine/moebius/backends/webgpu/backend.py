@@ -116,7 +116,7 @@ class WebGPU:
 
         def result() -> np.ndarray:
             with self.gpu.turns:
-                out = to_nchw(unpadded(coming.read()[0], made.shape))
+                out = to_nchw(unpadded(coming.read()[0], made.shape, made.dtype))
                 if not np.isfinite(out).all():
                     queue(plan)  # another one may be in its buffers by now
                     plan.find_non_finite()

@@ -32,7 +32,7 @@ class After:
         return to_nchw(self.channels_last(1))
 
     def channels_last(self, which: int) -> np.ndarray:
-        return unpadded(self._part(which), self._shapes[which])
+        return unpadded(self._part(which), self._shapes[which], "f32")
 
     def flags(self) -> np.ndarray:
         """A word a step, not zero where its result was not finite."""
