@@ -32,7 +32,7 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     weight, bias = rec.layer(p, "qkv", (up4(c), width), pack.lambda_qkv, norm, heads)
     dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(spread, bias)))
     content = _content(rec, qkv, p, heads, k)
-    filters = rec.weight(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
+    filters = rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
     if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, w)):
         return _window(rec, qkv, content, filters, p, heads, k, constants, residual)
     return _apply(dense, qkv, content, filters, p, heads, k, residual)
