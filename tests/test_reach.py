@@ -16,6 +16,7 @@ from moebius.backends.webgpu.menu import WINOGRAD, Gemm, always
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Dispatch, check
 from moebius.errors import LimitError, MoebiusError
+from moebius.model.contract import MAX_STEPS
 from moebius.model.scheduler import DDIM
 
 ON_GPUS = {f"{name}, fused": make for name, (make, _) in FUSED.items()}
@@ -103,7 +104,6 @@ WIDER = {
     "lambda_content": ("positions", "pitch", "key", "k4", "v4"),
     "lambda_window": ("height", "width", "qkv_pitch", "v_dim", "pitch"),
     "layer_norm": ("rows", "c4"),
-    "row_variance": ("rows", "c4"),
     "softmax": ("rows", "n4"),
     "transpose": ("columns", "pitch", "offset", "out_pitch"),
     "unet_input": ("rows", "copies", "y_pitch", "pitch"),
@@ -111,7 +111,7 @@ WIDER = {
 }
 FROM = {"gemm": "linear", "depthwise": "dwconv", "softmax": "attention", "transpose": "attention", "cross_lambda": "cross_lambda"}
 FROM |= {name: "self_lambda" for name in WIDER if name.startswith("lambda_")} | {n: "group_norm" for n in WIDER if n.startswith("group_")}
-FROM |= dict.fromkeys(("lambda_window", "row_variance"), "self_lambda of a layer norm, fused")
+FROM |= {"lambda_window": "self_lambda of a layer norm, fused"}
 
 
 @pytest.mark.parametrize("shader", WIDER)
@@ -127,6 +127,15 @@ def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shade
     check(d, llvmpipe.caps)
     for name in WIDER[shader]:
         with pytest.raises(LimitError, match=rf"{shader}\.wgsl"):
+            check(replace(d, params=d.params | {name: d.params[name] + 32}), llvmpipe.caps)
+
+
+def test_the_variance_of_rows_is_reached_by_itself(llvmpipe: WebGPU) -> None:
+    """It is the second entry of a kernel, with the first one's row."""
+    d = next(d for d in recorded(llvmpipe, "self_lambda of a layer norm, fused", (2, 5, 3)) if d.entry == "row_variance")
+    assert [(b.name, *spans(d)[b.name]) for b in d.bindings] == [("x", 0, 30 * 12), ("variance", 0, 30 * 4)]
+    for name in WIDER["layer_norm"]:
+        with pytest.raises(LimitError, match=r"layer_norm\.wgsl"):
             check(replace(d, params=d.params | {name: d.params[name] + 32}), llvmpipe.caps)
 
 
@@ -161,6 +170,14 @@ def test_a_step_without_a_row_in_the_tables_is_refused(llvmpipe: WebGPU) -> None
         for step in (3, -1):
             with pytest.raises(MoebiusError, match=rf"3 steps.*step {step}"):
                 run(step)
+
+
+def test_a_plan_without_tables_takes_no_step_that_has_no_number(llvmpipe: WebGPU) -> None:
+    case = OPS["layer_norm"]((1, 1, 1))
+    plan = case.record(llvmpipe, case.params)
+    plan.replay(MAX_STEPS - 1)
+    with pytest.raises(MoebiusError, match=rf"{MAX_STEPS} steps.*step {MAX_STEPS}"):
+        plan.replay(MAX_STEPS)
 
 
 # who is checked ------------------------------------------------------------------------------------------------------

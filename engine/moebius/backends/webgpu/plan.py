@@ -18,7 +18,8 @@ import numpy as np
 from moebius.backends.webgpu import reach, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.device import Device, guard
-from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor, write
+from moebius.backends.webgpu.readback import Readback
+from moebius.backends.webgpu.tensor import Binding, Buffer, DType, Tensor, itemsize, write
 from moebius.backends.webgpu.timing import timed
 from moebius.errors import LimitError, MoebiusError, NonFiniteError
 from moebius.model.contract import MAX_STEPS
@@ -26,6 +27,11 @@ from moebius.model.contract import MAX_STEPS
 # Mesa 22's llvmpipe silently stops an invocation after 65 535 loop iterations in all.
 MAX_ITERATIONS = 60_000
 FINITE, FINITE_GROUPS = "finite", 256
+# Bits of a word that are all set where a number in it, one of two for halves, is not finite.
+EXPONENTS: dict[DType, dict[str, int]] = {
+    "f32": {"low": 0x7F800000, "high": 0x7F800000},
+    "f16": {"low": 0x7C00, "high": 0x7C000000},
+}
 PARAMS_PITCH = DEFAULT_LIMITS["min-uniform-buffer-offset-alignment"]  # bytes from the parameters of one dispatch to the next
 
 
@@ -73,6 +79,7 @@ class Dispatch:
                     "shape": list(b.shape),
                     "offset": b.offset,
                     "bytes": b.nbytes,
+                    **({"dtype": b.dtype} if b.dtype != "f32" else {}),
                 }
                 for b in self.bindings
             ],
@@ -99,7 +106,7 @@ class Recording:
 
 
 class Plan:
-    """A recording with everything in its place. `share` lets intermediate tensors lie over one another."""
+    """A recording with everything in its place. `share` lets intermediate tensors lie over one another, and over those of other plans."""
 
     def __init__(self, recording: Recording, inputs: Sequence[Tensor], outputs: Sequence[Tensor], share: bool = True) -> None:
         self.device, self.recording = recording.device, recording
@@ -156,13 +163,23 @@ class Plan:
 
     def _allocate(self) -> None:
         """Memory for all that the plan binds or copies."""
-        for shared in self._arena:
-            shared.allocate()
+        if self._arena:
+            sizes = [shared.nbytes for shared in self._arena]
+            lent = self.device.arena.lend(self, sizes, self.device.create_buffer, self.device.trim)
+            for shared, memory in zip(self._arena, lent, strict=True):
+                shared.place(memory)
         for buffer, shared in self._placed.values():
-            buffer.place(shared)
+            buffer.place(shared.handle)
         rec = self.recording
         for buffer in (self._numbers, rec.state, *(b.buffer for d in self.dispatches for b in d.bindings)):
             buffer.allocate()
+
+    def vacate(self) -> None:
+        """Leaves what is not wanted from one submission to the next, and the commands that are bound to it, until the next one."""
+        self._params = None
+        self._commands.clear()
+        for buffer in (*self._arena, *(buffer for buffer, _ in self._placed.values())):
+            buffer.place(None)
 
     def _command(self, d: Dispatch, params: Any, offset: int) -> tuple[Any, Any]:
         pipeline, layout = self.device.pipeline(d.shader, d.entry, d.constants)
@@ -193,9 +210,9 @@ class Plan:
         if rec.prologue:
             self._submit(range(len(rec.prologue)))
 
-    def replay(self, step: int = 0) -> None:
-        """One step: one compute pass over recorded objects."""
-        self._submit(range(len(self.recording.prologue), len(self.dispatches)), self._row(step))
+    def replay(self, step: int = 0, into: Readback | None = None) -> None:
+        """One step: one compute pass over recorded objects, and what `into` wants of its results."""
+        self._submit(range(len(self.recording.prologue), len(self.dispatches)), self._row(step), into)
 
     def _row(self, step: int) -> int:
         """The step, where every table of the plan has a row for it: kernels take it without a look."""
@@ -203,7 +220,7 @@ class Plan:
             raise MoebiusError(f"This plan has tables for {self._steps} steps, 0 to {self._steps - 1}, and was to take step {step}.")
         return step
 
-    def _submit(self, indices: range, step: int | None = None) -> None:
+    def _submit(self, indices: range, step: int | None = None, into: Readback | None = None) -> None:
         self.prepare()
         with guard(self.device.name, "running a plan"):
             encoder = self.device.device.create_command_encoder()
@@ -215,10 +232,14 @@ class Plan:
             if step is not None:
                 for source, target, nbytes in self.recording.carry:
                     encoder.copy_buffer_to_buffer(source.handle, 0, target.handle, 0, nbytes)
-            self.device.device.queue.submit([encoder.finish()])
+            if into is not None:
+                into.submit(encoder)
+            else:
+                self.device.device.queue.submit([encoder.finish()])
 
     def encode(self, run: Any, indices: Sequence[int]) -> None:
-        """Dispatches of a prepared plan into a compute pass, by number."""
+        """Dispatches into a compute pass, by number."""
+        self.prepare()
         current, dispatches = None, self.dispatches
         for i in indices:
             pipeline, group = self._commands[i]
@@ -258,7 +279,7 @@ class Plan:
         """finite.wgsl on what lies in a binding now: flags[slot] becomes 1 where a value is not finite."""
         device = self.device
         pipeline, layout = device.pipeline(FINITE, "main", ())
-        data = wgsl.pack_params(FINITE, {"count": b.nbytes // 4, "slot": slot}).ljust(16, b"\0")
+        data = wgsl.pack_params(FINITE, {"count": b.nbytes // 4, "slot": slot, **EXPONENTS[b.dtype]})
         params = device.device.create_buffer_with_data(data=data, usage=device.module.BufferUsage.UNIFORM)
         resources = [
             {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes},
@@ -348,9 +369,10 @@ def check_reach(d: Dispatch, what: str) -> None:
         if b.name not in found.spans and b.name not in found.steps and b.shape:  # a place that is left empty has no shape
             raise LimitError(f"{what}: reach.py does not say how far it reaches in {b.name}; add that to the kernel's row.")
         begin, end = found.spans.get(b.name, (0, found.steps.get(b.name, 0)))
-        if begin < 0 or 4 * end > b.nbytes or b.buffer.nbytes > 4 * reach.LARGEST:
+        size = itemsize(b.dtype)
+        if begin < 0 or size * end > b.nbytes or b.buffer.nbytes > size * reach.LARGEST:
             raise LimitError(
-                f"{what}: it may reach the words {begin:,} to {end:,} of {b.name} {b.shape}, which has {b.nbytes // 4:,} there "
+                f"{what}: it may reach the words {begin:,} to {end:,} of {b.name} {b.shape}, which has {b.nbytes // size:,} there "
                 f"and may have {reach.LARGEST:,} in all. Use a smaller image or batch."
             )
 

@@ -16,6 +16,7 @@ from moebius.model.contract import POSITION_WINDOW, Condition
 from moebius.model.params import Params
 
 RUNS = (16, 8, 4, 2, 1)  # positions of a workgroup of lambda_window
+CHANNELS = (2, 1)  # of a thread of lambda_apply, in vec4: two take 16 loads of 32 products each, one takes 12 of 16
 SHARES = (1, 2, 4)  # positions whose logits a thread of it makes
 SELF, CROSS = "self_lambda", "cross_lambda"
 
@@ -64,15 +65,17 @@ def _apply(dense: Dense, qkv: Tensor, content: Tensor, filters: Binding, p: Para
     every_head = Rows(split=heads, outer=width // 4, inner=k4 // 4)
     dense(GemmCall(SELF, f"{p.path}.logits", Operands(qkv, Weight(filters), logits, k, window), every_head))
     out = rec.new(residual.shape, p.path)
+    v4 = k4 // 4
+    tv4 = next(n for n in CHANNELS if v4 % n == 0)
     rec.dispatch(
         SELF,
         f"{p.path}.apply",
         "lambda_apply",
-        b * h * w * k4 // 4,
+        b * h * w * v4 // tv4,
         {"qkv": qkv, "lambda": content, "logits": logits, "residual": residual, "out": out},
-        {"images": b, "height": h, "width": w, "qkv_pitch": width // 4, "k4": k4 // 4, "v4": k4 // 4, "v_dim": k, "pitch": out.pitch},
-        {"HEADS": heads},
-        iterations=POSITION_WINDOW * (WINDOW_PITCH // 4 + 1) + k4 // 4 + heads * 4,
+        {"images": b, "height": h, "width": w, "qkv_pitch": width // 4, "k4": k4 // 4, "v4": v4, "v_dim": k, "pitch": out.pitch},
+        {"HEADS": heads, "TV4": tv4},
+        iterations=POSITION_WINDOW * (WINDOW_PITCH // 4 + 1) + k4 // 4 + heads * 4 * tv4,
         flops=2 * b * h * w * c * (window + k),
     )
     return out
@@ -129,7 +132,7 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
     b, h, w, c = x.shape
     n, k, tokens = h * w, c // heads, cond.ids.shape[1]
     k4 = up4(k)
-    q = rec.new((b, h, w, heads * k4), f"{p.path} q")
+    q = rec.inner((b, h, w, heads * k4), f"{p.path} q")
     x, norm, spread = behind(rec, x)
     weight, bias = rec.layer(p, "q", (up4(c), heads * k4), pack.lambda_query, norm, heads)
     dense(GemmCall(CROSS, f"{p.path}.q", Operands(x, Weight(weight), q, c, heads * k4), epilogue=Epilogue(spread, bias)))
@@ -137,7 +140,7 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
     def constants(p: Params, which: int) -> np.ndarray:
         return pack.vector(pack.condition_keys_values(cond.tokens, p)[which])
 
-    table = rec.constant(p, "rel_pos_emb", (n, tokens, k4), lambda p: pack.position_table(p))
+    table = rec.weight(p, "rel_pos_emb", (n, tokens, k4), lambda p: pack.position_table(p))
     out = rec.new(x.shape, p.path)
     whole = rec.caps.fuses and wgsl.numbers("cross_lambda")["SIZE"] % heads == 0  # rows in a workgroup
     if whole:
