@@ -6,10 +6,12 @@ What runs in emulation is the text that runs on units, but for the primitives of
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from cases import Case, conv3x3, linear, upsample_conv3x3
+from harness import Guarded
 
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.caps import Matrix
@@ -38,8 +40,9 @@ def halves(case: Case) -> Case:
     return replace(case, inputs=[np.float32(np.round(a * 32) / 32) for a in case.inputs], weights=weights)
 
 
-def given(case: Case, row: Gemm) -> Case:
-    return case if row.operands == "f32" else halves(case)
+def checked(case: Case, gpu: WebGPU, row: Gemm, **options: Any) -> Guarded:
+    """Within the limit of float32, which f16 must keep where it loses nothing."""
+    return (case if row.operands == "f32" else halves(case)).check(gpu, row, precision=row.operands, **options)
 
 
 # what they compute ---------------------------------------------------------------------------------------------------
@@ -59,9 +62,9 @@ def check_modes(gpu: WebGPU, row: Gemm) -> None:
     cases = [linear((1, 1, rows), depth, columns) for rows, columns, depth in ((m + 1, n + 1, 37), (m - 1, n - 1, 17), (5, 1, 3))]
     cases += [conv3x3((2, 5, 7), 17, n + 3), conv3x3((1, 7, 4), 6, 9, stride=2), upsample_conv3x3((1, 6, 9), 18, n)]
     for case in cases:
-        dispatches = given(case, row).check(gpu, row).dispatches
+        dispatches = checked(case, gpu, row).dispatches
         assert [(d.shader, d.entry) for d in dispatches] == [("gemm_matrix", "units")]
 
 
 def test_units_run_on_swiftshader(swiftshader: WebGPU) -> None:
-    given(linear((1, 1, 33), 37, 17), SMALL[0]).check(swiftshader, SMALL[0])
+    checked(linear((1, 1, 33), 37, 17), swiftshader, SMALL[0])

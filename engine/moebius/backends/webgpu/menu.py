@@ -10,12 +10,12 @@ from moebius.backends.webgpu import units, wgsl
 from moebius.backends.webgpu.calls import SHADER, GemmCall, Packing, Phases, Taps
 from moebius.backends.webgpu.caps import Caps, Kind
 from moebius.backends.webgpu.recorder import ceil
+from moebius.backends.webgpu.tensor import DType
 from moebius.backends.webgpu.units import Units
 from moebius.errors import UsageError
 
 Entry = Literal["direct", "lines", "tiled", "staged", "thin", "units"]
 STAGING = ("tiled", "staged", "units")  # their threads share tiles of both operands
-DType = Literal["f32", "f16"]
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, *WINOGRAD, TILED, TILED_
 
 # On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth); a subgroup has registers for 64×32 sums at most.
 Tile = tuple[int, int, int, int, int]
-HALVES: tuple[Tile, ...] = ((64, 8, 2, 2, 32), (32, 8, 2, 2, 64), (32, 8, 2, 2, 32), (32, 8, 1, 2, 64), (16, 4, 2, 2, 64))
+WHOLE: tuple[Tile, ...] = ((64, 8, 2, 2, 32), (32, 8, 2, 2, 64), (32, 8, 2, 2, 32), (32, 8, 1, 2, 64), (16, 4, 2, 2, 64))
 SPLIT: tuple[Tile, ...] = ((64, 8, 2, 2, 16), (32, 8, 2, 2, 32), (32, 8, 2, 2, 16), (32, 8, 1, 2, 16), (16, 4, 2, 2, 32))
 
 
@@ -205,9 +205,9 @@ def _on_units(m: int, n: int, k: int, tiles: Iterable[Tile], operands: DType) ->
 
 
 # What most have, then what some have alone: 8×8×8 is Apple's. Numbers are f16, or f32 by splitting.
-UNITS: tuple[Gemm, ...] = (*_on_units(16, 16, 16, HALVES, "f16"), *_on_units(16, 16, 16, SPLIT, "f32"))
+UNITS: tuple[Gemm, ...] = (*_on_units(16, 16, 16, WHOLE, "f16"), *_on_units(16, 16, 16, SPLIT, "f32"))
 for shape in ((16, 8, 16), (8, 8, 8)):
-    UNITS += (*_on_units(*shape, HALVES[2::2], "f16"), *_on_units(*shape, SPLIT[4:], "f32"))
+    UNITS += (*_on_units(*shape, WHOLE[2::2], "f16"), *_on_units(*shape, SPLIT[4:], "f32"))
 ROWS = (*GEMMS, *UNITS)
 
 
