@@ -77,7 +77,13 @@ class Recorder:
         return Tensor(self.buffer(itemsize(dtype) * b * h * w * up4(c), label, kind), (b, h, w, c), dtype)
 
     def inner(self, shape: Sequence[int], label: str) -> Tensor:
-        """What one kernel hands to the next within a block, in the precision that is recorded."""
+        """What one kernel hands to the next within a block, in the precision that is recorded.
+
+        Halves end at 65504, and what is beyond is an infinity that has to reach the end of the network, where a run is tested. So these are
+        what a norm gives, and what goes from one kernel of an op into a product of the next, where an infinity stays one or becomes a NaN.
+        All else is float32: what is added up over layers (the residual stream) or positions (statistics), time tables, latents, and what a
+        softmax is made of: to its exponential -∞ is a sound number, whose result is nothing. docs/kernels.md has the list.
+        """
         return self.new(shape, label, dtype=self.caps.precision)
 
     def constant(
