@@ -244,7 +244,7 @@ for name in ("dawn:SwiftShader", "SwiftShader"):
 """
     pytest.importorskip("wgpudawn")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    said = run.stdout.splitlines()
+    said = [line for line in run.stdout.splitlines() if line.startswith(("refused:", "None "))]  # and drivers say what they like
     if "cannot be opened" in run.stderr or "No adapter matches" in run.stdout:
         pytest.skip("SwiftShader is not here.")
     assert run.returncode == 0, run.stderr
