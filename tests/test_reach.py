@@ -12,9 +12,10 @@ from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, native, reach
 from moebius.backends.webgpu.device import Device
-from moebius.backends.webgpu.menu import WINOGRAD, Gemm, always
+from moebius.backends.webgpu.menu import UNITS, WINOGRAD, Gemm, always
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Dispatch, check
+from moebius.backends.webgpu.units import Units
 from moebius.errors import LimitError, MoebiusError
 from moebius.model.contract import MAX_STEPS
 from moebius.model.scheduler import DDIM
@@ -95,6 +96,7 @@ WIDER = {
     "cross_lambda": ("images", "positions", "q_pitch", "k4", "v4", "pitch"),
     "depthwise": ("images", "height", "width", "c4"),
     "gemm": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
+    "gemm_matrix": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
     "group_apply": ("count", "c4"),
     "group_finish": ("images", "groups", "chunks", "channels"),
     "group_stats": ("image0", "chunk0", "pitch"),
@@ -119,9 +121,10 @@ def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shade
     assert WIDER.keys() == reach.REACH.keys()
     if shader in ("group_stats", "group_finish"):  # of large tensors
         monkeypatch.setattr(norms, "WHOLE", 0)
-    if shader == "winograd":
-        case = OPS["conv3x3"]((1, 5, 7))
-        d = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(WINOGRAD[-1])), case.params).dispatches[0]
+    if shader in ("winograd", "gemm_matrix"):
+        op, row = ("conv3x3", WINOGRAD[-1]) if shader == "winograd" else ("linear", UNITS[0])
+        case = OPS[op]((1, 5, 7))
+        d = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(row)), case.params).dispatches[0]
     else:
         d = next(d for d in recorded(llvmpipe, FROM.get(shader, shader), (1, 5, 7)) if d.shader == shader)
     check(d, llvmpipe.caps)
@@ -234,7 +237,8 @@ def test_kernels_keep_to_their_guards_in_both_modes(either: WebGPU, name: str) -
 
 
 def test_bands_and_tiles_keep_to_their_guards_in_both_modes(either: WebGPU) -> None:
-    for row in (Gemm("tiled", 2, 1, 8, 8), Gemm("staged", 2, 1, 8, 8), Gemm("thin", 4, 2, 8, 4)):
+    on_units = Gemm("units", 8, 2, 2, 2, units=Units(16, 8, 8, 8, lanes=16))
+    for row in (Gemm("tiled", 2, 1, 8, 8), Gemm("staged", 2, 1, 8, 8), Gemm("thin", 4, 2, 8, 4), on_units):
         upsample_conv3x3((2, 13, 5)).check(either, row, max_storage_buffer_binding_size=4096)
     self_lambda((1, 6, 9)).check(either, fold=2)
 

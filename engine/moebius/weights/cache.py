@@ -29,7 +29,8 @@ def cache_entries(match: str = "") -> list[CacheEntry]:
     for _, ref in all_refs():
         s = ref.source
         if ref.copy is not None:
-            sources.setdefault(ref.copy, []).append(s.get("path") or f"{s.get('repo')}/{s.get('file')} at {s.get('revision')}")
+            what = s.get("path") or f"{s.get('repo')}/{s.get('file')} at {s.get('revision')}"
+            sources.setdefault(ref.copy, []).append(what if ref.precision == "f32" else f"{what} in {ref.precision}")
     entries = [
         CacheEntry(path, size, tuple(sources.get(path.name.removesuffix(".damaged"), ())))
         for name in ("weights", "parts")
@@ -57,7 +58,7 @@ def remove(entries: Sequence[CacheEntry]) -> None:
             if ref.copy is not None and not (subfolder("weights") / ref.copy).exists():
                 path.unlink(missing_ok=True)
         if not cache_entries():  # all is gone: so are the digests, what is known of devices, and what a killed process left
-            for name in ("refs", "checked", "verdicts", "tuned"):
+            for name in ("refs", "checked", "verdicts", "tuned", "contests"):
                 for path, _ in own_files(name):
                     path.unlink(missing_ok=True)
     except OSError as error:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from moebius.backends.webgpu import pack
+from moebius.backends.webgpu import pack, prove
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
@@ -24,7 +24,7 @@ from moebius.backends.webgpu.readback import Readback
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tenant import Tenant
 from moebius.backends.webgpu.tensor import Tensor, read, unpadded, write
-from moebius.errors import NonFiniteError
+from moebius.errors import AdapterError, NonFiniteError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Precision, Step, StepState, Tap, Timesteps
 from moebius.model.params import Checkpoint, Finite, Params
@@ -35,7 +35,8 @@ AHEAD = 2  # runs that are queued behind the one whose result is waited for
 
 class WebGPU:
     """`WebGPU()` is the best adapter; `WebGPU("llvmpipe")` the best whose summary holds those words; `WebGPU("dawn:SwiftShader")`
-    goes through Dawn. `limits="webgpu"` keeps to WebGPU's default limits on any adapter.
+    goes through Dawn. `limits="webgpu"` keeps to WebGPU's default limits on any adapter; `matrix_units=True` takes an adapter through Dawn
+    with its matrix units, and is refused where it has none that compute right.
 
     It takes a `Device` that is open already, too; `caps` are what it records for, the device's own unless given, with
     another `precision` if one is named, and `choose` picks the kernel of a dense layer.
@@ -51,9 +52,14 @@ class WebGPU:
         *,
         limits: str = "adapter",
         precision: Precision | None = None,
+        matrix_units: bool = False,
         recorder: type[Recorder] = Recorder,
     ) -> None:
-        self.gpu = device if isinstance(device, Device) else Device.open(device, limits=limits)
+        self.gpu = device if isinstance(device, Device) else Device.open(device, limits=limits, matrix_units=matrix_units)
+        if matrix_units and self.gpu.caps.matrix is None:
+            self.gpu.caps = replace(self.gpu.caps, matrix=prove.units(self.gpu, self.gpu.listed))
+            if self.gpu.caps.matrix is None:
+                raise AdapterError(f"None of the matrix units of {self.gpu.name} computes right. Leave them out, or update its driver.")
         given = caps or self.gpu.caps
         self.caps = given if precision is None else replace(given, precision=precision)
         self.recorder = recorder(self.gpu, self.caps)
@@ -76,6 +82,13 @@ class WebGPU:
     def name(self) -> str:
         """The adapter, its driver's interface and the implementation, for people."""
         return self.gpu.name
+
+    @property
+    def precision(self) -> Precision:
+        return self.caps.precision
+
+    def in_f32(self) -> WebGPU:
+        return self if self.precision == "f32" else WebGPU(self.gpu, self.caps, self.choose, precision="f32")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
