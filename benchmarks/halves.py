@@ -74,6 +74,7 @@ def main() -> int:
     print(json.dumps(result["nano"]), flush=True)
     result["tiny"] = {precision: ops(gpu, precision) for precision in ("f32", "f16")}
     print(json.dumps(result["tiny"]), flush=True)
+    result["tiny"]["latents"] = pictures(gpu, lambda on: made("tiny", on))["latents"]
     if args.full:
         result["full"] = pictures(gpu, lambda on: made("full", on))
         print(json.dumps(result["full"]), flush=True)

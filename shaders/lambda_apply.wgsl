@@ -5,9 +5,13 @@
 // 16 logits (the last is zero), so that four neighbours in x are one vec4 of L.
 // qkv rows hold [heads·K4 | K4 | V4]; lambda [image][4·K4][V4]; logits (B·P, heads, 60); out (B, P, pitch floats).
 // out and residual are read as floats: a head's first channel need not be a multiple of four.
-// Grid: flat over (image, y, x, V4); a thread holds all heads of four channels. Reference: Reference.self_lambda.
+// Grid: flat over (image, y, x, V4 / TV4); a thread holds all heads of 4·TV4 channels, for which it loads a logit once.
+// Reference: Reference.self_lambda.
 
 const HEADS: u32 = 8u;
+const TV4: u32 = 1u; // channels of a thread, in vec4; it divides V4
+const ACC: u32 = HEADS * TV4;
+const VALUES: u32 = 4u * TV4;
 const WINDOW: u32 = 15u;
 const SIZE: u32 = 64u;
 
@@ -34,8 +38,9 @@ struct Params {
 @compute @workgroup_size(SIZE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let index = flat_index(group, groups, local, SIZE);
-  let v = index % params.v4;
-  let row = index / params.v4; // image·P + y·width + x
+  let threads = params.v4 / TV4; // of a position
+  let v = index % threads * TV4;
+  let row = index / threads; // image·P + y·width + x
   let positions = params.height * params.width;
   let image = row / positions;
   if (image >= params.images) {
@@ -45,7 +50,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let y = i32(row / params.width % params.height);
   let reach = i32(WINDOW / 2u);
   let value0 = (HEADS + 1u) * params.k4 + v; // where V[v] lies in a row of qkv
-  var acc: array<vec4<f32>, HEADS>;
+  var acc: array<vec4<f32>, ACC>;
   for (var dy = 0; dy < i32(WINDOW); dy++) {
     let sy = y + dy - reach;
     if (sy < 0 || sy >= i32(params.height)) {
@@ -53,35 +58,46 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let line = image * positions + u32(sy) * params.width;
     for (var d = 0; d < i32(WINDOW); d += 4) {
-      var value: array<vec4<f32>, 4>;
+      var value: array<vec4<f32>, VALUES>;
       for (var i = 0u; i < 4u; i++) { // unroll
         let sx = x + d + i32(i) - reach;
         let inside = sx >= 0 && sx < i32(params.width);
-        value[i] = select(vec4<f32>(0.0), qkv[(line + u32(clamp(sx, 0, i32(params.width) - 1))) * params.qkv_pitch + value0], inside);
+        let from_value = (line + u32(clamp(sx, 0, i32(params.width) - 1))) * params.qkv_pitch + value0;
+        for (var j = 0u; j < TV4; j++) { // unroll
+          value[i * TV4 + j] = select(vec4<f32>(0.0), qkv[from_value + j], inside);
+        }
       }
       let at = row * HEADS * (WINDOW + 1u) * WINDOW / 4u + u32(dy * 4 + d / 4);
       for (var h = 0u; h < HEADS; h++) { // unroll
         let l = logits[at + h * ((WINDOW + 1u) * WINDOW / 4u)];
-        acc[h] += l.x * value[0] + l.y * value[1] + l.z * value[2] + l.w * value[3];
+        for (var j = 0u; j < TV4; j++) { // unroll
+          acc[h * TV4 + j] += l.x * value[j] + l.y * value[TV4 + j] + l.z * value[2u * TV4 + j] + l.w * value[3u * TV4 + j];
+        }
       }
     }
   }
   for (var k = 0u; k < params.k4; k++) {
     let from_lambda = (image * params.k4 + k) * 4u * params.v4 + v;
-    let l0 = lambda[from_lambda];
-    let l1 = lambda[from_lambda + params.v4];
-    let l2 = lambda[from_lambda + 2u * params.v4];
-    let l3 = lambda[from_lambda + 3u * params.v4];
+    var l: array<vec4<f32>, VALUES>;
+    for (var i = 0u; i < 4u; i++) { // unroll
+      for (var j = 0u; j < TV4; j++) { // unroll
+        l[i * TV4 + j] = lambda[from_lambda + i * params.v4 + j];
+      }
+    }
     for (var h = 0u; h < HEADS; h++) { // unroll
       let q = qkv[row * params.qkv_pitch + h * params.k4 + k];
-      acc[h] += q.x * l0 + q.y * l1 + q.z * l2 + q.w * l3;
+      for (var j = 0u; j < TV4; j++) { // unroll
+        acc[h * TV4 + j] += q.x * l[j] + q.y * l[TV4 + j] + q.z * l[2u * TV4 + j] + q.w * l[3u * TV4 + j];
+      }
     }
   }
-  let channels = min(params.v_dim - 4u * v, 4u);
-  for (var h = 0u; h < HEADS; h++) { // unroll
-    let to = row * params.pitch + h * params.v_dim + 4u * v;
-    for (var i = 0u; i < channels; i++) {
-      out[to + i] = acc[h][i] + residual[to + i];
+  for (var j = 0u; j < TV4; j++) { // unroll
+    let channels = min(params.v_dim - 4u * (v + j), 4u);
+    for (var h = 0u; h < HEADS; h++) { // unroll
+      let to = row * params.pitch + h * params.v_dim + 4u * (v + j);
+      for (var i = 0u; i < channels; i++) {
+        out[to + i] = acc[h * TV4 + j][i] + residual[to + i];
+      }
     }
   }
   if (v == 0u) { // the padding of the row

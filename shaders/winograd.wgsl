@@ -1,7 +1,7 @@
 // Winograd's F(2×2, 3×3), for a 3×3 of stride 1: 16 products for a tile of 2×2 outputs instead of 36.
 //
-// `to_points` makes (Bᵀ·d·B)ᵢⱼ of the 4×4 inputs d under a tile, matrix 4i+j; the products of all 16 matrices are one dispatch of gemm.wgsl
-// (ROWS, z over matrices) with G·g·Gᵀ as W; and `from_points` makes the sum of dense.wgsl of Aᵀ·M·A.
+// `to_points` makes (Bᵀ·d·B)ᵢⱼ of the 4×4 inputs d under a tile, matrix 4i+j, or of a group norm of them; the products of all 16 matrices are
+// one dispatch of gemm.wgsl (ROWS, z over matrices) with G·g·Gᵀ as W; and `from_points` makes the sum of dense.wgsl of Aᵀ·M·A.
 // Grid: x over K4 or N4, y over tiles, which are the rows of both.
 // Reference: those of dense.wgsl.
 
@@ -22,9 +22,22 @@ fn to_points(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     return;
   }
   let window = locate(r, 0u);
+  var scale = vec4<f32>(1.0);
+  var offset = vec4<f32>(0.0);
+  if (NORMED) { // compiled
+    let at = r / params.out_width / params.out_height * 2u * params.k4 + c;
+    scale = norm[at];
+    offset = norm[at + params.k4];
+  }
   var d: array<vec4<f32>, POINTS>;
   for (var t = 0u; t < POINTS; t++) { // unroll
-    d[t] = load_a(tap_index(window, t), c);
+    let index = tap_index(window, t);
+    var x = a[u32(max(index, 0)) + c];
+    if (NORMED) { // compiled
+      x = x * scale + offset;
+      x = select(x, silu(x), NORM_SILU);
+    }
+    d[t] = select(vec4<f32>(0.0), x, index >= 0); // what is outside is zero behind the norm
   }
   for (var x = 0u; x < 4u; x++) { // unroll
     let p = d[4u + x];

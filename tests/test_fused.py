@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, concat, cross_lambda, dwconv, feed_forward, group_norm, layer_norm, linear, self_lambda
+from cases import Case, concat, conv3x3, cross_lambda, dwconv, feed_forward, group_norm, layer_norm, linear, self_lambda
 from goldens import noise, relative
 
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS
-from moebius.backends.webgpu.menu import CPU, always
+from moebius.backends.webgpu.menu import CPU, WINOGRAD, always
 from moebius.backends.webgpu.ops import lambdas
 from moebius.check.lockstep import LockStep, Row
 from moebius.check.specs.case import Size
@@ -113,6 +113,16 @@ def test_what_is_fused_agrees_with_the_ops_one_by_one(gpu: WebGPU, name: str) ->
         made = make(size).check(gpu, CPU, kind="discrete").dispatches
         assert [d.shader for d in made] == shaders
         assert max(len(d.bindings) for d in made) <= 8
+
+
+@pytest.mark.parametrize("silu", [True, False])
+def test_winograd_norms_what_it_loads(gpu: WebGPU, silu: bool) -> None:
+    """Also in bands; beyond the border there are zeros, and not the norm of zeros."""
+    for size, limits in (((2, 5, 7), {}), ((2, 12, 5), {"max_storage_buffer_binding_size": 2048})):
+        case = chained(group_norm(size, 3, 3, silu=silu), conv3x3(size, 9, 7))
+        made = case.check(gpu, WINOGRAD[-1], kind="discrete", **limits).dispatches
+        assert "group_apply" not in [d.shader for d in made]
+        assert any("norm" in [b.name for b in d.bindings] for d in made if d.entry == "to_points")
 
 
 def test_a_residual_is_what_it_was_before_the_norm(llvmpipe: WebGPU) -> None:

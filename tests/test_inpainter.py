@@ -51,11 +51,11 @@ class SeenUNet(UNet):
 class SeenVAE(VAE):
     """Remembers what every call got and gave."""
 
-    def encode(self, image, tap=None):
-        return self._keep("encode", image, super().encode(image, tap))
+    def encode_each(self, images):
+        return (self._keep("encode", image, self.encode(image)) for image in images)
 
-    def decode(self, latents, tap=None):
-        return self._keep("decode", latents, super().decode(latents, tap))
+    def decode_each(self, latents):
+        return (self._keep("decode", z, self.decode(z)) for z in latents)
 
     def _keep(self, name, given, got):
         self.seen.append((name, given, got))
@@ -299,7 +299,8 @@ def test_a_denoiser_refuses_what_does_not_fit(change: dict, says: str) -> None:
 @pytest.mark.parametrize("stage", ["encode", "decode"])
 def test_a_nan_is_reported_and_not_painted(stage: str) -> None:
     unet, vae = nets()
-    setattr(vae, stage, lambda x: np.full((1, 8, 16, 16) if stage == "encode" else (1, 3, 128, 128), np.nan))
+    shape = (1, 8, 16, 16) if stage == "encode" else (1, 3, 128, 128)
+    setattr(vae, f"{stage}_each", lambda arrays: (np.full(shape, np.nan) for _ in arrays))
     with pytest.raises(NonFiniteError, match=r"moments .*Reference\(float64\)" if stage == "encode" else "decoded picture"):
         inpaint(unet, vae, *pictures(), steps=1, strength=1)
 
@@ -458,7 +459,7 @@ def test_a_callback_sees_every_step_and_may_stop(small: Inpainter) -> None:
 
 
 def test_a_black_picture_is_an_error(small: Inpainter, monkeypatch) -> None:
-    monkeypatch.setattr(small.vae, "decode", lambda z: np.full((1, 3, 32, 32), -1.0, np.float32))
+    monkeypatch.setattr(small.vae, "decode_each", lambda latents: (np.full((1, 3, 32, 32), -1.0, np.float32) for _ in latents))
     with pytest.raises(NonFiniteError, match=r"black \(vae\.decode on CPU"):
         small(Image.new("RGB", (40, 40), (9, 99, 9)), [(3, 3, 9, 9)], steps=1, strength=1)
 

@@ -16,6 +16,7 @@ from moebius.backends.webgpu.menu import WINOGRAD, Gemm, always
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Dispatch, check
 from moebius.errors import LimitError, MoebiusError
+from moebius.model.contract import MAX_STEPS
 from moebius.model.scheduler import DDIM
 
 ON_GPUS = {f"{name}, fused": make for name, (make, _) in FUSED.items()}
@@ -169,6 +170,14 @@ def test_a_step_without_a_row_in_the_tables_is_refused(llvmpipe: WebGPU) -> None
         for step in (3, -1):
             with pytest.raises(MoebiusError, match=rf"3 steps.*step {step}"):
                 run(step)
+
+
+def test_a_plan_without_tables_takes_no_step_that_has_no_number(llvmpipe: WebGPU) -> None:
+    case = OPS["layer_norm"]((1, 1, 1))
+    plan = case.record(llvmpipe, case.params)
+    plan.replay(MAX_STEPS - 1)
+    with pytest.raises(MoebiusError, match=rf"{MAX_STEPS} steps.*step {MAX_STEPS}"):
+        plan.replay(MAX_STEPS)
 
 
 # who is checked ------------------------------------------------------------------------------------------------------

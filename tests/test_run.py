@@ -73,8 +73,8 @@ def test_its_length_follows_a_device_that_has_too_little_memory(small: Inpainter
 
 def test_nothing_runs_before_the_first_step_is_asked_for(small: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[int] = []
-    moments = small.moments
-    monkeypatch.setattr(small, "moments", lambda x: encoded.append(1) or moments(x))
+    encode = small.vae.encode_each
+    monkeypatch.setattr(small.vae, "encode_each", lambda images: encoded.append(1) or encode(images))
     run = small.steps(PHOTO, BOXES, steps=2)
     assert len(run) == 1
     first, second = iter(run), iter(run)  # as tqdm does: once when it is made, once when it begins

@@ -175,6 +175,19 @@ def test_a_row_that_computes_something_else_is_dropped_and_named(
     assert Tuned(table, {r.key: r for r in (CPU, wrong)}).measured(llvmpipe.caps, call) is None
 
 
+def test_a_row_that_was_wrong_once_is_tried_again_by_who_asks_for_it_alone(llvmpipe: WebGPU, cache: Path) -> None:
+    (call,) = calls_of(llvmpipe, "linear")
+    tuner, file = Tuner(llvmpipe.gpu, llvmpipe.caps, three, clock(TIMES)), tuning.file_of(llvmpipe)
+    blamed = {OTHER.key: "differs", CPU_THIN.key: "differs", "not in the menu": "differs"}
+    tuning.keep(file, Table({}, blamed, 1.0))
+    by_itself = tuning.read(file)
+    tuning.measure(llvmpipe, [call], by_itself, tuner=tuner)
+    assert tuning.read(file).wrong == blamed
+    tuning.measure(llvmpipe, [call], Table(), tuner=tuner)
+    assert tuning.read(file).wrong == {"not in the menu": "differs"}
+    assert tuning.read(file).picks[shape_of(call)].row == OTHER.key
+
+
 def test_a_row_that_does_not_compile_is_dropped_and_the_default_is_not(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     (call,) = calls_of(llvmpipe, "linear")
     pipeline = llvmpipe.gpu.pipeline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,9 @@ class PeerOps:
 
     def run(self, forward: Callable[..., Any], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
         return self.nets.to_host(forward(*(self._tensor(a) for a in arrays), *args))
+
+    def run_each(self, forward: Callable[..., Any], calls: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
+        return (self.run(forward, arrays) for arrays in calls)
 
     def loop(self, step: Step[Any], arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
         y, *fixed = (self._tensor(a) for a in arrays)

@@ -6,7 +6,7 @@ only pass their input on, so that the first one that differs can be found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Self
@@ -80,6 +80,9 @@ class Reference:
                 return to_nchw(forward(*(self.tensor(a) for a in arrays), *args))
             finally:
                 self._tap = None
+
+    def run_each(self, forward: Callable[..., Array], calls: Iterable[Sequence[Array]]) -> Iterator[Array]:
+        return (self.run(forward, arrays) for arrays in calls)
 
     def loop(self, step: Step[Array], arrays: Sequence[Array], timesteps: Timesteps) -> Iterator[StepState]:
         y, *fixed = (self.tensor(a) for a in arrays)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,9 @@ class StandIn:
         self._runs[forward.__name__] += 1
         self.begins(forward.__name__, self._runs[forward.__name__])
         return self._through(lambda *tensors: forward(*tensors, *args), arrays)[0]
+
+    def run_each(self, forward: Callable[..., Any], calls: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
+        return (self.run(forward, arrays) for arrays in calls)
 
     def loop(self, step: Step[Any], arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
         y, *fixed = arrays

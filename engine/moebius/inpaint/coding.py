@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,15 +20,19 @@ def encode(
     """Encodes each window once, as it is and with its hole in grey; from these comes what the sampling loop takes. `given` (H, W, 3) takes
     the photo's place in the first."""
     count = sum(item.image == items[0].image for item in items)
+
+    def pictures() -> Iterator[np.ndarray]:
+        for cut in (item.cut for item in items[:count]):
+            if strength < 1:  # from 1 on the image itself has no part in the start
+                yield cut.x if given is None else cut_out(cut.window, given).x
+            yield published.masked_image(cut.x, cut.m)
+
+    moments = model.moments_each(pictures())
     for w in range(count):
-        of_window = items[w::count]
-        cut = of_window[0].cut
-        # From strength 1 on the image itself has no part in the start.
-        first = cut.x if given is None else cut_out(cut.window, given).x
-        clean = model.moments(first) if strength < 1 else None
-        masked = model.moments(published.masked_image(cut.x, cut.m))
-        mask = published.latent_mask(cut.m, model.vae.config.factor)
-        for item in of_window:
+        clean = next(moments) if strength < 1 else None
+        masked = next(moments)
+        mask = published.latent_mask(items[w].cut.m, model.vae.config.factor)
+        for item in items[w::count]:
             start = item.noise["start"] + settings.noise_offset * item.noise["offset"]
             if clean is not None:
                 start = model.scheduler.add_noise(model.sample(clean, item.noise["image"]), start, int(timesteps[0]))
@@ -43,8 +47,8 @@ def are_finite(items: Sequence[Item]) -> bool:
 
 
 def decode(model: LoadedModel, items: Sequence[Item]) -> None:
-    for item in items:
-        x = check_finite(model.vae.decode(item.latents / model.vae.config.scaling_factor), "decoded picture", model.vae)
-        item.decoded = published.to_integers(x, item.cut.rgb.dtype)
+    decoded = model.vae.decode_each(item.latents / model.vae.config.scaling_factor for item in items)
+    for item, x in zip(items, decoded, strict=True):
+        item.decoded = published.to_integers(check_finite(x, "decoded picture", model.vae), item.cut.rgb.dtype)
         if not item.decoded.any() and item.cut.rgb[item.cut.m[0, 0] == 0].any():
             raise NonFiniteError(f"The decoded picture is black (vae.decode on {model.device}). Run `moebius validate` on this adapter.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -149,8 +149,13 @@ class LoadedModel:
 
     def moments(self, x: np.ndarray) -> Moments:
         """Mean and log variance of the latents of an image (1, 3, H, W)."""
-        mean, logvar = np.split(check_finite(self.vae.encode(x), "moments", self.vae), 2, axis=1)
-        return mean, np.clip(logvar, *LOG_VARIANCE)
+        return next(self.moments_each([x]))
+
+    def moments_each(self, images: Iterable[np.ndarray]) -> Iterator[Moments]:
+        """Those of one image after the other, while the device has the next ones at hand."""
+        for encoded in self.vae.encode_each(images):
+            mean, logvar = np.split(check_finite(encoded, "moments", self.vae), 2, axis=1)
+            yield mean, np.clip(logvar, *LOG_VARIANCE)
 
     def sample(self, moments: Moments, eps: np.ndarray) -> np.ndarray:
         """(mean + exp(½·logvar)·ε)·scaling_factor"""

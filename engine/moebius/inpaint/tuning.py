@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.tuned import Table, Tuned
-from moebius.backends.webgpu.tuner import Tuner, shapes
+from moebius.backends.webgpu.tuner import Measured, Tuner, shapes
 from moebius.errors import DeviceLostError, MoebiusError, OutOfMemoryError
 from moebius.inpaint import verdicts
 from moebius.weights import folders
@@ -39,11 +40,14 @@ def read(file: Path) -> Table:
     return Table.of_json(folders.read_note(file))
 
 
-def keep(file: Path, table: Table) -> None:
-    """Adds to what is kept, whole or not at all. Where the cache cannot be written, it is measured again at the next start."""
+def keep(file: Path, table: Table, right: Iterable[str] = ()) -> None:
+    """Adds to what is kept, whole or not at all; of `right` rows nobody says any more that they are wrong. Where the cache cannot be
+    written, it is measured again at the next start."""
     with suppress(OSError):
         both = read(file)
         both.take(table)
+        for row in right:
+            both.wrong.pop(row, None)
         folders.write_note(file, both.as_json())
 
 
@@ -91,16 +95,20 @@ class Automatic:
 
 
 def measure(ops: WebGPU, calls: list[GemmCall], table: Table, seconds: float = math.inf, tuner: Tuner | None = None, **told: object) -> int:
-    """Measures the layers that are not in the table, keeps it, and says which kernels are wrong; returns how many shapes are new."""
-    found, before = 0, set(table.wrong)
+    """Measures the layers that are not in the table, keeps it, and says which kernels are wrong; returns how many shapes are new.
+
+    A row that the table calls wrong is not tried. One that only the file does is: where it is right now, such as with settings of the
+    driver that the file's name does not tell, it is no longer called so.
+    """
+    found, before = list[Measured](), set(table.wrong)
     try:
         with ops.gpu.turns:
-            found = len((tuner or Tuner(ops.gpu, ops.caps)).run(calls, table, seconds, **told))  # type: ignore[arg-type]
+            found = (tuner or Tuner(ops.gpu, ops.caps)).run(calls, table, seconds, **told)  # type: ignore[arg-type]
     finally:  # what was measured before a Ctrl-C too
-        keep(file_of(ops), table)
+        keep(file_of(ops), table, {row for one in found for row in one.ms} - table.wrong.keys())
     for row in sorted(table.wrong.keys() - before):
         logging.getLogger("moebius").warning("%s", complaint(ops, row, table.wrong[row]))
-    return found
+    return len(found)
 
 
 def complaint(ops: WebGPU, row: str, said: str) -> str:

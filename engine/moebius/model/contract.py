@@ -10,7 +10,7 @@ Weights keep the checkpoint's layout: a convolution is (out, in, kh, kw), a line
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,7 +40,7 @@ class Timesteps(tuple[int, ...]):
 
 @dataclass(frozen=True)
 class StepState:
-    """After one step. The arrays, NCHW, are fetched when asked for; once the next step of the run has begun, they are that step's."""
+    """After one step. The arrays, NCHW, are fetched when asked for; the first time waits for the step."""
 
     index: int
     t: int
@@ -88,12 +88,16 @@ class Edges(Protocol[T_contra]):
     def run(self, forward: Callable[..., T_contra], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:
         """forward(*tensors, *args) on NCHW arrays, back to an NCHW array. `tap` receives module outputs."""
 
+    def run_each(self, forward: Callable[..., T_contra], calls: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
+        """forward(*tensors) on the arrays of each call, in order; where a device works by itself, those behind are begun before the result
+        of one is waited for."""
+
     def loop(self, step: Step[T_contra], arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
         """y, x0 = step(y, *fixed, rows) once for every timestep, from NCHW `arrays` = (y, *fixed).
 
         `rows` are the rows of the schedule a call stands for: one where steps are taken one by one, all of them where the
         step is recorded once and picks its row while it is replayed. Going on is up to the caller: a loop that is not
-        iterated further has stopped.
+        iterated further has stopped, but for the one step behind that a GPU may have begun.
         """
 
     def rehearse(self, step: Step[T_contra], shapes: Sequence[tuple[int, ...]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic
 
@@ -58,19 +58,33 @@ class VAE(Generic[T]):
 
     def encode(self, image: np.ndarray, tap: Tap | None = None) -> np.ndarray:
         """(B, 3, H, W) in [-1, 1] → moments (B, 2·latent, H/8, W/8): mean, then log variance."""
+        return self._run(self.encoder, self._image(image), tap)
+
+    def encode_each(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """`encode` of one image after the other, while the device has the next ones at hand."""
+        return self.ops.run_each(self.encoder, ([self._image(image)] for image in images))
+
+    def _image(self, image: np.ndarray) -> np.ndarray:
         f, shape = self.config.factor, tuple(np.shape(image))
         if len(shape) != 4 or shape[1] != self.config.in_channels or shape[2] % f or shape[3] % f or 0 in shape:
             raise UsageError(f"The image is {shape}; encode takes (B, {self.config.in_channels}, H, W) with H and W multiples of {f}.")
         check_floats(image, "image's values")
-        return self._run(self.encoder, image, tap)
+        return image
 
     def decode(self, latents: np.ndarray, tap: Tap | None = None) -> np.ndarray:
         """(B, latent, h, w), already divided by the scaling factor → (B, 3, 8h, 8w), about [-1, 1]."""
+        return self._run(self.decoder, self._latents(latents), tap)
+
+    def decode_each(self, latents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """`decode` of one after the other, while the device has the next ones at hand."""
+        return self.ops.run_each(self.decoder, ([self._latents(z)] for z in latents))
+
+    def _latents(self, latents: np.ndarray) -> np.ndarray:
         shape = tuple(np.shape(latents))
         if len(shape) != 4 or shape[1] != self.config.latent_channels or 0 in shape:
             raise UsageError(f"The latents are {shape}; decode takes (B, {self.config.latent_channels}, h, w).")
         check_floats(latents, "latents")
-        return self._run(self.decoder, latents, tap)
+        return latents
 
     def _run(self, forward: Callable[[T], T], array: np.ndarray, tap: Tap | None) -> np.ndarray:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,15 +20,17 @@ from moebius.backends.webgpu.menu import Choose, choose
 from moebius.backends.webgpu.ops import assembling, dense, lambdas, norms
 from moebius.backends.webgpu.ops.attention import attention
 from moebius.backends.webgpu.plan import Plan
+from moebius.backends.webgpu.readback import Readback
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tenant import Tenant
-from moebius.backends.webgpu.tensor import Tensor, read, write
+from moebius.backends.webgpu.tensor import Tensor, read, unpadded, write
 from moebius.errors import NonFiniteError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Precision, Step, StepState, Tap, Timesteps
 from moebius.model.params import Checkpoint, Finite, Params
 
 PLANS_PER_MODEL = 4
+AHEAD = 2  # runs that are queued behind the one whose result is waited for
 
 
 class WebGPU:
@@ -86,34 +89,65 @@ class WebGPU:
 
     # running -----------------------------------------------------------------------------------------------------
     def run(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
-        nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
         with self.gpu.turns:
-            if tap is not None:
-                with self.eager(tap):
-                    return to_nchw(self.read(forward(*(self.tensor(a) for a in arrays), *args)))
-            plan = self.plan(forward, [a.shape for a in nhwc], *args)
+            if tap is None:
+                return self._begun(forward, arrays, args)()
+            with self.eager(tap):
+                return to_nchw(self.read(forward(*(self.tensor(a) for a in arrays), *args)))
+
+    def run_each(self, forward: Callable[..., Tensor], calls: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
+        """AHEAD of them are queued behind the one that is waited for."""
+        under_way = deque[Callable[[], np.ndarray]]()
+        for arrays in calls:
+            under_way.append(self._begun(forward, arrays, ()))
+            if len(under_way) > AHEAD:
+                yield under_way.popleft()()
+        while under_way:
+            yield under_way.popleft()()
+
+    def _begun(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], args: tuple[Any, ...]) -> Callable[[], np.ndarray]:
+        """A run that is queued, and what waits for its result."""
+        nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
+
+        def queue(plan: Plan, into: Readback | None = None) -> None:
             plan.upload(nhwc)
             times = [a for a in args if isinstance(a, Timesteps)]
             plan.start(time_sinusoid(times[0], plan.recording.sinusoid.shape[3]) if times and plan.recording.sinusoid else None)
-            plan.replay()
-            out = to_nchw(read(plan.outputs[0]))
-            if not np.isfinite(out).all():
-                plan.find_non_finite()
-                raise NonFiniteError(f"The output of {forward.__name__} is not finite on {self.name}, and was when it was run again.")
-            return out
+            plan.replay(into=into)
+
+        with self.gpu.turns:
+            plan = self.plan(forward, [a.shape for a in nhwc], *args)
+            made = plan.outputs[0]
+            coming = Readback(self.gpu, [(made.buffer, made.nbytes)])
+            queue(plan, coming)
+
+        def result() -> np.ndarray:
+            with self.gpu.turns:
+                out = to_nchw(unpadded(coming.read()[0], made.shape, made.dtype))
+                if not np.isfinite(out).all():
+                    queue(plan)  # another one may be in its buffers by now
+                    plan.find_non_finite()
+                    raise NonFiniteError(f"The output of {forward.__name__} is not finite on {self.name}, and was when it was run again.")
+                return out
+
+        return result
 
     def loop(self, step: Step, arrays: Sequence[np.ndarray], timesteps: Timesteps) -> Iterator[StepState]:
-        """One step is one turn on the device. Between two of them another run may use the same plan: see `Tenant`."""
+        """One step is one turn on the device. Between two of them another run may use the same plan: see `Tenant`. On a GPU a step is
+        handed out when the next one is queued: it has work while what is made of a step is looked at."""
         nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
         plan = self.plan(step, [a.shape for a in nhwc], slice(None))
         tenant = Tenant(plan, nhwc, timesteps)
+        queued, ahead = deque[StepState](), 0 if self.caps.is_software else 1
         for i, t in enumerate(timesteps):
             with self.gpu.turns:
-                tenant.enter(plan)
-                plan.replay(i)
-            yield StepState(i, t, tenant.latents, tenant.estimate)
+                after = tenant.step(plan, i)
+            queued.append(StepState(i, t, after.latents, after.estimate))
+            if len(queued) > ahead:
+                yield queued.popleft()
+        yield from queued
         with self.gpu.turns:
-            bad = np.flatnonzero(tenant.flags())
+            bad = np.flatnonzero(after.flags())
             if bad.size:  # go there once more, now with a test behind every op
                 Tenant(plan, nhwc, timesteps).enter(plan)
                 for i in range(bad[0]):

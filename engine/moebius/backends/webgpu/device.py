@@ -13,12 +13,14 @@ import numpy as np
 
 from moebius.backends.turns import Turns
 from moebius.backends.webgpu import native, reach, wgsl
+from moebius.backends.webgpu.arena import Arena
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, KINDS, Caps
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMemoryError
 
 PREFERENCE = ["DiscreteGPU", "IntegratedGPU", "Unknown", "CPU"]
 UPLOAD_CHUNK = 16 << 20
 STAGING = 64 << 20
+MEMORIES = 4  # of one size that are kept for the next ones
 TIMESTAMPS = "timestamp-query"
 NO_ADAPTER_DRIVER = (
     "No WebGPU adapter was found. Install a Vulkan driver (on Debian or Ubuntu, software: apt-get install -y mesa-vulkan-drivers)"
@@ -64,7 +66,9 @@ class Device:
         self.timestamp_period = native.timestamp_period(module, device.queue)
         # One thread at a time records, runs or reads; a step of a sampling loop is a turn.
         self.turns = Turns(f"{self.name} was opened before this process was forked, and {native.FORKED}")
+        self.arena = Arena()
         self._staged = 0
+        self._memory: dict[int, list[Any]] = {}  # of the host's, by its size: what Readbacks are not using
         self._pipelines: dict[tuple[str, str, wgsl.Constants], tuple[Any, Any]] = {}
 
     @classmethod
@@ -122,6 +126,19 @@ class Device:
         with guard(self.name, f"reading {label}"):
             return self.device.queue.read_buffer(handle, 0, nbytes)
 
+    def take_memory(self, nbytes: int) -> Any:
+        """A buffer that the host can read."""
+        if free := self._memory.get(nbytes):
+            return free.pop()
+        usage = self.module.BufferUsage
+        with guard(self.name, f"taking {nbytes / 2**20:.1f} MiB to read into"):
+            return self.device.create_buffer(label="read", size=nbytes, usage=usage.COPY_DST | usage.MAP_READ)
+
+    def return_memory(self, nbytes: int, memory: Any) -> None:
+        free = self._memory.setdefault(nbytes, [])
+        if len(free) < MEMORIES:
+            free.append(memory)
+
     def pipeline(self, shader: str, entry: str, constants: wgsl.Constants) -> tuple[Any, Any]:
         """(pipeline, bind group layout), compiled once for every (shader, entry, constants)."""
         key = (shader, entry, constants)
@@ -143,6 +160,7 @@ class Device:
 
     def trim(self) -> None:
         """Gives dropped buffers back to the system now."""
+        self._memory.clear()
         native.drain(self.device)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import SHADER, Epilogue, GemmCall, Operands, Phases, Rows, Weight
+from moebius.backends.webgpu.deferred import GroupNormed
 from moebius.backends.webgpu.menu import Choose, Gemm
 from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
@@ -85,6 +86,13 @@ def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
             yield Band((image * down + y) * across, (image * down + y1) * across, (a_span, out_span))
 
 
+def of_the_normed(call: GemmCall) -> GemmCall:
+    """Of what a group norm is made of, where A is one that was put off: its 4×4 inputs are normed as they are loaded. That is done four
+    times for each, and saves a pass that reads and writes all of them."""
+    a = call.operands.a
+    return replace(call, operands=replace(call.operands, a=a.x, norm=a.norm)) if isinstance(a, GroupNormed) else call
+
+
 class Dense:
     """Records calls. `choose` picks the kernel of each for the recorder's caps."""
 
@@ -126,6 +134,7 @@ class Dense:
 
     def _record_tiles(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
         """Three dispatches: the points of every window of A, their products with the weights' points, and the tiles that those make."""
+        call = of_the_normed(call)
         operands, names = call.operands, wgsl.numbers(TRANSFORMS)
         height, width = call.grid_size
         tiles, down, across = band.end - band.begin, ceil(height, 2), ceil(width, 2)

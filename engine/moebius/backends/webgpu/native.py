@@ -102,6 +102,24 @@ def _unchecked_module(device: Any, label: str, code: str) -> Any:
     return api.GPUShaderModule(label, made, device)
 
 
+def submit(module: ModuleType, queue: Any, commands: Sequence[Any]) -> Any:
+    """Submits, and returns what `wait` takes: None where nothing can be waited for by itself."""
+    if module.__name__ == IMPLEMENTATIONS["wgpu"]:
+        api: Any = importlib.import_module("wgpu.backends.wgpu_native._api")
+        if (for_index := getattr(api.libf, "wgpuQueueSubmitForIndex", None)) is not None:
+            numbers = [c._internal for c in commands]
+            return for_index(queue._internal, len(numbers), api.new_array("WGPUCommandBuffer[]", numbers))
+    queue.submit(commands)
+    return None
+
+
+def wait(module: ModuleType, device: Any, submitted: Any) -> None:
+    """Until that submission is done, and not those behind it, which wgpu's own waiting for a buffer includes."""
+    if submitted is not None:
+        api: Any = importlib.import_module("wgpu.backends.wgpu_native._api")
+        api.libf.wgpuDevicePoll(device._internal, True, api.ffi.new("WGPUSubmissionIndex *", submitted))
+
+
 def timestamp_period(module: ModuleType, queue: Any) -> float:
     """Nanoseconds per tick of the queue's timestamps. Dawn already hands out nanoseconds."""
     if module.__name__ != "wgpu":

@@ -18,6 +18,7 @@ import numpy as np
 from moebius.backends.webgpu import reach, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.device import Device, guard
+from moebius.backends.webgpu.readback import Readback
 from moebius.backends.webgpu.tensor import Binding, Buffer, DType, Tensor, itemsize, write
 from moebius.backends.webgpu.timing import timed
 from moebius.errors import LimitError, MoebiusError, NonFiniteError
@@ -105,7 +106,7 @@ class Recording:
 
 
 class Plan:
-    """A recording with everything in its place. `share` lets intermediate tensors lie over one another."""
+    """A recording with everything in its place. `share` lets intermediate tensors lie over one another, and over those of other plans."""
 
     def __init__(self, recording: Recording, inputs: Sequence[Tensor], outputs: Sequence[Tensor], share: bool = True) -> None:
         self.device, self.recording = recording.device, recording
@@ -129,6 +130,11 @@ class Plan:
     def describe(self) -> list[dict[str, Any]]:
         """Per dispatch of a step: op, shader, constants, grid, bindings with shapes, FLOPs and bytes."""
         return [d.describe() for d in self.recording.steps]
+
+    @property
+    def lent(self) -> list[int]:
+        """Bytes of the memory that it lies in together with the device's other plans, as `Arena` lends it."""
+        return [shared.nbytes for shared in self._arena]
 
     def summary(self) -> dict[str, int]:
         buffers = {id(b.buffer): b.buffer for d in self.dispatches for b in d.bindings}.values()
@@ -162,13 +168,23 @@ class Plan:
 
     def _allocate(self) -> None:
         """Memory for all that the plan binds or copies."""
-        for shared in self._arena:
-            shared.allocate()
+        if self._arena:
+            sizes = [shared.nbytes for shared in self._arena]
+            lent = self.device.arena.lend(self, sizes, self.device.create_buffer, self.device.trim)
+            for shared, memory in zip(self._arena, lent, strict=True):
+                shared.place(memory)
         for buffer, shared in self._placed.values():
-            buffer.place(shared)
+            buffer.place(shared.handle)
         rec = self.recording
         for buffer in (self._numbers, rec.state, *(b.buffer for d in self.dispatches for b in d.bindings)):
             buffer.allocate()
+
+    def vacate(self) -> None:
+        """Leaves what is not wanted from one submission to the next, and the commands that are bound to it, until the next one."""
+        self._params = None
+        self._commands.clear()
+        for buffer in (*self._arena, *(buffer for buffer, _ in self._placed.values())):
+            buffer.place(None)
 
     def _command(self, d: Dispatch, params: Any, offset: int) -> tuple[Any, Any]:
         pipeline, layout = self.device.pipeline(d.shader, d.entry, d.constants)
@@ -199,9 +215,9 @@ class Plan:
         if rec.prologue:
             self._submit(range(len(rec.prologue)))
 
-    def replay(self, step: int = 0) -> None:
-        """One step: one compute pass over recorded objects."""
-        self._submit(range(len(self.recording.prologue), len(self.dispatches)), self._row(step))
+    def replay(self, step: int = 0, into: Readback | None = None) -> None:
+        """One step: one compute pass over recorded objects, and what `into` wants of its results."""
+        self._submit(range(len(self.recording.prologue), len(self.dispatches)), self._row(step), into)
 
     def _row(self, step: int) -> int:
         """The step, where every table of the plan has a row for it: kernels take it without a look."""
@@ -209,7 +225,7 @@ class Plan:
             raise MoebiusError(f"This plan has tables for {self._steps} steps, 0 to {self._steps - 1}, and was to take step {step}.")
         return step
 
-    def _submit(self, indices: range, step: int | None = None) -> None:
+    def _submit(self, indices: range, step: int | None = None, into: Readback | None = None) -> None:
         self.prepare()
         with guard(self.device.name, "running a plan"):
             encoder = self.device.device.create_command_encoder()
@@ -221,10 +237,14 @@ class Plan:
             if step is not None:
                 for source, target, nbytes in self.recording.carry:
                     encoder.copy_buffer_to_buffer(source.handle, 0, target.handle, 0, nbytes)
-            self.device.device.queue.submit([encoder.finish()])
+            if into is not None:
+                into.submit(encoder)
+            else:
+                self.device.device.queue.submit([encoder.finish()])
 
     def encode(self, run: Any, indices: Sequence[int]) -> None:
-        """Dispatches of a prepared plan into a compute pass, by number."""
+        """Dispatches into a compute pass, by number."""
+        self.prepare()
         current, dispatches = None, self.dispatches
         for i in indices:
             pipeline, group = self._commands[i]

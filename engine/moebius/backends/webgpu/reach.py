@@ -95,7 +95,10 @@ def winograd(n: Numbers, grid: Grid) -> Reach:
     points = 0, VEC4 * (15 * n["plane"] + last + 1 - first) * c4
     if not gathers:
         low, high = _lines(n, first // n["out_width"], last // n["out_width"], False)
-        return Reach({"a": (VEC4 * (low - n["a_origin"]), VEC4 * max(high - n["a_origin"], c4)), "out": points}, whole=whole)
+        loaded = {"a": (VEC4 * (low - n["a_origin"]), VEC4 * max(high - n["a_origin"], c4)), "out": points}
+        if n["NORMED"]:
+            loaded |= vec4(norm=2 * (last // n["out_width"] // n["out_height"] + 1) * c4)
+        return Reach(loaded, whole=whole)
     across, down = (n["out_width"] + 1) // 2, (n["out_height"] + 1) // 2
     begin, end = (
         image * n["out_height"] + min(2 * y + past, n["out_height"])
@@ -200,7 +203,7 @@ def lambda_apply(n: Numbers, grid: Grid) -> Reach:
     rows, window = n["images"] * n["height"] * n["width"], n["WINDOW"] * (n["WINDOW"] + 1) // 4
     qkv = (rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 1) * n["k4"] + n["v4"]
     spans = vec4(qkv=qkv, logits=rows * n["HEADS"] * window, **{"lambda": 4 * n["images"] * n["k4"] * n["v4"]})
-    return Reach(spans | _heads(n, rows), whole=_fills(n))
+    return Reach(spans | _heads(n, rows), whole=_fills(n) and n["v4"] % n["TV4"] == 0)
 
 
 def cross_lambda(n: Numbers, grid: Grid) -> Reach:

@@ -7,68 +7,74 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from moebius.backends.turns import Turns
 from moebius.backends.webgpu.plan import Plan
-from moebius.backends.webgpu.tensor import Tensor, read
+from moebius.backends.webgpu.readback import Readback
+from moebius.backends.webgpu.tensor import unpadded
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Timesteps
 
+Shape = tuple[int, int, int, int]
+
+
+class After:
+    """What a step made, copied behind it on the GPU's timeline. Whoever keeps it keeps these few numbers, and nothing of the plan."""
+
+    def __init__(self, coming: Readback, shapes: tuple[Shape, Shape], turns: Turns) -> None:
+        self._coming, self._shapes, self._turns = coming, shapes, turns
+
+    def latents(self) -> np.ndarray:
+        """NCHW."""
+        return to_nchw(self.channels_last(0))
+
+    def estimate(self) -> np.ndarray:
+        """NCHW, x0 as this step predicts it."""
+        return to_nchw(self.channels_last(1))
+
+    def channels_last(self, which: int) -> np.ndarray:
+        return unpadded(self._part(which), self._shapes[which], "f32")
+
+    def flags(self) -> np.ndarray:
+        """A word a step, not zero where its result was not finite."""
+        return self._part(2).view(np.uint32)
+
+    def _part(self, which: int) -> np.ndarray:
+        with self._turns:
+            return self._coming.read()[which]
+
 
 class Tenant:
-    """What one run has in the buffers of a plan: latents, estimate, and which steps were not finite.
+    """One run in the buffers of a plan: its latents, its estimate, and which of its steps were not finite.
 
-    It is in the buffers while the run is alone. When another run takes a step on the same plan, what is there is read back first
-    (`_leave`), and written again when this one goes on (`enter`), with the time tables of its steps: a few small copies to and fro, and a
-    wait for the GPU. A run alone pays nothing.
-    States of the run that someone keeps hold the tenant, and so these buffers, but not the memory of the plan.
+    When another run takes a step on the same plan, it writes its own over them; when this one goes on, what its last step made is written
+    again (`enter`), with the time tables of its steps: a few small copies. A run alone pays nothing.
     """
 
     def __init__(self, plan: Plan, inputs: Sequence[np.ndarray], timesteps: Timesteps) -> None:
         recording = plan.recording
         assert recording.sinusoid is not None
-        assert recording.flags is not None
-        self._turns, self._flags = plan.device.turns, recording.flags
-        self._latents, self._estimate = plan.inputs[0], plan.outputs[1]
         self._table = time_sinusoid(timesteps, recording.sinusoid.shape[3])
         self._steps = len(timesteps)
-        # What is not in the buffers: the channels-last inputs, and after a step the estimate and the flags too.
-        self._fixed = list(inputs[1:])
-        self._away: dict[str, np.ndarray] | None = {"latents": inputs[0]}
+        self._inputs = list(inputs)  # channels last
+        self._after: After | None = None
 
     def enter(self, plan: Plan) -> None:
         """Sees to it that the plan's buffers are this run's. The caller has the turn."""
-        tenant = plan.tenant() if plan.tenant is not None else None
-        if tenant is self:  # whatever an interrupt left half done, nobody else's latents have been written since
-            self._away = None
+        if plan.tenant is not None and plan.tenant() is self:
             return
-        if tenant is not None:
-            tenant._leave()
-        assert self._away is not None
         plan.tenant = None  # nobody's, should what follows fail
-        plan.upload([self._away["latents"], *self._fixed])
+        plan.upload([self._inputs[0] if self._after is None else self._after.channels_last(0), *self._inputs[1:]])
         plan.start(self._table)
-        if "flags" in self._away:
-            self._flags.write(self._away["flags"])
+        if self._after is not None and plan.recording.flags is not None:
+            plan.recording.flags.write(self._after.flags())
         plan.tenant = weakref.ref(self)
-        self._away = None
 
-    def _leave(self) -> None:
-        self._away = {"latents": read(self._latents), "estimate": read(self._estimate), "flags": self._read_flags()}
-
-    def latents(self) -> np.ndarray:
-        """NCHW, after the last step."""
-        return self._fetch("latents", self._latents)
-
-    def estimate(self) -> np.ndarray:
-        """NCHW, x0 as the last step predicts it."""
-        return self._fetch("estimate", self._estimate)
-
-    def flags(self) -> np.ndarray:
-        """A word a step, not zero where its result was not finite."""
-        return self._read_flags() if self._away is None else self._away["flags"]
-
-    def _fetch(self, name: str, tensor: Tensor) -> np.ndarray:
-        with self._turns:
-            return to_nchw(read(tensor) if self._away is None else self._away[name])
-
-    def _read_flags(self) -> np.ndarray:
-        return self._flags.read(4 * self._steps, np.uint32)
+    def step(self, plan: Plan, index: int) -> After:
+        """Queues a step; the caller has the turn."""
+        self.enter(plan)
+        latents, estimate, flags = plan.inputs[0], plan.outputs[1], plan.recording.flags
+        assert flags is not None
+        coming = Readback(plan.device, [(latents.buffer, latents.nbytes), (estimate.buffer, estimate.nbytes), (flags, 4 * self._steps)])
+        plan.replay(index, coming)
+        self._after = After(coming, (latents.shape, estimate.shape), plan.device.turns)
+        return self._after

@@ -58,9 +58,9 @@ class Buffer:
         """Leaves its memory; `fill` makes the content again when that is needed."""
         self._handle, self.fill = None, fill
 
-    def place(self, other: Buffer) -> None:
-        """Shares the memory of another buffer, at least as large."""
-        self._handle = other.handle
+    def place(self, memory: Any) -> None:
+        """Lies in memory that others have too, at least as large; None: in none any more."""
+        self._handle = memory
 
     def write(self, data: np.ndarray) -> None:
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
@@ -151,5 +151,9 @@ def write(tensor: Tensor, array: np.ndarray) -> None:
 
 def read(tensor: Tensor) -> np.ndarray:
     """(B, H, W, C) float32."""
-    flat = tensor.buffer.read(tensor.nbytes, NUMPY[tensor.dtype])
-    return np.ascontiguousarray(flat.reshape(*tensor.shape[:3], tensor.pitch)[..., : tensor.shape[3]], np.float32)
+    return unpadded(tensor.buffer.read(tensor.nbytes, np.uint8), tensor.shape, tensor.dtype)
+
+
+def unpadded(data: np.ndarray, shape: tuple[int, int, int, int], dtype: DType) -> np.ndarray:
+    """Bytes in the padded layout → (B, H, W, C) float32."""
+    return np.ascontiguousarray(data.view(NUMPY[dtype]).reshape(*shape[:3], up4(shape[3]))[..., : shape[3]], np.float32)

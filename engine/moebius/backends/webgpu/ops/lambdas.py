@@ -16,6 +16,7 @@ from moebius.model.contract import POSITION_WINDOW, Condition
 from moebius.model.params import Params
 
 RUNS = (16, 8, 4, 2, 1)  # positions of a workgroup of lambda_window
+CHANNELS = (2, 1)  # of a thread of lambda_apply, in vec4: two take 16 loads of 32 products each, one takes 12 of 16
 SHARES = (1, 2, 4)  # positions whose logits a thread of it makes
 SELF, CROSS = "self_lambda", "cross_lambda"
 
@@ -31,7 +32,7 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     weight, bias = rec.layer(p, "qkv", (up4(c), width), pack.lambda_qkv, norm, heads)
     dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(spread, bias)))
     content = _content(rec, qkv, p, heads, k)
-    filters = rec.weight(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
+    filters = rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
     if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, w)):
         return _window(rec, qkv, content, filters, p, heads, k, constants, residual)
     return _apply(dense, qkv, content, filters, p, heads, k, residual)
@@ -64,15 +65,17 @@ def _apply(dense: Dense, qkv: Tensor, content: Tensor, filters: Binding, p: Para
     every_head = Rows(split=heads, outer=width // 4, inner=k4 // 4)
     dense(GemmCall(SELF, f"{p.path}.logits", Operands(qkv, Weight(filters), logits, k, window), every_head))
     out = rec.new(residual.shape, p.path)
+    v4 = k4 // 4
+    tv4 = next(n for n in CHANNELS if v4 % n == 0)
     rec.dispatch(
         SELF,
         f"{p.path}.apply",
         "lambda_apply",
-        b * h * w * k4 // 4,
+        b * h * w * v4 // tv4,
         {"qkv": qkv, "lambda": content, "logits": logits, "residual": residual, "out": out},
-        {"images": b, "height": h, "width": w, "qkv_pitch": width // 4, "k4": k4 // 4, "v4": k4 // 4, "v_dim": k, "pitch": out.pitch},
-        {"HEADS": heads},
-        iterations=POSITION_WINDOW * (WINDOW_PITCH // 4 + 1) + k4 // 4 + heads * 4,
+        {"images": b, "height": h, "width": w, "qkv_pitch": width // 4, "k4": k4 // 4, "v4": v4, "v_dim": k, "pitch": out.pitch},
+        {"HEADS": heads, "TV4": tv4},
+        iterations=POSITION_WINDOW * (WINDOW_PITCH // 4 + 1) + k4 // 4 + heads * 4 * tv4,
         flops=2 * b * h * w * c * (window + k),
     )
     return out
