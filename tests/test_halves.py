@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,10 +17,13 @@ from test_fused import FUSED, SIZES, chained
 from test_kernels import LINES, SMALL
 
 from moebius import Inpainter, sample
+from moebius.backends.cpu import CPU as CPU32
 from moebius.backends.webgpu import WebGPU, menu, probe, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Kind
+from moebius.backends.webgpu.device import guard
 from moebius.backends.webgpu.menu import CPU, Gemm, always
 from moebius.backends.webgpu.ops import norms
+from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.tensor import NUMPY, read, write
 from moebius.backends.webgpu.tuned import Table, shape_of
 from moebius.backends.webgpu.tuner import Tuner
@@ -29,6 +32,7 @@ from moebius.check.bounds import U_HALF
 from moebius.check.lockstep import LockStep, Row
 from moebius.errors import MoebiusError, NonFiniteError, WeightError
 from moebius.model import unet, vae
+from moebius.model.contract import Precision
 from moebius.model.denoise import Denoiser
 from moebius.model.params import ShapeOnly
 from moebius.model.scheduler import DDIM
@@ -240,9 +244,8 @@ CONFIG = UNetConfig(8, 9, 4, (24, 40), 1, 4, 20, 28, 20, 2, 2.3)
 CODER = VAEConfig((6, 10), layers_per_block=1, norm_num_groups=2)
 
 
-@drivers
-def test_networks_agree_with_float32_to_halves(request: pytest.FixtureRequest, driver: str, gpu16: WebGPU) -> None:
-    wide: WebGPU = request.getfixturevalue(driver)
+def test_networks_agree_with_float32_to_halves(llvmpipe: WebGPU) -> None:
+    wide, gpu16 = llvmpipe, WebGPU(llvmpipe.gpu, precision="f16")
     weights, ids, x = synthetic(unet.shapes(CONFIG), 0), condition_ids(CONFIG), noise("halves", (2, 9, 8, 8))
     one, other = (UNet(CONFIG, weights, ops)(x, 77, ids) for ops in (gpu16, wide))
     assert 1e-5 < relative(one, other) < 3e-3
@@ -280,12 +283,13 @@ def test_the_quick_check_passes_in_f16(llvmpipe: WebGPU) -> None:
 
 
 def test_nano_fills_a_picture_as_it_does_in_float32(llvmpipe: WebGPU) -> None:
+    """The CPU device's, which is within a grey level of any other in float32."""
     weights = read_bundle(packaged_nano())
     photo = np.asarray(Image.open(sample.photo()).convert("RGB").resize((128, 128)))
     mask = np.zeros((128, 128), np.uint8)
     mask[40:88, 36:92] = 255
     pictures = []
-    for ops in (llvmpipe, WebGPU(llvmpipe.gpu, precision="f16")):
+    for ops in (CPU32(), WebGPU(llvmpipe.gpu, precision="f16")):
         nets = UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops)
         run = Inpainter(*nets, model="nano", blend=weights.blend)(photo, mask, steps=3, strength=1.0)
         pictures.append(np.asarray(run.image, np.float64)[mask > 0])
@@ -294,25 +298,39 @@ def test_nano_fills_a_picture_as_it_does_in_float32(llvmpipe: WebGPU) -> None:
     assert 10 * np.log10(255**2 / np.mean(difference**2)) >= 45
 
 
-def test_the_published_model_takes_half_the_memory(llvmpipe: WebGPU) -> None:
+@pytest.fixture(scope="module")
+def published(llvmpipe: WebGPU) -> dict[Precision, list[Plan]]:
+    """A guided step, the encoder and the decoder of the published model, as a GPU has them."""
     config, coder, times = UNetConfig.full(), VAEConfig.full(), DDIM().timesteps(20)
-    found: dict[str, list[dict[str, int]]] = {}
-    for precision in ("f32", "f16"):
-        gpu = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete", limits=DEFAULT_LIMITS, precision=precision))
+    found: dict[Precision, list[Plan]] = {}
+    for precision in get_args(Precision):
+        gpu = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete", vendor="NVIDIA", limits=DEFAULT_LIMITS, precision=precision))
         net, both = UNet(config, ShapeOnly(unet.shapes(config)), gpu), VAE(coder, ShapeOnly(vae.shapes(coder)), gpu)
         step = Denoiser(net, condition_ids(config), times.tolist(), DDIM().coefficients(times, 20), 2.5).step
-        plans = [
+        found[precision] = [
             gpu.record(step, [(1, 64, 64, c) for c in (4, 1, 4)], slice(None)),
             gpu.record(both.encoder, [(1, 512, 512, 3)]),
             gpu.record(both.decoder, [(1, 64, 64, 4)]),
         ]
-        found[precision] = [plan.summary() for plan in plans]
-    print(found)
-    assert found["f16"][0]["weight_bytes"] <= 460e6
-    for wide, half in zip(found["f32"], found["f16"], strict=True):
-        assert half["weight_bytes"] <= 0.51 * wide["weight_bytes"]
-        assert half["peak_bytes"] <= 0.85 * wide["peak_bytes"]
-        assert half["bytes"] <= 0.75 * wide["bytes"]
+    return found
+
+
+def test_the_published_model_takes_half_the_memory(published: dict[Precision, list[Plan]]) -> None:
+    wide, half = ([plan.summary() for plan in published[precision]] for precision in ("f32", "f16"))
+    # 452 MB as they are in the file; 29 more where convolutions behind an enlargement become four phases.
+    assert half[0]["weight_bytes"] <= 475e6
+    for w, h in zip(wide, half, strict=True):
+        assert h["weight_bytes"] <= 0.51 * w["weight_bytes"]
+        assert h["peak_bytes"] <= 0.85 * w["peak_bytes"]
+        assert h["bytes"] <= 0.85 * w["bytes"]
+
+
+def test_what_gpus_run_compiles_with_halves(llvmpipe: WebGPU, published: dict[Precision, list[Plan]]) -> None:
+    found = {(d.shader, d.constants, d.entry) for plan in published["f16"] for d in plan.dispatches}
+    assert {"gemm", "depthwise", "cross_lambda"} <= {shader for shader, constants, _ in found if wgsl.HALVES in dict(constants)}
+    for shader, constants, entry in found:
+        with guard(llvmpipe.name, f"compiling {shader}.wgsl with {dict(constants)}"):
+            llvmpipe.gpu.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants, entry))
 
 
 # tuning --------------------------------------------------------------------------------------------------------------
