@@ -335,7 +335,7 @@ def test_a_mask_that_marks_most_is_warned_of_before_it_starts(capsys, tmp_path, 
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Inpainter, "moments", stop)
+    monkeypatch.setattr(Inpainter, "moments_each", stop)
     assert cli.run(["inpaint", IMAGE, "--box", "0,0,200,150", *map(str, FAST), "-o", str(tmp_path / "out.png")]) == 130
     assert "75 %" in capsys.readouterr().err
 
@@ -346,7 +346,7 @@ def test_ctrl_c_is_130_and_leaves_nothing(capsys, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Inpainter, "moments", stop)
+    monkeypatch.setattr(Inpainter, "moments_each", stop)
     monkeypatch.setattr("sys.argv", ["moebius", "inpaint", IMAGE, MASK, *map(str, FAST), "-o", str(tmp_path / "out.png")])
     assert main() == 130
     assert capsys.readouterr().err.endswith("moebius: stopped\n")

@@ -28,7 +28,7 @@ from moebius.backends.webgpu.tensor import NUMPY, read, write
 from moebius.backends.webgpu.tuned import Table, shape_of
 from moebius.backends.webgpu.tuner import Tuner
 from moebius.check import halves
-from moebius.check.bounds import U_HALF
+from moebius.check.bounds import U_HALF, is_rounding
 from moebius.check.lockstep import LockStep, Row
 from moebius.errors import MoebiusError, NonFiniteError, WeightError
 from moebius.model import unet, vae
@@ -266,6 +266,18 @@ def test_latents_stay_close_to_those_of_float32_over_all_steps(llvmpipe: WebGPU)
         run = Denoiser(UNet(CONFIG, weights, ops), condition_ids(CONFIG), times.tolist(), DDIM().coefficients(times, 20), 2.5)
         latents.append([state.latents() for state in run.steps(y, mask, masked)][-1])
     assert 1e-6 < relative(latents[1], latents[0]) < 2e-2
+
+
+def test_a_norms_largest_value_is_rounded_by_its_own_size() -> None:
+    """Some values of a norm lie far from its root mean square; an error of as much as they have is none of the others."""
+    out = np.full((1, 32, 32, 4), 0.1)
+    out[0, 3, 5, 1] = 100.0
+    (limit,) = halves.lost("group_norm", (out,), {}, [out])
+    rms = float(np.sqrt(np.mean(out**2)))
+    error = U_HALF * 100.0
+    assert is_rounding(error / float(np.linalg.norm(out)), error, rms, limit)
+    assert not is_rounding(error / float(np.linalg.norm(out)), 1.01 * error, rms, limit)
+    assert halves.lost("group_norm", (out,), {}, [np.ones_like(out)]) == [U_HALF]
 
 
 @pytest.mark.parametrize("kind", ["software", "discrete"])

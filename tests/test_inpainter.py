@@ -236,7 +236,7 @@ def test_a_given_draw_leaves_the_others_as_they_were() -> None:
 
 def test_posterior_log_variance_is_clipped() -> None:
     logvar, vae = np.array([-1e9, -30.0, 0.0, 1e9]).reshape(1, 4, 1, 1), nets()[1]
-    vae.encode = lambda x: np.concatenate([x, logvar], axis=1)
+    vae.encode_each = lambda images: (np.concatenate([x, logvar], axis=1) for x in images)
     z = encode(vae, np.full((1, 4, 1, 1), 6.0), np.ones((1, 4, 1, 1)))
     s = vae.config.scaling_factor
     np.testing.assert_allclose(z.ravel() / s, [6 + np.exp(-15), 6 + np.exp(-15), 7, 6 + np.exp(10)])

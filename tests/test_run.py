@@ -358,7 +358,7 @@ def test_bad_luck_is_another_error(small: Inpainter, tmp_path: Path, monkeypatch
     with pytest.raises(errors.MoebiusError) as caught:
         result.save(tmp_path / "no folder" / "a.png")
     assert not isinstance(caught.value, errors.UsageError)
-    monkeypatch.setattr(small, "moments", device_lost)
+    monkeypatch.setattr(small, "moments_each", device_lost)
     with pytest.raises(errors.DeviceLostError) as lost:
         small(PHOTO, BOXES, steps=2)
     assert not isinstance(lost.value, errors.UsageError | ValueError)
