@@ -4,8 +4,8 @@ report of `moebius compare` from the fingerprints beside it.
     python benchmarks/readme.py [--check]
 
 kernels.*.json are of bench_kernels, model.*.json of bench_model, start.json of bench_start, accuracy.json of accuracy, nano.json of
-bench_nano, nano_whole.json of bench_nano --whole, plans.json of plans, compare/*.json of fingerprints. Each table stands between two
-markers. With --check nothing is written, and the exit code is 1 where a page differs from the results. It needs no GPU.
+bench_nano, nano_whole.json of bench_nano --whole, plans.json of plans, halves.json of halves, compare/*.json of fingerprints. Each table
+stands between two markers. With --check nothing is written, and the exit code is 1 where a page differs from the results. It needs no GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nano_data import STRUCTURED
 PAGES = {
     "README.md": ("short", "plan"),
     "docs/results.md": ("nano", "whole", "plan", "speed", "start", "kernels"),
-    "docs/accuracy.md": ("accuracy", "compare"),
+    "docs/accuracy.md": ("accuracy", "halves", "compare"),
 }
 COMPARE = RESULTS / "compare"  # the report, and the fingerprints it is made of
 CASES = ("UNet tiny", "VAE tiny", "UNet full", "VAE full 512²")  # the columns of accuracy.json
@@ -112,6 +112,28 @@ def compare_table(fingerprints: Mapping[str, Json]) -> list[str]:
     for commit, column in sorted(rows, key=lambda row: not is_hardware(row[1])):
         cells = compared(column) if column["status"] == "done" else [column["status"], "", "", ""]
         lines.append(f"| {column['name']} | {commit} | {' | '.join(cells)} |")
+    return lines
+
+
+def halves_table(adapters: Mapping[str, Any]) -> list[str]:
+    """A row an adapter: op by op against float64, and f16 against f32."""
+    head = (
+        "f16 on",
+        "tiny: ops in their bounds; worst",
+        "its latents",
+        "nano: PSNR",
+        "levels: mean, largest",
+        "its latents",
+        "full: latents",
+    )
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, row in adapters.items():
+        nano, tiny, full = row["nano"], row["tiny"], row.get("full")
+        ops = tiny["f16"]
+        cells = [name, f"{ops['inside']} of {ops['count']}; {100 * ops['used']:.0f} %", f"{tiny['latents']:.1e}"]
+        cells += [f"{nano['psnr']:.1f} dB", f"{nano['mean']:.2f}, {nano['largest']:.0f}", f"{nano['latents']:.1e}"]
+        cells.append(f"{full['latents']:.1e}" if full else "")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -282,6 +304,7 @@ def tables() -> dict[str, list[str]]:
         "kernels": kernels(measured),
         "start": start(read_plain("start.json")),
         "accuracy": accuracy_table(accuracy),
+        "halves": halves_table(read_plain("halves.json")["adapters"]),
         "nano": nano_table(nano),
         "whole": whole_table(read_plain("nano_whole.json")["means"]),
     }

@@ -189,7 +189,7 @@ def test_a_lost_device_ends_the_process_and_the_next_goes_on(monkeypatch: pytest
         def linear(self, *_: Any, **__: Any) -> Any:
             raise DeviceLostError("the device was lost while running linear")
 
-    monkeypatch.setattr(child, "opened", lambda target: Lost())
+    monkeypatch.setattr(child, "opened", lambda target, precision: Lost())
     first = next(i for i, item in enumerate(work(False)) if not isinstance(item, str) and item.op == "linear")
     said: list[Any] = []
     monkeypatch.setattr(child, "channel", lambda: said.append)

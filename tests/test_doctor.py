@@ -158,7 +158,7 @@ def hardware_found(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     found = SimpleNamespace(info={"adapter_type": "DiscreteGPU", "backend_type": "Vulkan"}, summary="a card")
     monkeypatch.setattr(moebius.backends.hardware, "possible", lambda: True)
     monkeypatch.setattr(moebius.backends.webgpu, "adapters", lambda: [found])
-    monkeypatch.setattr(moebius.backends.webgpu, "WebGPU", lambda *_: llvmpipe)
+    monkeypatch.setattr(moebius.backends.webgpu, "WebGPU", lambda *_, **options: llvmpipe)
 
 
 @pytest.mark.usefixtures("hardware_found")
@@ -224,7 +224,7 @@ def inside(arguments: list[str], environment: dict[str, str], timeout: float, mo
 def test_a_broken_driver_is_exit_code_1_and_named(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     shader, pattern, instead, op = FIFTH_DIGIT
     ops = broken(llvmpipe, monkeypatch, shader, pattern, instead.replace("1.00003", "1.003"))
-    monkeypatch.setattr(examine, "open_named", lambda name: ops)
+    monkeypatch.setattr(examine, "open_named", lambda name, precision: ops)
     monkeypatch.setattr(collect, "messages", inside)
     code, out, err = run(capsys, "doctor", "--adapter", "llvmpipe")
     assert (code, err) == (1, "")
@@ -240,7 +240,7 @@ def test_a_broken_driver_is_exit_code_1_and_named(llvmpipe: WebGPU, monkeypatch:
 
 @pytest.mark.usefixtures("few", "cache")
 def test_a_sound_adapter_is_exit_code_0(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(examine, "open_named", lambda name: llvmpipe)
+    monkeypatch.setattr(examine, "open_named", lambda name, precision: llvmpipe)
     monkeypatch.setattr(collect, "messages", inside)
     code, out, _ = run(capsys, "doctor")
     assert code == 0

@@ -16,6 +16,13 @@ from batch_cases import SMALL_UNET, SMALL_VAE, mask, picture
 
 from moebius.backends.cpu import CPU
 from moebius.backends.webgpu import WebGPU
+from moebius.check.compare import child as compare_child
+from moebius.check.compare import collect, measure
+from moebius.check.compare.adapters import Target
+from moebius.check.compare.cases import fixed_set
+from moebius.check.doctor import kernels
+from moebius.check.doctor.examine import open_named
+from moebius.cli import doctor
 from moebius.cli.main import run as command
 from moebius.errors import NonFiniteError, UsageError
 from moebius.inpaint import device, verdicts
@@ -25,6 +32,7 @@ from moebius.inpaint.run import OVERFLOWED, Run
 from moebius.inpaint.together import sampled
 from moebius.many.jobs import Job
 from moebius.many.worker import Options, Worker
+from moebius.model.contract import Precision
 from moebius.model.params import Checkpoint
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet
@@ -180,7 +188,7 @@ def test_several_seeds_and_finer_windows_too() -> None:
 def test_what_is_not_finite_in_f32_either_is_an_error(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ops = Half()
     shape = (1, 8, 4, 4) if stage == "encode" else (1, 3, 32, 32)
-    monkeypatch.setattr(VAE, stage, lambda self, x, tap=None: np.full(shape, np.nan))
+    monkeypatch.setattr(VAE, f"{stage}_each", lambda self, arrays: (np.full(shape, np.nan) for _ in arrays))
     with pytest.raises(NonFiniteError, match="moments" if stage == "encode" else "decoded picture"):
         model(ops)(PHOTO, BOX, **NUMBERS)
     assert len(ops.others) == 1
@@ -336,3 +344,68 @@ def test_like_takes_the_precision_of_the_record(record: Any, typed: str | None, 
     args = Namespace(precision=typed)
     take_same_precision(args, {} if record is None else {"precision": record})
     assert args.precision == taken
+
+
+# On a GPU, and in the commands that look at one ---------------------------------------------------------------------------
+def test_an_activation_beyond_65504_on_a_gpu(llvmpipe: WebGPU) -> None:
+    """Within a block, where halves are stored; in f32 there is room for it."""
+    weights = dict(WEIGHTS[0])
+    name = next(name for name in weights if name.endswith("ff.inverted_conv.conv.weight"))
+    weights[name] = weights[name] * np.float32(3e3)
+
+    def on(precision: Precision) -> Inpainter:
+        ops = WebGPU(llvmpipe.gpu, precision=precision)
+        return Inpainter(UNet(SMALL_UNET, weights, ops), VAE(SMALL_VAE, WEIGHTS[1], ops))
+
+    with on("f16") as half, pytest.warns(UserWarning, match="overflowed f16"):
+        got = half(PHOTO, BOX, **NUMBERS)
+    with on("f32") as whole:
+        want = whole(PHOTO, BOX, **NUMBERS)
+    assert (got.metadata["precision"], want.metadata["precision"]) == ("f32", "f32")
+    np.testing.assert_array_equal(got.latents, want.latents)
+    np.testing.assert_array_equal(got.arrays[0], want.arrays[0])
+
+
+def test_plan_says_weights_and_memory(capfd: pytest.CaptureFixture[str]) -> None:
+    said = {}
+    for precision in ("f32", "f16"):
+        asked = ["plan", "--config", "tiny", "--adapter", "llvmpipe", "--kind", "discrete", "--precision", precision, "--json"]
+        assert command(asked) == 0
+        said[precision] = json.loads(capfd.readouterr().out)
+        assert said[precision]["precision"] == precision
+        assert said[precision]["picture_bytes"] > said[precision]["model_bytes"] > said[precision]["weight_bytes"]
+    for name, share in (("weight_bytes", 0.6), ("model_bytes", 0.6), ("picture_bytes", 0.9)):
+        assert said["f16"][name] < share * said["f32"][name]
+
+
+def test_each_precision_has_a_verdict_of_its_own(llvmpipe: WebGPU) -> None:
+    files = [verdicts.verdict_file(WebGPU(llvmpipe.gpu, precision=precision)) for precision in ("f32", "f16")]
+    assert files[0].stem == verdicts.digest_of(llvmpipe)
+    assert files[0] != files[1]
+
+
+def test_doctor_and_compare_hold_f16_against_what_halves_may_lose(llvmpipe: WebGPU) -> None:
+    case = next(case for case in fixed_set() if case.op == "linear" and case.kind == "edge")
+    (_, whole), (_, half) = case.expected()[0], case.expected("f16")[0]
+    assert half > 10 * whole
+    (row,) = measure.rows(case, WebGPU(llvmpipe.gpu, precision="f16"), lambda: None)
+    assert whole < row["relative_l2"] < half == row["limit"]
+    tally = kernels.Tally()
+    kernels.examine(case, WebGPU(llvmpipe.gpu, precision="f16"), tally)
+    assert (tally.wrong, tally.count) == ([], 1)
+    assert measure.identity(WebGPU(llvmpipe.gpu, precision="f16"))["name"].endswith(", f16")
+
+
+def test_their_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def messages(arguments: Any, *more: Any) -> Any:
+        asked.append(arguments)
+        yield {"end": True}
+
+    monkeypatch.setattr(collect, "messages", messages)
+    collect.column(Target("a", "wgpu", "llvmpipe"), False, 1.0, "f16")
+    doctor.examined("llvmpipe", False, quiet=True, precision="f16")
+    assert [arguments[-1] for arguments in asked] == ["f16", "f16"]
+    opened = compare_child.opened("llvmpipe", "f16"), open_named("llvmpipe", "f16")
+    assert [ops.precision for ops in opened] == ["f16", "f16"]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
 
 if TYPE_CHECKING:
     from moebius.backends.webgpu import WebGPU
+    from moebius.backends.webgpu.plan import Plan
     from moebius.model.vae import VAEConfig
 
 CONFIGS = ["tiny", "nano", "full"]
@@ -109,7 +110,7 @@ def plan(args: argparse.Namespace) -> int:
     side = config.sample_size
     inputs = [(1, side, side, channels) for channels in (config.out_channels, 1, config.out_channels)]  # y, mask, masked
     recorded = gpu.record(denoiser.step, inputs, slice(None))
-    summary = recorded.summary() | whole_picture(gpu, vae_config, side, recorded.summary())
+    summary = recorded.summary() | whole_picture(gpu, vae_config, side, recorded)
     rows = recorded.describe()
     if args.json:
         about = {"config": args.config, "adapter": gpu.name, "precision": gpu.precision}
@@ -134,21 +135,23 @@ def plan(args: argparse.Namespace) -> int:
     print(f"{'peak_bytes':14}{summary['peak_bytes']:>16,}  beyond the weights")
     print(f"{'weight_bytes':14}{summary['weight_bytes']:>16,}")
     print(f"{'model_bytes':14}{summary['model_bytes']:>16,}  the weights of both networks")
-    print(f"{'picture_bytes':14}{summary['picture_bytes']:>16,}  at a picture's peak: those, and what three plans keep")
+    print(f"{'picture_bytes':14}{summary['picture_bytes']:>16,}  at a picture's peak: those, and what the plans of it take")
     return 0
 
 
-def whole_picture(gpu: WebGPU, config: VAEConfig, side: int, step: Mapping[str, int]) -> dict[str, int]:
-    """The bytes of both networks' weights, and with what their plans keep: all of them stay where they are until the model is closed."""
+def whole_picture(gpu: WebGPU, config: VAEConfig, side: int, step: Plan) -> dict[str, int]:
+    """The bytes of both networks' weights; and with what a picture's plans have of their own, and the memory that they share."""
     from moebius.model.params import ShapeOnly
     from moebius.model.vae import VAE, shapes
 
     coder, size = VAE(config, ShapeOnly(shapes(config)), gpu), side * config.factor
-    encoder = gpu.record(coder.encoder, [(1, size, size, config.in_channels)]).summary()
-    decoder = gpu.record(coder.decoder, [(1, side, side, config.latent_channels)]).summary()
-    every = (step, encoder, decoder)
-    weights = sum(each["weight_bytes"] for each in every)
-    return {"model_bytes": weights, "picture_bytes": weights + sum(each["peak_bytes"] for each in every)}
+    encoder = gpu.record(coder.encoder, [(1, size, size, config.in_channels)])
+    decoder = gpu.record(coder.decoder, [(1, side, side, config.latent_channels)])
+    summaries = [plan.summary() for plan in (step, encoder, decoder)]
+    weights = sum(each["weight_bytes"] for each in summaries)
+    own = sum(each["peak_bytes"] - sum(plan.lent) for each, plan in zip(summaries, (step, encoder, decoder), strict=True))
+    shared = sum(max(sizes) for sizes in zip_longest(step.lent, encoder.lent, decoder.lent, fillvalue=0))
+    return {"model_bytes": weights, "picture_bytes": weights + own + shared}
 
 
 def validate(args: argparse.Namespace) -> int:

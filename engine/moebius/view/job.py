@@ -171,7 +171,8 @@ class Worker:
             # The estimate is fetched, which waits for the GPU: without it the bar would count steps that are only queued.
             patches |= {(w.x, w.y, w.width, w.height): rgb for w, rgb in step.patches}
             now = time.perf_counter()
-            done, began = step.index + 1, began or now  # the first step also warms up; it would spoil the mean
+            # The first step also warms up, which would spoil the mean; and where f16 overflows, the steps begin again.
+            done, began = step.index + 1, now if step.index == 0 else began or now
             each = 1000 * (now - began) / (done - 1) if done > 1 else None
             phase = "Denoising" if done < step.total else "Decoding"
             self._send(Progress(number, phase, done, step.total, each, dict(patches)))

@@ -131,6 +131,11 @@ class Plan:
         """Per dispatch of a step: op, shader, constants, grid, bindings with shapes, FLOPs and bytes."""
         return [d.describe() for d in self.recording.steps]
 
+    @property
+    def lent(self) -> list[int]:
+        """Bytes of the memory that it lies in together with the device's other plans, as `Arena` lends it."""
+        return [shared.nbytes for shared in self._arena]
+
     def summary(self) -> dict[str, int]:
         buffers = {id(b.buffer): b.buffer for d in self.dispatches for b in d.bindings}.values()
         own = sum(b.nbytes for b in buffers if b.kind == "pinned") + sum(

@@ -31,7 +31,7 @@ from moebius.pictures.published import to_uint8
 from moebius.weights import store
 from moebius.weights.published import NANO
 
-LEVELS: dict[Precision, int] = {"f32": 1, "f16": 12}  # of 255, at most: a value halfway between two may round to either; halves move many
+LEVELS: dict[Precision, int] = {"f32": 1, "f16": 3}  # of 255, at most: a value halfway between two may round to either; halves move some
 MEAN = 1.0  # of 255, on average over what is filled in: more is seen
 PART = 64  # pixels on a side of the part of a picture that software drivers make
 STEPS, GUIDANCE, TAKEN = 20, 2.5, 2  # of the schedule, and how many of them the part takes
