@@ -1,4 +1,4 @@
-// flags[slot] = 1 when any of the `count` words of x is a NaN or an infinity. The test reads bits: see guided_ddim.
+// flags[slot] = 1 when any of the `count` words of x is a NaN or an infinity, or has one in its lower or its upper half. The test reads bits: see guided_ddim.
 // Grid: flat, every thread strides over x. Not part of a plan; run after each dispatch when an op is hunted.
 
 const SIZE: u32 = 64u;
@@ -6,6 +6,8 @@ const SIZE: u32 = 64u;
 struct Params {
   count: u32,
   slot: u32,
+  low: u32, // the exponent's bits of a number in a word
+  high: u32, // of the other one, of halves
 }
 
 @group(0) @binding(0) var<storage, read> x: array<u32>;
@@ -15,7 +17,7 @@ struct Params {
 @compute @workgroup_size(SIZE)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   for (var i = id.x; i < params.count; i += groups.x * SIZE) {
-    if ((x[i] & 0x7f800000u) == 0x7f800000u) {
+    if ((x[i] & params.low) == params.low || (x[i] & params.high) == params.high) {
       atomicStore(&flags[params.slot], 1u);
     }
   }

@@ -1,7 +1,7 @@
 // GroupNorm in one pass: y = x·scale + offset with scale = weight/√(var + eps), offset = bias - mean·scale, for one group of one image.
 //
 // A thread sums d = x - x₀ and d², x₀ its own first element: the shift keeps the variance from cancelling when the mean is
-// large (E[x²] - E[x]² would). The threads' (n, mean, M2) are merged by Chan's formula in a fixed order.
+// large (E[x²] - E[x]² would). The threads' (n, mean, M2) are merged in a fixed order.
 // x (B, P, channels), or, JOINED, its first `a` channels, and the others in `joined`; weight, bias [C];
 // out [image][scale, offset][4·C4], zero in the padding. Grid: (groups, images). Reference: Reference.group_norm.
 
@@ -25,6 +25,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
+
+// include moments.wgsl
 
 var<workgroup> part: array<vec3<f32>, SIZE>; // n, mean, M2
 
@@ -71,11 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var half = SIZE / 2u; half > 0u; half >>= 1u) {
     workgroupBarrier();
     if (local < half) {
-      let p = part[local];
-      let q = part[local + half];
-      let total = max(p.x + q.x, 1.0);
-      let delta = q.y - p.y;
-      part[local] = vec3<f32>(p.x + q.x, p.y + delta * (q.x / total), p.z + q.z + delta * delta * (p.x * q.x / total));
+      part[local] = merged(part[local], part[local + half]);
     }
   }
   workgroupBarrier();

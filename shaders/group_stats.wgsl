@@ -1,7 +1,7 @@
 // GroupNorm of large tensors, first of three: mean and M2 = Σ(x - mean)² of one chunk of positions of one group.
 //
 // A thread sums d = x - x₀ and d², x₀ its own first element: the shift keeps the variance from cancelling when the mean is
-// large (E[x²] - E[x]² would). The threads' (n, mean, M2) are merged by Chan's formula in a fixed order.
+// large (E[x²] - E[x]² would). The threads' (n, mean, M2) are merged in a fixed order.
 // x (B, P, C) with channel pitch 4·C4; out [image][chunk][group] (mean, M2).
 // Grid: (groups, chunks of this dispatch, images of this dispatch). Reference: Reference.group_norm.
 
@@ -22,6 +22,8 @@ struct Params {
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec2<f32>>;
 @group(0) @binding(2) var<uniform> params: Params;
+
+// include moments.wgsl
 
 var<workgroup> part: array<vec3<f32>, SIZE>; // n, mean, M2
 
@@ -51,11 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var half = SIZE / 2u; half > 0u; half >>= 1u) {
     workgroupBarrier();
     if (local < half) {
-      let p = part[local];
-      let q = part[local + half];
-      let total = max(p.x + q.x, 1.0);
-      let delta = q.y - p.y;
-      part[local] = vec3<f32>(p.x + q.x, p.y + delta * (q.x / total), p.z + q.z + delta * delta * (p.x * q.x / total));
+      part[local] = merged(part[local], part[local + half]);
     }
   }
   if (local == 0u) {

@@ -31,6 +31,8 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> variance: array<vec4<f32>>;
 @group(0) @binding(6) var<uniform> params: Params;
 
+// include moments.wgsl
+
 var<workgroup> value: array<vec4<f32>, COLUMNS * LANES>;
 var<workgroup> logit: array<vec4<f32>, LOGITS>; // [position][head][4]
 
@@ -129,12 +131,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   value[local] = vec4<f32>(n, shift + sum / n, squares - sum * (sum / n), 0.0); // n, mean, M2 of this thread's channels
   workgroupBarrier();
   if (v == 0u && is_there) {
-    var all = value[local];
+    var all = value[local].xyz;
     for (var i = 1u; i < LANES; i++) {
-      let q = value[local + i];
-      let total = all.x + q.x;
-      let delta = q.y - all.y;
-      all = vec4<f32>(total, all.y + delta * (q.x / total), all.z + q.z + delta * delta * (all.x * q.x / total), 0.0);
+      all = merged(all, value[local + i].xyz);
     }
     variance[row] = vec4<f32>(all.z / all.x, 0.0, 0.0, 0.0);
     for (var c = HEADS * params.v_dim; c < params.pitch; c++) { // the padding of the row

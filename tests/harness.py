@@ -20,7 +20,8 @@ from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.menu import Gemm, always, choose
 from moebius.backends.webgpu.plan import Dispatch, Plan, Recording
 from moebius.backends.webgpu.recorder import Recorder
-from moebius.backends.webgpu.tensor import Buffer, BufferKind, Tensor
+from moebius.backends.webgpu.tensor import NUMPY, Buffer, BufferKind, DType, Tensor
+from moebius.model.contract import Precision
 
 GUARD = 4096  # bytes
 POISON = 0x7FDE  # the upper half of a quiet NaN no arithmetic makes; the lower tells buffers apart, for NaNs travel through sums
@@ -53,8 +54,8 @@ class GuardedRecorder(Recorder):
         self.dispatches: list[Dispatch] = []
         self._made: list[Tensor] = []
 
-    def new(self, shape: Sequence[int], label: str, kind: BufferKind = "intermediate") -> Tensor:
-        self._made.append(super().new(shape, label, kind))
+    def new(self, shape: Sequence[int], label: str, kind: BufferKind = "intermediate", dtype: DType = "f32") -> Tensor:
+        self._made.append(super().new(shape, label, kind, dtype))
         return self._made[-1]
 
     def flat(self, items: int, per_group: int) -> tuple[int, int, int]:
@@ -92,10 +93,10 @@ class GuardedRecorder(Recorder):
         self._made.clear()
 
     def _inspect(self, tensor: Tensor) -> None:
-        words = self._words(tensor.buffer)[: tensor.nbytes // 4].reshape(tensor.rows, tensor.pitch)
+        words = self._words(tensor.buffer)[: tensor.nbytes // 4]
         poisoned = words >> 16 == POISON
         assert not poisoned.any(), f"{tensor} has poison in word {first(poisoned)}: not written, or made of what lies behind a tensor."
-        padding = words[:, tensor.shape[3] :].view(np.float32)
+        padding = words.view(NUMPY[tensor.dtype]).reshape(tensor.rows, tensor.pitch)[:, tensor.shape[3] :]
         assert not padding.any(), f"{tensor} has {padding[padding != 0][0]} in its padding, row {first(padding.any(axis=1))}."
 
     def _words(self, buffer: Buffer) -> np.ndarray:
@@ -119,11 +120,12 @@ class Guarded(WebGPU):
         fold: int | None = None,
         kind: Kind | None = None,
         recorder: type[GuardedRecorder] = GuardedRecorder,
+        precision: Precision | None = None,
         **limits: int,
     ) -> None:
         smaller = {name.replace("_", "-"): value for name, value in limits.items()}
         caps = replace(webgpu.caps, kind=kind or webgpu.caps.kind, limits={**webgpu.caps.limits, **smaller})
-        super().__init__(GuardedDevice(webgpu.gpu), caps, always(row) if row else choose, recorder=recorder)
+        super().__init__(GuardedDevice(webgpu.gpu), caps, always(row) if row else choose, recorder=recorder, precision=precision)
         self.recorder.fold = fold
 
     @property

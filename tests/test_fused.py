@@ -56,15 +56,15 @@ def in_transformer(made: Case, size: Size) -> Case:
 FUSED: dict[str, tuple[Callable[[Size], Case], list[str]]] = {
     "feed_forward of a layer norm": (
         lambda s: chained(layer_norm(s, 6), feed_forward(s)),
-        ["row_variance", "gemm", "depthwise", "gemm"],
+        ["layer_norm", "gemm", "depthwise", "gemm"],
     ),
     "self_lambda of a layer norm": (
         lambda s: chained(layer_norm(s, 10), self_lambda(s, 2, 5)),
-        ["row_variance", "gemm", "lambda_content", "lambda_window"],
+        ["layer_norm", "gemm", "lambda_content", "lambda_window"],
     ),
     "cross_lambda of a layer norm": (
         lambda s: chained(layer_norm(s, 6), cross_lambda(s)),
-        ["row_variance", "gemm", "cross_lambda"],
+        ["layer_norm", "gemm", "cross_lambda"],
     ),
     "dwconv of a group norm": (
         lambda s: chained(group_norm(s, 3, 3, silu=True), dwconv(s, 9, 10)),

@@ -42,7 +42,7 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
 SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
-PARTS = ("common", "dense")  # of other files
+PARTS = ("common", "dense", "half", "moments")  # of other files
 KERNELS = [name for name in SHADERS if name not in (*PARTS, "view")]
 NOT_IN_A_PLAN = {"finite", "view"}
 
@@ -204,7 +204,7 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in ("gemm", "winograd")},
     ("group_stats", "main"): (FLAT, 64 * 16),  # a vec3 takes the room of a vec4
     ("group_scale", "main"): (FLAT, 64 * 16),
-    ("row_variance", "main"): (FLAT, 64 * 4),
+    ("layer_norm", "row_variance"): (FLAT, 64 * 4),
     ("lambda_content", "main"): (FLAT, 5 * 64 * 16),
     ("lambda_window", "main"): ((40, 1), 16 * (19 * 10 + 4 * 8 * 4)),
     ("layer_norm", "main"): (FLAT, 64 * 4),

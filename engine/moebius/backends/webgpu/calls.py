@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.deferred import Norm
 from moebius.backends.webgpu.pack import up4
-from moebius.backends.webgpu.tensor import Binding, Tensor
+from moebius.backends.webgpu.tensor import Binding, DType, Tensor
 
 SHADER = "gemm"
 # How a kernel wants its weights: `plain` is K rows of N columns, a tap after the other, `winograd` the same for each of its 16 points.
@@ -129,6 +129,11 @@ class GemmCall:
     @property
     def stride(self) -> int:
         return self.mode.stride if isinstance(self.mode, Taps) else 1
+
+    @property
+    def types(self) -> tuple[DType, DType, DType]:
+        """Of A, W and the output in memory. Products are made of float32 on most kernels, whatever these are."""
+        return self.operands.a.dtype, self.operands.w.binding.dtype, self.operands.out.dtype
 
     @property
     def n4(self) -> int:

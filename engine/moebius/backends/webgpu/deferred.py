@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moebius.backends.webgpu.tensor import Deferred, Tensor
+from moebius.backends.webgpu.tensor import Deferred, DType, Tensor
 from moebius.model.params import Params
 
 
@@ -18,7 +18,7 @@ class Joined(Deferred):
     __slots__ = ("a", "b")
 
     def __init__(self, a: Tensor, b: Tensor, make: Callable[[], Tensor]) -> None:
-        super().__init__((*a.shape[:3], a.shape[3] + b.shape[3]), make)
+        super().__init__((*a.shape[:3], a.shape[3] + b.shape[3]), a.dtype, make)
         self.a, self.b = a, b
 
 
@@ -35,8 +35,8 @@ class GroupNormed(Deferred):
 
     __slots__ = ("norm", "x")
 
-    def __init__(self, x: Tensor, norm: Norm, make: Callable[[], Tensor]) -> None:
-        super().__init__(x.shape, make)
+    def __init__(self, x: Tensor, norm: Norm, dtype: DType, make: Callable[[], Tensor]) -> None:
+        super().__init__(x.shape, dtype, make)
         self.x, self.norm = x, norm
 
 
@@ -45,6 +45,6 @@ class LayerNormed(Deferred):
 
     __slots__ = ("eps", "p", "x")
 
-    def __init__(self, x: Tensor, p: Params, eps: float, make: Callable[[], Tensor]) -> None:
-        super().__init__(x.shape, make)
+    def __init__(self, x: Tensor, p: Params, eps: float, dtype: DType, make: Callable[[], Tensor]) -> None:
+        super().__init__(x.shape, dtype, make)
         self.x, self.p, self.eps = x, p, eps

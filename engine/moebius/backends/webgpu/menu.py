@@ -10,11 +10,11 @@ from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import SHADER, GemmCall, Packing, Phases, Taps
 from moebius.backends.webgpu.caps import Caps, Kind
 from moebius.backends.webgpu.recorder import ceil
+from moebius.backends.webgpu.tensor import DType
 from moebius.errors import UsageError
 
 Entry = Literal["direct", "lines", "tiled", "staged", "thin"]
 STAGING = ("tiled", "staged")  # their threads share tiles of both operands
-DType = Literal["f32", "f16"]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from moebius.errors import WeightError
 from moebius.model import checks
 from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW
 from moebius.model.params import Finite, Params
@@ -23,13 +24,20 @@ def up4(n: int) -> int:
 WINDOW_PITCH = up4(POSITION_WINDOW)  # a row of the positional window
 
 
-def packed(fill: Callable[[Params], Array], p: Params, name: str) -> Array:
+def packed(fill: Callable[[Params], Array], p: Params, name: str, dtype: type[np.floating] = np.float32) -> Array:
     """What `fill` makes of the parameters, which are tested for NaN and infinities as they are taken. What it makes is tested too: finite
-    parameters can fold into an infinity, and a negative variance into a NaN."""
+    parameters can fold into an infinity, and a negative variance into a NaN. So are halves for what is beyond their range."""
     with np.errstate(over="ignore", invalid="ignore"):
         array = fill(Finite(p.root, p.path))
+        out = array.astype(dtype, copy=False)
+        beyond = np.isinf(out) & np.isfinite(array)
     checks.check_parameter(array, f"{p.path}.{name}, as it is packed for the GPU,")
-    return array
+    if beyond.any():
+        raise WeightError(
+            f"{p.path}.{name} reaches {np.abs(array[beyond]).max():,.0f}, and half precision {np.finfo(dtype).max:,.0f}: "
+            "it cannot be stored so. Choose precision f32 for these weights."
+        )
+    return out
 
 
 def pad4(x: Array, axis: int = -1) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 from moebius.backends.webgpu import reach, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.device import Device, guard
-from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor, write
+from moebius.backends.webgpu.tensor import Binding, Buffer, DType, Tensor, itemsize, write
 from moebius.backends.webgpu.timing import timed
 from moebius.errors import LimitError, MoebiusError, NonFiniteError
 from moebius.model.contract import MAX_STEPS
@@ -26,6 +26,11 @@ from moebius.model.contract import MAX_STEPS
 # Mesa 22's llvmpipe silently stops an invocation after 65 535 loop iterations in all.
 MAX_ITERATIONS = 60_000
 FINITE, FINITE_GROUPS = "finite", 256
+# Bits of a word that are all set where a number in it, one of two for halves, is not finite.
+EXPONENTS: dict[DType, dict[str, int]] = {
+    "f32": {"low": 0x7F800000, "high": 0x7F800000},
+    "f16": {"low": 0x7C00, "high": 0x7C000000},
+}
 PARAMS_PITCH = DEFAULT_LIMITS["min-uniform-buffer-offset-alignment"]  # bytes from the parameters of one dispatch to the next
 
 
@@ -73,6 +78,7 @@ class Dispatch:
                     "shape": list(b.shape),
                     "offset": b.offset,
                     "bytes": b.nbytes,
+                    **({"dtype": b.dtype} if b.dtype != "f32" else {}),
                 }
                 for b in self.bindings
             ],
@@ -258,7 +264,7 @@ class Plan:
         """finite.wgsl on what lies in a binding now: flags[slot] becomes 1 where a value is not finite."""
         device = self.device
         pipeline, layout = device.pipeline(FINITE, "main", ())
-        data = wgsl.pack_params(FINITE, {"count": b.nbytes // 4, "slot": slot}).ljust(16, b"\0")
+        data = wgsl.pack_params(FINITE, {"count": b.nbytes // 4, "slot": slot, **EXPONENTS[b.dtype]})
         params = device.device.create_buffer_with_data(data=data, usage=device.module.BufferUsage.UNIFORM)
         resources = [
             {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes},
@@ -348,9 +354,10 @@ def check_reach(d: Dispatch, what: str) -> None:
         if b.name not in found.spans and b.name not in found.steps and b.shape:  # a place that is left empty has no shape
             raise LimitError(f"{what}: reach.py does not say how far it reaches in {b.name}; add that to the kernel's row.")
         begin, end = found.spans.get(b.name, (0, found.steps.get(b.name, 0)))
-        if begin < 0 or 4 * end > b.nbytes or b.buffer.nbytes > 4 * reach.LARGEST:
+        size = itemsize(b.dtype)
+        if begin < 0 or size * end > b.nbytes or b.buffer.nbytes > size * reach.LARGEST:
             raise LimitError(
-                f"{what}: it may reach the words {begin:,} to {end:,} of {b.name} {b.shape}, which has {b.nbytes // 4:,} there "
+                f"{what}: it may reach the words {begin:,} to {end:,} of {b.name} {b.shape}, which has {b.nbytes // size:,} there "
                 f"and may have {reach.LARGEST:,} in all. Use a smaller image or batch."
             )
 

@@ -1,8 +1,8 @@
 """How far a dispatch reaches into what it binds, from its sizes alone.
 
 This is what lets kernels run without bounds checks: every index of a kernel is made of its `Params`, its constants and its grid, and for
-each kernel a row of REACH says where those indexes begin and end, in the words of a binding. The plan compares that with what is bound
-before anything runs (`beyond`). A kernel without a row keeps its checks.
+each kernel a row of REACH says where those indexes begin and end, in the words of a binding, or its halves. The plan compares that with
+what is bound before anything runs (`beyond`). A kernel without a row keeps its checks.
 
 What comes from data is the number of a step alone, which picks a row of a table: `Reach.steps` says how many words a step has there, and
 a plan refuses a step that its shortest table has no row for.
@@ -174,12 +174,9 @@ def group_apply(n: Numbers, grid: Grid) -> Reach:
     return Reach(vec4(x=n["count"], out=n["count"], table=2 * (image + 1) * n["c4"]))
 
 
-def row_variance(n: Numbers, grid: Grid) -> Reach:
-    return Reach(vec4(x=n["rows"] * n["c4"], out=n["rows"]), whole=n["rows"] > 0)
-
-
 def layer_norm(n: Numbers, grid: Grid) -> Reach:
-    return Reach(vec4(x=n["rows"] * n["c4"], out=n["rows"] * n["c4"], weight=n["c4"], bias=n["c4"]), whole=n["rows"] > 0)
+    row = n["rows"] * n["c4"]
+    return Reach(vec4(x=row, out=row, weight=n["c4"], bias=n["c4"], variance=n["rows"]), whole=n["rows"] > 0)
 
 
 # lambdas and attention ------------------------------------------------------------------------------------------------
@@ -265,14 +262,13 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "lambda_content": lambda_content,
     "lambda_window": lambda_window,
     "layer_norm": layer_norm,
-    "row_variance": row_variance,
     "softmax": softmax,
     "transpose": transpose,
     "unet_input": unet_input,
     "winograd": winograd,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
-NO_KERNELS = ("common", "dense", "view")  # parts of others; the window's own, which keeps its checks
+NO_KERNELS = ("common", "dense", "half", "moments", "view")  # parts of others; the window's own, which keeps its checks
 
 
 def is_known(shader: str) -> bool:
@@ -291,5 +287,6 @@ def reach(shader: str, constants: wgsl.Constants, params: Mapping[str, int | flo
     """None for a kernel without a row."""
     if shader not in REACH:
         return None
-    given = {name: wgsl.STRIDES[value] // 4 if isinstance(value, str) else int(value) for name, value in constants}  # a type: its words
+    own = [(name, value) for name, value in constants if name != wgsl.HALVES]
+    given = {name: wgsl.STRIDES[value] // 4 if isinstance(value, str) else int(value) for name, value in own}  # a type: its words
     return REACH[shader]({**wgsl.numbers(shader, constants), **given, **params}, grid)  # type: ignore[dict-item] # floats are in no index

@@ -13,7 +13,7 @@ from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.plan import Dispatch, Plan, Recording, check
-from moebius.backends.webgpu.tensor import Binding, Buffer, BufferKind, Tensor
+from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, BufferKind, DType, Tensor, itemsize
 from moebius.errors import LimitError, MoebiusError
 from moebius.model.params import Finite, Params
 
@@ -71,19 +71,30 @@ class Recorder:
     def buffer(self, nbytes: int, label: str, kind: BufferKind, fill: Callable[[], np.ndarray] | None = None) -> Buffer:
         return Buffer(self.device, nbytes, label, kind, fill)
 
-    def new(self, shape: Sequence[int], label: str, kind: BufferKind = "intermediate") -> Tensor:
+    def new(self, shape: Sequence[int], label: str, kind: BufferKind = "intermediate", dtype: DType = "f32") -> Tensor:
         """A tensor of its own."""
         b, h, w, c = shape
-        return Tensor(self.buffer(4 * b * h * w * up4(c), label, kind), (b, h, w, c))
+        return Tensor(self.buffer(itemsize(dtype) * b * h * w * up4(c), label, kind), (b, h, w, c), dtype)
 
-    def constant(self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any) -> Binding:
+    def inner(self, shape: Sequence[int], label: str) -> Tensor:
+        """What one kernel hands to the next within a block, in the precision that is recorded."""
+        return self.new(shape, label, dtype=self.caps.precision)
+
+    def constant(
+        self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any, dtype: DType = "f32"
+    ) -> Binding:
         """A packed parameter, made once for a checkpoint. `shape` is the packed one; `fill` makes it of the parameters when it is uploaded,
         and a NaN or an infinity in one of those, or in what they become, is refused then."""
         packed: dict[tuple[Any, ...], Buffer] = p.root.derived.setdefault(self, {})
         at = (p.path, name, *key)
         if at not in packed:
-            packed[at] = self.buffer(4 * int(np.prod(shape)), f"{p.path}.{name}", "weight", lambda: pack.packed(fill, p, name))
-        return Binding(name, "read", packed[at], tuple(shape))
+            nbytes = itemsize(dtype) * int(np.prod(shape))
+            packed[at] = self.buffer(nbytes, f"{p.path}.{name}", "weight", lambda: pack.packed(fill, p, name, NUMPY[dtype]))
+        return Binding(name, "read", packed[at], tuple(shape), dtype=dtype)
+
+    def weight(self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any) -> Binding:
+        """A constant that products are made with, in the precision that is recorded."""
+        return self.constant(p, name, shape, fill, *key, dtype=self.caps.precision)
 
     def layer(
         self, p: Params, name: str, shape: tuple[int, int], fill: Callable[..., tuple[np.ndarray, ...]], norm: Params | None, *args: Any
@@ -94,7 +105,7 @@ class Recorder:
         def make(which: int) -> Callable[[Params], np.ndarray]:
             return lambda p: fill(p, *args, None if norm is None else Finite(norm.root, norm.path))[which]
 
-        return self.constant(p, name, shape, make(0), *key), self.constant(p, f"{name} bias", shape[1:], make(1), *key)
+        return self.weight(p, name, shape, make(0), *key), self.constant(p, f"{name} bias", shape[1:], make(1), *key)
 
     def vector(self, p: Params, name: str) -> Binding:
         n = p[name].shape[0]
@@ -118,12 +129,15 @@ class Recorder:
         chosen: str = "",
     ) -> None:
         """One call of a kernel. `grid` is a number of threads, for kernels whose grid is flat, or of workgroups along x, y and z."""
-        frozen: wgsl.Constants = tuple(sorted((constants or {}).items()))
+        given = dict(constants or {})
+        frozen: wgsl.Constants = tuple(sorted(given.items()))
         kernel = wgsl.kernel(shader, entry, frozen)
         if isinstance(grid, int):
             grid = self.flat(grid, kernel.threads)
         slots = wgsl.interface(shader, frozen, entry).slots
         bindings = [self._bind(slot, bound[slot.name]) for slot in slots if slot.access != "uniform"]
+        if halves := " ".join(b.name for b in bindings if b.dtype == "f16"):
+            frozen = tuple(sorted((given | {wgsl.HALVES: halves}).items()))
         workgroup = kernel.workgroup, kernel.workgroup_bytes
         d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, *workgroup, iterations, int(flops), chosen)
         check(d, self.caps)
@@ -132,8 +146,8 @@ class Recorder:
     def _bind(self, slot: wgsl.Slot, what: Tensor | Binding | None) -> Binding:
         assert what is not None, f"{slot.name} is used and not given."
         if isinstance(what, Tensor):
-            return Binding(slot.name, slot.access, what.buffer, what.shape, 0, what.nbytes)
-        return Binding(slot.name, slot.access, what.buffer, what.shape, what.offset, what.nbytes or what.buffer.nbytes)
+            return Binding(slot.name, slot.access, what.buffer, what.shape, 0, what.nbytes, what.dtype)
+        return Binding(slot.name, slot.access, what.buffer, what.shape, what.offset, what.nbytes or what.buffer.nbytes, what.dtype)
 
     def flat(self, items: int, per_group: int) -> tuple[int, int, int]:
         """The grid of a kernel whose workgroups are numbered by `flat_index`, folded to stay below the groups a dimension may have."""
@@ -146,16 +160,20 @@ class Recorder:
         """Whether each can be bound whole."""
         return all(t.nbytes <= self.caps.limits[BINDING_LIMIT] for t in tensors)
 
+    @property
+    def alignment(self) -> int:
+        """What the numbers before a window are a multiple of: for tensors of both types the same, as a kernel has one origin for them."""
+        return self.caps.storage_alignment // itemsize(self.caps.precision)
+
     def window(self, name: str, access: str, t: Tensor, begin: int, end: int) -> tuple[Binding, int]:
-        """The floats [begin, end) of a tensor as a binding, and how many floats lie before it."""
-        align = self.caps.storage_alignment
-        offset = 4 * begin // align * align
-        return Binding(name, access, t.buffer, t.shape, offset, min(t.nbytes, 4 * end) - offset), offset // 4
+        """The numbers [begin, end) of a tensor as a binding, and how many numbers lie before it."""
+        size, origin = itemsize(t.dtype), begin // self.alignment * self.alignment
+        return Binding(name, access, t.buffer, t.shape, size * origin, min(t.nbytes, size * end) - size * origin, t.dtype), origin
 
     def bands(self, what: str, rows: int, *floats_per_row: float, overhead: int = 0, multiple: int = 1) -> int:
-        """How many of `rows` fit the binding limit, given what every tensor needs a row (and `overhead` floats once)."""
+        """How many of `rows` fit the binding limit, given what every tensor needs a row (and `overhead` once), in floats."""
         limit = self.caps.limits[BINDING_LIMIT]
-        room = limit // 4 - self.caps.storage_alignment // 4 - overhead
+        room = limit // 4 - self.alignment - overhead
         fit = int(room // max(floats_per_row)) // multiple * multiple
         if fit < 1:
             raise LimitError(

@@ -13,6 +13,13 @@ from moebius.backends.webgpu.pack import up4
 from moebius.errors import MoebiusError
 
 BufferKind = Literal["weight", "intermediate", "pinned"]
+DType = Literal["f32", "f16"]  # of numbers in memory
+NUMPY: dict[DType, type[np.floating]] = {"f32": np.float32, "f16": np.float16}
+
+
+def itemsize(dtype: DType) -> int:
+    """Bytes of a number."""
+    return 2 if dtype == "f16" else 4
 
 
 class Buffer:
@@ -67,12 +74,12 @@ class Buffer:
 
 
 class Tensor:
-    """(B, H, W, C) float32 in a buffer, channels padded to a multiple of four. Tables of T rows are (1, 1, T, C)."""
+    """(B, H, W, C) numbers in a buffer, channels padded to a multiple of four. Tables of T rows are (1, 1, T, C)."""
 
-    __slots__ = ("__weakref__", "_buffer", "shape", "variance")
+    __slots__ = ("__weakref__", "_buffer", "dtype", "shape", "variance")
 
-    def __init__(self, buffer: Buffer | None, shape: tuple[int, int, int, int]) -> None:
-        self._buffer, self.shape = buffer, shape
+    def __init__(self, buffer: Buffer | None, shape: tuple[int, int, int, int], dtype: DType = "f32") -> None:
+        self._buffer, self.shape, self.dtype = buffer, shape, dtype
         self.variance: Tensor | None = None  # of every row, where the kernel that made them gave it too
 
     @property
@@ -82,7 +89,7 @@ class Tensor:
 
     @property
     def pitch(self) -> int:
-        """Floats from one position to the next."""
+        """Numbers from one position to the next."""
         return up4(self.shape[3])
 
     @property
@@ -92,7 +99,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        return 4 * self.rows * self.pitch
+        return itemsize(self.dtype) * self.rows * self.pitch
 
     def __repr__(self) -> str:
         return f"Tensor{self.shape} in {self.buffer.label}"
@@ -103,14 +110,16 @@ class Deferred(Tensor):
 
     __slots__ = ("_make",)
 
-    def __init__(self, shape: tuple[int, int, int, int], make: Callable[[], Tensor]) -> None:
-        super().__init__(None, shape)
+    def __init__(self, shape: tuple[int, int, int, int], dtype: DType, make: Callable[[], Tensor]) -> None:
+        super().__init__(None, shape, dtype)
         self._make = make
 
     @property
     def buffer(self) -> Buffer:
         if self._buffer is None:
-            self._buffer = self._make().buffer
+            made = self._make()
+            assert made.dtype == self.dtype
+            self._buffer = made.buffer
         return self._buffer
 
     def __repr__(self) -> str:
@@ -127,18 +136,20 @@ class Binding:
     shape: tuple[int, ...]
     offset: int = 0
     nbytes: int = 0  # 0: the whole buffer
+    dtype: DType = "f32"  # "f32" of words of other kinds, too
 
 
 def write(tensor: Tensor, array: np.ndarray) -> None:
     """(B, H, W, C) → the padded layout."""
     if tuple(array.shape) != tensor.shape:
         raise MoebiusError(f"{tensor.buffer.label} holds {tensor.shape}, not {tuple(array.shape)}.")
-    padded = np.zeros((*tensor.shape[:3], tensor.pitch), np.float32)
-    padded[..., : tensor.shape[3]] = array
+    padded = np.zeros((*tensor.shape[:3], tensor.pitch), NUMPY[tensor.dtype])
+    with np.errstate(over="ignore"):  # an infinity then, as kernels make it
+        padded[..., : tensor.shape[3]] = array
     tensor.buffer.write(padded)
 
 
 def read(tensor: Tensor) -> np.ndarray:
     """(B, H, W, C) float32."""
-    flat = tensor.buffer.read(tensor.nbytes)
-    return np.ascontiguousarray(flat.reshape(*tensor.shape[:3], tensor.pitch)[..., : tensor.shape[3]])
+    flat = tensor.buffer.read(tensor.nbytes, NUMPY[tensor.dtype])
+    return np.ascontiguousarray(flat.reshape(*tensor.shape[:3], tensor.pitch)[..., : tensor.shape[3]], np.float32)

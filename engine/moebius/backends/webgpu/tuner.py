@@ -25,7 +25,7 @@ from moebius.backends.webgpu.gemm import Dense, bands
 from moebius.backends.webgpu.menu import FEW, Gemm
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
-from moebius.backends.webgpu.tensor import Buffer, Tensor
+from moebius.backends.webgpu.tensor import NUMPY, Buffer, DType, Tensor, itemsize
 from moebius.backends.webgpu.timing import timed
 from moebius.backends.webgpu.tuned import Pick, Table, shape_of
 from moebius.errors import DeviceLostError, LimitError, MoebiusError, OutOfMemoryError
@@ -165,14 +165,15 @@ class Tuner:
         return norm and replace(norm, table=self._tensor("norm", norm.table))
 
     def _tensor(self, name: str, like: Tensor) -> Tensor:
-        return Tensor(self._noise(name, like.nbytes), like.shape)
+        return Tensor(self._noise(f"{name} {like.dtype}", like.nbytes, like.dtype), like.shape, like.dtype)
 
-    def _noise(self, name: str, nbytes: int) -> Buffer:
+    def _noise(self, name: str, nbytes: int, dtype: DType = "f32") -> Buffer:
         """Random numbers, in one buffer a name that grows; none below zero where a root is taken of them."""
         if name not in self._scratch or self._scratch[name].nbytes < nbytes:
-            block = np.random.default_rng(0).standard_normal(NOISE, dtype=np.float32)
-            block = np.abs(block) if name == VARIANCE else block
-            self._scratch[name] = Buffer(self.device, nbytes, f"tuner {name}", "pinned", lambda: np.resize(block, nbytes // 4))
+            block = np.random.default_rng(0).standard_normal(NOISE, dtype=np.float32).astype(NUMPY[dtype])
+            block = np.abs(block) if name.startswith(VARIANCE) else block
+            count = nbytes // itemsize(dtype)
+            self._scratch[name] = Buffer(self.device, nbytes, f"tuner {name}", "pinned", lambda: np.resize(block, count))
         return self._scratch[name]
 
     def _plan(self, layer: GemmCall, row: Gemm) -> Plan:
@@ -195,13 +196,14 @@ class Tuner:
         """Parts of what the plan writes, which begin as NaN: what is not written shows."""
         plan.prepare()
         (out,), device = plan.outputs, self.device
+        dtype = NUMPY[out.dtype]
         places, handle, doing = sampled(out.nbytes), out.buffer.handle, f"measuring {plan.dispatches[0].kernel}"
         with guard(device.name, doing):
             for offset, nbytes in places:
-                device.device.queue.write_buffer(handle, offset, np.full(nbytes // 4, np.nan, np.float32))
+                device.device.queue.write_buffer(handle, offset, np.full(nbytes // itemsize(out.dtype), np.nan, dtype))
         plan.replay()
         with guard(device.name, doing):
-            return [np.frombuffer(device.device.queue.read_buffer(handle, offset, nbytes), np.float32) for offset, nbytes in places]
+            return [np.frombuffer(device.device.queue.read_buffer(handle, offset, nbytes), dtype) for offset, nbytes in places]
 
     def _time(self, plan: Plan) -> float:
         """Milliseconds of the layer."""
@@ -241,4 +243,5 @@ def differs(got: Sequence[np.ndarray], want: Sequence[np.ndarray], call: GemmCal
         return f"{np.count_nonzero(np.isnan(g) != empty)} of {w.size} values are not there, or not numbers"
     error = float(np.linalg.norm((g - w)[~empty]) / (np.linalg.norm(w[~empty]) or 1.0))
     limit = 8 * EPS * math.sqrt(call.operands.k * call.mode.side**2 + 4)  # twice what a sum of so many products may be off
+    limit += 2 * float(np.finfo(got[0].dtype).eps) if call.types[2] == "f16" else 0.0  # and what is stored is rounded once more
     return "" if error <= limit else f"differs by {error:.1e} of the norm, {limit:.1e} at most is rounding"

@@ -3,10 +3,11 @@
 What a file declares is read from it and typed nowhere else: `interface` has its bindings and parameters, `numbers` its constants,
 `kernel` the workgroup of an entry point.
 
-A shader file is complete WGSL with default constants. `specialise` does four things to its text and no more:
+A shader file is complete WGSL with default constants. `specialise` does five things to its text and no more:
 `// include FILE` lines are replaced by the file, `const NAME … = value;` and `alias NAME = type;` get the given values,
 branches marked `// compiled` are decided, with entry points that are not asked for and bindings that nothing reads then left out and the
-others numbered anew, and loops marked `// unroll` are written out (naga never unrolls, and arrays indexed at run time spill).
+others numbered anew, bindings of halves are read and written through half.wgsl, and loops marked `// unroll` are written out (naga never
+unrolls, and arrays indexed at run time spill).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import ast
 import hashlib
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -104,14 +105,43 @@ def whole(shader: str) -> str:
 def _with_constants(shader: str, constants: Constants, entry: str | None = None) -> str:
     text = whole(shader)
     for name, value in constants:
+        if name == HALVES:
+            continue
         literal = str(value).lower() if isinstance(value, bool) else f"{value}u" if isinstance(value, int) else value
         text, found = re.subn(rf"^((?:const {name}: \w+|alias {name}) =) [^;]+;", rf"\g<1> {literal};", text, flags=re.M)
         if found != 1:
             raise MoebiusError(f"{shader}.wgsl has {found} declarations of {name}, not one.")
     text = _decided(text, shader)
+    if halves := dict(constants).get(HALVES):
+        text = _with_halves(text, str(halves).split(), shader)
     if entry is not None:
         text = ENTRY.sub(lambda m: m[0] if m[1] == entry else "", text)
     return _needed(text)
+
+
+HALVES = "HALVES"  # a constant of every kernel: the names of the bindings that hold halves
+
+
+def _with_halves(text: str, names: Iterable[str], shader: str) -> str:
+    """Four halves, a vec2<u32>, in place of every vec4<f32> of these bindings."""
+    for name in names:
+        text, found = re.subn(rf"(> {name}: array)<vec4<f32>>;", r"\1<vec2<u32>>;", text)
+        if found != 1:
+            raise MoebiusError(f"{shader}.wgsl has no array of vec4<f32> that is called {name}: it cannot hold halves.")
+        parts, begin = [], 0
+        for element in re.finditer(rf"(?<![\w.]){name}\[", text):
+            end, depth = element.end(), 1
+            while depth:
+                depth += {"[": 1, "]": -1}.get(text[end], 0)
+                end += 1
+            if written := re.compile(r" = ([^;]+);").match(text, end):
+                parts += [text[begin:end], f" = packed({written[1]});"]
+                begin = written.end()
+            else:
+                parts += [text[begin : element.start()], f"unpacked({text[element.start() : end]})"]
+                begin = end
+        text = "".join([*parts, text[begin:]])
+    return text + source("half")
 
 
 BRANCH = re.compile(r"^( *)if \((!?)(\w+)\) \{ // compiled\n", re.M)

@@ -19,7 +19,7 @@ def attention(dense: Dense, x: Tensor, p: Params, residual: Tensor) -> Tensor:
     b, h, w, c = x.shape
     n, c4 = h * w, up4(c)
     qkv = rec.new((b, h, w, 3 * c4), f"{p.path} qkv")
-    weight = rec.constant(p, "qkv", (c4, 3 * c4), lambda p: pack.attention_qkv(p)[0])
+    weight = rec.weight(p, "qkv", (c4, 3 * c4), lambda p: pack.attention_qkv(p)[0])
     bias = rec.constant(p, "qkv bias", (3 * c4,), lambda p: pack.attention_qkv(p)[1])
     dense(GemmCall(OP, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, 3 * c4), epilogue=Epilogue(bias=bias)))
     mixed = rec.new(x.shape, f"{p.path} mixed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
@@ -20,7 +21,7 @@ def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"]
     rec = dense.recorder
     n, k = p["weight"].shape
     out = rec.new((1, 1, x.shape[2], n), f"{p.path} table")
-    w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(p["weight"])))
+    w = Weight(rec.weight(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(p["weight"])))
     dense(GemmCall(op, p.path, Operands(x, w, out, k, n), epilogue=Epilogue(bias=rec.vector(p, "bias"), act=act), prologue=True))
     return out
 
@@ -29,7 +30,7 @@ def linear(dense: Dense, x: Tensor, p: Params, residual: Tensor | None = None) -
     rec = dense.recorder
     n, k = p["weight"].shape[:2]
     out = rec.new((*x.shape[:3], n), p.path)
-    w = Weight(rec.constant(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(pack.matrix(p))))
+    w = Weight(rec.weight(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(pack.matrix(p))))
     bias = rec.vector(p, "bias") if p.get("bias") is not None else None
     operands = Operands(x, w, out, k, n)
     if isinstance(x, Joined) and rec.fits(x.a, x.b, out):
@@ -45,8 +46,10 @@ def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, r
     n, k = p["weight"].shape[:2]
     b, h, w, _ = x.shape
     out = rec.new((b, ceil(h, stride), ceil(w, stride), n), p.path)
-    tiles = rec.constant(p, "winograd", (16, up4(k), up4(n)), lambda p: pack.winograd(p["weight"]))
-    weight = Weight(rec.constant(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])), others={"winograd": tiles})
+    weight = Weight(rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])))
+    if rec.caps.precision == "f32":  # the points of an input are sums of four values: rounded, they would lose more than the input does
+        tiles = rec.constant(p, "winograd", (16, up4(k), up4(n)), lambda p: pack.winograd(p["weight"]))
+        weight = replace(weight, others={"winograd": tiles})
     epilogue = Epilogue(bias=rec.vector(p, "bias"), residuals=present(residual))
     dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), Taps(stride, pad), epilogue))
     return out
@@ -57,7 +60,7 @@ def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
     n, k = p["weight"].shape[:2]
     b, h, w, _ = x.shape
     out = rec.new((b, 2 * h, 2 * w, n), p.path)
-    weight = Weight(rec.constant(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])))
+    weight = Weight(rec.weight(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])))
     dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(bias=rec.vector(p, "bias"))))
     return out
 
@@ -67,10 +70,10 @@ def dwconv(dense: Dense, x: Tensor, p: Params, shift: Tensor | None = None, resi
     n, k = p["conv_pw.weight"].shape[:2]
     w = rec.constant(p, "depthwise", (9, up4(k)), lambda p: pack.depthwise(p)[0])
     bias = rec.constant(p, "depthwise bias", (up4(k),), lambda p: pack.depthwise(p)[1])
-    h = rec.new(x.shape, f"{p.path}.conv_dw")
+    h = rec.inner(x.shape, f"{p.path}.conv_dw")
     _depthwise(rec, "dwconv", p.path, x, w, bias, h, gated=False)
     out = rec.new((*x.shape[:3], n), p.path)
-    weight = Weight(rec.constant(p, "pointwise", (up4(k), up4(n)), lambda p: pack.pointwise(p)[0]))
+    weight = Weight(rec.weight(p, "pointwise", (up4(k), up4(n)), lambda p: pack.pointwise(p)[0]))
     bias = rec.constant(p, "pointwise bias", (up4(n),), lambda p: pack.pointwise(p)[1])
     # With a shift and a residual there would be nine bindings.
     normed = x if isinstance(x, GroupNormed) and n == x.shape[3] and (shift is None or residual is None) else None
@@ -86,16 +89,16 @@ def feed_forward(dense: Dense, x: Tensor, p: Params, residual: Tensor) -> Tensor
     c, hid = point["weight"].shape[:2]
     hid4 = up4(hid)
     # Both halves are padded by themselves, so that value and gate of a channel are one distance apart.
-    h = rec.new((*x.shape[:3], 2 * hid4), inverted.path)
+    h = rec.inner((*x.shape[:3], 2 * hid4), inverted.path)
     x, norm, spread = behind(rec, x)
     matrix, bias = rec.layer(inverted, "inverted", (up4(c), 2 * hid4), pack.inverted, norm)
     dense(GemmCall(op, inverted.path, Operands(x, Weight(matrix), h, c, 2 * hid4), epilogue=Epilogue(spread, bias, "silu")))
-    g = rec.new((*x.shape[:3], hid), depth.path)
+    g = rec.inner((*x.shape[:3], hid), depth.path)
     w = rec.constant(depth, "weight", (9, 2 * hid4), lambda depth: pack.f32(pack.halves(depth["weight"].reshape(-1, 9)).T))
     bias = rec.constant(depth, "bias", (2 * hid4,), lambda depth: pack.f32(pack.halves(depth["bias"])))
     _depthwise(rec, op, depth.path, h, w, bias, g, gated=True)
     out = rec.new((*x.shape[:3], c), p.path)
-    weight = Weight(rec.constant(point, "weight", (hid4, up4(c)), lambda point: pack.gemm(pack.matrix(point))))
+    weight = Weight(rec.weight(point, "weight", (hid4, up4(c)), lambda point: pack.gemm(pack.matrix(point))))
     dense(GemmCall(op, point.path, Operands(g, weight, out, hid, c), epilogue=Epilogue(residuals=(residual,))))
     return out
 

@@ -31,7 +31,7 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     weight, bias = rec.layer(p, "qkv", (up4(c), width), pack.lambda_qkv, norm, heads)
     dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(spread, bias)))
     content = _content(rec, qkv, p, heads, k)
-    filters = rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
+    filters = rec.weight(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
     if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, w)):
         return _window(rec, qkv, content, filters, p, heads, k, constants, residual)
     return _apply(dense, qkv, content, filters, p, heads, k, residual)
@@ -129,7 +129,7 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
     b, h, w, c = x.shape
     n, k, tokens = h * w, c // heads, cond.ids.shape[1]
     k4 = up4(k)
-    q = rec.new((b, h, w, heads * k4), f"{p.path} q")
+    q = rec.inner((b, h, w, heads * k4), f"{p.path} q")
     x, norm, spread = behind(rec, x)
     weight, bias = rec.layer(p, "q", (up4(c), heads * k4), pack.lambda_query, norm, heads)
     dense(GemmCall(CROSS, f"{p.path}.q", Operands(x, Weight(weight), q, c, heads * k4), epilogue=Epilogue(spread, bias)))
@@ -137,7 +137,7 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
     def constants(p: Params, which: int) -> np.ndarray:
         return pack.vector(pack.condition_keys_values(cond.tokens, p)[which])
 
-    table = rec.constant(p, "rel_pos_emb", (n, tokens, k4), lambda p: pack.position_table(p))
+    table = rec.weight(p, "rel_pos_emb", (n, tokens, k4), lambda p: pack.position_table(p))
     out = rec.new(x.shape, p.path)
     whole = rec.caps.fuses and wgsl.numbers("cross_lambda")["SIZE"] % heads == 0  # rows in a workgroup
     if whole:

@@ -62,7 +62,7 @@ class Groups:
 def group_norm(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:
     norm = Norm(_table(rec, x, p, groups, eps), silu)
     if rec.caps.fuses:
-        return GroupNormed(x, norm, lambda: _applied(rec, x, p.path, norm))
+        return GroupNormed(x, norm, rec.caps.precision, lambda: _applied(rec, x, p.path, norm))
     return _applied(rec, x, p.path, norm)
 
 
@@ -155,10 +155,10 @@ def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[i
 
 def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm) -> Tensor:
     """In bands of rows where x cannot be bound whole."""
-    out = rec.new(x.shape, path)
+    out = rec.inner(x.shape, path)
     positions = x.shape[1] * x.shape[2]
-    aligned = rec.caps.storage_alignment // 4  # so many rows keep windows aligned
-    step = x.rows if rec.fits(x) else rec.bands(f"{OP} ({path})", x.rows, x.pitch, multiple=aligned)
+    # So many rows keep windows aligned.
+    step = x.rows if rec.fits(x) else rec.bands(f"{OP} ({path})", x.rows, x.pitch, multiple=rec.alignment)
     for begin in range(0, x.rows, step):
         end = min(begin + step, x.rows)
         source, origin = rec.window("x", "read", x, begin * x.pitch, end * x.pitch)
@@ -180,7 +180,7 @@ def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm) -> Tensor:
 
 def layer_norm(rec: Recorder, x: Tensor, p: Params, eps: float = 1e-5) -> Tensor:
     if rec.caps.fuses:
-        return LayerNormed(x, p, eps, lambda: _layer_norm(rec, x, p, eps))
+        return LayerNormed(x, p, eps, rec.caps.precision, lambda: _layer_norm(rec, x, p, eps))
     return _layer_norm(rec, x, p, eps)
 
 
@@ -189,21 +189,22 @@ def behind(rec: Recorder, x: Tensor) -> tuple[Tensor, Params | None, Spread | No
     if not isinstance(x, LayerNormed) or not rec.fits(x.x):
         return x, None, None
     if x.x.variance is None:
-        x.x.variance = _variance(rec, x.x, x.p.path)
+        x.x.variance = _variance(rec, x.x, x.p.path, x.eps)
     return x.x, x.p, Spread(x.x.variance, x.eps)
 
 
-def _variance(rec: Recorder, x: Tensor, path: str) -> Tensor:
+def _variance(rec: Recorder, x: Tensor, path: str, eps: float) -> Tensor:
     """Of every row."""
     out = rec.new((1, 1, x.rows, 1), f"{path} variance")
-    lanes, size = (wgsl.numbers("row_variance")[name] for name in ("LANES", "SIZE"))
+    lanes, size = (wgsl.numbers("layer_norm")[name] for name in ("LANES", "SIZE"))
     rec.dispatch(
         "layer_norm",
         path,
-        "row_variance",
+        "layer_norm",
         rec.flat(x.rows, size // lanes),
-        {"x": x, "out": out},
-        {"rows": x.rows, "channels": x.shape[3], "c4": x.pitch // 4},
+        {"x": x, "variance": out},
+        {"rows": x.rows, "channels": x.shape[3], "c4": x.pitch // 4, "eps": eps},
+        entry="row_variance",
         iterations=2 * ceil(x.pitch // 4, lanes) + ROUNDS,
         flops=4 * x.rows * x.shape[3],
     )
@@ -211,7 +212,7 @@ def _variance(rec: Recorder, x: Tensor, path: str) -> Tensor:
 
 
 def _layer_norm(rec: Recorder, x: Tensor, p: Params, eps: float) -> Tensor:
-    out = rec.new(x.shape, p.path)
+    out = rec.inner(x.shape, p.path)
     lanes, size = (wgsl.numbers("layer_norm")[name] for name in ("LANES", "SIZE"))
     rec.dispatch(
         "layer_norm",

@@ -1,0 +1,8 @@
+// Statistics of a part of some numbers: how many they are, their mean, and M2 = Σ(x - mean)².
+
+// Those of two parts together, by Chan's formula.
+fn merged(p: vec3<f32>, q: vec3<f32>) -> vec3<f32> {
+  let total = max(p.x + q.x, 1.0); // both may be empty
+  let delta = q.y - p.y;
+  return vec3<f32>(p.x + q.x, p.y + delta * (q.x / total), p.z + q.z + delta * delta * (p.x * q.x / total));
+}
