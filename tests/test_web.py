@@ -33,7 +33,7 @@ from moebius.model.vae import VAE, VAEConfig
 from moebius.web.bundle import Bundle
 from moebius.web.edition import ForBrowsers
 from moebius.web.export import export, write_site
-from moebius.web.targets import targets
+from moebius.web.targets import BOUNDS, targets
 
 LOADED = 240  # seconds a page may take to load a small model and check itself
 READY = "moebius.state !== 'loading'"
@@ -176,8 +176,9 @@ def test_damaged_plans_are_refused(chromium: Browser, gemm: Address) -> None:
         "linear.steps[0].bind[1] = 128",
         "linear.steps[0].bind[1] = linear.steps[0].bind[2] = 4",
         "linear.steps[0].bind[2] = 2 ** 33",
-        "linear.taps = [{path: '', dispatch: 99, buffer: 0, size: 4, at: [0]}]",
-        "linear.taps = [{path: '', dispatch: 0, buffer: 0, size: 4, at: [2 ** 33]}]",
+        "linear.taps = [{path: '', type: 'f32', dispatch: 99, buffer: 0, size: 4, at: [0]}]",
+        "linear.taps = [{path: '', type: 'f32', dispatch: 0, buffer: 0, size: 4, at: [2 ** 33]}]",
+        "linear.taps = [{path: '', type: 'f64', dispatch: 0, buffer: 0, size: 4, at: [0]}]",
         "linear.carry = [[0, 1, 2 ** 33]]",
         "linear.carry = [[-9, 1, 4]]",
         "linear.steps[0].pipeline = -1",
@@ -304,6 +305,60 @@ def test_people_paint_and_run(page: Page, tmp_path: Path) -> None:
 
     page.run("moebius.editor.undo(); moebius.editor.clear(); document.getElementById('run').click()")
     assert page.run("document.getElementById('message').textContent").startswith("Nothing is marked")
+
+
+@pytest.fixture(scope="module")
+def half(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The page in half precision, loaded and checked."""
+    folder = tmp_path_factory.mktemp("half") / "page"
+    export(tiny(), folder, tile="cpu", precision="f16", adapter="llvmpipe")
+    with served(folder) as address:
+        opened = Page(chromium, address)
+        opened.wait(READY, LOADED)
+        assert opened.run("moebius.state") == "ready", (opened.run("moebius.error"), opened.log)
+        opened.run("return await moebius.check()", LOADED)
+        yield opened
+        opened.close()
+
+
+def distance(got: np.ndarray, want: np.ndarray) -> tuple[float, float]:
+    """The mean difference in grey levels, and the PSNR."""
+    difference = got.astype(float) - want
+    return float(np.abs(difference).mean()), float(10 * np.log10(255**2 / np.mean(difference**2)))
+
+
+def test_half_precision_makes_the_picture_of_f32(half: Page, page: Page) -> None:
+    """Within its bound of the page in f32, by the page's own measure and by this one's; and it is not f32 that ran."""
+    assert "half precision" in half.run("document.getElementById('model').textContent")
+    assert half.run("moebius.checked.ok"), half.run("moebius.checked.distance")
+    assert half.run("document.getElementById('verdict').textContent").startswith("Yes")
+    got, want = (fetched(p, "return moebius.checked.painted.data;") for p in (half, page))
+    mean, psnr = distance(got, want)
+    assert mean <= BOUNDS["f16"]["mean"], (mean, psnr)
+    assert psnr >= BOUNDS["f16"]["psnr"], (mean, psnr)
+    errors = [[row["relative_l2"] for row in p.run("moebius.checked.rows")] for p in (half, page)]
+    assert max(errors[1]) < 1e-5 < 1e-4 < max(errors[0]) < 2e-2
+    sizes = [p.run("moebius.engine.model().bytes - moebius.engine.exported.plan.weights[0].at") for p in (half, page)]
+    assert sizes[0] < 0.55 * sizes[1]
+
+
+def test_what_is_too_much_for_half_precision_is_made_in_single(half: Page) -> None:
+    """The latents of one player, as if they had overflowed; the same weights make the picture in f32, which is said in one sentence."""
+    half.run("""
+      const { player } = moebius.engine, { read } = player;
+      player.read = async (tensor) => (await read.call(player, tensor)).fill(Infinity);
+      moebius.result = null;
+      document.getElementById('steps').value = 2;
+      document.getElementById('run').click();""")
+    half.wait("moebius.result || moebius.error", LOADED)
+    assert half.run("moebius.error") is None
+    said = half.run("document.getElementById('message-text').textContent")
+    assert "single precision" in said
+    assert said.count(".") == 1
+    got = fetched(half, "return (await import('./bitmaps.js')).pictureOf(moebius.editor.picture).data;")
+    want = np.asarray(tiny()(sample.photo(), sample.mask(), steps=2).image.convert("RGB"))
+    assert distance(got.reshape(want.shape), want)[0] < BOUNDS["f16"]["mean"]
+    half.run("delete moebius.engine.player.read; moebius.editor.history.keptSaved()")
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,21 @@ def test_editions_share_the_weights() -> None:
     assert sum(made.weights.sizes) == sum(record(tiny(), recorder, [plain]).weights.sizes)
 
 
+def test_half_precision_is_half_the_weights() -> None:
+    """Those of dense layers, in all editions; what the last computes with them is f32."""
+    whole = record(tiny(), ForBrowsers("llvmpipe"), targets("f32", software=False)[-1:])
+    half = record(tiny(), ForBrowsers("llvmpipe", stored="f16"), targets("f16", software=False))
+    assert list(half.editions)[-2:] == ["plain", "wide"]
+    assert sum(half.weights.sizes) < 0.55 * sum(whole.weights.sizes)
+    arenas = {name: sum(edition.buffers) for name, (edition, _) in (*half.editions.items(), ("whole", whole.editions["plain"]))}
+    assert arenas["plain"] < 0.9 * arenas["whole"]
+    assert arenas["wide"] == arenas["whole"]
+    for name, precision in (("plain", "f16"), ("wide", "f32")):
+        assert half.editions[name][1] == {"precision": precision, "bound": {"mean": 1, "psnr": 45}, "features": []}
+    unpacked = ["unpack2x16float" in "".join(edition.modules) for edition, _ in (*half.editions.values(), whole.editions["plain"])]
+    assert unpacked[-3:] == [True, True, False]
+
+
 def test_samples_are_of_the_kernels_layout() -> None:
     """From the first value to the last, channels padded to four; of small tensors all."""
     x = np.arange(1, 3 * 40 * 40 + 1, dtype=np.float32).reshape(1, 40, 40, 3)

@@ -12,7 +12,10 @@ from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.menu import Choose
 from moebius.backends.webgpu.ops.assembling import COEFFICIENTS
 from moebius.backends.webgpu.plan import Dispatch, Plan, place
-from moebius.backends.webgpu.tensor import Buffer, Deferred, Tensor
+from moebius.backends.webgpu.recorder import Recorder
+from moebius.backends.webgpu.tensor import Binding, Buffer, Deferred, Tensor, itemsize
+from moebius.model.contract import Precision
+from moebius.model.params import Params
 
 ALIGN = DEFAULT_LIMITS["min-storage-buffer-offset-alignment"]
 SEGMENT = DEFAULT_LIMITS["max-storage-buffer-binding-size"]  # weights lie together in buffers of at most this size
@@ -26,14 +29,26 @@ def samples(size: int) -> tuple[list[int], int]:
     return [i * (size - BLOCK) // (BLOCKS - 1) // 4 * 4 for i in range(BLOCKS)], BLOCK
 
 
+class Packing(Recorder):
+    """Packs the weights in `stored`, whatever precision is recorded: all editions read the same."""
+
+    stored: Precision = "f32"
+
+    def weight(self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any) -> Binding:
+        return self.constant(p, name, shape, fill, *key, dtype=self.stored)
+
+
 class ForBrowsers(WebGPU):
     """Records, and never runs: for the browsers that caps describe, whatever the adapter here, which only lends its driver.
 
     Taps become places in the plan.
     """
 
-    def __init__(self, adapter: str | int | None = None, *, software: bool = False) -> None:
-        super().__init__(adapter, Caps.browser(software), limits="webgpu")
+    recorder: Packing
+
+    def __init__(self, adapter: str | int | None = None, *, software: bool = False, stored: Precision = "f32") -> None:
+        super().__init__(adapter, Caps.browser(software), limits="webgpu", recorder=Packing)
+        self.recorder.stored = stored
         self.taps: list[tuple[str, Tensor]] = []
 
     def aim(self, caps: Caps, choose: Choose = menu.choose) -> None:
@@ -132,8 +147,9 @@ class Edition:
         places = []
         for path, t in taps:
             starts, count = samples(t.rows * t.pitch)
-            at = [4 * start for start in starts]
-            places.append({"path": path, "dispatch": writer[id(t.buffer)], "buffer": self._place(t.buffer)[0], "size": 4 * count, "at": at})
+            size = itemsize(t.dtype)
+            tap = {"path": path, "dispatch": writer[id(t.buffer)], "buffer": self._place(t.buffer)[0], "type": t.dtype}
+            places.append(tap | {"size": size * count, "at": [size * start for start in starts]})
         return places
 
     def _dispatch(self, d: Dispatch) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def export(
     if precision not in get_args(Precision):
         raise UsageError(f"precision is {precision!r}; choose one of {', '.join(get_args(Precision))}.")
     check_target(target)
-    bundle = record(inpainter, ForBrowsers(adapter), targets(precision, software=tile == "cpu"))
+    bundle = record(inpainter, ForBrowsers(adapter, stored=precision), targets(precision, software=tile == "cpu"))
     check = witness(inpainter)
     keep_taps([edition for edition, _ in bundle.editions.values()], check.arrays)
     bundle.arrays = check.arrays

@@ -10,8 +10,8 @@ from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.menu import Choose
 from moebius.model.contract import Precision
 
-PLAIN = "plain"
-NAMES = (PLAIN,)
+PLAIN, WIDE = "plain", "wide"
+NAMES = (PLAIN, WIDE)
 # How far the sample may be from what the native run in float64 made: the most of any value, the mean of all, in grey levels, and the PSNR.
 BOUNDS: dict[Precision, dict[str, float]] = {"f32": {"levels": 1}, "f16": {"mean": 1, "psnr": 45}}
 
@@ -22,13 +22,18 @@ class Target:
 
     name: str
     caps: Caps
+    stored: Precision  # of the weights
     choose: Choose = menu.choose
 
     def about(self) -> dict[str, Any]:
         """What plan.json says of its edition."""
-        return {"precision": self.caps.precision, "bound": BOUNDS[self.caps.precision], "features": sorted(self.caps.features)}
+        return {"precision": self.caps.precision, "bound": BOUNDS[self.stored], "features": sorted(self.caps.features)}
 
 
 def targets(precision: Precision, software: bool) -> list[Target]:
-    """The quickest first; every browser can do the last."""
-    return [Target(PLAIN, Caps.browser(software, precision))]
+    """The quickest first; every browser can do the last, whose numbers are all f32 but for what is stored: a picture that is too much for
+    f16 is made with it."""
+    found = [Target(PLAIN, Caps.browser(software, precision), precision)]
+    if precision == "f16":
+        found.append(Target(WIDE, Caps.browser(software), precision))
+    return found

@@ -2,7 +2,7 @@
 // of pictures.
 
 import { Refused } from "./errors.js";
-import { padded, tensorBytes, unpadded } from "./tensors.js";
+import { numbers, padded, tensorBytes, unpadded } from "./tensors.js";
 
 const SUBMIT_EVERY = 32; // dispatches a submit: a desktop's watchdog ends what runs for two seconds
 const AHEAD = { quick: 8, slow: 1 }; // submits that may wait in the queue: what a run that is stopped has still to wait for
@@ -136,7 +136,7 @@ export class Player {
   }
 
   async read(tensor) {
-    return unpadded(await this.bytes(this.buffer(tensor.buffer), tensorBytes(tensor)), tensor);
+    return unpadded(numbers(await this.bytes(this.buffer(tensor.buffer), tensorBytes(tensor)), "f32"), tensor);
   }
 
   async bytes(buffer, size) {
@@ -156,7 +156,7 @@ export class Player {
     const copy = staging.getMappedRange().slice(0);
     staging.destroy();
     if (this.failed) throw new Refused(`The graphics driver refused a command (${this.failed}); please report this with its name.`);
-    return new Float32Array(copy);
+    return copy;
   }
 
   // One replay; `signal`, an AbortSignal, ends it between two submits. `taps` are copied right behind the dispatch that makes them, before their memory is used again; what is
@@ -180,7 +180,7 @@ export class Player {
     device.queue.submit([encoder.finish()]);
     return async () => {
       const out = [];
-      for (const { tap, buffer } of staged) out.push({ path: tap.path, data: await this.fetched(buffer) });
+      for (const { tap, buffer } of staged) out.push({ path: tap.path, data: numbers(await this.fetched(buffer), tap.type) });
       return out;
     };
   }

@@ -49,8 +49,8 @@ export function checkEdition(file, { modules, pipelines, buffers, plans }, weigh
   for (const { module, access } of pipelines) demand(count(module) && module < modules.length && access.length <= 16, "a pipeline");
   for (const { inputs, outputs, taps, prologue, steps, ...loop } of Object.values(plans)) {
     for (const t of [...inputs, ...outputs, ...(loop.sinusoid ? [loop.sinusoid] : [])]) tensor(t);
-    for (const { dispatch, buffer, size, at } of taps) {
-      demand(count(dispatch) && dispatch < steps.length && at.every((a) => within(buffer, a, size)), "a tap");
+    for (const { dispatch, buffer, type, size, at } of taps) {
+      demand((type === "f32" || type === "f16") && count(dispatch) && dispatch < steps.length && at.every((a) => within(buffer, a, size)), "a tap");
     }
     for (const { pipeline, grid, params, bind } of [...prologue, ...steps]) {
       demand(count(pipeline) && pipeline < pipelines.length, "a dispatch's pipeline");

@@ -1,4 +1,4 @@
-// How a tensor lies in a buffer: float32, channels last, and padded to a multiple of four.
+// How a tensor lies in a buffer: channels last, and padded to a multiple of four. Inputs and outputs are float32.
 
 export const product = (shape) => shape.reduce((a, b) => a * b, 1);
 
@@ -26,4 +26,15 @@ export function unpadded(flat, { shape }) {
   const out = new Float32Array(rows * channels);
   for (let row = 0; row < rows; row++) out.set(flat.subarray(row * pitch, row * pitch + channels), row * channels);
   return out;
+}
+
+// Of bytes, the numbers of a type: "f32" or "f16".
+export function numbers(bytes, type) {
+  return type === "f16" ? Float32Array.from(new Uint16Array(bytes), halfOf) : new Float32Array(bytes);
+}
+
+function halfOf(bits) {
+  const [sign, exponent, fraction] = [bits >> 15 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : fraction * 2 ** -24);
 }
