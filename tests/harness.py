@@ -132,6 +132,11 @@ class Guarded(WebGPU):
     def dispatches(self) -> list[Dispatch]:
         return self.recorder.dispatches
 
+    @property
+    def halves(self) -> bool:
+        """Whether any of them reads or writes some."""
+        return any(b.dtype == "f16" for d in self.dispatches for b in d.bindings)
+
 
 def first(wrong: np.ndarray) -> int:
     return int(np.argmax(wrong.reshape(-1)))

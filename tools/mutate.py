@@ -20,6 +20,8 @@ from time import perf_counter
 ROOT = Path(__file__).parents[1]
 TESTS = ["tests/test_kernels.py", "tests/test_fused.py", "-k", "llvmpipe"]
 TESTS_OF = {  # of files that the kernel tests are not about
+    "finite.wgsl": ["tests/test_kernels.py", "tests/test_halves.py", "-k", "llvmpipe and (finite or named)"],
+    "half.wgsl": ["tests/test_halves.py", "-k", "numbers or every_half"],
     "wgsl.py": ["tests/test_shaders.py", "-k", "not swiftshader and not dawn and not hardware"],
     "reach.py": ["tests/test_reach.py", "-k", "not dawn"],
     "tuned.py": ["tests/test_tuner.py", "-k", "not swiftshader"],
@@ -77,10 +79,22 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("c >= params.a4", "c > params.a4"),
     ],
     "shaders/finite.wgsl": [
-        ("== 0x7f800000u", "== 0x7fc00000u"),
+        ("(x[i] & params.low) == params.low || ", ""),
+        (" || (x[i] & params.high) == params.high", ""),
         ("&flags[params.slot]", "&flags[0]"),
         ("i += groups.x * SIZE", "i += 2u * groups.x * SIZE"),
         ("i < params.count;", "i + 4u < params.count;"),
+    ],
+    "shaders/half.wgsl": [
+        ("unpack2x16float(x.y)", "unpack2x16float(x.x)"),
+        ("0x37fff001u", "0x38000000u"),
+        ("& vec4<u32>(1u)", "& vec4<u32>(0u)"),
+        ("+ 0.5)", "+ 0.50000006)"),
+        ("normal, size >= vec4<u32>(0x38800000u)", "normal, size >= vec4<u32>(0x38000000u)"),
+        ("0x477ff000u", "0x477ff001u"),
+        ("vec4<u32>(0x7e00u)", "vec4<u32>(0x7c00u)"),
+        ("& vec4<u32>(0x8000u)", "& vec4<u32>(0u)"),
+        ("half.xz | (half.yw", "half.xy | (half.zw"),
     ],
     "shaders/dense.wgsl": [
         ("v += bias[c];", "v += bias[0];"),
@@ -364,7 +378,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         (", epilogue=Epilogue(residuals=(residual,))", ""),
     ],
     "engine/moebius/backends/webgpu/ops/norms.py": [
-        ("x.pitch, multiple=aligned)", "x.pitch)"),
+        ("x.pitch, multiple=rec.alignment)", "x.pitch)"),
         ('"image0": image0,', '"image0": 0,'),
         ('"chunk0": chunk0,', '"chunk0": 0,'),
         ('x.rows, size // lanes),\n        {"x": x, "weight"', 'x.rows, size // lanes * 2),\n        {"x": x, "weight"'),
@@ -386,7 +400,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("fuses and a.shape[3] % 4 == 0 and b", "fuses and b"),
     ],
     "engine/moebius/backends/webgpu/recorder.py": [
-        (" - self.caps.storage_alignment // 4 - overhead", " - overhead"),
+        ("- self.alignment - overhead", "- overhead"),
         ("return x, ceil(groups, x), 1", "return x, max(1, groups // x), 1"),
         ("grid = self.flat(grid, kernel.threads)", "grid = self.flat(grid, 2 * kernel.threads)"),
     ],
@@ -426,10 +440,10 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("if not call.prologue and call.rows > FEW:", "if call.rows > FEW:"),
         ("if now() - begin >= seconds:", "if False:"),
         ("out.whole = False", "pass"),
-        ("np.full(nbytes // 4, np.nan, np.float32)", "np.zeros(nbytes // 4, np.float32)"),
+        ("np.full(nbytes // itemsize(out.dtype), np.nan, dtype)", "np.zeros(nbytes // itemsize(out.dtype), dtype)"),
         ("8 * EPS *", "800 * EPS *"),
         ("norm=self._norm(operands.norm)", "norm=operands.norm"),
-        ("np.abs(block) if name == VARIANCE else block", "block"),
+        ("np.abs(block) if name.startswith(VARIANCE) else block", "block"),
         ("LimitError | OutOfMemoryError", "LimitError"),
         ("if row.key in wrong:", "if False:"),
         ("math.ceil(repeats * long / max(taken, 1e-4))", "repeats"),

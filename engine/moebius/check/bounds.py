@@ -1,6 +1,7 @@
 """What float32 may lose: the arithmetic that the bounds of the ops are made of, and the rule by which a difference is judged.
 
-A bound is the relative L2 error of an op's output that roundings explain. What an op's sums, exponentials and norms are is in `specs`.
+A bound is the relative L2 error of an op's output that roundings explain. What an op's sums, exponentials and norms are is in `specs`;
+what is lost on top of that where numbers are stored as halves, in `halves`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from moebius.model.params import Params
 
 U = 2.0**-24  # unit roundoff of float32
+U_HALF = 2.0**-11  # of float16
 # WGSL grants exp an error of 3 + 2·|x| ulp. |x| is about 1 where SiLU is not close to linear, 8 under a softmax's maximum.
 SILU, SOFTMAX = 5 * 2.0**-23, 19 * 2.0**-23
 WORST = 8  # a single value may be this many limits of the root mean square away: one wrong value is lost in the norm of a million

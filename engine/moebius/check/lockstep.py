@@ -14,6 +14,7 @@ import numpy as np
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.tensor import Tensor
+from moebius.check import halves
 from moebius.check.bounds import is_rounding
 from moebius.check.specs import bound, listed
 from moebius.check.standin import StandIn
@@ -32,7 +33,7 @@ from moebius.weights.nano import packaged_nano
 
 @dataclass(frozen=True)
 class Row:
-    """One output of one call of one op: how far it is from the oracle's, and `limit`, what float32 explains."""
+    """One output of one call of one op: how far it is from the oracle's, and `limit`, what its precision explains."""
 
     op: str
     path: str
@@ -52,7 +53,7 @@ class LockStep(StandIn):
 
     def __init__(self, gpu: WebGPU, report: Callable[[Row], None]) -> None:
         super().__init__(gpu)
-        self.report, self.oracle = report, Reference(np.float64)
+        self.gpu, self.report, self.oracle = gpu, report, Reference(np.float64)
 
     def condition(self, ids: np.ndarray, p: Params) -> Condition:
         return self.oracle.condition(ids, p)
@@ -60,10 +61,12 @@ class LockStep(StandIn):
     def called(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         out = super().called(op, args, kwargs)
         args64, kwargs64 = tuple(map(self._host, args)), {k: self._host(v) for k, v in kwargs.items()}
-        limit = bound(op, args64, kwargs64)
         expected = getattr(self.oracle, op)(*args64, **kwargs64)
+        limits = [bound(op, args64, kwargs64)] * len(listed(expected))
+        if self.gpu.caps.precision == "f16":
+            limits = [limit + more for limit, more in zip(limits, halves.lost(op, args64, kwargs64, listed(expected)), strict=True)]
         path = next((a.path for a in args if isinstance(a, Params)), op)
-        for got, want in zip(listed(out), listed(expected), strict=True):
+        for got, want, limit in zip(listed(out), listed(expected), limits, strict=True):
             difference = np.abs(self._host(got) - want.reshape(got.shape))
             norm = float(np.linalg.norm(want)) or 1.0
             error = float(np.linalg.norm(difference)) / norm

@@ -40,6 +40,19 @@ def packed(fill: Callable[[Params], Array], p: Params, name: str, dtype: type[np
     return out
 
 
+def balanced(w: Array) -> Array:
+    """(K, N) of halves that add up, over K, to what w does but for one rounding: each weight takes up what those above it have lost. It is
+    off by twice a rounding at most, and the sum not by the √K of them that it could be."""
+    out, lost = np.zeros(w.shape, np.float32), np.zeros(w.shape[1:])
+    for k, row in enumerate(w):
+        if row.any():  # else it is padding
+            wanted = row + lost
+            rounded = wanted.astype(np.float16)
+            out[k] = np.where(np.isfinite(rounded), rounded, wanted)  # beyond their range: refused when it is packed
+            lost = wanted - out[k]
+    return out
+
+
 def pad4(x: Array, axis: int = -1) -> Array:
     """Zeros up to a multiple of four along one axis."""
     short = up4(x.shape[axis]) - x.shape[axis]

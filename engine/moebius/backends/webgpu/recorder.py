@@ -77,7 +77,13 @@ class Recorder:
         return Tensor(self.buffer(itemsize(dtype) * b * h * w * up4(c), label, kind), (b, h, w, c), dtype)
 
     def inner(self, shape: Sequence[int], label: str) -> Tensor:
-        """What one kernel hands to the next within a block, in the precision that is recorded."""
+        """What one kernel hands to the next within a block, in the precision that is recorded.
+
+        Halves end at 65504, and what is beyond is an infinity that has to reach the end of the network, where a run is tested. So these are
+        what a norm gives, and what goes from one kernel of an op into a product of the next, where an infinity stays one or becomes a NaN.
+        All else is float32: what is added up over layers (the residual stream) or positions (statistics), time tables, latents, and what a
+        softmax is made of: to its exponential -∞ is a sound number, whose result is nothing. docs/kernels.md has the list.
+        """
         return self.new(shape, label, dtype=self.caps.precision)
 
     def constant(
@@ -99,13 +105,19 @@ class Recorder:
     def layer(
         self, p: Params, name: str, shape: tuple[int, int], fill: Callable[..., tuple[np.ndarray, ...]], norm: Params | None, *args: Any
     ) -> tuple[Binding, Binding]:
-        """Weight, of this packed shape, and bias of a layer, of `fill(p, *args, norm)`: with the layer norm in them that it is behind."""
+        """Weight, of this packed shape, and bias of a layer, of `fill(p, *args, norm)`: with the layer norm in them that it is behind.
+
+        The norm's mean is multiplied by what a column of weights adds up to, which is nothing, and stays so when they become halves."""
         key = () if norm is None else (norm.path,)
 
         def make(which: int) -> Callable[[Params], np.ndarray]:
             return lambda p: fill(p, *args, None if norm is None else Finite(norm.root, norm.path))[which]
 
-        return self.weight(p, name, shape, make(0), *key), self.constant(p, f"{name} bias", shape[1:], make(1), *key)
+        def weight(p: Params) -> np.ndarray:
+            w = make(0)(p)
+            return w if norm is None or self.caps.precision == "f32" else pack.balanced(w)
+
+        return self.weight(p, name, shape, weight, *key), self.constant(p, f"{name} bias", shape[1:], make(1), *key)
 
     def vector(self, p: Params, name: str) -> Binding:
         n = p[name].shape[0]

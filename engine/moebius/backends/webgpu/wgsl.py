@@ -126,7 +126,7 @@ def _with_halves(text: str, names: Iterable[str], shader: str) -> str:
     """Four halves, a vec2<u32>, in place of every vec4<f32> of these bindings."""
     for name in names:
         text, found = re.subn(rf"(> {name}: array)<vec4<f32>>;", r"\1<vec2<u32>>;", text)
-        if found != 1:
+        if not found:
             raise MoebiusError(f"{shader}.wgsl has no array of vec4<f32> that is called {name}: it cannot hold halves.")
         parts, begin = [], 0
         for element in re.finditer(rf"(?<![\w.]){name}\[", text):

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from moebius.check import halves
 from moebius.check.bounds import sampling_cancellation
 from moebius.check.specs import assembling, attention, convolutions, norms, tables
 from moebius.check.specs.case import OpSpec
+from moebius.model.contract import Precision
 
 SPECS: dict[str, OpSpec] = {spec.name: spec for module in (tables, convolutions, norms, attention, assembling) for spec in module.SPECS}
 
@@ -19,9 +21,13 @@ def bound(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
     return SPECS[op].bound(*args, **kwargs)
 
 
-def limits(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> list[float]:
+def limits(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, precision: Precision = "f32") -> list[float]:
     """What float32 may lose in every output of an op: its bound, and for guided_ddim, where few values may cancel, how much larger the
-    terms of its sums are than what is left of them; by half, for their roundings go both ways."""
+    terms of its sums are than what is left of them; by half, for their roundings go both ways. In f16, what halves lose as well.
+    `out` is the oracle's."""
+    if precision == "f16":
+        more = halves.lost(op, args, kwargs, listed(out))
+        return [limit + m for limit, m in zip(limits(op, args, kwargs, out), more, strict=True)]
     limit = bound(op, args, kwargs)
     if op != "guided_ddim":
         return [limit] * len(listed(out))

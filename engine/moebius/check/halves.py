@@ -1,0 +1,64 @@
+"""What half precision may lose in an op on top of float32: by how much its outputs move when what is stored in it is moved.
+
+Sums are float32's, so what is lost are the roundings of numbers as they are stored: every weight that products are made with by 2⁻¹¹ of
+itself, every tensor that one kernel hands on to the next, and an input that is a norm's output. How large that becomes in the outputs (sums
+that cancel, a softmax of large logits) the oracle says, at the op's own values: it computes them once more with weights and input moved by
+as much, up or down at random. A value that is handed on is a factor in a product with a weight, and a rounding of it does what one of that
+weight does: so weights are moved by two roundings.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from moebius.backends.reference import Reference
+from moebius.check.bounds import U_HALF
+from moebius.model.params import Checkpoint, Params
+
+NORMS = ("group_norm", "layer_norm")  # whose output is stored as halves; nothing in them is multiplied by a weight that is
+
+
+def moved(array: np.ndarray, seed: str, roundings: float = 1.0) -> np.ndarray:
+    """Every value so many roundings of a half larger or smaller."""
+    signs = np.random.default_rng(zlib.crc32(seed.encode())).integers(0, 2, array.shape, np.int8)
+    out: np.ndarray = array * (1.0 + roundings * U_HALF * (2.0 * signs - 1.0))
+    return out
+
+
+class Moved(Mapping[str, np.ndarray]):
+    """Parameters with all that products are made with moved. Biases and what norms are made of stay: they are float32."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+        self._weights = weights
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._weights[name]
+        return moved(array, name, 2.0) if array.ndim > 1 else array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def moved_params(p: Params) -> Params:
+    return Params(Checkpoint(Moved(p.root)), p.path)
+
+
+def lost(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[np.ndarray]) -> list[float]:
+    """Relative L2 errors of an op's outputs that roundings to halves explain; `outputs` are the oracle's for these arguments."""
+    if op in NORMS:
+        return [U_HALF]
+    if not any(isinstance(a, Params) for a in args):
+        return [0.0] * len(outputs)
+    shaken: list[Any] = [moved_params(a) if isinstance(a, Params) else a for a in args]
+    if isinstance(args[0], np.ndarray):
+        shaken[0] = moved(args[0], op)
+    out = getattr(Reference(np.float64), op)(*shaken, **kwargs)
+    again = list(out) if isinstance(out, tuple) else [out]
+    return [float(np.linalg.norm(a - o)) / (float(np.linalg.norm(o)) or 1.0) for a, o in zip(again, outputs, strict=True)]
