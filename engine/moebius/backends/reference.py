@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from moebius.backends.turns import Turns
 from moebius.errors import UsageError
 from moebius.model.arrays import time_sinusoid, to_nchw
-from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW, Condition, Step, StepState, Tap, Timesteps
+from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW, Condition, Precision, Step, StepState, Tap, Timesteps
 from moebius.model.params import Checkpoint, Params
 
 Array = np.ndarray
@@ -53,6 +53,7 @@ class Reference:
     """`Reference(np.float64)` is the oracle every other backend is measured against."""
 
     largest_batch = 1
+    precision: Precision = "f32"  # and more, for what it makes is never rounded to f16
 
     def __init__(self, dtype: type[np.floating] = np.float64) -> None:
         self.dtype = np.dtype(dtype)
@@ -67,6 +68,9 @@ class Reference:
 
     def __repr__(self) -> str:
         return self.name
+
+    def in_f32(self) -> Self:
+        return self
 
     # edges -------------------------------------------------------------------------------------------------------
     def run(self, forward: Callable[..., Array], arrays: Sequence[Array], *args: Any, tap: Tap | None = None) -> Array:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from moebius.check.specs import SPECS, listed
+from moebius.errors import UsageError
 from moebius.model.arrays import to_nchw
-from moebius.model.contract import OpByOp, Step, StepState, Tap, Timesteps
+from moebius.model.contract import OpByOp, Precision, Step, StepState, Tap, Timesteps
 from moebius.model.params import Checkpoint, Params
 
 
@@ -47,6 +48,14 @@ class StandIn:
     @property
     def name(self) -> str:
         return self.ops.name
+
+    @property
+    def precision(self) -> Precision:
+        return self.ops.precision
+
+    def in_f32(self) -> Any:
+        """What stands in sees one device; what overflows there is an error."""
+        raise UsageError(f"{self.name} is checked in {self.precision}; check it in f32 by itself.")
 
     def run(self, forward: Callable[..., Any], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
         self._runs[forward.__name__] += 1

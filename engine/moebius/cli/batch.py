@@ -134,7 +134,7 @@ def outcomes(args: argparse.Namespace, wanted: Options, work: Listed) -> Generat
         first = machines.first()
         if args.synthetic:
             tell(SYNTHETIC)
-        tell(f"Device: {first.device}; workers: {len(machines.slots)}")
+        tell(f"Device: {first.device}, in {first.precision}; workers: {len(machines.slots)}")
         for note in first.notes:
             tell(note)
         if getattr(args, "like_record", None) is not None:

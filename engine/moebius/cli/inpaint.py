@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moebius import sample
 from moebius.cli import options, target
 from moebius.cli.endings import inputs
-from moebius.cli.like import take_same_model
+from moebius.cli.like import take_same_model, take_same_precision
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_nothing
 from moebius.cli.progress import Bar
@@ -145,6 +145,7 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"{args.like} does not say how it was made; only pictures written by moebius do.")
         settings = {k: v for k, v in record.items() if k in names}
         take_same_model(args, record)
+        take_same_precision(args, record)
     settings |= {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     Settings(**settings)
     return settings
@@ -165,8 +166,10 @@ def numbered(path: Path, count: int) -> list[Path]:
 def run_with_progress(model: Inpainter, photo: Photo, mask: Mask, settings: dict[str, Any], args: argparse.Namespace) -> Result:
     """Says first what the user should know; then with a bar on a terminal, and a line every few seconds elsewhere."""
     run = model.steps(photo, mask, **settings)
-    for note in () if args.quiet else run.notes:
-        say(note)
+    tell = say_nothing if args.quiet else say
+    begun = run.notes
+    for note in begun:
+        tell(note)
     if len(run.modelled) + len(run.finer) > 1 and not args.quiet:
         n, over = len(run.modelled), f", and {len(run.finer)} draw over that" if run.finer else ""
         cover = "window covers" if n == 1 else f"windows of {model.size}×{model.size} pixels cover"
@@ -180,6 +183,8 @@ def run_with_progress(model: Inpainter, photo: Photo, mask: Mask, settings: dict
     finally:
         if bar is not None:
             bar.clear()
+    for note in run.notes[len(begun) :]:
+        tell(note)
     return run.result
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from moebius.errors import UsageError
+from moebius.model.contract import Precision
 from moebius.weights.published import FOLDERS, NANO, UNET_REPO
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ def take_same_model(args: argparse.Namespace, record: Mapping[str, Any]) -> None
     else:
         file = words(unet["path"]) if "path" in unet else words(model) if model else "an unnamed model"
         raise UsageError(f"{args.like} was made with {file}{digest_of(record, 'unet')}; say where that is with --model.")
+
+
+def take_same_precision(args: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    """Sets the precision to the one that made a picture, where the options name none."""
+    if args.precision is None and record.get("precision") in get_args(Precision):
+        args.precision = record["precision"]
 
 
 def compare_model(args: argparse.Namespace, model: Inpainter, say: Callable[..., None]) -> None:

@@ -27,7 +27,7 @@ def load_model(
     if args.synthetic:
         say(SYNTHETIC)
     model = recipe(args).load(progress or (None if args.quiet else Transfer()))
-    say(f"Device: {model.device}")
+    say(f"Device: {model.device}, in {model.precision}")
     if getattr(args, "like_record", None) is not None:
         compare_model(args, model, say)
     return model
@@ -35,5 +35,5 @@ def load_model(
 
 def recipe(args: argparse.Namespace) -> Recipe:
     """What the options of `options.add_model` and `add_device` say."""
-    on = {"device": args.device, "require_gpu": args.require_gpu, "precision": args.precision, "threads": args.threads}
+    on = {"device": args.device, "require_gpu": args.require_gpu, "precision": args.precision or "auto", "threads": args.threads}
     return Recipe(args.model or NANO, args.vae, args.revision, args.synthetic, on)

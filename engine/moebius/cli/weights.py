@@ -19,6 +19,7 @@ def add_parsers(commands: Any) -> None:
     p = commands.add_parser("download", help="fetch and convert a published model ahead")
     p.add_argument("name", metavar="NAME", help=NAMES)
     p.add_argument("--revision", metavar="REV")
+    p.add_argument("--precision", choices=["f32", "f16"], default="f32", help="of the copies kept (f32); f16: half the size")
     p.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
     p.set_defaults(command=download)
 
@@ -34,7 +35,8 @@ def download(args: argparse.Namespace) -> int:
     if args.name not in FOLDERS:
         raise UsageError(f"{args.name!r} is no published model. There are {NAMES}.{did_you_mean(args.name, FOLDERS)}")
     notes: list[str] = []
-    items = store.download(args.name, revision=args.revision, dry_run=args.dry_run, progress=Transfer(), notes=notes)
+    which: dict[str, Any] = {"revision": args.revision, "precision": args.precision}
+    items = store.download(args.name, **which, dry_run=args.dry_run, progress=Transfer(), notes=notes)
     for note in notes:
         say(note)
     for item in items:

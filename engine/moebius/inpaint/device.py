@@ -5,37 +5,54 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from moebius.backends import hardware
-from moebius.errors import AdapterError, UsageError
-from moebius.model.contract import Ops
+from moebius.errors import AdapterError, UsageError, did_you_mean
+from moebius.model.contract import Ops, Precision
 
 if TYPE_CHECKING:
     from moebius.backends.webgpu import WebGPU
 
 
-def open_device(device: str = "auto", *, require_gpu: bool = False, precision: str = "f32", threads: int | None = None) -> Ops:
+PRECISIONS = ("auto", *get_args(Precision))
+
+
+def chosen_precision(asked: str) -> Precision:
+    """What "auto" means: f32, whatever the device."""
+    if not isinstance(asked, str) or asked not in PRECISIONS:
+        raise UsageError(f"precision is {ascii(asked)[:80]}; choose one of {', '.join(PRECISIONS)}.{did_you_mean(asked, PRECISIONS)}")
+    return "f16" if asked == "f16" else "f32"
+
+
+def unmet(asked: str, ops: Ops) -> tuple[str, ...]:
+    """What is to be said where a device computes in another precision than the one that was asked for."""
+    if asked == "auto" or asked == ops.precision:
+        return ()
+    return (f"Precision {asked} is for GPUs; {ops.name} computes in {ops.precision}.",)
+
+
+def open_device(device: str = "auto", *, require_gpu: bool = False, precision: str = "auto", threads: int | None = None) -> Ops:
     """The ops of a device.
 
     "auto" takes the best hardware GPU (discrete before integrated), else the CPU device; a software driver only when it is
     named, because NumPy is many times faster. "cpu" is the CPU device; anything else names an adapter (`moebius adapters`).
-    `threads` are the CPU device's: as many as there are cores for this process, unless given.
+    `threads` are the CPU device's: as many as there are cores for this process, unless given. `precision` is "f32", "f16" for GPUs (the
+    CPU device computes in f32 whatever is asked for), or "auto"; the one it is, is `precision` of the ops.
 
     A GPU that computes wrong is not used. Chosen by "auto" it gives way to the CPU device, and a warning says so. Named, it is an error:
     who names an adapter wants that one, and neither another device in its place nor a wrong picture.
     """
-    if precision != "f32":
-        raise UsageError(f"precision is {precision!r}; only 'f32' is there so far.")
+    kind = chosen_precision(precision)
     if device == "cpu":
         if require_gpu:
             raise UsageError("A GPU is required, and the device asked for is cpu; drop one of the two.")
         return _cpu(threads)
     if device == "auto":
-        return _best(require_gpu, threads)
+        return _best(require_gpu, kind, threads)
     from moebius.backends.webgpu import WebGPU
 
-    ops = WebGPU(device)
+    ops = WebGPU(device, precision=kind)
     if require_gpu and ops.caps.is_software:
         raise AdapterError(f"A GPU is required, and {ops.name} is a software driver. `moebius adapters` lists what there is.")
     if wrong := _fault(ops):
@@ -50,7 +67,7 @@ def preferred(listed: Sequence[Any]) -> Any | None:
     return min((a for a in listed if a.info["adapter_type"] != "CPU"), key=rank, default=None)
 
 
-def _best(require_gpu: bool, threads: int | None) -> Ops:
+def _best(require_gpu: bool, precision: Precision, threads: int | None) -> Ops:
     if not require_gpu and not hardware.possible():
         return _cpu(threads)
     from moebius.backends.webgpu import WebGPU, adapters
@@ -60,7 +77,7 @@ def _best(require_gpu: bool, threads: int | None) -> Ops:
     except AdapterError:  # wgpu cannot even load (no loader library); the CPU device still works
         listed = []
     if preferred(listed) is not None:
-        ops = WebGPU()
+        ops = WebGPU(precision=precision)
         wrong = _fault(ops)
         if not wrong:
             return _tuned(ops)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from moebius.errors import UsageError, did_you_mean
-from moebius.inpaint.device import open_device
+from moebius.inpaint.device import open_device, unmet
 from moebius.inpaint.loaded import LoadedModel
 from moebius.inpaint.result import Result, Step
 from moebius.inpaint.run import Run
@@ -39,7 +39,7 @@ class Inpainter(LoadedModel):
         *,
         device: str = "auto",
         require_gpu: bool = False,
-        precision: str = "f32",
+        precision: str = "auto",
         threads: int | None = None,
         vae: Any = None,
         revision: str | None = None,
@@ -54,6 +54,7 @@ class Inpainter(LoadedModel):
         inpainter = cls.from_weights(weights, ops)
         if model == NANO:
             inpainter.notes = (nano.NOTE, *inpainter.notes)
+        inpainter.notes += unmet(precision, ops)
         return inpainter
 
     @classmethod
@@ -90,7 +91,7 @@ class Inpainter(LoadedModel):
 
         `max_pixels` is the most that a picture may have. `on_step` is called after every sampling step; what it raises ends the run. A
         mask that looks like a photograph is refused unless `force`, one that marks nothing (EmptyMaskError) unless `allow_empty`; one that
-        marks most of the image is a UserWarning, with the cost, before the run begins.
+        marks most of the image is a UserWarning, with the cost, before the run begins, and so is at its end one that overflowed f16.
         """
         run = self.steps(image, mask, noise=noise, max_pixels=max_pixels, force=force, allow_empty=allow_empty, **settings)
         if run.warning:
@@ -98,6 +99,8 @@ class Inpainter(LoadedModel):
         for step in run:
             if on_step is not None:
                 on_step(step)
+        if run.overflow:
+            warnings.warn(run.overflow, UserWarning, stacklevel=2)
         return run.result
 
     def steps(
@@ -112,7 +115,7 @@ class Inpainter(LoadedModel):
         **settings: Any,
     ) -> Run:
         """The same, step by step: iterate over it; then its `result` is there. Not iterated further, it has stopped. What would be
-        warned of is its `warning`, and among its `notes`, from the start."""
+        warned of is its `warning`, and among its `notes`, from the start. Where f16 overflows its steps begin again, in f32."""
         self.check_open()
         names = [f.name for f in fields(Settings)]
         unknown = sorted(settings.keys() - set(names))

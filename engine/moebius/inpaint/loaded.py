@@ -10,6 +10,7 @@ import numpy as np
 
 from moebius.errors import NonFiniteError, UsageError
 from moebius.inpaint.settings import Settings
+from moebius.model.contract import Precision
 from moebius.model.denoise import Denoiser
 from moebius.model.scheduler import DDIM
 from moebius.model.unet import UNet, condition_ids
@@ -55,7 +56,8 @@ class LoadedModel:
         self.closed = False
         self.notes: tuple[str, ...] = ()  # what the user should know about the weights
         self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}
-        self._lock = threading.RLock()  # of `_denoisers`; a run that is collected while its thread has it may come here again
+        self._f32: LoadedModel | None = None  # as `in_f32` gives it
+        self._lock = threading.RLock()  # of these two; a run that is collected while its thread has it may come here again
 
     @property
     def revision(self) -> str | None:
@@ -81,6 +83,24 @@ class LoadedModel:
     def device(self) -> str:
         """What computes, in words."""
         return self.unet.ops.name
+
+    @property
+    def precision(self) -> Precision:
+        return self.unet.ops.precision
+
+    def in_f32(self) -> LoadedModel:
+        """The same model on the same device in f32: itself where it is that, else one that takes memory there when it first computes, and
+        until `release`."""
+        if self.precision == "f32":
+            return self
+        with self._lock:
+            if self._f32 is None:
+                ops = self.unet.ops.in_f32()
+                nets = UNet(self.unet.config, self.unet.root.root, ops), VAE(self.vae.config, self.vae.root.root, ops)
+                which: dict[str, Any] = {"model": self.model, "blend": self.blend, "sources": self.sources, "digests": self.digests}
+                self._f32 = LoadedModel(*nets, self.scheduler, **which)
+                self._f32.detail, self._f32.notes = self.detail, self.notes
+            return self._f32
 
     def denoiser(self, batch: int, timesteps: np.ndarray, settings: Settings) -> Denoiser:
         """The sampling loop for that many windows at once. The last ones used are kept, a recorded step with each, besides those of runs
@@ -118,6 +138,8 @@ class LoadedModel:
         self.forget_denoisers()
         for net in (self.unet, self.vae):
             net.ops.forget(net, net.root.root)
+        if self._f32 is not None:
+            self._f32.release()
 
     def __enter__(self) -> Self:
         return self

@@ -8,8 +8,9 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
+from moebius.errors import NonFiniteError
 from moebius.inpaint.item import Item
-from moebius.inpaint.loaded import LoadedModel
+from moebius.inpaint.loaded import LoadedModel, Moments
 from moebius.pictures.pixels import rescaled
 from moebius.pictures.windows import Window
 
@@ -39,11 +40,20 @@ class Preview:
         """(5, 3): four latent channels and a constant to red, green and blue."""
         if item.window not in self._maps:
             vae, x = self.model.vae, item.cut.x[0]
-            mean, _ = item.clean or self.model.moments(item.cut.x)
+            mean, _ = item.clean or self._moments(item.cut.x)
             z, f = mean[0].reshape(mean.shape[1], -1).T * vae.config.scaling_factor, vae.config.factor  # (positions, 4)
             small = x.reshape(3, x.shape[1] // f, f, x.shape[2] // f, f).mean(axis=(2, 4)).reshape(3, -1).T
             self._maps[item.window] = np.linalg.lstsq(np.column_stack([z, np.ones(len(z))]), small, rcond=None)[0]
         return self._maps[item.window]
+
+    def _moments(self, x: np.ndarray) -> Moments:
+        """In f32 where f16 overflows: the picture is made without these."""
+        try:
+            return self.model.moments(x)
+        except NonFiniteError:
+            if self.model.precision == "f32":
+                raise
+            return self.model.in_f32().moments(x)
 
     def patches(self, estimate: Callable[[], np.ndarray], items: Sequence[Item]) -> list[tuple[Window, np.ndarray]]:
         """Windows, and what their estimated latents look like: (h, w, 3) uint8, a pixel a latent.

@@ -14,6 +14,7 @@ from PIL import Image
 
 from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError, UsageError
 from moebius.inpaint.clock import Clock
+from moebius.inpaint.coding import decode, encode
 from moebius.inpaint.cost import large_mask
 from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.item import Item
@@ -24,7 +25,7 @@ from moebius.inpaint.result import Result, Step
 from moebius.inpaint.settings import Settings
 from moebius.model.contract import StepState
 from moebius.pictures import photo as photos
-from moebius.pictures import published, windows
+from moebius.pictures import windows
 from moebius.pictures.blend import NO_DETAIL, Blend, is_thin, published_picture, put_back, put_film, put_finer, seam_weights
 from moebius.pictures.cut import cut_out
 from moebius.pictures.extend import chosen_mask, extended
@@ -34,6 +35,7 @@ from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
 from moebius.pictures.pixels import rescaled
 
 FINER = 1  # which noise of a seed the finer windows have
+OVERFLOWED = "Numbers of this picture overflowed f16, so it was made in f32; with precision f32 (--precision f32) the first try is saved."
 MOST_ITEMS = 10_000  # windows × pictures of one run: each keeps its noise and its latents
 
 
@@ -84,6 +86,7 @@ class Run:
         self._start: np.ndarray | None = None  # as `prepare` is given it
         self._keep = 0.0
         self._prepared = self._started = self._decoded = False
+        self.overflow: str | None = None  # what is to be said where it began again in f32
         self._result: Result | None = None
         self._joining = Lock()  # whoever asks for the result first puts it together
         self._done = 0  # steps
@@ -91,8 +94,9 @@ class Run:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, before the run begins: of the model, of photo and mask, of the cost where most is marked."""
-        return (*self.model.notes, *self.photo.notes, *self.mask.notes, *([self.warning] if self.warning else []))
+        """What the user should know, before the run begins: of the model, of photo and mask, of the cost where most is marked; and
+        at its end, whether it overflowed."""
+        return (*self.model.notes, *self.photo.notes, *self.mask.notes, *(note for note in (self.warning, self.overflow) if note))
 
     @property
     def result(self) -> Result:
@@ -152,10 +156,15 @@ class Run:
         try:
             self.begin()
             yield from self.denoise()
-            self.finish()
+            while not self.finish():
+                yield from self.denoise()
         finally:
-            if self.model.closed:  # while this run was under way
-                self.model.release()
+            self.leave()
+
+    def leave(self) -> None:
+        """Gives back what nobody else needs: f32 beside f16, and all of a model that was closed while this run was under way."""
+        if self.model.closed or self.overflow:
+            self.model.release()
 
     def begin(self) -> None:
         """Up to the latents that sampling starts from."""
@@ -163,28 +172,56 @@ class Run:
         self._started = True
         self.prepare()
         self._clock.resume()
-        self._encode(self.items, self.settings.strength, self.timesteps)
+        self._begin()
+
+    def _begin(self) -> None:
+        try:
+            encode(self.model, self.items, self.settings, self.settings.strength, self.timesteps, self._start)
+        except NonFiniteError as error:
+            self.fall_back(error)
         self._clock.book("encode")
 
+    def fall_back(self, error: NonFiniteError) -> None:
+        """Begins again in f32, where what is not finite may have overflowed f16; raises the error where it is in f32."""
+        if self.model.precision == "f32":
+            raise error
+        self.model, self.overflow = self.model.in_f32(), OVERFLOWED
+        self._finer_items, self._done, self._total = [], 0, None
+        self.__dict__.pop("_preview", None)
+        self._begin()
+
     def denoise(self) -> Iterator[Step]:
-        """All its steps: those of its windows, then those of the finer ones, which start from what the others made."""
+        """All its steps; where they overflow, all again in f32."""
+        try:
+            yield from self._denoise()
+        except NonFiniteError as error:
+            self.fall_back(error)
+            yield from self._denoise()
+
+    def _denoise(self) -> Iterator[Step]:
+        """The steps of its windows, then those of the finer ones, which start from what the others made."""
         count = self.settings.num_images
         yield from self._sample(self.items, self.timesteps, self._preview, self._after(count))
         if not self.finer:
             return
         self._clock.book("denoise")
-        self._decode(self.items)
+        decode(self.model, self.items)
         self._clock.book("decode")
         for image in range(count):
             yield from self._draw_over(image)
 
-    def finish(self) -> None:
-        """From the latents of all items to their pixels."""
+    def finish(self) -> bool:
+        """From the latents of all items to their pixels. False where these overflow: it has begun again, and all its steps are to come."""
         self._clock.book("denoise")
-        if not self.finer:
-            self._decode(self.items)
+        try:
+            if not self.finer:
+                decode(self.model, self.items)
+        except NonFiniteError as error:
+            self.fall_back(error)
+            return False
         self._decoded = True
         self._clock.book("decode")
+        return True
 
     def _draw_over(self, image: int) -> Iterator[Step]:
         """The finer windows of one picture: they start from what the others made, with noise of their own seed, in the picture's places."""
@@ -196,11 +233,11 @@ class Run:
         items = [Item(image, cut, {name: array[w : w + 1] for name, array in noise.items()}) for w, cut in enumerate(cuts)]
         self._clock.book("prepare")
         preview, after = Preview(self.model, canvas, self.mask.fill), self._after(self.settings.num_images - image - 1)
-        self._encode(items, settings.refine, self._finer_timesteps)
+        encode(self.model, items, settings, settings.refine, self._finer_timesteps)
         self._clock.book("encode")
         yield from self._sample(items, self._finer_timesteps, preview, after)
         self._clock.book("denoise")
-        self._decode(items)
+        decode(self.model, items)
         self._clock.book("decode")
         for item in items:  # so that many pictures take no more memory than their pixels
             item.drop()
@@ -235,28 +272,6 @@ class Run:
         for i in range(count):
             image, w = divmod(i, len(cuts))
             self.items.append(Item(image, cuts[w], {name: array[i : i + 1] for name, array in noise.items()}))
-
-    # encode ------------------------------------------------------------------------------------------------------
-    def _encode(self, items: Sequence[Item], strength: float, timesteps: np.ndarray) -> None:
-        """Encodes each window once, as it is and with its hole in grey; from these comes what the sampling loop takes."""
-        model, settings = self.model, self.settings
-        count = sum(item.image == items[0].image for item in items)
-        for w in range(count):
-            of_window = items[w::count]
-            cut = of_window[0].cut
-            # From strength 1 on the image itself has no part in the start.
-            given = self._start if items is self.items else None
-            first = cut.x if given is None else cut_out(cut.window, given).x
-            clean = model.moments(first) if strength < 1 else None
-            masked = model.moments(published.masked_image(cut.x, cut.m))
-            mask = published.latent_mask(cut.m, model.vae.config.factor)
-            for item in of_window:
-                start = item.noise["start"] + settings.noise_offset * item.noise["offset"]
-                if clean is not None:
-                    start = model.scheduler.add_noise(model.sample(clean, item.noise["image"]), start, int(timesteps[0]))
-                item.clean, item.mask = clean, mask
-                item.start = start.astype(np.float64)
-                item.masked = model.sample(masked, item.noise["masked"]).astype(np.float64)
 
     # denoise -----------------------------------------------------------------------------------------------------
     def _sample(self, every: Sequence[Item], timesteps: np.ndarray, preview: Preview, after: int) -> Iterator[Step]:
@@ -322,22 +337,11 @@ class Run:
                 for item, latents in zip(items, state.latents(), strict=True):
                     item.latents = np.array(latents[None], np.float64)
             yield state
+        check_finite(self._latents(items), "latents", self.model.unet)
 
     def _latents(self, items: Sequence[Item]) -> np.ndarray:
         empty = np.empty((0, self.model.vae.config.latent_channels, self._side, self._side))
         return np.concatenate([i.latents for i in items]) if items else empty
-
-    # decode ------------------------------------------------------------------------------------------------------
-    def _decode(self, items: Sequence[Item]) -> None:
-        vae = self.model.vae
-        check_finite(self._latents(items), "latents", self.model.unet)
-        for item in items:
-            x = check_finite(vae.decode(item.latents / vae.config.scaling_factor), "decoded picture", vae)
-            item.decoded = published.to_integers(x, item.cut.rgb.dtype)
-            if not item.decoded.any() and item.cut.rgb[item.cut.m[0, 0] == 0].any():
-                raise NonFiniteError(
-                    f"The decoded picture is black (vae.decode on {self.model.device}). Run `moebius validate` on this adapter."
-                )
 
     # blend -------------------------------------------------------------------------------------------------------
     def _picture(self, image: int, blend: Blend) -> Image.Image:

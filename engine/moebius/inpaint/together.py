@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from moebius.errors import LimitError, OutOfMemoryError
+from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError
+from moebius.inpaint.coding import are_finite
 from moebius.inpaint.result import Step
 from moebius.inpaint.run import Run
 
@@ -22,24 +23,42 @@ def alike(one: Run, *others: Run) -> bool:
     return all(key(one) == key(other) and not other.finer for other in others) and not (others and one.finer)
 
 
-def sampled(runs: Sequence[Run], wanted: Callable[[Run], bool] = lambda run: True) -> Generator[Pairs, None, None]:
+def reraised(run: Run, error: NonFiniteError) -> None:
+    raise error
+
+
+def sampled(
+    runs: Sequence[Run], wanted: Callable[[Run], bool] = lambda run: True, failed: Callable[[Run, NonFiniteError], None] = reraised
+) -> Generator[Pairs, None, None]:
     """A step of each of the runs, which have begun and are alike, at a time. Ends when none of them is `wanted` any more.
 
-    Where the device has no room for all at once they go one after the other, from the beginning.
+    Where the device has no room for all at once they go one after the other, from the beginning. So do those that overflowed f16, in f32;
+    what is not finite in f32 is told to `failed`, and the others go on.
     """
-    if sum(bool(run.items) for run in runs) > 1:
+    left, overflowed = list(runs), dict[Run, NonFiniteError]()
+    batch = [run for run in runs if run.overflow is None]  # else it is in f32, since its windows were encoded
+    if sum(bool(run.items) for run in batch) > 1:
         try:
-            yield from _at_once(runs, wanted)
-            return
+            yield from _at_once(batch, wanted)
+            left = [run for run in runs if run not in batch]
         except (LimitError, OutOfMemoryError):
-            runs[0].model.forget_denoisers()
-    for run in runs:
+            batch[0].model.forget_denoisers()
+        except NonFiniteError as error:
+            overflowed = {run: error for run in batch if not are_finite(run.items)}
+            sound = [run for run in batch if overflowed and run not in overflowed]
+            left = [run for run in runs if run not in sound]
+    for run in left:
         if not wanted(run):
             continue
-        for step in run.denoise():
-            yield [(run, step)]
-            if not wanted(run):
-                break
+        try:
+            if run in overflowed:
+                run.fall_back(overflowed[run])
+            for step in run.denoise():
+                yield [(run, step)]
+                if not wanted(run):
+                    break
+        except NonFiniteError as error:
+            failed(run, error)
 
 
 def _at_once(runs: Sequence[Run], wanted: Callable[[Run], bool]) -> Iterator[Pairs]:

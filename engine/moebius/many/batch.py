@@ -146,7 +146,7 @@ def batch(
     revision: str | None = None,
     device: str = "auto",
     require_gpu: bool = False,
-    precision: str = "f32",
+    precision: str = "auto",
     threads: int | None = None,
     recursive: bool = False,
     ray: bool | str = False,

@@ -40,6 +40,7 @@ class About:
     """What a worker says of itself."""
 
     device: str
+    precision: str
     notes: tuple[str, ...]
     model: str
     identity: dict[str, Any]
@@ -64,7 +65,7 @@ class Actor:
             return error if isinstance(error, MoebiusError) else MoebiusError(f"{type(error).__name__}: {error}")
         self.worker = Worker(model, self.options, name=name)
         of_model = model.model, model.identity, dict(model.digests)
-        return About(model.device, model.notes, *of_model, moebius.__version__, name, os.getpid())
+        return About(model.device, model.precision, model.notes, *of_model, moebius.__version__, name, os.getpid())
 
     def _own(self) -> dict[str, Any]:
         """Of several GPUs alike the one that Ray has given to this actor. Ray hides the others from CUDA, and not from Vulkan."""

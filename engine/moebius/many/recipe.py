@@ -28,11 +28,13 @@ class Recipe:
         return replace(self, device={**self.device, **device})
 
     def load(self, progress: Callable[[str, int, int | None], None] | None = None) -> Inpainter:
-        from moebius.inpaint.device import open_device
+        from moebius.inpaint.device import open_device, unmet
         from moebius.inpaint.inpainter import Inpainter
 
         if self.synthetic:
-            return made(self.synthetic, open_device(**self.device))
+            model = made(self.synthetic, open_device(**self.device))
+            model.notes += unmet(self.device.get("precision", "auto"), model.unet.ops)
+            return model
         return Inpainter.from_pretrained(self.model, vae=self.vae, revision=self.revision, progress=progress, **self.device)
 
 

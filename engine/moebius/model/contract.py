@@ -78,6 +78,13 @@ class Edges(Protocol[T_contra]):
     def name(self) -> str:
         """What computes, in one line for people."""
 
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+
+    def in_f32(self) -> Ops[Any]:
+        """The same device in f32: this one, where that is its precision."""
+
     def run(self, forward: Callable[..., T_contra], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:
         """forward(*tensors, *args) on NCHW arrays, back to an NCHW array. `tap` receives module outputs."""
 

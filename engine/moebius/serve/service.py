@@ -163,6 +163,7 @@ class Service:
         return {
             "name": model.model,
             "device": model.device,
+            "precision": model.precision,
             "size": model.size,
             "version": moebius.__version__,
             "notes": list(model.notes),

@@ -80,8 +80,10 @@ class Worker(threading.Thread):
                     job_of[run] = job
             except Exception as error:
                 self._fail(job, error)
+                if run is not None:
+                    run.leave()
         shown = 0.0
-        with closing(sampled(list(job_of), lambda run: not job_of[run].over)) as steps:
+        with closing(sampled(list(job_of), lambda run: not job_of[run].over, lambda run, error: self._fail(job_of[run], error))) as steps:
             for pairs in steps:
                 show = time.monotonic() - shown >= self.limits.preview
                 for run, step in pairs:
@@ -91,12 +93,20 @@ class Worker(threading.Thread):
                 shown = time.monotonic() if show else shown
         for run, job in job_of.items():
             try:
-                if self._goes_on(job):
-                    run.finish()
+                while self._goes_on(job) and not run.finish():  # it overflowed f16, and has begun again
+                    for step in run.denoise():
+                        step.state.estimate()
+                        if not self._goes_on(job):
+                            break
+                        job.hear(step.index + 1, step.total, {})
+                if not job.over:
+                    job.about["notes"] = list(run.notes)
                     self._unwritten.acquire()
                     self._writer.submit(self._write, job, run)
             except Exception as error:
                 self._fail(job, error)
+            finally:
+                run.leave()
 
     def _goes_on(self, job: Job) -> bool:
         """Ends a job that is to end, or whose time is over."""

@@ -18,6 +18,7 @@ from moebius.model.vae import VAEConfig
 from moebius.weights import identity, infer
 from moebius.weights.checkpoint import NET_NAMES, Weights, in_memory, stand_ins
 from moebius.weights.formats import safetensors
+from moebius.weights.formats.half import stored
 from moebius.weights.formats.tensors import FileTensors, is_finite
 
 BUNDLE_KEY = "moebius"  # of the metadata: {"unet": {config}, "vae": {config}, and "blend" where the model wants its fills joined so}
@@ -38,8 +39,7 @@ def write_bundle(
     blend: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Both networks in one .safetensors, tensors named unet.… and vae.…, with their configs. `half` stores matrices as float16; vectors
-    (norms, statistics) stay float32, being small and wide in range."""
+    """Both networks in one .safetensors, tensors named unet.… and vae.…, with their configs; `half` as `formats.half` says."""
     arrays: dict[str, np.ndarray] = {}
     configs: dict[str, Any] = {}
     for net, config, weights, shapes in (
@@ -50,10 +50,10 @@ def write_bundle(
         configs[net] = infer.to_json(config)
         for name in shapes:
             with np.errstate(over="ignore"):
-                array = np.asarray(weights[name], np.float16 if half and weights[name].ndim > 1 else np.float32)
+                array = np.asarray(weights[name], np.float32)
             if not is_finite(array):
-                raise WeightError(f"{net}.{name} holds a value that {array.dtype} cannot. Write the bundle with half=False.")
-            arrays[f"{net}.{name}"] = array
+                raise WeightError(f"{net}.{name} holds a NaN or an infinity, or a value beyond float32.")
+            arrays[f"{net}.{name}"] = stored(f"{net}.{name}", array, "f16" if half else "f32")
     if blend is not None:
         configs["blend"] = blend
     safetensors.write(path, arrays, {**(metadata or {}), BUNDLE_KEY: json.dumps(configs)})

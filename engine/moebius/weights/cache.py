@@ -29,7 +29,8 @@ def cache_entries(match: str = "") -> list[CacheEntry]:
     for _, ref in all_refs():
         s = ref.source
         if ref.copy is not None:
-            sources.setdefault(ref.copy, []).append(s.get("path") or f"{s.get('repo')}/{s.get('file')} at {s.get('revision')}")
+            what = s.get("path") or f"{s.get('repo')}/{s.get('file')} at {s.get('revision')}"
+            sources.setdefault(ref.copy, []).append(what if ref.precision == "f32" else f"{what} in {ref.precision}")
     entries = [
         CacheEntry(path, size, tuple(sources.get(path.name.removesuffix(".damaged"), ())))
         for name in ("weights", "parts")

@@ -1,13 +1,15 @@
-"""A checkpoint → its float32 copy in the cache.
+"""A checkpoint → its copy in the cache.
 
 A checkpoint is converted once. The copy holds float32 whatever the source held, because that is what every backend computes in and
 packs from: the second start hands out views of the mapped file and decodes nothing. A 16-bit source takes twice its size on the disk
-for that. A float32 .safetensors of the user's is read into memory at each start instead, and leaves nothing but its digest.
+for that; a copy in f16 (`Loading.precision`) half of it, and each backend widens what it packs. A float32 .safetensors of the user's is
+read into memory at each start instead, and leaves nothing but its digest.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from moebius.weights.checkpoint import Float32, Net, Network, in_memory, is_read
 from moebius.weights.copies import SEAL, Sealed, copy_file, note_checked, open_copy, read_copy
 from moebius.weights.folders import cannot_write, make, need_room
 from moebius.weights.formats import safetensors
+from moebius.weights.formats.half import stored, stored_type
 from moebius.weights.formats.tensors import FileIdentity, FileTensors
 from moebius.weights.loading import Loading
 from moebius.weights.refs import Ref, remember
@@ -74,13 +77,13 @@ def convert(source: Source, loading: Loading) -> Network:
                 f"{source.path} has many tensors that are the same bytes, which no checkpoint of this model has. Get it again."
             )
         tensors.verify()
-        target = copy_file(source.net, tensors.file.sha256(), source.config_text)
+        target = copy_file(source.net, tensors.file.sha256(), source.config_text, loading.precision)
     except WeightError as error:
         message = str(error) if str(source.path) in str(error) else f"{source.label}: {error}"
         raise WeightError(source.say_label(message)) from error
     network = open_copy(source.net, target, loading) or write_copy(target, source, config, tensors, loading)
     signature = file_signature(source.signature, tensors.file.identity) if source.is_local() else source.signature
-    remember(signature, Ref(source.net, source.origin, copy=target.name))
+    remember(signature, Ref(source.net, source.origin, copy=target.name, precision=loading.precision))
     return replace(network, source=source.origin)
 
 
@@ -111,11 +114,11 @@ def read_in_place(source: Source, config: UNetConfig | VAEConfig, tensors: FileT
 
 
 def write_copy(target: Path, source: Source, config: UNetConfig | VAEConfig, tensors: FileTensors, loading: Loading) -> Network:
-    """The network as its new copy: the tensors as float32 and the seal, with the config and what else `read_copy` wants in the metadata."""
-    need_room(target, copy_size(tensors), source.label)
-    metadata = {"config": json.dumps(infer.to_json(config)), "ignored": json.dumps(tensors.ignored)}
+    """The network as its new copy: the tensors and the seal, with the config and what else `read_copy` wants in the metadata."""
     arrays = Reporting(tensors, f"converting {source.label}", loading)
-    like: dict[str, tuple[np.dtype, tuple[int, ...]]] = {name: (np.dtype(np.float32), shape) for name, shape in arrays.shapes.items()}
+    like = {name: (stored_type(shape, loading.precision), shape) for name, shape in arrays.shapes.items()}
+    need_room(target, sum(dtype.itemsize * math.prod(shape) for dtype, shape in like.values()), source.label)
+    metadata = {"config": json.dumps(infer.to_json(config)), "ignored": json.dumps(tensors.ignored)}
     like[SEAL] = (np.dtype(np.uint8), (32,))  # of the narrowest type, and so written last
     try:
         make(target.parent)
@@ -130,6 +133,16 @@ def write_copy(target: Path, source: Source, config: UNetConfig | VAEConfig, ten
     network, copied = read_copy(source.net, target)
     note_checked(copied.file)  # what was written is what was hashed
     return network
+
+
+def halved(net: Net, whole: Path, target: Path, label: str, loading: Loading) -> Network | None:
+    """A copy in f16 of a whole copy; None where that is damaged."""
+    network = open_copy(net, whole, loading)
+    if network is None:
+        return None
+    _, tensors = read_copy(net, whole)
+    parameters = FileTensors(tensors.file, {k: t for k, t in tensors.info.items() if k != SEAL}, tensors.metadata, network.ignored)
+    return write_copy(target, Source(net, whole, label, "", "", {}, ""), network.config, parameters, loading)
 
 
 def copy_size(tensors: FileTensors) -> int:
@@ -151,4 +164,7 @@ class Reporting(Float32):
         self.loading.say(self.doing, self.done, self.total)
         if self.done == self.total:
             self.tensors.file.check_unchanged()
-        return array
+        try:
+            return stored(name, array, self.loading.precision)
+        except WeightError as error:
+            raise WeightError(f"{self.tensors.path}: {error}") from error

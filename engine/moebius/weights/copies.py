@@ -1,4 +1,5 @@
-"""The copies: a float32 .safetensors for each network, mapped at every start, and sealed with the digest of what it holds.
+"""The copies: a .safetensors for each network, mapped at every start, and sealed with the digest of what it holds: all float32, or in
+f16, where that was asked for, with its matrices as float16.
 
 The seal is compared once for every identity a copy has had (size, times, inode): when it was written to, moved or restored, all of it is
 read and hashed, at 1.3 GB/s a core (the full UNet has 0.9 GB); else only its header is read. A copy that is not what its seal says is
@@ -19,13 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from moebius.errors import WeightError
+from moebius.model.contract import Precision
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import identity, infer
 from moebius.weights.checkpoint import Net, Network
 from moebius.weights.folders import read_note, subfolder, write_note
 from moebius.weights.formats import safetensors
-from moebius.weights.formats.tensors import FileTensors, OpenFile, UnreadableError
+from moebius.weights.formats.tensors import NUMPY, FileTensors, OpenFile, UnreadableError
 from moebius.weights.loading import Loading
 from moebius.weights.refs import FORMAT
 
@@ -33,9 +35,10 @@ SEAL = "sha256"  # the last tensor of a copy: the 32 bytes of `identity.digest`
 TICK = 20_000_000  # nanoseconds: two writes within one tick of a file system's clock leave one time behind
 
 
-def copy_file(net: Net, sha256: str, config_text: str) -> Path:
+def copy_file(net: Net, sha256: str, config_text: str, precision: Precision = "f32") -> Path:
     """Where the copy of a file lies, or would lie: `sha256` is the file's, `config_text` the config beside it."""
-    key = hashlib.sha256(f"{FORMAT} {net} {sha256} {config_text}".encode()).hexdigest()
+    half = "" if precision == "f32" else f"{precision} "
+    key = hashlib.sha256(f"{half}{FORMAT} {net} {sha256} {config_text}".encode()).hexdigest()
     return subfolder("weights") / f"{net}-{key}.safetensors"
 
 
@@ -67,12 +70,12 @@ def read_copy(net: Net, path: Path) -> tuple[Network, FileTensors]:
     whole = safetensors.read(path, mapped=True)
     seal = whole.info.get(SEAL)
     parameters = {name: t for name, t in whole.info.items() if name != SEAL}
-    if seal is None or (seal.dtype, seal.shape) != ("U8", (32,)) or any(t.dtype != "F32" for t in parameters.values()):
+    if seal is None or (seal.dtype, seal.shape) != ("U8", (32,)) or any(t.dtype not in ("F32", "F16") for t in parameters.values()):
         raise WeightError(f"{path} is no copy of this program's.")
     fields = infer.parse(whole.metadata.get("config", ""), f"The config in {path}")
     config = infer.build(UNetConfig, fields) if net == "unet" else infer.build(VAEConfig, fields)
     ignored = tuple(str(name) for name in json.loads(whole.metadata.get("ignored", "[]")))
-    tensors = FileTensors(whole.file, parameters, whole.metadata)
+    tensors = FileTensors(whole.file, parameters, whole.metadata, ignored)
     return Network(config, tensors, whole[SEAL].tobytes().hex(), {}, ignored), whole
 
 
@@ -81,7 +84,7 @@ def check_seal(network: Network, tensors: FileTensors) -> None:
 
     def values(name: str) -> np.ndarray:
         t = tensors.info[name]
-        return np.frombuffer(tensors.file.read(t.offset, t.nbytes), "<f4").reshape(t.shape)
+        return np.frombuffer(tensors.file.read(t.offset, t.nbytes), NUMPY[t.dtype]).reshape(t.shape)
 
     found = identity.digest(network.config, network.tensors, values)
     if found != network.digest:

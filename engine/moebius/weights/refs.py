@@ -9,7 +9,9 @@ import hashlib
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
+from moebius.model.contract import Precision
 from moebius.weights.checkpoint import Net
 from moebius.weights.folders import COPY, cannot_write, read_note, subfolder, write_note
 
@@ -18,12 +20,14 @@ FORMAT = 2  # goes up when a reference or a copy would be written differently, s
 
 @dataclass(frozen=True)
 class Ref:
-    """`source` is what was noted of it: its path, or its repository, file, revision and commit. `copy` is a name in weights/."""
+    """`source` is what was noted of it: its path, or its repository, file, revision and commit. `copy` is a name in weights/, and
+    `precision` the copy's."""
 
     net: Net
     source: dict[str, str]
     copy: str | None = None
     digest: str | None = None
+    precision: Precision = "f32"
 
 
 def ref_file(signature: str) -> Path:
@@ -40,7 +44,7 @@ def read(path: Path) -> Ref | None:
     """A reference, or None where it cannot be read or says what none says: the source is read again then."""
     try:
         ref = Ref(**read_note(path))
-        sound = ref.net in ("unet", "vae") and all(isinstance(v, str) for v in ref.source.values())
+        sound = ref.net in ("unet", "vae") and ref.precision in get_args(Precision) and all(isinstance(v, str) for v in ref.source.values())
         if ref.copy is not None:
             sound = sound and ref.copy.startswith(f"{ref.net}-") and re.fullmatch(COPY, ref.copy) is not None
         if ref.digest is not None:

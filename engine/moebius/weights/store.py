@@ -15,12 +15,13 @@ from typing import Literal, NamedTuple
 
 from moebius.errors import UsageError, WeightError, did_you_mean
 from moebius.files import open_regular
+from moebius.model.contract import Precision
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import hub, refs
 from moebius.weights.bundle import is_bundle, read_bundle
 from moebius.weights.checkpoint import Net, Network, Weights
-from moebius.weights.convert import Source, convert, file_signature
+from moebius.weights.convert import Source, convert, file_signature, halved
 from moebius.weights.copies import copy_file, open_copy
 from moebius.weights.folders import cannot_write, make, need_room, subfolder
 from moebius.weights.formats import safetensors
@@ -33,6 +34,7 @@ from moebius.weights.published import FOLDERS, NAMES, NANO, REVISIONS, UNET_REPO
 STEM = "diffusion_pytorch_model"
 CONFIG_FILE = "config.json"
 MAX_CONFIG = 1 << 20
+ROUNDED = "The weights on this machine are rounded to f16, as they were downloaded; `moebius download NAME` gets them whole."
 
 
 def load(
@@ -153,8 +155,9 @@ def published_vae() -> HubFile:
 
 
 def candidates(folder: Path) -> list[Path]:
-    """What weights in a folder are called. Safetensors first: nothing in it can be anything but a tensor."""
-    return [folder / f"{STEM}{ending}" for ending in (".safetensors", ".bin")]
+    """What weights in a folder are called. Safetensors first: nothing in it can be anything but a tensor. The variant in 16 bits that
+    some publish beside it counts where there is no other."""
+    return [folder / f"{STEM}{ending}" for ending in (".safetensors", ".bin", ".fp16.safetensors", ".fp16.bin")]
 
 
 def first_file(*paths: Path) -> Path | None:
@@ -215,13 +218,12 @@ def read_config(path: Path) -> str:
 
 def from_hub(net: Net, wanted: HubFile, loading: Loading, update: bool = False) -> Network:
     """A network of the Hub; its source has the commit. Once there is a copy the Hub is not asked again, but for an `update`."""
-    signature = hub_signature(net, wanted)
-    if loading.cache and not update and (copy := look_up(net, signature, loading)):
+    if loading.cache and not update and (copy := on_disk(net, wanted, loading)):
         return copy
     with alone(wanted):
-        copy = look_up(net, signature, loading) if loading.cache else None
-        if copy and not update:  # another process was quicker
+        if loading.cache and not update and (copy := on_disk(net, wanted, loading)):  # another process was quicker
             return copy
+        copy = look_up(net, hub_signature(net, wanted, loading.precision), loading) if loading.cache else None
         try:
             remote = ask_if_online(wanted)
         except OfflineError:
@@ -231,22 +233,36 @@ def from_hub(net: Net, wanted: HubFile, loading: Loading, update: bool = False) 
         return fetch_and_convert(net, wanted, remote, loading)
 
 
-def hub_signature(net: Net, wanted: HubFile) -> str:
-    """What the cache knows a file of the Hub by."""
-    return f"{net} {wanted}"
+def hub_signature(net: Net, wanted: HubFile, precision: Precision) -> str:
+    """What the cache knows a file of the Hub by, in this precision."""
+    return f"{net} {wanted}" + ("" if precision == "f32" else f" {precision}")
+
+
+def on_disk(net: Net, wanted: HubFile, loading: Loading) -> Network | None:
+    """The whole copy of a file of the Hub, else the one in f16: whatever precision a run computes in, it takes what is nearest."""
+    if whole := look_up(net, hub_signature(net, wanted, "f32"), loading):
+        return whole
+    half = look_up(net, hub_signature(net, wanted, "f16"), loading)
+    if half and ROUNDED not in loading.notes:
+        loading.notes.append(ROUNDED)
+    return half
 
 
 def fetch_and_convert(net: Net, wanted: HubFile, remote: hub.Remote | None, loading: Loading) -> Network:
     """From a copy of the same content if there is one, else from the file. `remote` is None offline."""
-    signature = hub_signature(net, wanted)
+    signature = hub_signature(net, wanted, loading.precision)
     origin = {"repo": wanted.repo, "file": wanted.file, "revision": wanted.revision}
     if remote:
         origin["commit"] = remote.commit
     config_text = fetch_config(wanted, remote, loading) if net == "vae" else ""
     if remote and loading.cache and hub.is_sha256(remote.etag):
-        copy = copy_file(net, remote.etag, config_text)
-        if network := open_copy(net, copy, loading):  # the same content under another revision, or converted already from a file
-            refs.remember(signature, refs.Ref(net, origin, copy=copy.name))
+        copy = copy_file(net, remote.etag, config_text, loading.precision)
+        network = open_copy(net, copy, loading)  # the same content under another revision, or converted already from a file
+        whole = copy_file(net, remote.etag, config_text)
+        if network is None and loading.precision == "f16" and os.path.isfile(whole):
+            network = halved(net, whole, copy, str(wanted), loading)
+        if network:
+            refs.remember(signature, refs.Ref(net, origin, copy=copy.name, precision=loading.precision))
             return replace(network, source=origin)
     fetched = fetch(wanted, remote, loading)
     if fetched.commit:
@@ -345,23 +361,26 @@ def download(
     dry_run: bool = False,
     progress: Progress | None = None,
     notes: list[str] | None = None,
+    precision: Precision = "f32",
 ) -> list[Item]:
     """Fetches and converts a published model and its VAE ahead, or only says what there is and what that would take.
 
     Unlike `load` it asks the Hub whether a branch has moved. Both items come back "ready" unless it is a dry run. `notes` gets what the
-    user should know.
+    user should know. With precision "f16" the copies are half as large, their matrices rounded to float16.
     """
-    loading = Loading(progress=progress, notes=[] if notes is None else notes)
+    loading = Loading(progress=progress, notes=[] if notes is None else notes, precision=precision)
     wanted: list[tuple[Net, HubFile]] = [("unet", published_unet(name, revision)), ("vae", published_vae())]
     if not dry_run:
         for net, file in wanted:
             from_hub(net, file, loading, update=True)
+    if precision == "f16" and not dry_run and any(look_up(net, hub_signature(net, file, "f32"), loading) for net, file in wanted):
+        loading.notes.append("Whole copies are there too, and are what runs read; `moebius cache` lists both, and --clear removes them.")
     return [item(net, file, loading) for net, file in wanted]
 
 
 def item(net: Net, wanted: HubFile, loading: Loading) -> Item:
     """How far a file of a published model has come onto this machine."""
-    copy = look_up(net, hub_signature(net, wanted), loading)
+    copy = look_up(net, hub_signature(net, wanted, loading.precision), loading)
     try:
         remote = hub.ask(wanted)
     except OfflineError:

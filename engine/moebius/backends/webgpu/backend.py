@@ -74,6 +74,13 @@ class WebGPU:
         """The adapter, its driver's interface and the implementation, for people."""
         return self.gpu.name
 
+    @property
+    def precision(self) -> Precision:
+        return self.caps.precision
+
+    def in_f32(self) -> WebGPU:
+        return self if self.precision == "f32" else WebGPU(self.gpu, self.caps, self.choose, precision="f32")
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
 

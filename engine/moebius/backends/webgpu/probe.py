@@ -140,8 +140,8 @@ class Recorded:
 def networks(gpu: WebGPU) -> list[tuple[Callable[..., Any], list[np.ndarray], Both]]:
     """A guided sampling step, the encoder and the decoder, each with inputs."""
     both = Both(gpu)
-    net = UNet(UNET, synthetic(unet.shapes(UNET), 0), both)  # type: ignore[arg-type]
-    coder = VAE(VAE_CONFIG, synthetic(vae.shapes(VAE_CONFIG), 0), both)  # type: ignore[arg-type]
+    net: UNet[Any] = UNet(UNET, synthetic(unet.shapes(UNET), 0), both)  # type: ignore[arg-type]
+    coder: VAE[Any] = VAE(VAE_CONFIG, synthetic(vae.shapes(VAE_CONFIG), 0), both)  # type: ignore[arg-type]
     rows = DDIM().coefficients(np.array([TIMESTEP]), STEPS)
     step = Denoiser(net, condition_ids(UNET), [TIMESTEP], rows, GUIDANCE).step
     s, latent = UNET.sample_size, VAE_CONFIG.latent_channels
