@@ -30,6 +30,7 @@ from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 from moebius.web import edition, serve
+from moebius.web import export as exporting
 from moebius.web.bundle import Bundle, edition_file
 from moebius.web.edition import ForBrowsers
 from moebius.web.export import OPENING, check_target, constants, export, is_page, page_files, publish, record, write_site
@@ -334,6 +335,18 @@ def test_serve_alone_serves_the_page_that_is_there(tmp_path: Path, monkeypatch: 
     assert done == ["serve", "export", "serve"]
     assert cli.run(["export-web", str(tmp_path / "new"), "--serve", "--port", "0"]) == 0
     assert done[3:] == ["export", "serve"]
+
+
+@pytest.mark.parametrize(("given", "precision"), [([], "f32"), (["--precision", "auto"], "f32"), (["--precision", "f16"], "f16")])
+def test_the_precision_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], precision: str) -> None:
+    """Is the page's alone: the run that it is checked against is as ever."""
+    asked = []
+    monkeypatch.setattr(web, "load_model", lambda args, tell: asked.append(args.precision))
+    monkeypatch.setattr(exporting, "export", lambda model, folder, **options: asked.append(options["precision"]) or 0)
+    assert cli.run(["export-web", str(tmp_path / "page"), *given]) == 0
+    assert asked == ["f32", precision]
+    with pytest.raises(UsageError, match="precision is 'f8'"):
+        export(tiny(), tmp_path / "page", precision="f8")
 
 
 def test_a_port_that_is_taken_is_found_out_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

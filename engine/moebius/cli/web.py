@@ -53,12 +53,11 @@ def export_web(args: argparse.Namespace) -> int:
 
 
 def export_page(args: argparse.Namespace, tell: Callable[..., None]) -> None:
-    from moebius.model.contract import Precision
+    from moebius.inpaint.device import chosen_precision
     from moebius.web.export import export
 
     model = load_model(args, tell)
     tell("Recording the plans, and running the sample picture in float64 to check the page against")
-    precision: Precision = "f16" if args.recorded == "f16" else "f32"
-    progress = None if args.quiet else Transfer()
+    precision, progress = chosen_precision(args.recorded or "auto"), None if args.quiet else Transfer()
     size = export(model, args.folder, tile=args.tile or "gpu", precision=precision, progress=progress)
-    tell(f"Wrote {args.folder} ({size / 1e6:.1f} MB)")
+    tell(f"Wrote {args.folder} ({size / 1e6:.1f} MB, in {precision})")

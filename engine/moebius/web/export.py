@@ -7,25 +7,25 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 import moebius
 from moebius.errors import MoebiusError, UsageError
 from moebius.files import REPLACED, folder_beside
+from moebius.inpaint.device import chosen_precision
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.loaded import LOG_VARIANCE
 from moebius.inpaint.settings import Settings
 from moebius.model import contract, noise, scheduler
-from moebius.model.contract import Precision
 from moebius.model.denoise import Denoiser
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
 from moebius.pictures import blend, grain, islands, pixels, published, seam, tiling, windows
 from moebius.web.bundle import PLAN, WEIGHTS, Bundle, Progress, edition_file
 from moebius.web.edition import Edition, ForBrowsers
-from moebius.web.targets import NAMES, Target, targets
+from moebius.web.targets import NAMES, PLAIN, Target, targets
 from moebius.web.witness import witness
 
 ROWS = 100  # sampling steps that a page can take: the rows of its time tables
@@ -54,23 +54,22 @@ def export(
     folder: str | os.PathLike[str],
     *,
     tile: str = "gpu",
-    precision: Precision = "f32",
+    precision: str = "auto",
     adapter: str | int | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Writes the page of this model into `folder`, in place of a page that is there; returns its bytes.
 
-    `tile` "cpu" is for browsers on a software driver. With `precision` "f16" the weights take half the room. Plans are recorded with
-    WebGPU's default limits, so that every browser grants them, and once more for those that have matrix units; `adapter` only lends
-    its driver.
+    `tile` "cpu" is for browsers on a software driver. With `precision` "f16" the weights take half the room; "auto" is f32. Plans are
+    recorded with WebGPU's default limits, so that every browser grants them, and once more for those that have matrix units; `adapter`
+    only lends its driver.
     """
     target = Path(folder)
     if tile not in TILES:
         raise UsageError(f"tile is {tile!r}; choose one of {', '.join(TILES)}.")
-    if precision not in get_args(Precision):
-        raise UsageError(f"precision is {precision!r}; choose one of {', '.join(get_args(Precision))}.")
+    stored = chosen_precision(precision)
     check_target(target)
-    bundle = record(inpainter, ForBrowsers(adapter, stored=precision), targets(precision, software=tile == "cpu"))
+    bundle = record(inpainter, ForBrowsers(adapter, stored=stored), targets(stored, software=tile == "cpu"))
     check = witness(inpainter)
     keep_taps([edition for edition, _ in bundle.editions.values()], check.arrays)
     bundle.arrays = check.arrays
@@ -81,7 +80,7 @@ def export(
         "revision": inpainter.revision,
         "note": SYNTHETIC if inpainter.model.startswith("synthetic") else "",
         "tile": tile,
-        "precision": precision,
+        "precision": stored,
         "config": {
             "size": inpainter.size,
             "factor": vae.factor,
@@ -102,13 +101,16 @@ def constants() -> dict[str, Any]:
 
 
 def record(inpainter: Inpainter, recorder: ForBrowsers, aims: Sequence[Target]) -> Bundle:
-    """An edition for each target, of the three plans of a run: encoder, guided sampling step, decoder. Nothing runs."""
+    """An edition for each target, of the three plans of a run: encoder, guided sampling step, decoder. Nothing runs. One that has no use
+    for what it needs is left out."""
     bundle = Bundle()
     unet = UNet(inpainter.unet.config, inpainter.unet.root.root, recorder)
     vae = VAE(inpainter.vae.config, inpainter.vae.root.root, recorder)
     for target in aims:
         recorder.aim(target.caps, target.choose)
         add_plans(bundle.edition(target.name, **target.about()), unet, vae, recorder)
+    plain = bundle.editions[PLAIN][0].data()
+    bundle.editions = {name: made for name, made in bundle.editions.items() if name == PLAIN or made[0].data() != plain}
     return bundle
 
 
