@@ -290,6 +290,13 @@ def test_errors_are_those_of_the_fingerprint(scripts: Scripts) -> None:
         assert row == {k: v if v is None or isinstance(v, list) else pytest.approx(v, rel=1e-9) for k, v in expected.items() if k in row}
 
 
+def test_every_half_is_read_as_numpy_does(scripts: Scripts) -> None:
+    script = "const { numbers } = await import('./tensors.js'); return numbers(new Uint16Array(65536).map((_, i) => i).buffer, 'f16');"
+    np.testing.assert_array_equal(
+        fetched(scripts, script).view(np.float32), np.arange(65536).astype(np.uint16).view(np.float16).astype(np.float32)
+    )
+
+
 def test_distances_are_of_the_hole(scripts: Scripts) -> None:
     """The largest difference is of all, and what an edition is held to is what its bound names."""
     g = np.random.default_rng(5)
