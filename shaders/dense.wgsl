@@ -30,6 +30,7 @@ const FIRST: bool = false;
 const FIRST_NORMED: bool = false; // first is a group norm of what is loaded
 const SECOND: bool = false;
 const NORM_SILU: bool = false; // and a SiLU behind that norm
+const RAGGED: bool = true; // K4 is no multiple of the depth of a kernel's tile
 const TAIL: bool = false; // W is a tensor, not a packed weight: what follows its last row is not zero, and 0 · NaN is NaN
 
 struct Params {
@@ -138,6 +139,22 @@ fn load_w(index: u32, k: u32) -> vec4<f32> {
     return vec4<f32>(0.0);
   }
   return w[index];
+}
+
+// Vec4 k of a row of A; zeros past the end of K.
+fn ahead_a(index: i32, k: u32) -> vec4<f32> {
+  if (RAGGED && k >= params.k4) {
+    return vec4<f32>(0.0);
+  }
+  return load_a(index, k);
+}
+
+// Row k of W in column c, `from` being that of the tap's first row; the same.
+fn ahead_w(base: u32, k: u32, c: u32) -> vec4<f32> {
+  if (RAGGED && k >= 4u * params.k4) {
+    return vec4<f32>(0.0);
+  }
+  return load_w(base + k * params.ldb4 + c, k);
 }
 
 fn store(r: u32, c: u32, phase: u32, sum: vec4<f32>) {

@@ -16,7 +16,6 @@ const ACC: u32 = 8u; // TM·TN4
 const BK4: u32 = 4u; // tiled, staged: depth of a tile, in vec4
 const LOAD_A: u32 = 2u; // tiled, staged: vec4 of A a thread stages, WGY·TM·BK4 / threads
 const LOAD_W: u32 = 4u; // tiled, staged: vec4 of W a thread stages, 4·BK4·WGX·TN4 / threads
-const RAGGED: bool = true; // staged: K4 is no multiple of BK4
 
 // include dense.wgsl
 
@@ -177,22 +176,6 @@ fn tiled(
 const DEPTH: u32 = 4u * BK4; // of a tile
 const RUN: u32 = WGY * TM + 4u; // a column of A's tile; four floats of padding spread the columns over the banks
 var<workgroup> turned_a: array<f32, DEPTH * RUN>; // transposed
-
-// Vec4 k of a row of A; zeros past the end of K.
-fn ahead_a(index: i32, k: u32) -> vec4<f32> {
-  if (RAGGED && k >= params.k4) {
-    return vec4<f32>(0.0);
-  }
-  return load_a(index, k);
-}
-
-// Row k of W in column c, `from` being that of the tap's first row; the same.
-fn ahead_w(base: u32, k: u32, c: u32) -> vec4<f32> {
-  if (RAGGED && k >= 4u * params.k4) {
-    return vec4<f32>(0.0);
-  }
-  return load_w(base + k * params.ldb4 + c, k);
-}
 
 @compute @workgroup_size(WGX, WGY)
 fn staged(

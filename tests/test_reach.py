@@ -12,7 +12,7 @@ from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, native, reach
 from moebius.backends.webgpu.device import Device
-from moebius.backends.webgpu.menu import WINOGRAD, Gemm, always
+from moebius.backends.webgpu.menu import UNITS, WINOGRAD, Gemm, always
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Dispatch, check
 from moebius.errors import LimitError, MoebiusError
@@ -94,6 +94,7 @@ WIDER = {
     "cross_lambda": ("images", "positions", "q_pitch", "k4", "v4", "pitch"),
     "depthwise": ("images", "height", "width", "c4"),
     "gemm": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
+    "gemm_matrix": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
     "group_apply": ("count", "c4"),
     "group_finish": ("images", "groups", "chunks", "channels"),
     "group_stats": ("image0", "chunk0", "pitch"),
@@ -118,9 +119,10 @@ def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shade
     assert WIDER.keys() == reach.REACH.keys()
     if shader in ("group_stats", "group_finish"):  # of large tensors
         monkeypatch.setattr(norms, "WHOLE", 0)
-    if shader == "winograd":
-        case = OPS["conv3x3"]((1, 5, 7))
-        d = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(WINOGRAD[-1])), case.params).dispatches[0]
+    if shader in ("winograd", "gemm_matrix"):
+        op, row = ("conv3x3", WINOGRAD[-1]) if shader == "winograd" else ("linear", UNITS[0])
+        case = OPS[op]((1, 5, 7))
+        d = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(row)), case.params).dispatches[0]
     else:
         d = next(d for d in recorded(llvmpipe, FROM.get(shader, shader), (1, 5, 7)) if d.shader == shader)
     check(d, llvmpipe.caps)

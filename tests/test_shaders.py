@@ -42,9 +42,9 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
 SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
-PARTS = ("common", "dense", "half", "moments")  # of other files
+PARTS = ("common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments")  # of other files
 KERNELS = [name for name in SHADERS if name not in (*PARTS, "view")]
-NOT_IN_A_PLAN = {"finite", "view"}
+NOT_IN_A_PLAN = {"finite", "gemm_matrix", "view"}  # unless matrix units were asked for: test_matrix.py
 
 every_shader = pytest.mark.parametrize("shader", SHADERS)
 every_kernel = pytest.mark.parametrize("shader", KERNELS)
@@ -93,7 +93,8 @@ def compile_module(gpu: WebGPU, shader: str, constants: wgsl.Constants, entry: s
 def test_compiles_as_it_stands(gpu: WebGPU, shader: str) -> None:
     compile_module(gpu, shader, ())
     for entry in entries(shader):
-        if shader != "gemm" or "SwiftShader" not in gpu.name:  # which takes half a minute for the default tile
+        large = shader == "gemm_matrix" or (shader == "gemm" and "SwiftShader" in gpu.name)  # which takes half a minute for such a tile
+        if not large:
             gpu.gpu.pipeline(shader, entry, ())
 
 
@@ -201,7 +202,7 @@ def test_no_mark_is_left_in_what_is_compiled(shader: str) -> None:
 # what Python reads from them -----------------------------------------------------------------------------------------
 FLAT = (64, 1)
 WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
-    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in ("gemm", "winograd")},
+    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in ("gemm", "gemm_matrix", "winograd")},
     ("group_stats", "main"): (FLAT, 64 * 16),  # a vec3 takes the room of a vec4
     ("group_scale", "main"): (FLAT, 64 * 16),
     ("layer_norm", "row_variance"): (FLAT, 64 * 4),
@@ -214,6 +215,7 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("gemm", "tiled"): ((8, 8), 16 * (8 * 4 * 5 + 16 * 8 * 2)),
     ("gemm", "staged"): ((8, 8), 4 * 16 * (8 * 4 + 4) + 16 * 16 * 8 * 2),  # tile_w is `tiled`'s too
     ("gemm", "thin"): ((8, 8), 16 * 8 * 8 * (8 + 1)),
+    ("gemm_matrix", "units"): ((128, 1), 2 * (64 * 40 + 32 * 72) + 4 * 4 * 16 * 16),
     ("winograd", "to_points"): ((8, 8), 0),
     ("winograd", "from_points"): ((8, 8), 0),
 }

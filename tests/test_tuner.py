@@ -310,8 +310,8 @@ def as_hardware(gpu: WebGPU) -> WebGPU:
 def test_a_gpu_is_tried_when_its_first_plan_is_made_and_again_for_new_shapes(
     llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, cache: Path
 ) -> None:
-    monkeypatch.setattr(menu, "GEMMS", (*menu.GEMMS, OTHER))
-    monkeypatch.setattr("moebius.backends.webgpu.tuned.GEMMS", (*menu.GEMMS, OTHER))
+    monkeypatch.setattr(menu, "ROWS", (*menu.ROWS, OTHER))
+    monkeypatch.setattr("moebius.backends.webgpu.tuned.ROWS", (*menu.ROWS, OTHER))
     fake = Fake()
     monkeypatch.setattr(tuning, "measure", fake)
     gpu = as_hardware(llvmpipe)

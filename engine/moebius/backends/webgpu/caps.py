@@ -5,12 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from moebius.model.contract import Precision
 
 Kind = Literal["discrete", "integrated", "software", "unknown"]
 KINDS: dict[str, Kind] = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "software"}  # by wgpu's adapter_type
+
+Dialect = Literal["dawn", "naga", "emulated"]
+
+
+class Unit(NamedTuple):
+    """A shape of matrix units: m×k by k×n numbers of one type, to m×n sums of another."""
+
+    operands: str
+    sums: str
+    m: int
+    n: int
+    k: int
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The matrix units of a device that proved them (`units.prove`), or their emulation, and how a shader asks for them."""
+
+    dialect: Dialect
+    shapes: frozenset[Unit]
+    lanes: int = 32  # of a subgroup
+    paired: bool = False  # whether operands may be loaded of pairs of halves, which are stored as one
+
 
 # WebGPU's default limits: what every implementation grants, and what everything here is designed for.
 DEFAULT_LIMITS = {
@@ -41,6 +64,7 @@ class Caps:
     limits: Mapping[str, int] = field(default_factory=lambda: DEFAULT_LIMITS, hash=False)  # the keys of DEFAULT_LIMITS
     checked: bool = True  # else kernels whose reach is proved are compiled without bounds checks
     subgroup_sizes: tuple[int, int] | None = None  # smallest and largest, where the implementation reports them
+    matrix: Matrix | None = None  # None where there are no units, and where nobody asked for them
     precision: Precision = "f32"  # what is recorded, of the two that every device can do
 
     def __post_init__(self) -> None:

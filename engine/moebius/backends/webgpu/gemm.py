@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from moebius.backends.webgpu import wgsl
-from moebius.backends.webgpu.calls import SHADER, Epilogue, GemmCall, Operands, Phases, Rows, Weight
+from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Weight
 from moebius.backends.webgpu.menu import Choose, Gemm
 from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
@@ -100,7 +100,7 @@ class Dense:
             self.record(call, row, band)
 
     def record(self, call: GemmCall, row: Gemm, band: Band) -> None:
-        chosen = f"{row.key}; {why(self.choose, self.recorder.caps, call)}"
+        row, chosen = row.on(self.recorder.caps), f"{row.key}; {why(self.choose, self.recorder.caps, call)}"
         (self._record_tiles if row.packing == "winograd" else self._record)(call, row, band, chosen)
 
     def _record(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
@@ -112,7 +112,7 @@ class Dense:
         self.recorder.dispatch(
             call.op,
             call.path,
-            SHADER,
+            row.shader,
             row.grid(call, rows),
             bound,
             {"row0": band.begin, "rows": band.end, **call.params(), **origins},

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
-from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu import units, wgsl
 from moebius.backends.webgpu.calls import SHADER, GemmCall, Packing, Phases, Taps
 from moebius.backends.webgpu.caps import Caps, Kind
 from moebius.backends.webgpu.recorder import ceil
 from moebius.backends.webgpu.tensor import DType
+from moebius.backends.webgpu.units import Units
 from moebius.errors import UsageError
 
-Entry = Literal["direct", "lines", "tiled", "staged", "thin"]
-STAGING = ("tiled", "staged")  # their threads share tiles of both operands
+Entry = Literal["direct", "lines", "tiled", "staged", "thin", "units"]
+STAGING = ("tiled", "staged", "units")  # their threads share tiles of both operands
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """An entry of gemm.wgsl and its workgroup. A thread owns TM rows × 4·TN4 columns; under `thin` WGX of them together do."""
+    """An entry of gemm.wgsl and its workgroup. A thread owns TM rows × 4·TN4 columns; under `thin` WGX of them together do, and under
+    `units`, the entry of gemm_matrix.wgsl, a subgroup does: WGX×WGY counts those there."""
 
     entry: Entry
     tm: int
@@ -31,9 +33,13 @@ class Gemm:
     accumulator: DType = "f32"
     packing: Packing = "plain"  # of the weights
     features: frozenset[str] = frozenset()  # that a device must have
+    units: Units | None = None  # of a device, which has them or has not
 
     def __post_init__(self) -> None:
-        if self.entry in STAGING and (self._staged_a % self.threads or self._staged_w % self.threads):
+        if self.units is not None:
+            if self.tm % self.units.m or 4 * self.tn4 % self.units.n or self.units.depth % self.units.k:
+                raise UsageError(f"{self}: a subgroup owns whole fragments, and a tile is whole fragments deep.")
+        elif self.entry in STAGING and (self._staged_a % self.threads or self._staged_w % self.threads):
             raise UsageError(f"{self} does not divide its tiles among its threads: 4·tm / wgx and 16·tn4 / wgy must be whole.")
         if self.entry == "lines" and self.tn4 != 1:
             raise UsageError(f"{self}: a thread of `lines` owns one vec4 of columns.")
@@ -43,11 +49,16 @@ class Gemm:
         """Names the row in files: a packing of its own, the entry, the tiles of a workgroup and of a thread, types other than f32."""
         types = "" if (self.operands, self.accumulator) == ("f32", "f32") else f" {self.operands}-{self.accumulator}"
         packing = "" if self.packing == "plain" else f"{self.packing} "
-        return f"{packing}{self.entry} {self.rows}x{4 * self.columns4} {self.tm}x{4 * self.tn4}{types}"
+        unit = "" if self.units is None else f" {self.units.key}"
+        return f"{packing}{self.entry} {self.rows}x{4 * self.columns4} {self.tm}x{4 * self.tn4}{unit}{types}"
+
+    @property
+    def shader(self) -> str:
+        return SHADER if self.units is None else units.SHADER
 
     @property
     def threads(self) -> int:
-        return self.wgx * self.wgy
+        return self.wgx * self.wgy * (1 if self.units is None else self.units.lanes)
 
     @property
     def rows(self) -> int:
@@ -59,24 +70,48 @@ class Gemm:
         """The same of columns, in vec4."""
         return self.tn4 if self.entry == "thin" else self.wgx * self.tn4
 
+    def outputs(self) -> int:
+        """Of a workgroup."""
+        return self.rows * 4 * self.columns4
+
     @property
     def workgroup_bytes(self) -> int:
         """Of the arrays that the entry declares in workgroup memory."""
-        return wgsl.kernel(SHADER, self.entry, tuple(sorted(self.constants().items()))).workgroup_bytes
+        return wgsl.kernel(self.shader, self.entry, tuple(sorted(self.constants().items()))).workgroup_bytes
+
+    @property
+    def depth4(self) -> int:
+        """How many vec4 of K a kernel with workgroup memory takes at a time."""
+        return depth4() if self.units is None else self.units.depth // 4
 
     @property
     def _staged_a(self) -> int:
-        """vec4 of A in workgroup memory."""
-        return self.rows * depth4()
+        """vec4 of A that are staged at a time."""
+        return self.rows * self.depth4
 
     @property
     def _staged_w(self) -> int:
-        return 4 * depth4() * self.columns4
+        return 4 * self.depth4 * self.columns4
 
     # where it can be -----------------------------------------------------------------------------------------------
+    def on(self, caps: Caps) -> Self:
+        """As a device runs it: matrix units are of its own kind."""
+        return self if self.units is None else replace(self, units=self.units.on(caps))
+
     def fits(self, caps: Caps) -> bool:
         """Whether a device can run it at all."""
+        return self.on(caps)._has_room(caps)
+
+    def _has_room(self, caps: Caps) -> bool:
         limits = caps.limits
+        if self.units is not None:
+            is_shared = not (self._staged_a % self.threads or self._staged_w % self.threads)
+            if not (is_shared and self.operands == caps.precision and self.units.there(caps)):
+                return False
+            return (
+                self.threads <= min(limits["max-compute-invocations-per-workgroup"], limits["max-compute-workgroup-size-x"])
+                and self.workgroup_bytes <= limits["max-compute-workgroup-storage-size"]
+            )
         return (
             self.features <= caps.features
             and self.threads <= limits["max-compute-invocations-per-workgroup"]
@@ -97,10 +132,11 @@ class Gemm:
     # how it runs ---------------------------------------------------------------------------------------------------
     def options(self, call: GemmCall) -> dict[str, bool]:
         """What a call adds to the constants of this kernel alone."""
-        return {"RAGGED": call.k4 % depth4() > 0} if self.entry == "staged" else {}
+        return {"RAGGED": call.k4 % self.depth4 > 0} if self.entry in ("staged", "units") else {}
 
-    def constants(self) -> dict[str, int]:
-        out = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy, "ACC": self.tm * self.tn4}
+    def constants(self) -> dict[str, int | bool | str]:
+        out: dict[str, int | bool | str] = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy}
+        out |= {"ACC": self.tm * self.tn4} if self.units is None else self.units.constants(self.operands == "f32")
         if self.entry in STAGING:
             out |= {"LOAD_A": self._staged_a // self.threads, "LOAD_W": self._staged_w // self.threads}
         return out
@@ -116,13 +152,14 @@ class Gemm:
     def iterations(self, call: GemmCall) -> int:
         """Of the loops that are left when the others are written out."""
         turns = call.mode.side if self.entry == "lines" else call.mode.side**2
-        depth = depth4() if self.entry in STAGING else self.wgx if self.entry == "thin" else 1
+        depth = self.depth4 if self.entry in STAGING else self.wgx if self.entry == "thin" else 1
         sums = 1 + self.wgx * ceil(self.tm * self.tn4, self.wgx) if self.entry == "thin" else 0
-        return turns * (1 + ceil(call.k4, depth)) + sums
+        each = 0 if self.units is None else self.units.products(self.tm, 4 * self.tn4, self.operands == "f32")
+        return turns * (1 + ceil(call.k4, depth) * (1 + each)) + sums
 
 
 def depth4() -> int:
-    """How many vec4 of K a kernel with workgroup memory takes at a time."""
+    """Of the tiles of gemm.wgsl."""
     return wgsl.numbers(SHADER)["BK4"]
 
 
@@ -157,16 +194,34 @@ STAGES = (STAGED, STAGED_8X8, STAGED_TALL, STAGED_NARROW, STAGED_LOW, STAGED_WID
 GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, LLVMPIPE_WIDE, LINES, LINES_THIN)
 
 
+# On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth); a subgroup has registers for 64×32 sums at most.
+Tile = tuple[int, int, int, int, int]
+WHOLE: tuple[Tile, ...] = ((64, 8, 2, 2, 32), (32, 8, 2, 2, 64), (32, 8, 2, 2, 32), (32, 8, 1, 2, 64), (16, 4, 2, 2, 64))
+SPLIT: tuple[Tile, ...] = ((64, 8, 2, 2, 16), (32, 8, 2, 2, 32), (32, 8, 2, 2, 16), (32, 8, 1, 2, 16), (16, 4, 2, 2, 32))
+
+
+def _on_units(m: int, n: int, k: int, tiles: Iterable[Tile], operands: DType) -> tuple[Gemm, ...]:
+    return tuple(Gemm("units", tm, tn4, x, y, operands=operands, units=Units(depth, m, n, k)) for tm, tn4, x, y, depth in tiles)
+
+
+# What most have, then what some have alone: 8×8×8 is Apple's. Numbers are f16, or f32 by splitting.
+UNITS: tuple[Gemm, ...] = (*_on_units(16, 16, 16, WHOLE, "f16"), *_on_units(16, 16, 16, SPLIT, "f32"))
+for shape in ((16, 8, 16), (8, 8, 8)):
+    UNITS += (*_on_units(*shape, WHOLE[2::2], "f16"), *_on_units(*shape, SPLIT[4:], "f32"))
+ROWS = (*GEMMS, *UNITS)
+
+
 # which one -----------------------------------------------------------------------------------------------------------
 Choose = Callable[[Caps, GemmCall], Gemm]
 FEW = 4  # rows that have a kernel of their own
+PROCESSORS = 132  # of an H200
 WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
 
 
 def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
     """The rows that are worth a measurement, the default first."""
     default = choose(caps, call)
-    others = [row for row in GEMMS if row not in (default, SINGLE_ROWS) and row.software == caps.is_software]
+    others = [row for row in ROWS if row not in (default, SINGLE_ROWS) and row.software == caps.is_software]
     rest = [row for row in others if row.fits(caps) and row.supports(call)]
     least = min(computed(row, call) for row in (default, *rest))
     return default, *(row for row in rest if computed(row, call) <= WASTE * least)
@@ -175,15 +230,28 @@ def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
 def computed(row: Gemm, call: GemmCall) -> int:
     """Outputs, with those beyond the edges."""
     x, y, _ = row.grid(call, call.rows)
-    return x * y * row.rows * row.columns4
+    return x * y * row.outputs() // 4
 
 
 def choose(caps: Caps, call: GemmCall) -> Gemm:
     """The default row of a call on a device, of the first line of DEFAULTS that is about it."""
     if call.rows <= FEW:
         return SINGLE_ROWS
+    if caps.matrix is not None and (row := _units(caps, call)) is not None:
+        return row
     said = f"{caps.vendor} {caps.name}".lower()
     return next(pick for word, kinds, pick in DEFAULTS if word in said and caps.kind in kinds)(caps, call)
+
+
+def _units(caps: Caps, call: GemmCall) -> Gemm | None:
+    """Halves, on units where there are some: the largest tile of which there are enough, else the smallest. Numbers of f32 are split
+    where that was measured to be faster, and never by default."""
+    if caps.precision != "f16" or _thin(call) is not None:
+        return None
+    fitting = [row for row in UNITS if row.fits(caps) and row.supports(call)]
+    outputs = call.phases * call.rows * call.operands.n
+    enough = [row for row in fitting if outputs >= 2 * PROCESSORS * row.outputs()]
+    return max(enough, key=Gemm.outputs, default=min(fitting, key=Gemm.outputs, default=None))
 
 
 def _h200(caps: Caps, call: GemmCall) -> Gemm:
@@ -194,7 +262,7 @@ def _h200(caps: Caps, call: GemmCall) -> Gemm:
     outputs = call.phases * call.rows * call.operands.n
     if outputs >= 2**22 and call.k4 * call.mode.side**2 >= 2**9:
         return STAGED_TALL
-    return STAGED if outputs >= 2 * 132 * STAGED.rows * 4 * STAGED.columns4 else STAGED_NARROW
+    return STAGED if outputs >= 2 * PROCESSORS * STAGED.outputs() else STAGED_NARROW
 
 
 def _thin(call: GemmCall) -> Gemm | None:

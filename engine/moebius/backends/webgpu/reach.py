@@ -253,6 +253,7 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "cross_lambda": cross_lambda,
     "depthwise": depthwise,
     "gemm": gemm,
+    "gemm_matrix": gemm,
     "group_apply": group_apply,
     "group_finish": group_finish,
     "group_scale": group_scale,
@@ -268,7 +269,8 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "winograd": winograd,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
-NO_KERNELS = ("common", "dense", "half", "moments", "view")  # parts of others; the window's own, which keeps its checks
+PARTS = "common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments"  # of others
+NO_KERNELS = (*PARTS, "view")  # the window's own keeps its checks
 
 
 def is_known(shader: str) -> bool:
@@ -287,6 +289,6 @@ def reach(shader: str, constants: wgsl.Constants, params: Mapping[str, int | flo
     """None for a kernel without a row."""
     if shader not in REACH:
         return None
-    own = [(name, value) for name, value in constants if name != wgsl.HALVES]
-    given = {name: wgsl.STRIDES[value] // 4 if isinstance(value, str) else int(value) for name, value in own}  # a type: its words
+    # Of a type its words; what else is a text is in no index.
+    given = {name: wgsl.STRIDES.get(value, 0) // 4 if isinstance(value, str) else int(value) for name, value in constants}
     return REACH[shader]({**wgsl.numbers(shader, constants), **given, **params}, grid)  # type: ignore[dict-item] # floats are in no index

@@ -9,7 +9,7 @@ from typing import Any, Self
 from moebius.backends.webgpu import menu
 from moebius.backends.webgpu.calls import GemmCall, Taps
 from moebius.backends.webgpu.caps import Caps
-from moebius.backends.webgpu.menu import FEW, GEMMS, Choose, Gemm
+from moebius.backends.webgpu.menu import FEW, ROWS, Choose, Gemm
 
 MOST = 1e9  # of what a file says, above which it is no time and no gain; nor is a NaN
 
@@ -70,7 +70,7 @@ class Tuned:
 
     def __init__(self, table: Table, rows: Mapping[str, Gemm] | None = None) -> None:
         self.table = table
-        self.rows = {row.key: row for row in GEMMS} if rows is None else rows
+        self.rows = {row.key: row for row in ROWS} if rows is None else rows
 
     def __call__(self, caps: Caps, call: GemmCall) -> Gemm:
         found = self.measured(caps, call)

@@ -4,7 +4,8 @@ What a file declares is read from it and typed nowhere else: `interface` has its
 `kernel` the workgroup of an entry point.
 
 A shader file is complete WGSL with default constants. `specialise` does five things to its text and no more:
-`// include FILE` lines are replaced by the file, `const NAME … = value;` and `alias NAME = type;` get the given values,
+`// include FILE` lines are replaced by the file (`// include FILE, or NAME` by the one that the constant NAME says),
+`const NAME … = value;` and `alias NAME = type;` get the given values,
 branches marked `// compiled` are decided, with entry points that are not asked for and bindings that nothing reads then left out and the
 others numbered anew, bindings of halves are read and written through half.wgsl, and loops marked `// unroll` are written out (naga never
 unrolls, and arrays indexed at run time spill).
@@ -97,15 +98,19 @@ def specialise(shader: str, constants: Constants = (), entry: str | None = None)
     return _unroll(text, _numbers(text), shader)
 
 
-def whole(shader: str) -> str:
+INCLUDE = re.compile(r"^// include (\w+)\.wgsl(?:, or (\w+))?$", re.M)
+
+
+def whole(shader: str, constants: Constants = ()) -> str:
     """With the files that it includes, and those that they include."""
-    return re.sub(r"^// include (\w+)\.wgsl$", lambda m: whole(m[1]), source(shader), flags=re.M)
+    given = dict(constants)
+    return INCLUDE.sub(lambda m: whole(str(given.get(m[2], m[1]))), source(shader))
 
 
 def _with_constants(shader: str, constants: Constants, entry: str | None = None) -> str:
-    text = whole(shader)
+    text, files_named = whole(shader, constants), {name for _, name in INCLUDE.findall(source(shader))}
     for name, value in constants:
-        if name == HALVES:
+        if name in files_named or name == HALVES:
             continue
         literal = str(value).lower() if isinstance(value, bool) else f"{value}u" if isinstance(value, int) else value
         text, found = re.subn(rf"^((?:const {name}: \w+|alias {name}) =) [^;]+;", rf"\g<1> {literal};", text, flags=re.M)
@@ -227,7 +232,9 @@ def evaluate(expression: str, names: Mapping[str, int]) -> int:
 
 
 SHARED = re.compile(r"^var<workgroup> (\w+): array<([\w<>]+), ([^>]+)>;", re.M)
-STRIDES = {"f32": 4, "u32": 4, "i32": 4, "vec2<f32>": 8, "vec3<f32>": 16, "vec4<f32>": 16}  # from one element of an array to the next
+# From one element of an array to the next.
+STRIDES = {"f16": 2, "vec2<f16>": 4, "f32": 4, "u32": 4, "i32": 4, "vec2<f32>": 8, "vec3<f32>": 16, "vec4<f32>": 16}
+ALIAS = re.compile(r"^alias (\w+) = ([^;]+);", re.M)
 
 
 @cache
@@ -239,8 +246,8 @@ def kernel(shader: str, entry: str, constants: Constants = ()) -> Kernel:
     if head is None:
         raise MoebiusError(f"{shader}.wgsl has no entry point {entry} with a workgroup size.")
     sides = [evaluate(side, names) for side in head[1].split(",")]
-    used = _words_below(text, entry)
-    nbytes = sum(STRIDES[kind] * evaluate(count, names) for name, kind, count in SHARED.findall(text) if name in used)
+    used, types = _words_below(text, entry), dict(ALIAS.findall(text))
+    nbytes = sum(STRIDES[types.get(kind, kind)] * evaluate(count, names) for name, kind, count in SHARED.findall(text) if name in used)
     return Kernel((sides[0], prod(sides[1:])), nbytes)
 
 

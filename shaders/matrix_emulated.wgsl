@@ -1,0 +1,63 @@
+// Matrix units in plain WGSL, for devices that have none: what gemm_matrix.wgsl's primitives are where nothing is asked of a device.
+//
+// A fragment of an operand is the place where it begins in its tile, one of sums a few values a lane: value i of a lane is element
+// lane + i·LANES of the fragment, row by row. A product reads both tiles. The arithmetic is f32, on halves that are packed in pairs.
+
+alias Halves = u32; // an element of a tile
+const PER: u32 = 2u; // halves in one
+alias Left = u32;
+alias Right = u32;
+alias Sum = array<f32, VALUES>;
+
+// A number that no compiler knows: one that does writes out the loops below, once for every fragment there is.
+fn unknown(n: u32) -> u32 {
+  return min(n, params.rows | n);
+}
+
+// Whether LANES neighbours are one subgroup: here they need not be.
+fn is_subgroup(thread: u32) -> bool {
+  return true;
+}
+
+fn put_left(at: u32, v: vec4<f32>) {
+  tile_a[at / PER] = pack2x16float(v.xy);
+  tile_a[at / PER + 1u] = pack2x16float(v.zw);
+}
+
+fn put_right(at: u32, v: vec4<f32>) {
+  tile_w[at / PER] = pack2x16float(v.xy);
+  tile_w[at / PER + 1u] = pack2x16float(v.zw);
+}
+
+fn load_left(at: u32) -> Left {
+  return at;
+}
+
+fn load_right(at: u32) -> Right {
+  return at;
+}
+
+fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
+  var out = sum;
+  let values = unknown(VALUES);
+  let depth = unknown(FK);
+  for (var i = 0u; i < values; i++) {
+    let e = lane + i * LANES;
+    let row = x + e / FN * PITCH_A;
+    let column = y + e % FN;
+    for (var k = 0u; k < depth; k += PER) {
+      let p = unpack2x16float(tile_a[(row + k) / PER]);
+      let at = column + k * PITCH_W;
+      let q = unpack2x16float(tile_w[at / PER]);
+      let r = unpack2x16float(tile_w[(at + PITCH_W) / PER]);
+      out[i] += p.x * select(q.x, q.y, at % PER > 0u) + p.y * select(r.x, r.y, at % PER > 0u);
+    }
+  }
+  return out;
+}
+
+fn pass_on(at: u32, sum: Sum) {
+  for (var i = 0u; i < VALUES; i++) {
+    passed[at + lane + i * LANES] = sum[i];
+  }
+}
