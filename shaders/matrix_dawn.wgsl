@@ -14,8 +14,8 @@ alias Sum = subgroup_matrix_result<f32, FN, FM>;
 
 // Whether LANES neighbours are one subgroup.
 fn is_subgroup(thread: u32) -> bool {
-  let first = thread / LANES * LANES;
-  return subgroupMin(thread) == first && subgroupMax(thread) == first + LANES - 1u;
+  let lowest = thread / LANES * LANES;
+  return subgroupMin(thread) == lowest && subgroupMax(thread) == lowest + LANES - 1u;
 }
 
 fn put_left(at: u32, v: vec4<f32>) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from moebius.model.params import Checkpoint, Params
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
+from moebius.web import export as exporting
 from moebius.web.bundle import Bundle
 from moebius.web.edition import ForBrowsers
 from moebius.web.export import export, write_site
-from moebius.web.targets import BOUNDS, targets
+from moebius.web.targets import BOUNDS, FEATURES, LANES, targets
 
 LOADED = 240  # seconds a page may take to load a small model and check itself
 READY = "moebius.state !== 'loading'"
@@ -316,13 +318,31 @@ def speck() -> Inpainter:
     return Inpainter(UNet(u, synthetic(unet.shapes(u), 0), ops), VAE(v, synthetic(vae.shapes(v), 0), ops), model="synthetic speck")
 
 
+# A browser that says it has matrix units, and has none.
+BOAST = """
+  for (const { prototype } of [GPUAdapter, GPUDevice]) {
+    const { get } = Object.getOwnPropertyDescriptor(prototype, 'features');
+    Object.defineProperty(prototype, 'features', { get() { return new Set([...get.call(this), ...FEATURES]); } });
+  }
+  const { requestDevice } = GPUAdapter.prototype;
+  GPUAdapter.prototype.requestDevice = function () { return requestDevice.call(this); };
+  const value = [{ componentType: 'f16', resultComponentType: 'f32', M: 16, N: 16, K: 16 }];
+  Object.defineProperty(GPUAdapterInfo.prototype, 'subgroupMatrixConfigs', { value });
+  for (const name of ['subgroupMinSize', 'subgroupMaxSize']) Object.defineProperty(GPUAdapterInfo.prototype, name, { value: LANES });
+"""
+
+
 @pytest.fixture(scope="module")
 def half(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """A page in half precision, loaded and checked."""
+    """A page in half precision, loaded and checked, in a browser that asks for matrix units and cannot run them."""
+    units, *_, plain, wide = targets("f16", software=False)
+    aims = [replace(target, caps=replace(target.caps, kind="software")) for target in (units, plain, wide)]
     folder = tmp_path_factory.mktemp("half") / "page"
-    export(speck(), folder, tile="cpu", precision="f16", adapter="llvmpipe")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exporting, "targets", lambda precision, software: aims)
+        export(speck(), folder, tile="cpu", precision="f16", adapter="llvmpipe")
     with served(folder) as address:
-        opened = Page(chromium, address)
+        opened = Page(chromium, address, BOAST.replace("FEATURES", json.dumps(sorted(FEATURES))).replace("LANES", str(LANES)))
         opened.wait(READY, LOADED)
         assert opened.run("moebius.state") == "ready", (opened.run("moebius.error"), opened.log)
         opened.run("return await moebius.check()", LOADED)
@@ -334,6 +354,12 @@ def distance(got: np.ndarray, want: np.ndarray) -> tuple[float, float]:
     """The mean difference in grey levels, and the PSNR."""
     difference = got.astype(float) - want
     return float(np.abs(difference).mean()), float(10 * np.log10(255**2 / np.mean(difference**2)))
+
+
+def test_an_edition_that_does_not_run_gives_way_to_one_that_does(half: Page) -> None:
+    assert half.run("moebius.engine.failed.map(({ name }) => name)") == ["units-16x16x16"]
+    assert half.run("moebius.engine.player.about.name") == "plain"
+    assert "matrix units" in half.run("document.getElementById('model').textContent")
 
 
 def test_half_precision_makes_the_picture_of_f32(half: Page) -> None:

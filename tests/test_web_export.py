@@ -26,11 +26,13 @@ from moebius.cli import web
 from moebius.errors import MoebiusError, UsageError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.model import unet, vae
+from moebius.model.contract import Precision
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 from moebius.web import edition, serve
 from moebius.web import export as exporting
+from moebius.web import targets as aims
 from moebius.web.bundle import Bundle, edition_file
 from moebius.web.edition import ForBrowsers
 from moebius.web.export import OPENING, check_target, constants, export, is_page, page_files, publish, record, write_site
@@ -185,6 +187,27 @@ def test_editions_share_the_weights() -> None:
     assert sum(made.weights.sizes) == sum(record(tiny(), recorder, [plain]).weights.sizes)
 
 
+@pytest.mark.parametrize("precision", ["f16", "f32"])
+def test_matrix_units_have_editions_of_their_own(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Dawn's dialect, within the default limits, of the same weights; f32 by splitting where layers are large, and else none."""
+    monkeypatch.setattr(aims, "SHAPES", aims.SHAPES[:1])
+    if precision == "f32":
+        assert list(record(tiny(), ForBrowsers("llvmpipe"), targets("f32", software=False)).editions) == ["plain"]
+        monkeypatch.setattr(aims, "LARGE", 2**16)
+    made = record(tiny(), ForBrowsers("llvmpipe", stored=precision), targets(precision, software=False))
+    units, about = made.editions["units-16x16x16"]
+    assert "units-16x16x16" in next(iter(made.editions))
+    assert about["features"] == ["chromium-experimental-subgroup-matrix", "shader-f16", "subgroups"]
+    assert about["units"] == {"operands": "f16", "sums": "f32", "m": 16, "n": 16, "k": 16}
+    assert (about["precision"], about["lanes"]) == (precision, 32)
+    assert any("enable chromium_experimental_subgroup_matrix;" in text for text in units.modules)
+    plain, _ = made.editions["plain"]
+    assert not any("subgroup" in text for text in plain.modules)
+    assert sum(made.weights.sizes) == sum(
+        record(tiny(), ForBrowsers("llvmpipe", stored=precision), targets(precision, software=False)[1:]).weights.sizes
+    )
+
+
 def test_half_precision_is_half_the_weights() -> None:
     """Those of dense layers, in all editions; what the last computes with them is f32."""
     whole = record(tiny(), ForBrowsers("llvmpipe"), targets("f32", software=False)[-1:])
@@ -196,6 +219,7 @@ def test_half_precision_is_half_the_weights() -> None:
     assert arenas["wide"] == arenas["whole"]
     for name, precision in (("plain", "f16"), ("wide", "f32")):
         assert half.editions[name][1] == {"precision": precision, "bound": {"mean": 1, "psnr": 45}, "features": []}
+    assert all(about["features"] for name, (_, about) in half.editions.items() if name not in ("plain", "wide"))
     unpacked = ["unpack2x16float" in "".join(edition.modules) for edition, _ in (*half.editions.values(), whole.editions["plain"])]
     assert unpacked[-3:] == [True, True, False]
 
