@@ -39,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=["full", "tiny", "nano"], help="default: full on a GPU, tiny on a software driver")
     parser.add_argument("--adapter", help="by name or number, as `moebius adapters` lists them; default: the best")
+    parser.add_argument("--precision", choices=["f32", "f16"], default="f32", help="what it computes in (f32)")
     parser.add_argument("--filter", default="", metavar="WORDS", help="only rows that hold all of them, such as 'conv3x3 64×64'")
     parser.add_argument("--menu", action="store_true", help="dense layers alone, on every row of the menu of kernels that may run them")
     parser.add_argument("--seconds", type=float, default=2.0, help="for the batches of a row; what is slower gets fewer, two at least")
@@ -83,6 +84,7 @@ def bench(gpu: WebGPU, config: str, calls: Mapping[Call, Mapping[str, int]], sec
     return {
         "bench": NAME,
         "config": config,
+        "precision": gpu.precision,
         "environment": environment(gpu.gpu),
         "clock": clock,
         "clock_note": why,
@@ -169,11 +171,13 @@ def main() -> int:
     old = read_json(args.compare, NAME) if args.compare else None
     if not args.seconds > 0:
         raise UsageError(f"--seconds is {args.seconds}; it must be above 0.")
-    gpu = WebGPU(args.adapter)
+    gpu = WebGPU(args.adapter, precision=args.precision)
     tuning.apply(gpu)  # what users get
     config = args.config or ("tiny" if gpu.caps.is_software else "full")
     if args.config is None:
         print(f"--config {config}, because {'this is a software driver' if gpu.caps.is_software else 'this is a GPU'}")
+    if old and old.get("precision", "f32") != args.precision:
+        raise UsageError(f"{args.compare} was measured in {old.get('precision', 'f32')}; compare it with that --precision.")
     if old and old["config"] != config:
         raise UsageError(f"{args.compare} is of the {old['config']} model; compare it with --config {old['config']}.")
     calls: Mapping[Call, Mapping[str, int]] = chosen(model_calls(*configs(config)), args.filter)

@@ -14,6 +14,7 @@ from moebius.backends.webgpu import WebGPU, adapters
 from moebius.backends.webgpu.device import choose
 from moebius.errors import MoebiusError
 from moebius.inpaint import tuning
+from moebius.model.contract import Precision
 from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.weights import store
@@ -38,6 +39,7 @@ class Setting:
     cores: int
     small: bool
     only: tuple[str, ...]
+    precision: Precision = "f32"  # ours on the GPU
 
 
 @dataclass
@@ -109,12 +111,12 @@ def onnx_peer(provider: str) -> Callable[[Setting], Inpainter]:
     return make
 
 
-def contenders() -> list[Contender]:
+def contenders(precision: Precision = "f32") -> list[Contender]:
     f32 = [("CPU", "eager"), ("CPU", "compiled"), ("CUDA", "eager"), ("CUDA", "compiled"), ("CUDA", "graph")]
     torches = [(f"PyTorch {device} {how}", device, how, "f32", F32) for device, how in f32]
     torches += [(f"PyTorch CUDA {short} {how}", "CUDA", how, short, SHORT) for short in ("TF32", "f16") for how in ("eager", "graph")]
     return [
-        Contender(OURS, lambda s: ours(WebGPU(s.adapter), s)),
+        Contender(OURS, lambda s: ours(WebGPU(s.adapter, precision=s.precision), s), tolerance=F32 if precision == "f32" else SHORT),
         Contender(NUMPY, lambda s: ours(CPU(threads=s.cores), s)),
         *(
             Contender(name, torch_peer(device.lower(), how, precision), torch_ready(name, device.lower(), how), tolerance)

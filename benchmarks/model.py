@@ -42,7 +42,7 @@ def bench(args: argparse.Namespace) -> int:
         print(f"--config {config}, because the adapter is {'a software driver, or there is none' if software else 'a GPU'}")
     with tempfile.TemporaryDirectory(prefix="moebius-bench-") as folder:
         path = packaged_nano() if config == "nano" else write_synthetic(config, Path(folder) / "weights.safetensors")
-        setting = Setting(path, Path(folder), args.adapter, args.cores or common.cores(), args.small, tuple(args.only))
+        setting = Setting(path, Path(folder), args.adapter, args.cores or common.cores(), args.small, tuple(args.only), args.precision)
         result = measure(config, setting, args)
     show(result)
     if args.json:
@@ -70,7 +70,7 @@ def write_synthetic(config: str, path: Path) -> Path:
 
 
 def measure(config: str, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
-    known = {c.name: c for c in contenders()}
+    known = {c.name: c for c in contenders(setting.precision)}
     if unknown := [name for name in args.only if name not in known]:
         raise UsageError(f"--only names {', '.join(map(repr, unknown))}. There are {', '.join(map(repr, known))}.")
     wanted = [c for name, c in known.items() if not args.only or name in args.only]
@@ -97,7 +97,7 @@ def measure(config: str, setting: Setting, args: argparse.Namespace) -> dict[str
             "calls": facts["calls"],
             "runs": args.runs,
             "cores": setting.cores,
-            "precision": "float32",
+            "precision": {"f32": "float32", "f16": "float16"}[setting.precision],
             "environment": facts["environment"],
             "against": main.name,
             "contenders": {c.name: figures(c, main) for c in present},

@@ -87,9 +87,15 @@ def networks(config: str) -> tuple[UNetConfig, Mapping[str, np.ndarray], VAEConf
     if config == "nano":
         weights = read_bundle(packaged_nano())
         return weights.unet_config, weights.unet, weights.vae_config, weights.vae
-    unet_config = UNetConfig.full() if config == "full" else UNetConfig.tiny()
-    vae_config = VAEConfig.full() if config == "full" else VAEConfig.tiny()
+    unet_config, vae_config = configs(config)
     return unet_config, synthetic(unet.shapes(unet_config), 0), vae_config, synthetic(vae.shapes(vae_config), 0)
+
+
+def configs(config: str) -> tuple[UNetConfig, VAEConfig]:
+    if config == "nano":
+        weights = read_bundle(packaged_nano())
+        return weights.unet_config, weights.vae_config
+    return (UNetConfig.full(), VAEConfig.full()) if config == "full" else (UNetConfig.tiny(), VAEConfig.tiny())
 
 
 def check_image_size(size: int | None) -> None:

@@ -16,7 +16,8 @@ def add_parser(commands: Any) -> None:
     p = commands.add_parser(
         "compare",
         help="the same fixed set on every adapter and implementation; merge what several machines measured",
-        usage="%(prog)s [--adapter NAME]… [--full] [--timeout S] [-o FILE.json] [--report PLACE]\n       %(prog)s FILE.json… [-o PLACE]",
+        usage="%(prog)s [--adapter NAME]… [--full] [--precision P] [--timeout S] [-o FILE.json] [--report PLACE]\n"
+        "       %(prog)s FILE.json… [-o PLACE]",
         description="Without files: runs every op at edge and model shapes and the small model from end to end on every adapter found, "
         "each in a process of its own, and writes a fingerprint. With files: merges fingerprints into one report. "
         "Exit code 1 when a difference is more than rounding, or an adapter crashed, hung or failed.",
@@ -26,6 +27,7 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--adapter", metavar="NAME", action="append", default=[], help="only adapters whose name has these words; repeatable")
     p.add_argument("--list", action="store_true", help="list the names and measure nothing")
     p.add_argument("--full", action="store_true", help="also one guided step of the full-size UNet")
+    p.add_argument("--precision", choices=["f32", "f16"], default="f32", help="what GPUs compute in (f32); NumPy's columns are f32")
     p.add_argument("--timeout", metavar="S", type=float, default=TIMEOUT, help=f"seconds without a sign of life ({TIMEOUT:g})")
     p.add_argument("-o", "--output", metavar="PLACE", type=Path, help="the fingerprint (fingerprint.json); with files: the report")
     p.add_argument("--report", metavar="PLACE", type=Path, help="write the report too")
@@ -78,4 +80,4 @@ def measured(args: argparse.Namespace) -> tuple[Path, Any]:
         for target in targets:
             print(target.name)
         return path, None
-    return path, collect.fingerprint(targets, args.full, args.timeout, say)
+    return path, collect.fingerprint(targets, args.full, args.timeout, say, args.precision)

@@ -24,6 +24,7 @@ def add_parser(commands: Any) -> None:
     )
     p.add_argument("--adapter", metavar="NAME", help="another one: an index, words of its name (`moebius adapters`), dawn:NAME, or cpu")
     p.add_argument("--all", action="store_true", help="every adapter, and the CPU device")
+    p.add_argument("--precision", choices=["f32", "f16"], default="f32", help="what a GPU computes in (f32)")
     p.add_argument("--full", action="store_true", help="nano's whole picture on software drivers too, which takes a minute")
     p.add_argument("--json", action="store_true", help="for a bug report: all numbers, and no path and no name of yours")
     p.set_defaults(command=doctor)
@@ -42,7 +43,7 @@ def doctor(args: argparse.Namespace) -> int:
     for i, name in enumerate(names):
         if i and not args.json:
             print()
-        reports.append(examined(name, args.full, quiet=args.json))
+        reports.append(examined(name, args.full, quiet=args.json, precision=args.precision))
     sound = all(report["ok"] for report in reports)
     if args.json:
         head = {"moebius": moebius.__version__, "shaders": shaders_digest(), "machine": without_names(machine())}
@@ -62,7 +63,7 @@ def every_name() -> list[str]:
     return [*map(str, range(len(listed))), "cpu"]
 
 
-def examined(name: str, full: bool, quiet: bool) -> dict[str, Any]:
+def examined(name: str, full: bool, quiet: bool, precision: str = "f32") -> dict[str, Any]:
     """What was found out about one device; printed as it comes, unless `quiet`."""
     from moebius.check.compare import collect
     from moebius.check.doctor.findings import Finding
@@ -75,12 +76,13 @@ def examined(name: str, full: bool, quiet: bool) -> dict[str, Any]:
         if not quiet:
             show(finding)
 
+    asked = [name, *["--full"] * full, *["f16"] * (precision == "f16")]
     try:
-        for message in collect.messages([name, *["--full"] * full], {}, SILENCE, "moebius.check.doctor.child"):
+        for message in collect.messages(asked, {}, SILENCE, "moebius.check.doctor.child"):
             if "device" in message:
                 report |= message
                 if not quiet:
-                    print(message["device"], flush=True)
+                    print(f"{message['device']}, in {message.get('precision', 'f32')}", flush=True)
             elif "finding" in message:
                 add(message["finding"])
             elif "refused" in message:

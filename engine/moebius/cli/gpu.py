@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
+
+if TYPE_CHECKING:
+    from moebius.backends.webgpu import WebGPU
+    from moebius.model.vae import VAEConfig
 
 CONFIGS = ["tiny", "nano", "full"]
 KINDS = ["discrete", "integrated", "software"]
@@ -84,15 +89,15 @@ def plan(args: argparse.Namespace) -> int:
     import numpy as np
 
     from moebius.backends.webgpu import WebGPU
-    from moebius.check.lockstep import networks
+    from moebius.check.lockstep import configs
     from moebius.inpaint import tuning
     from moebius.model.denoise import Denoiser
     from moebius.model.params import ShapeOnly
     from moebius.model.scheduler import DDIM
-    from moebius.model.unet import UNet, UNetConfig, condition_ids, shapes
+    from moebius.model.unet import UNet, condition_ids, shapes
 
-    config = networks("nano")[0] if args.config == "nano" else UNetConfig.full() if args.config == "full" else UNetConfig.tiny()
-    gpu = WebGPU(args.adapter, limits=args.limits)
+    config, vae_config = configs(args.config)
+    gpu = WebGPU(args.adapter, limits=args.limits, precision=args.precision)
     if args.kind is None:
         tuning.apply(gpu)
     else:
@@ -104,12 +109,13 @@ def plan(args: argparse.Namespace) -> int:
     side = config.sample_size
     inputs = [(1, side, side, channels) for channels in (config.out_channels, 1, config.out_channels)]  # y, mask, masked
     recorded = gpu.record(denoiser.step, inputs, slice(None))
-    summary = recorded.summary()
+    summary = recorded.summary() | whole_picture(gpu, vae_config, side, recorded.summary())
     rows = recorded.describe()
     if args.json:
-        print(json.dumps({"config": args.config, "adapter": gpu.name, **summary, "plan": rows}))
+        about = {"config": args.config, "adapter": gpu.name, "precision": gpu.precision}
+        print(json.dumps({**about, **summary, "plan": rows}))
         return 0
-    print(f"One guided step, {args.config} config, on {gpu.name}")
+    print(f"One guided step, {args.config} config, in {gpu.precision} on {gpu.name}")
     print(f"{'op':18} {'shader':15} {'grid':>16} {'MFLOP':>10} {'MB':>8}  path  [kernel; why]")
     for row in rows:
         grid = "×".join(map(str, row["grid"]))
@@ -127,7 +133,22 @@ def plan(args: argparse.Namespace) -> int:
     print(f"{'bytes':14}{summary['bytes']:>16,}  bound, over all dispatches")
     print(f"{'peak_bytes':14}{summary['peak_bytes']:>16,}  beyond the weights")
     print(f"{'weight_bytes':14}{summary['weight_bytes']:>16,}")
+    print(f"{'model_bytes':14}{summary['model_bytes']:>16,}  the weights of both networks")
+    print(f"{'picture_bytes':14}{summary['picture_bytes']:>16,}  at a picture's peak: those, and what three plans keep")
     return 0
+
+
+def whole_picture(gpu: WebGPU, config: VAEConfig, side: int, step: Mapping[str, int]) -> dict[str, int]:
+    """The bytes of both networks' weights, and with what their plans keep: all of them stay where they are until the model is closed."""
+    from moebius.model.params import ShapeOnly
+    from moebius.model.vae import VAE, shapes
+
+    coder, size = VAE(config, ShapeOnly(shapes(config)), gpu), side * config.factor
+    encoder = gpu.record(coder.encoder, [(1, size, size, config.in_channels)]).summary()
+    decoder = gpu.record(coder.decoder, [(1, side, side, config.latent_channels)]).summary()
+    every = (step, encoder, decoder)
+    weights = sum(each["weight_bytes"] for each in every)
+    return {"model_bytes": weights, "picture_bytes": weights + sum(each["peak_bytes"] for each in every)}
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -136,7 +157,7 @@ def validate(args: argparse.Namespace) -> int:
     from moebius.inpaint import tuning
 
     lockstep.check_image_size(args.image_size)
-    gpu = WebGPU(args.adapter, limits=args.limits)
+    gpu = WebGPU(args.adapter, limits=args.limits, precision=args.precision)
     tuning.apply(gpu)
     rows: list[lockstep.Row] = []
 
@@ -148,13 +169,14 @@ def validate(args: argparse.Namespace) -> int:
             print(f"{row.op:17} {shape:>17} {row.max_abs:9.2e} {row.relative_l2:9.2e} {row.limit:9.2e} {verdict:5} {row.path}", flush=True)
 
     if not args.json:
-        print(f"Every op of the {args.config} UNet and VAE on {gpu.name}, against float64")
+        print(f"Every op of the {args.config} UNet and VAE in {gpu.precision} on {gpu.name}, against float64")
         print(f"{'op':17} {'shape':>17} {'max abs':>9} {'rel. L2':>9} {'limit':>9} {'':5} path")
     lockstep.validate(gpu, args.config, args.image_size, report)
     over = [row for row in rows if not row.ok]
     worst = max(rows, key=lambda r: r.relative_l2 / r.limit if r.limit else r.relative_l2 * 1e30)
     if args.json:
-        print(json.dumps({"adapter": gpu.name, "config": args.config, "ok": not over, "rows": [lockstep.as_dict(r) for r in rows]}))
+        about = {"adapter": gpu.name, "precision": gpu.precision, "config": args.config, "ok": not over}
+        print(json.dumps(about | {"rows": [lockstep.as_dict(r) for r in rows]}))
     else:
         nearest = f"{worst.op} {worst.path} at {worst.relative_l2:.2e} of {worst.limit:.2e}"
         print(f"{len(rows)} ops, {len(over)} over their limit; nearest to it: {nearest}")

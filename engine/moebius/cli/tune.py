@@ -35,14 +35,14 @@ def tune(args: argparse.Namespace) -> int:
     from moebius.backends.webgpu.tuner import Tuner, shapes
     from moebius.inpaint import tuning
 
-    ops = WebGPU(args.adapter, limits=args.limits)
+    ops = WebGPU(args.adapter, limits=args.limits, precision=args.precision)
     config = args.config or ("nano" if ops.caps.is_software else "full")
     calls = layers(ops, config)
     table, tuner = Table(), Tuner(ops.gpu, ops.caps)
     rows: list[Measured] = []
     if not args.json:
         clock = "its timestamps" if tuner.by == "timestamp" else "the wall's clock"
-        print(f"{len(shapes(calls))} shapes of the {config} model on {ops.name}, by {clock}")
+        print(f"{len(shapes(calls))} shapes of the {config} model in {ops.precision} on {ops.name}, by {clock}")
         print(f"{'':28} {'default':>10} {'fastest':>10}  kernel")
 
     def report(done: int, of: int, found: Measured) -> None:
@@ -55,7 +55,14 @@ def tune(args: argparse.Namespace) -> int:
     tuning.measure(ops, calls, table, tuner=tuner, report=report)
     if args.json:
         shown = [{"shape": row.shape, "ms": row.ms, "wrong": row.wrong, "kernel": row.pick.row if row.pick else None} for row in rows]
-        about = {"adapter": ops.name, "config": config, "clock": tuner.by, "seconds": table.seconds, "wrong": table.wrong}
+        about = {
+            "adapter": ops.name,
+            "precision": ops.precision,
+            "config": config,
+            "clock": tuner.by,
+            "seconds": table.seconds,
+            "wrong": table.wrong,
+        }
         print(json.dumps(about | {"shapes": shown}, indent=2))
     else:
         others = sum(p.gain > 1 for p in table.picks.values())

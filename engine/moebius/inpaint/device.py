@@ -56,7 +56,8 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
     if require_gpu and ops.caps.is_software:
         raise AdapterError(f"A GPU is required, and {ops.name} is a software driver. `moebius adapters` lists what there is.")
     if wrong := _fault(ops):
-        raise AdapterError(f"{wrong} Update its driver, or take another device (cpu always works); `moebius doctor` says more.")
+        other = "" if ops.precision == "f32" else "take precision f32, "
+        raise AdapterError(f"{wrong} Update its driver, {other}or take another device (cpu always works); `moebius doctor` says more.")
     return _tuned(ops)
 
 

@@ -32,7 +32,11 @@ def check(ops: WebGPU, file: Path | None = None) -> str:
 
 
 def verdict_file(ops: WebGPU) -> Path:
-    return folders.subfolder("verdicts") / f"{digest_of(ops)}.json"
+    """One for each precision, for they are other kernels."""
+    digest = digest_of(ops)
+    if ops.precision != "f32":
+        digest = hashlib.sha256(f"{digest} {ops.precision}".encode()).hexdigest()
+    return folders.subfolder("verdicts") / f"{digest}.json"
 
 
 def digest_of(ops: WebGPU) -> str:

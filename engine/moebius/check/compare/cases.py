@@ -23,7 +23,7 @@ from moebius.check.specs.convolutions import conv3x3, dwconv, feed_forward, line
 from moebius.check.specs.norms import group_norm, layer_norm
 from moebius.check.specs.tables import time_embedding, time_shift
 from moebius.check.standin import StandIn
-from moebius.model.contract import Timesteps
+from moebius.model.contract import Precision, Timesteps
 from moebius.model.params import Checkpoint, Params
 
 Kind = Literal["edge", "model"]
@@ -62,9 +62,9 @@ class Case:
         """The outputs on any backend, from its own tensors."""
         return listed(self.of.call(ops, self.params, *tensors, *self.of.on_host))
 
-    def expected(self) -> list[tuple[np.ndarray, float]]:
-        """The oracle's outputs, channels-last float64, each with the relative L2 error that rounding explains."""
-        oracle = Bounded(Reference(np.float64))
+    def expected(self, precision: Precision = "f32") -> list[tuple[np.ndarray, float]]:
+        """The oracle's outputs, channels-last float64, each with the relative L2 error that rounding explains in this precision."""
+        oracle = Bounded(Reference(np.float64), precision)
         out = self.call(oracle, *self.numpy_tensors(np.float64))
         return list(zip(out, oracle.limits, strict=True))
 
@@ -78,13 +78,17 @@ class Case:
 
 
 class Bounded(StandIn):
-    """The oracle; it also notes what float32 may lose in the outputs of the op that is called."""
+    """The oracle; it also notes what a precision may lose in the outputs of the op that is called."""
 
     limits: list[float]
 
+    def __init__(self, ops: Reference, of: Precision) -> None:
+        super().__init__(ops)
+        self.of = of
+
     def called(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         out = super().called(op, args, kwargs)
-        self.limits = limits(op, args, kwargs, out)
+        self.limits = limits(op, args, kwargs, out, self.of)
         return out
 
 

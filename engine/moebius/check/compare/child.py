@@ -1,4 +1,4 @@
-"""The process of one column: `python -m moebius.check.compare.child run TARGET FIRST [--full]`, or `list IMPLEMENTATION`.
+"""The process of one column: `python -m moebius.check.compare.child run TARGET FIRST [--full] [f16]`, or `list IMPLEMENTATION`.
 
 It writes a line of JSON for everything that happens, so that what was done is known when a driver takes the process down:
 {"column": head}, {"item": i} as item i of the work begins, {"op": row} or {"run": row}, {"alive": true} now and then, {"end": true};
@@ -18,6 +18,7 @@ from moebius.errors import AdapterError, DeviceLostError, MoebiusError
 
 if TYPE_CHECKING:
     from moebius.check.compare.measure import Backend
+    from moebius.model.contract import Precision
 
 BREATH = 1.0  # seconds between signs of life
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
         if argv[0] == "list":
             say({"adapters": adapters_of(argv[1])})
         else:
-            run(argv[1], int(argv[2]), "--full" in argv, say)
+            run(argv[1], int(argv[2]), "--full" in argv, "f16" if "f16" in argv[3:] else "f32", say)
     except DeviceLostError as error:
         print(error, file=sys.stderr)
         return 1
@@ -58,10 +59,10 @@ def adapters_of(implementation: str) -> list[dict[str, str]]:
     return [{"summary": one_line(a.summary), "backend": str(a.info["backend_type"])} for a in adapters(implementation)]
 
 
-def run(target: str, first: int, full: bool, say: Callable[[Any], None]) -> None:
+def run(target: str, first: int, full: bool, precision: Precision, say: Callable[[Any], None]) -> None:
     from moebius.check.compare import measure
 
-    ops = opened(target)
+    ops = opened(target, precision)
     say({"column": measure.identity(ops)})
     last = time.monotonic()
 
@@ -79,7 +80,7 @@ def run(target: str, first: int, full: bool, say: Callable[[Any], None]) -> None
     say({"end": True})
 
 
-def opened(target: str) -> Backend:
+def opened(target: str, precision: Precision) -> Backend:
     import numpy as np
 
     from moebius.backends.cpu import CPU
@@ -88,7 +89,7 @@ def opened(target: str) -> Backend:
 
     if target == "oracle":
         return Reference(np.float64)
-    return CPU() if target == "cpu" else WebGPU(target)
+    return CPU() if target == "cpu" else WebGPU(target, precision=precision)
 
 
 if __name__ == "__main__":

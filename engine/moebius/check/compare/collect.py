@@ -20,6 +20,7 @@ import moebius
 from moebius.check.compare.adapters import Target
 from moebius.check.compare.fingerprint import FORMAT, VERSION, Json, worst
 from moebius.check.compare.measure import machine, one_line, unfinished, work
+from moebius.model.contract import Precision
 
 RESTARTS = 3  # a driver that dies more often has nothing more to tell
 
@@ -87,7 +88,7 @@ def tail(text: str) -> str:
     return " ".join(before.split())[-300:]
 
 
-def column(target: Target, full: bool, timeout: float) -> Json:
+def column(target: Target, full: bool, timeout: float, precision: Precision = "f32") -> Json:
     """One COLUMN, whatever happens to its process."""
     begun = time.monotonic()
     if target.fault:
@@ -98,7 +99,8 @@ def column(target: Target, full: bool, timeout: float) -> Json:
     for _ in range(1 + RESTARTS):
         current: int | None = None
         try:
-            for message in messages(["run", target.selector, str(first), *["--full"] * full], target.environment, timeout):
+            asked = ["run", target.selector, str(first), *["--full"] * full, *["f16"] * (precision == "f16")]
+            for message in messages(asked, target.environment, timeout):
                 if "column" in message:
                     measured |= message["column"]
                 elif "item" in message:
@@ -126,11 +128,11 @@ def column(target: Target, full: bool, timeout: float) -> Json:
     return measured | {"seconds": round(time.monotonic() - begun, 2)} | ({"reason": reason} if reason else {})
 
 
-def fingerprint(targets: Sequence[Target], full: bool, timeout: float, say: Callable[[str], None]) -> Json:
+def fingerprint(targets: Sequence[Target], full: bool, timeout: float, say: Callable[[str], None], precision: Precision = "f32") -> Json:
     columns = []
     for i, target in enumerate(targets):
         say(f"[{i + 1}/{len(targets)}] {target.name}")
-        columns.append(column(target, full, timeout))
+        columns.append(column(target, full, timeout, precision))
         say(f"      {summary(columns[-1])}")
     return {
         "format": FORMAT,

@@ -61,7 +61,7 @@ def one_line(text: str) -> str:
 
 
 def op_rows(case: Case, ops: Backend) -> Iterator[Json]:
-    expected = case.expected()
+    expected = case.expected(ops.precision)
     runs, milliseconds = repeated(case, ops)
     inputs = case.digest()
     for i, ((want, limit), *got) in enumerate(zip(expected, *runs, strict=True)):
@@ -155,7 +155,7 @@ def identity(ops: Backend) -> Json:
     gpu = ops.gpu
     keys = {"device": "device", "vendor": "vendor", "backend": "backend_type", "type": "adapter_type", "driver": "description"}
     return {
-        "name": one_line(ops.name),
+        "name": one_line(ops.name) + ("" if ops.precision == "f32" else f", {ops.precision}"),
         "implementation": gpu.implementation,
         "adapter": {name: one_line(str(gpu.info.get(key) or "")) for name, key in keys.items()},
         "limits": dict(gpu.caps.limits),

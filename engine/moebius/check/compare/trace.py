@@ -77,7 +77,7 @@ class Traced(StandIn):
         want = getattr(self.oracle, op)(*map(of_run, args), **{k: of_run(v) for k, v in kwargs.items()})
         path = next((a.path for a in args if isinstance(a, Params)), op)
         pairs = [Pair(g, w) for g, w in zip(got, listed(want), strict=True)]
-        for pair, expected, limit in zip(pairs, listed(own), limits(op, own_args, own_kwargs, own), strict=True):
+        for pair, expected, limit in zip(pairs, listed(own), limits(op, own_args, own_kwargs, own, self.precision), strict=True):
             self.report(self._row(op, path, pair, expected, limit))
         return pairs
 

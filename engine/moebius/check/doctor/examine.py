@@ -18,12 +18,13 @@ from moebius.check.doctor.findings import Finding
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError
 from moebius.inpaint import tuning, verdicts
 from moebius.inpaint.device import preferred
+from moebius.model.contract import Precision
 
 Device = WebGPU | Reference
 CHECKS = ("driver", "limits", "first start", "kernels", "repeatable", "not finite", "picture", "speed", "memory")
 
 
-def open_named(name: str) -> Device:
+def open_named(name: str, precision: Precision = "f32") -> Device:
     """The device of that name, whatever is wrong with it, with the kernels that runs get there; "auto" is the one that `inpaint.device`
     tries first."""
     try:
@@ -32,7 +33,7 @@ def open_named(name: str) -> Device:
         best = False
     if name == "cpu" or not best:
         return CPU()
-    ops = WebGPU(None if name == "auto" else name)
+    ops = WebGPU(None if name == "auto" else name, precision=precision)
     tuning.apply(ops)
     return ops
 

@@ -81,7 +81,7 @@ def examine(case: Case, ops: WebGPU | Reference, tally: Tally) -> None:
     tally.count += 1
     tally.ops.add(case.op)
     what = f"{case.op} ({case.name})"
-    for got, again, (want, limit) in zip(first, second, case.expected(), strict=True):
+    for got, again, (want, limit) in zip(first, second, case.expected(ops.precision), strict=True):
         got, norm = got.reshape(want.shape), float(np.linalg.norm(want)) or 1.0
         difference = np.abs(got - want)
         error = float(np.linalg.norm(difference)) / norm
