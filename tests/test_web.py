@@ -367,6 +367,7 @@ def test_half_precision_makes_the_picture_of_f32(half: Page) -> None:
     assert "half precision" in half.run("document.getElementById('model').textContent")
     assert half.run("moebius.checked.ok"), half.run("moebius.checked.distance")
     assert half.run("document.getElementById('verdict').textContent").startswith("Yes")
+    assert half.run("moebius.fingerprint.columns[0].name").endswith(", half precision")
     native = speck()
     want = endtoend.painted(native, native(sample.photo(), sample.mask(), **endtoend.SETTINGS).latents)
     mean, psnr = distance(fetched(half, "return moebius.checked.painted.data;").reshape(want.shape), want)

@@ -1,6 +1,7 @@
 // The page against the native run: the same window, noise and settings, and how far every tensor lies from what was written
 // down at export. The fingerprint is a column of `moebius compare` (engine/moebius/check/compare/fingerprint.py).
 
+import { described } from "./editions.js";
 import { draws, sample } from "./inpaint.js";
 import { cut, pasted, toBytes } from "./pixels.js";
 import { sha256 } from "./weights.js";
@@ -107,6 +108,7 @@ export function fingerprint(player, checked, png) {
   const agent = navigator.userAgentData?.brands?.findLast?.((b) => !/not/i.test(b.brand)) ?? {};
   const [, family, version] = /(Firefox|Edg|Chrome|Version)\/([\d.]+)/.exec(navigator.userAgent) ?? [];
   const browser = agent.brand ?? { Edg: "Edge", Version: "Safari" }[family] ?? family ?? "browser";
+  const how = described(checked.edition);
   const limits = {};
   for (const key in device.limits) {
     const name = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`); // as Python's wgpu names them
@@ -121,7 +123,7 @@ export function fingerprint(player, checked, png) {
     set: "default",
     columns: [
       {
-        name: `${device_}, ${browser} ${agent.version ?? version ?? ""}`.trim(),
+        name: `${device_}, ${browser} ${agent.version ?? version ?? ""}`.trim() + (how === described({ precision: "f32" }) ? "" : `, ${how}`),
         implementation: browser.toLowerCase(),
         adapter: { device: device_, vendor: info.vendor ?? "", driver: info.description ?? "", backend: "WebGPU", type: info.isFallbackAdapter ? "CPU" : "" },
         limits,
