@@ -11,8 +11,9 @@ alias Sum = coop_mat16x16<f32, C>;
 
 // Whether LANES neighbours are one subgroup.
 fn is_subgroup(thread: u32) -> bool {
-  let first = thread / LANES * LANES;
-  return subgroupMin(thread) == first && subgroupMax(thread) == first + LANES - 1u;
+  let first = subgroupMin(thread);
+  let last = subgroupMax(thread);
+  return first == thread / LANES * LANES && last == first + LANES - 1u;
 }
 
 fn put_left(at: u32, v: vec4<f32>) {

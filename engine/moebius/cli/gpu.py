@@ -97,7 +97,7 @@ def plan(args: argparse.Namespace) -> int:
     from moebius.model.unet import UNet, condition_ids, shapes
 
     config, vae_config = configs(args.config)
-    gpu = WebGPU(args.adapter, limits=args.limits, precision=args.precision)
+    gpu = WebGPU(args.adapter, limits=args.limits, precision=args.precision, matrix_units=args.matrix_units)
     if args.kind is None:
         tuning.apply(gpu)
     else:
@@ -157,7 +157,7 @@ def validate(args: argparse.Namespace) -> int:
     from moebius.inpaint import tuning
 
     lockstep.check_image_size(args.image_size)
-    gpu = WebGPU(args.adapter, limits=args.limits, precision=args.precision)
+    gpu = WebGPU(args.adapter, limits=args.limits, precision=args.precision, matrix_units=args.matrix_units)
     tuning.apply(gpu)
     rows: list[lockstep.Row] = []
 

@@ -69,12 +69,14 @@ def add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument("--require-gpu", action="store_true", help="fail rather than compute on a CPU")
     p.add_argument("--precision", metavar="P", choices=["auto", "f32", "f16"], help="f32, f16 (on GPUs, half the memory) or auto (f32)")
     p.add_argument("--threads", metavar="N", type=int, help="of the CPU device (as many as there are cores for it)")
+    p.add_argument("--matrix-units", action="store_true", help="take a GPU's, through Dawn (pip install 'moebius-webgpu[dawn]')")
 
 
 def add_adapter(p: argparse.ArgumentParser) -> None:
     """Which GPU a command looks at."""
     p.add_argument("--adapter", help="an index, or words of the summary (`moebius adapters`); dawn:NAME goes through Dawn")
     p.add_argument("--precision", choices=["f32", "f16"], default="f32", help="what it computes in (f32)")
+    p.add_argument("--matrix-units", action="store_true", help="with those, through Dawn")
     p.add_argument("--limits", choices=["adapter", "webgpu"], default="adapter", help="webgpu: keep to WebGPU's default limits")
 
 

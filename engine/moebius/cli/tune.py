@@ -35,7 +35,7 @@ def tune(args: argparse.Namespace) -> int:
     from moebius.backends.webgpu.tuner import Tuner, shapes
     from moebius.inpaint import tuning
 
-    ops = WebGPU(args.adapter, limits=args.limits, precision=args.precision)
+    ops = WebGPU(args.adapter, limits=args.limits, precision=args.precision, matrix_units=args.matrix_units)
     config = args.config or ("nano" if ops.caps.is_software else "full")
     calls = layers(ops, config)
     table, tuner = Table(), Tuner(ops.gpu, ops.caps)

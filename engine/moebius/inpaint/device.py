@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args
 
 from moebius.backends import hardware
-from moebius.errors import AdapterError, UsageError, did_you_mean
+from moebius.errors import AdapterError, MoebiusError, UsageError, did_you_mean
 from moebius.model.contract import Ops, Precision
 
 if TYPE_CHECKING:
@@ -32,13 +33,23 @@ def unmet(asked: str, ops: Ops) -> tuple[str, ...]:
     return (f"Precision {asked} is for GPUs; {ops.name} computes in {ops.precision}.",)
 
 
-def open_device(device: str = "auto", *, require_gpu: bool = False, precision: str = "auto", threads: int | None = None) -> Ops:
+def open_device(
+    device: str = "auto",
+    *,
+    require_gpu: bool = False,
+    precision: str = "auto",
+    threads: int | None = None,
+    matrix_units: bool = False,
+) -> Ops:
     """The ops of a device.
 
     "auto" takes the best hardware GPU (discrete before integrated), else the CPU device; a software driver only when it is
     named, because NumPy is many times faster. "cpu" is the CPU device; anything else names an adapter (`moebius adapters`).
     `threads` are the CPU device's: as many as there are cores for this process, unless given. `precision` is "f32", "f16" for GPUs (the
     CPU device computes in f32 whatever is asked for), or "auto"; the one it is, is `precision` of the ops.
+
+    `matrix_units` asks for those of a GPU, through Dawn. With "auto" (and there in f16 unasked, if Dawn is installed) they are taken where
+    they compute right, and faster than wgpu does without; an adapter that is named must have them.
 
     A GPU that computes wrong is not used. Chosen by "auto" it gives way to the CPU device, and a warning says so. Named, it is an error:
     who names an adapter wants that one, and neither another device in its place nor a wrong picture.
@@ -47,12 +58,14 @@ def open_device(device: str = "auto", *, require_gpu: bool = False, precision: s
     if device == "cpu":
         if require_gpu:
             raise UsageError("A GPU is required, and the device asked for is cpu; drop one of the two.")
+        if matrix_units:
+            raise UsageError("Matrix units are a GPU's, and the device asked for is cpu; drop one of the two.")
         return _cpu(threads)
     if device == "auto":
-        return _best(require_gpu, kind, threads)
+        return _best(require_gpu, kind, threads, matrix_units)
     from moebius.backends.webgpu import WebGPU
 
-    ops = WebGPU(device, precision=kind)
+    ops = WebGPU(device, precision=kind, matrix_units=matrix_units)
     if require_gpu and ops.caps.is_software:
         raise AdapterError(f"A GPU is required, and {ops.name} is a software driver. `moebius adapters` lists what there is.")
     if wrong := _fault(ops):
@@ -68,7 +81,7 @@ def preferred(listed: Sequence[Any]) -> Any | None:
     return min((a for a in listed if a.info["adapter_type"] != "CPU"), key=rank, default=None)
 
 
-def _best(require_gpu: bool, precision: Precision, threads: int | None) -> Ops:
+def _best(require_gpu: bool, precision: Precision, threads: int | None, matrix_units: bool = False) -> Ops:
     if not require_gpu and not hardware.possible():
         return _cpu(threads)
     from moebius.backends.webgpu import WebGPU, adapters
@@ -81,7 +94,7 @@ def _best(require_gpu: bool, precision: Precision, threads: int | None) -> Ops:
         ops = WebGPU(precision=precision)
         wrong = _fault(ops)
         if not wrong:
-            return _tuned(ops)
+            return _on_units(_tuned(ops), matrix_units)
         if require_gpu:
             raise AdapterError(f"A GPU is required. {wrong} Update its driver, or drop --require-gpu; `moebius doctor` says more.")
         # Without a handler of the user's, the line goes to standard error as it is.
@@ -93,6 +106,26 @@ def _best(require_gpu: bool, precision: Precision, threads: int | None) -> Ops:
             f"A GPU is required, and there is no hardware adapter (found: {summaries}). Install its Vulkan driver, or drop --require-gpu."
         )
     return _cpu(threads)
+
+
+def _on_units(ops: WebGPU, asked: bool) -> WebGPU:
+    """The same adapter through Dawn, with its matrix units, where it computes right and faster; a word where it was asked for in vain."""
+    if not asked and (ops.precision != "f16" or find_spec("wgpudawn") is None):
+        return ops
+    from moebius.backends.webgpu import WebGPU
+    from moebius.inpaint import contest
+
+    try:
+        other = WebGPU(f"dawn:{ops.gpu.info['device']}", precision=ops.precision, matrix_units=True)
+        wrong = _fault(other)
+        if not wrong:
+            _tuned(other)
+            wrong = "" if contest.is_faster(other, ops) else f"{other.name} is no faster with its matrix units than {ops.name} without."
+    except MoebiusError as error:
+        wrong = str(error)
+    if wrong and asked:
+        logging.getLogger("moebius").warning("%s %s is used, without matrix units.", wrong, ops.name)
+    return ops if wrong else other
 
 
 def _fault(ops: WebGPU) -> str:

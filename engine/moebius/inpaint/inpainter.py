@@ -41,6 +41,7 @@ class Inpainter(LoadedModel):
         require_gpu: bool = False,
         precision: str = "auto",
         threads: int | None = None,
+        matrix_units: bool = False,
         vae: Any = None,
         revision: str | None = None,
         progress: Any = None,
@@ -49,7 +50,8 @@ class Inpainter(LoadedModel):
         from moebius.weights import nano, store  # imports what only loading needs
 
         store.check_choice(model, vae, revision)  # before a device is opened
-        ops = open_device(device, require_gpu=require_gpu, precision=precision, threads=threads)
+        on: dict[str, Any] = {"require_gpu": require_gpu, "precision": precision, "threads": threads, "matrix_units": matrix_units}
+        ops = open_device(device, **on)
         weights = store.load(model, vae=vae, revision=revision, progress=progress)
         inpainter = cls.from_weights(weights, ops)
         if model == NANO:

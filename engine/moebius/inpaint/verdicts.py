@@ -50,6 +50,8 @@ def digest_of(ops: WebGPU) -> str:
         "moebius": moebius.__version__,
         "shaders": shaders_digest(),
     }
+    if (has := ops.caps.matrix) is not None:
+        what["matrix"] = [has.dialect, sorted(has.shapes), has.lanes, has.paired]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from moebius.backends.webgpu import pack
+from moebius.backends.webgpu import pack, prove
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
@@ -22,7 +22,7 @@ from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tenant import Tenant
 from moebius.backends.webgpu.tensor import Tensor, read, write
-from moebius.errors import NonFiniteError
+from moebius.errors import AdapterError, NonFiniteError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Precision, Step, StepState, Tap, Timesteps
 from moebius.model.params import Checkpoint, Finite, Params
@@ -32,7 +32,8 @@ PLANS_PER_MODEL = 4
 
 class WebGPU:
     """`WebGPU()` is the best adapter; `WebGPU("llvmpipe")` the best whose summary holds those words; `WebGPU("dawn:SwiftShader")`
-    goes through Dawn. `limits="webgpu"` keeps to WebGPU's default limits on any adapter.
+    goes through Dawn. `limits="webgpu"` keeps to WebGPU's default limits on any adapter; `matrix_units=True` takes an adapter through Dawn
+    with its matrix units, and is refused where it has none that compute right.
 
     It takes a `Device` that is open already, too; `caps` are what it records for, the device's own unless given, with
     another `precision` if one is named, and `choose` picks the kernel of a dense layer.
@@ -48,9 +49,14 @@ class WebGPU:
         *,
         limits: str = "adapter",
         precision: Precision | None = None,
+        matrix_units: bool = False,
         recorder: type[Recorder] = Recorder,
     ) -> None:
-        self.gpu = device if isinstance(device, Device) else Device.open(device, limits=limits)
+        self.gpu = device if isinstance(device, Device) else Device.open(device, limits=limits, matrix_units=matrix_units)
+        if matrix_units and self.gpu.caps.matrix is None:
+            self.gpu.caps = replace(self.gpu.caps, matrix=prove.units(self.gpu, self.gpu.listed))
+            if self.gpu.caps.matrix is None:
+                raise AdapterError(f"None of the matrix units of {self.gpu.name} computes right. Leave them out, or update its driver.")
         given = caps or self.gpu.caps
         self.caps = given if precision is None else replace(given, precision=precision)
         self.recorder = recorder(self.gpu, self.caps)

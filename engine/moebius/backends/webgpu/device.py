@@ -13,7 +13,7 @@ import numpy as np
 
 from moebius.backends.turns import Turns
 from moebius.backends.webgpu import native, reach, wgsl
-from moebius.backends.webgpu.caps import DEFAULT_LIMITS, KINDS, Caps
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, KINDS, Caps, Unit
 from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMemoryError
 
 PREFERENCE = ["DiscreteGPU", "IntegratedGPU", "Unknown", "CPU"]
@@ -60,6 +60,7 @@ class Device:
     def __init__(self, implementation: str, module: Any, device: Any, info: dict[str, Any], caps: Caps) -> None:
         self.implementation, self.module, self.device, self.info, self.caps = implementation, module, device, info, caps
         self.name = caps.name
+        self.listed: list[tuple[Unit, int, int]] = []  # matrix units that the adapter speaks of, where they were asked for
         self.timestamps = TIMESTAMPS in caps.features
         self.timestamp_period = native.timestamp_period(module, device.queue)
         # One thread at a time records, runs or reads; a step of a sampling loop is a turn.
@@ -68,13 +69,21 @@ class Device:
         self._pipelines: dict[tuple[str, str, wgsl.Constants], tuple[Any, Any]] = {}
 
     @classmethod
-    def open(cls, adapter: str | int | None = None, implementation: str = "wgpu", limits: str = "adapter") -> Device:
+    def open(
+        cls, adapter: str | int | None = None, implementation: str = "wgpu", limits: str = "adapter", matrix_units: bool = False
+    ) -> Device:
         """The device of an adapter; see `choose` for its name, which may begin with an implementation: "dawn:SwiftShader".
 
-        `limits`: "adapter" asks for all the adapter has, "webgpu" for the default limits alone.
+        `limits`: "adapter" asks for all the adapter has, "webgpu" for the default limits alone. `matrix_units`: through Dawn, with what it
+        needs for them.
         """
+        implementation = "dawn" if matrix_units else implementation
         if isinstance(adapter, str) and ":" in adapter:
             implementation, adapter = adapter.split(":", 1)
+        if matrix_units:
+            if implementation != "dawn":
+                raise AdapterError(f"{implementation} offers no matrix units; leave out its name, and Dawn is asked for them.")
+            native.allow_matrix_units()
         module = native.load(implementation)
         chosen = choose(adapter, implementation)
         name = f"{chosen.summary}, {implementation} {module.__version__}"
@@ -84,7 +93,10 @@ class Device:
         short = [f"{k} is {chosen.limits[k]}, below {v}" for k, v in DEFAULT_LIMITS.items() if is_short(k, chosen.limits.get(k, v), v)]
         if short:
             raise AdapterError(f"{name} stays under WebGPU's default limits: {'; '.join(short)}. Choose another adapter.")
-        features = [f for f in (TIMESTAMPS,) if f in chosen.features]
+        listed = native.matrix_units(module, chosen) if matrix_units else []
+        if matrix_units and not listed:
+            raise AdapterError(f"{name} has no matrix units. Leave out matrix units, or choose another adapter.")
+        features = [f for f in (TIMESTAMPS, *(native.MATRIX_FEATURES if listed else ())) if f in chosen.features]
         unchecked = native.may_be_unchecked()
         with guard(name, "opening the device"):
             # Dawn drops the checks of a device, not of a kernel: only where there is no kernel that needs them.
@@ -92,7 +104,9 @@ class Device:
         # An implementation may grant more than was asked for; the planner keeps to what was asked.
         granted = DEFAULT_LIMITS if limits == "webgpu" else {k: int(device.limits[k]) for k in DEFAULT_LIMITS}
         _watch_for_loss()
-        return cls(implementation, module, device, dict(chosen.info), describe(name, chosen.info, features, granted, not unchecked))
+        opened = cls(implementation, module, device, dict(chosen.info), describe(name, chosen.info, features, granted, not unchecked))
+        opened.listed = [(Unit(*shape), low, high) for shape, low, high in listed]
+        return opened
 
     def create_buffer(self, nbytes: int, label: str) -> Any:
         usage = self.module.BufferUsage

@@ -16,6 +16,9 @@ IMPLEMENTATIONS = {"wgpu": "wgpu", "dawn": "wgpudawn"}  # wgpu-native (naga) and
 FORKED = "does not work in the child; start that one with multiprocessing's 'spawn', or compute there on the CPU device."
 _LOADED_BY: dict[str, int] = {}  # the process
 CHECKED = "MOEBIUS_CHECKED"
+# Dawn's, of the whole process: experimental features, and on NVIDIA's Vulkan driver shader-f16, without which it hides its matrix units.
+MATRIX_TOGGLES = ("allow_unsafe_apis", "vulkan_enable_f16_on_nvidia")
+MATRIX_FEATURES = ("shader-f16", "subgroups", "chromium-experimental-subgroup-matrix")
 UNCHECKED_TOGGLES = ("disable_robustness", "disable_workgroup_init", "skip_validation")  # Dawn's, for a whole device
 
 
@@ -32,9 +35,35 @@ def load(implementation: str) -> ModuleType:
     except KeyError:
         raise AdapterError(f"There is no implementation {implementation!r}; choose from {', '.join(IMPLEMENTATIONS)}.") from None
     except ImportError as error:
-        raise AdapterError(
-            f"{IMPLEMENTATIONS[implementation]} cannot be imported ({error}); pip install {IMPLEMENTATIONS[implementation]}."
-        ) from None
+        package = "'moebius-webgpu[dawn]'" if implementation == "dawn" else IMPLEMENTATIONS[implementation]
+        raise AdapterError(f"{IMPLEMENTATIONS[implementation]} cannot be imported ({error}); pip install {package}.") from None
+
+
+_MATRIX_TOGGLES: list[str] = []  # that this process's Dawn was given
+
+
+def allow_matrix_units() -> None:
+    """Before Dawn's first adapter: its toggles are given when its instance is made, once in a process."""
+    module = load("dawn")
+    if _MATRIX_TOGGLES:
+        return
+    try:
+        importlib.import_module(f"{module.__name__}.backends.dawn.extras").set_instance_extras(enable_toggles=MATRIX_TOGGLES)
+    except (ImportError, AttributeError, TypeError):  # another version's private parts
+        raise AdapterError(f"wgpudawn {module.__version__} offers no matrix units; pip install 'moebius-webgpu[dawn]'.") from None
+    except RuntimeError:
+        raise AdapterError("Dawn is open in this process without matrix units; ask for them before its first adapter.") from None
+    _MATRIX_TOGGLES.extend(MATRIX_TOGGLES)
+
+
+def matrix_units(module: ModuleType, adapter: Any) -> list[tuple[tuple[str, str, int, int, int], int, int]]:
+    """The shapes that an adapter lists, and the fewest and most lanes of their subgroups; none where it says nothing."""
+    if module.__name__ != IMPLEMENTATIONS["dawn"] or not set(MATRIX_FEATURES) <= set(adapter.features):
+        return []
+    extras = importlib.import_module(f"{module.__name__}.backends.dawn.extras")
+    names = "component_type", "result_component_type", "m", "n", "k"
+    listed = extras.get_adapter_properties(adapter).get("subgroup_matrix_configs", [])
+    return [(tuple(c[name] for name in names), c["min_subgroup_size"], c["max_subgroup_size"]) for c in listed]
 
 
 PLAIN_TYPE = re.compile(r"(\w+) ?(\*|\[\])?")  # a name, a pointer to it, an array of it
