@@ -40,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--config", choices=["full", "tiny", "nano"], help="default: full on a GPU, tiny on a software driver")
     parser.add_argument("--adapter", help="by name or number, as `moebius adapters` lists them; default: the best")
     parser.add_argument("--precision", choices=["f32", "f16"], default="f32", help="what it computes in (f32)")
+    parser.add_argument("--matrix-units", action="store_true", help="with the adapter's matrix units, through Dawn")
     parser.add_argument("--filter", default="", metavar="WORDS", help="only rows that hold all of them, such as 'conv3x3 64×64'")
     parser.add_argument("--menu", action="store_true", help="dense layers alone, on every row of the menu of kernels that may run them")
     parser.add_argument("--seconds", type=float, default=2.0, help="for the batches of a row; what is slower gets fewer, two at least")
@@ -171,7 +172,7 @@ def main() -> int:
     old = read_json(args.compare, NAME) if args.compare else None
     if not args.seconds > 0:
         raise UsageError(f"--seconds is {args.seconds}; it must be above 0.")
-    gpu = WebGPU(args.adapter, precision=args.precision)
+    gpu = WebGPU(args.adapter, precision=args.precision, matrix_units=args.matrix_units)
     tuning.apply(gpu)  # what users get
     config = args.config or ("tiny" if gpu.caps.is_software else "full")
     if args.config is None:

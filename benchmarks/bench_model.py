@@ -25,6 +25,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--adapter", help="by name or number, as `moebius adapters` lists them; default: the best")
     parser.add_argument("--precision", choices=["f32", "f16"], default="f32", help="what we compute in on the GPU (f32)")
+    parser.add_argument("--matrix-units", action="store_true", help="ours with the adapter's matrix units, through Dawn")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="take part: 'moebius WebGPU', 'PyTorch CPU eager', …")
     parser.add_argument("--steps", type=int, help="sampling steps; default 20, with --small 4")
     parser.add_argument("--runs", type=int, help="timed pictures of each, after one that is compared; default 5, with --small 3")

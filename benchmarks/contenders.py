@@ -40,6 +40,7 @@ class Setting:
     small: bool
     only: tuple[str, ...]
     precision: Precision = "f32"  # ours on the GPU
+    matrix_units: bool = False
 
 
 @dataclass
@@ -116,7 +117,11 @@ def contenders(precision: Precision = "f32") -> list[Contender]:
     torches = [(f"PyTorch {device} {how}", device, how, "f32", F32) for device, how in f32]
     torches += [(f"PyTorch CUDA {short} {how}", "CUDA", how, short, SHORT) for short in ("TF32", "f16") for how in ("eager", "graph")]
     return [
-        Contender(OURS, lambda s: ours(WebGPU(s.adapter, precision=s.precision), s), tolerance=F32 if precision == "f32" else SHORT),
+        Contender(
+            OURS,
+            lambda s: ours(WebGPU(s.adapter, precision=s.precision, matrix_units=s.matrix_units), s),
+            tolerance=F32 if precision == "f32" else SHORT,
+        ),
         Contender(NUMPY, lambda s: ours(CPU(threads=s.cores), s)),
         *(
             Contender(name, torch_peer(device.lower(), how, precision), torch_ready(name, device.lower(), how), tolerance)

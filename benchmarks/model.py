@@ -42,7 +42,9 @@ def bench(args: argparse.Namespace) -> int:
         print(f"--config {config}, because the adapter is {'a software driver, or there is none' if software else 'a GPU'}")
     with tempfile.TemporaryDirectory(prefix="moebius-bench-") as folder:
         path = packaged_nano() if config == "nano" else write_synthetic(config, Path(folder) / "weights.safetensors")
-        setting = Setting(path, Path(folder), args.adapter, args.cores or common.cores(), args.small, tuple(args.only), args.precision)
+        setting = Setting(
+            path, Path(folder), args.adapter, args.cores or common.cores(), args.small, tuple(args.only), args.precision, args.matrix_units
+        )
         result = measure(config, setting, args)
     show(result)
     if args.json:

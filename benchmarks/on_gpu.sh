@@ -9,6 +9,9 @@
 # them, and the Vulkan loader's packages in .gl/: onboard.sh is sourced first. What is needed: the dependencies of pyproject.toml, pytest for
 # the tests, torch for the peers; what is missing is named, and left out.
 #
+# PRECISION=f16 takes that all the way; UNITS=1 takes matrix units, through Dawn (wgpudawn), wherever a step has kernels to choose. Each is a
+# run of six minutes by itself, with an OUT of its own, beside the plain one.
+#
 # SHORT=1 tries the script itself, in two minutes, on a software driver in the place of a GPU: the tiny model, and a part of the rest.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -58,6 +61,9 @@ step() {
 }
 
 named=("${adapter[@]/#/--adapter=}")
+precision=(${PRECISION:+--precision=$PRECISION})
+chosen=("${precision[@]}")
+[ "${UNITS:-}" != 1 ] || chosen+=(--matrix-units)
 peers=("moebius WebGPU" "PyTorch CUDA eager" "PyTorch CUDA graph" "PyTorch CUDA TF32 eager" "PyTorch CUDA TF32 graph"
     "PyTorch CUDA f16 eager" "PyTorch CUDA f16 graph")
 if [ "${SHORT:-}" = 1 ]; then
@@ -68,13 +74,13 @@ else
     tests=(tests/test_kernels.py tests/test_webgpu.py -k hardware --maxfail 20)
 fi
 
-SAVES=json step doctor 40 "$python" -m moebius doctor --json "${named[@]}"
-SAVES=json step validate 40 "$python" -m moebius validate --config tiny --json "${named[@]}"
-SAVES=json step tune $tuning "$python" -m moebius tune --config $config --json "${named[@]}"
-SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${named[@]}"
-step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" --json "$out/kernels.json"
+SAVES=json step doctor 40 "$python" -m moebius doctor --json "${named[@]}" "${precision[@]}"
+SAVES=json step validate 40 "$python" -m moebius validate --config tiny --json "${named[@]}" "${chosen[@]}"
+SAVES=json step tune $tuning "$python" -m moebius tune --config $config --json "${named[@]}" "${chosen[@]}"
+SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${named[@]}" "${chosen[@]}"
+step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" "${chosen[@]}" --json "$out/kernels.json"
 step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 left=$((seconds - $(date +%s) + begin)) # what is stopped leaves no figures: it has to know how long it has
-step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((left < 180 ? left > 20 ? left - 15 : 5 : 165)) --brief "${named[@]}" --json "$out/model.json" --only "${peers[@]}"
-[ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" -o "$out/compare.json" --report "$out/compare.md"
+step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((left < 180 ? left > 20 ? left - 15 : 5 : 165)) --brief "${named[@]}" "${chosen[@]}" --json "$out/model.json" --only "${peers[@]}"
+[ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" "${precision[@]}" -o "$out/compare.json" --report "$out/compare.md"
 "$python" benchmarks/on_gpu.py "$out"

@@ -6,6 +6,7 @@ What runs in emulation is the text that runs on units, but for the primitives of
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shutil
 import subprocess
@@ -127,12 +128,13 @@ def test_splitting_is_within_its_bound_for_numbers_of_any_size(llvmpipe: WebGPU,
     (ah, al), (wh, wl) = parts(a), parts(w)
     made = ah @ wh + (ah @ wl + al @ wh) / 2048
     rounding = 8 * 2.0**-24 * np.sqrt(50)
-    assert (np.abs(got - made) <= rounding * terms).all()  # the units' own sums, in f32
-    # From 2⁻¹⁴ on a number keeps 21 digits and lo·lo is 2⁻²⁰ of a product; below, 11 digits, down to 2⁻³⁶.
-    off = np.where(np.abs(a) < 2.0**-14, np.abs(a) * 2.0**-11 + 2.0**-36, np.abs(a) * 2.0**-21)
-    bound = off @ np.abs(w) + (2.0**-21 + 2.0**-20) * terms + np.abs(a).sum(axis=1, keepdims=True) * 2.0**-25 + rounding * terms
+    step = np.abs(w).sum(axis=0) * 2.0**-35  # of lo, where halves have fewer digits
+    assert (np.abs(got - made) <= rounding * terms + step).all()  # the units' own sums, in f32, and lo rounded either way
+    # From 2⁻¹⁴ on a number is off by 2⁻²⁰ of itself, and lo·lo is 2⁻²⁰ of a product; below, by 2⁻¹⁰ or by 2⁻³⁵.
+    off = np.where(np.abs(a) < 2.0**-14, np.abs(a) * 2.0**-10 + 2.0**-35, np.abs(a) * 2.0**-20)
+    bound = off @ np.abs(w) + 2.0**-19 * terms + np.abs(a).sum(axis=1, keepdims=True) * 2.0**-35 + rounding * terms
     assert (np.abs(got - np.float64(a) @ np.float64(w)) <= bound).all()
-    assert scale != 1.0 or np.linalg.norm(got - np.float64(a) @ np.float64(w)) <= 6e-7 * np.linalg.norm(np.float64(a) @ np.float64(w))
+    assert scale != 1.0 or np.linalg.norm(got - np.float64(a) @ np.float64(w)) <= 1e-6 * np.linalg.norm(np.float64(a) @ np.float64(w))
 
 
 @pytest.mark.parametrize("row", [HALF, SPLIT], ids=["f16", "split"])
@@ -166,7 +168,7 @@ def test_who_asked_gets_halves_in_f16_and_may_measure_splitting_in_f32() -> None
     f32, f16 = replace(H200, matrix=DAWN), replace(H200, matrix=DAWN, precision="f16")
     assert [choose(f16, wanted).key for wanted in OTHERS] == [
         "units 64x64 32x32 k32 16x16x16 f16-f32",
-        "units 32x32 16x16 k64 16x16x16 f16-f32",
+        "units 64x32 32x32 k64 16x16x16 f16-f32",
         "units 64x64 32x32 k32 16x16x16 f16-f32",
         "units 64x64 32x32 k32 16x16x16 f16-f32",
     ]
@@ -177,7 +179,7 @@ def test_who_asked_gets_halves_in_f16_and_may_measure_splitting_in_f32() -> None
         assert all(row.operands == "f32" for row in split)
     assert choose(f16, call(4096, 8, 512, Taps(1, 1))) in THIN
     wide = replace(f16, limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152})
-    assert [choose(wide, wanted).key.split()[1] for wanted in OTHERS] == ["64x64", "32x32", "128x64", "64x64"]
+    assert [choose(wide, wanted).key.split()[1] for wanted in OTHERS] == ["128x64", "64x32", "128x64", "64x64"]
 
 
 def test_rows_take_the_devices_own_subgroups_and_shapes() -> None:
@@ -185,7 +187,7 @@ def test_rows_take_the_devices_own_subgroups_and_shapes() -> None:
     for lanes, threads in ((32, 128), (64, 256)):
         caps = replace(f16, matrix=replace(DAWN, lanes=lanes))
         assert {row.on(caps).threads for row in UNITS if row.fits(caps) and row.wgx == 2} == {threads}
-    assert not any(row.fits(replace(f16, matrix=replace(DAWN, lanes=128))) for row in UNITS)
+    assert not any(row.fits(replace(f16, matrix=replace(DAWN, lanes=256))) for row in UNITS)
     apple = replace(f16, matrix=replace(DAWN, shapes=frozenset([Unit("f16", "f32", 8, 8, 8)])))
     assert {row.units.shape[2:] for row in UNITS if row.units and row.fits(apple)} == {(8, 8, 8)}
     default = replace(f16, limits=DEFAULT_LIMITS)
@@ -326,12 +328,11 @@ def tint() -> Iterator[Node]:
       return true;""")
     yield node
     node.run("device.destroy(); setTimeout(() => process.exit(0), 50); return true;")
+    node.process.wait(60)
 
 
 def says(tint: Node, code: str) -> list[str]:
     """What Tint has to say about a shader."""
-    import json
-
     return tint.run(f"""
       device.pushErrorScope('validation');
       const module = device.createShaderModule({{ code: {json.dumps(code)} }});
@@ -350,7 +351,8 @@ def test_tint_takes_every_row_in_dawns_dialect(tint: Node) -> None:
 
 
 def test_tint_refuses_what_is_wrong(tint: Node) -> None:
-    good = text(UNITS[0], call(512, 320, 320), DAWN)
+    oblong = next(row for row in UNITS if "16x8x16" in row.key)
+    good = text(oblong, call(512, 320, 320), DAWN)
     for old, new in (("Accumulate(x, y", "Accumulate(y, x"), ("<f16, FN, FK>", "<f16, FK, FM>"), ("enable f16;", "")):
         assert good.count(old) == 1
         assert says(tint, good.replace(old, new))[0].startswith("error"), old
