@@ -58,7 +58,7 @@ def remove(entries: Sequence[CacheEntry]) -> None:
             if ref.copy is not None and not (subfolder("weights") / ref.copy).exists():
                 path.unlink(missing_ok=True)
         if not cache_entries():  # all is gone: so are the digests, what is known of devices, and what a killed process left
-            for name in ("refs", "checked", "verdicts", "tuned"):
+            for name in ("refs", "checked", "verdicts", "tuned", "contests"):
                 for path, _ in own_files(name):
                     path.unlink(missing_ok=True)
     except OSError as error:

@@ -8,6 +8,7 @@ The cache is $MOEBIUS_CACHE, else $HF_HOME/moebius, else moebius in the user's f
     refs/HASH.json                          what is known of a source by its signature (refs.py)
     verdicts/HASH.json                      whether an adapter computes right (inpaint/verdicts.py)
     tuned/HASH.json                         which kernels are fastest on it (inpaint/tuning.py)
+    contests/HASH.json                      whether its matrix units are faster than the rest of it (inpaint/contest.py)
     parts/download-HASH.part, HASH.lock     downloads under way
 """
 
@@ -37,6 +38,7 @@ OWN = {
     "refs": re.compile(rf"[0-9a-f]{{64}}\.json|\.[0-9a-f]{{64}}\.json{UNDER_WAY}"),
     "verdicts": re.compile(rf"[0-9a-f]{{64}}\.json|\.[0-9a-f]{{64}}\.json{UNDER_WAY}"),
     "tuned": re.compile(rf"[0-9a-f]{{64}}\.json|\.[0-9a-f]{{64}}\.json{UNDER_WAY}"),
+    "contests": re.compile(rf"[0-9a-f]{{64}}\.json|\.[0-9a-f]{{64}}\.json{UNDER_WAY}"),
     "parts": re.compile(r"download-[0-9a-f]{64}\.part"),
 }
 

@@ -63,7 +63,9 @@ def matrix_units(module: ModuleType, adapter: Any) -> list[tuple[tuple[str, str,
     extras = importlib.import_module(f"{module.__name__}.backends.dawn.extras")
     names = "component_type", "result_component_type", "m", "n", "k"
     listed = extras.get_adapter_properties(adapter).get("subgroup_matrix_configs", [])
-    return [(tuple(c[name] for name in names), c["min_subgroup_size"], c["max_subgroup_size"]) for c in listed]
+    known = [adapter.info.get(f"subgroup_{end}_size") or 32 for end in ("min", "max")]  # where a shape says nothing of its own
+    lanes = [[c[f"{end}_subgroup_size"] or size for end, size in zip(("min", "max"), known, strict=True)] for c in listed]
+    return [(tuple(c[name] for name in names), low, high) for c, (low, high) in zip(listed, lanes, strict=True)]
 
 
 PLAIN_TYPE = re.compile(r"(\w+) ?(\*|\[\])?")  # a name, a pointer to it, an array of it
