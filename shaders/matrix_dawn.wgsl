@@ -14,9 +14,9 @@ alias Sum = subgroup_matrix_result<f32, FN, FM>;
 
 // Whether LANES neighbours are one subgroup.
 fn is_subgroup(thread: u32) -> bool {
-  let first = subgroupMin(thread);
-  let last = subgroupMax(thread);
-  return first == thread / LANES * LANES && last == first + LANES - 1u;
+  let lowest = subgroupMin(thread); // both before any `&&`, behind which not all threads would come
+  let highest = subgroupMax(thread);
+  return lowest == thread / LANES * LANES && highest == lowest + LANES - 1u;
 }
 
 fn put_left(at: u32, v: vec4<f32>) {

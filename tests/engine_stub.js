@@ -17,7 +17,7 @@ async function check() {
 function model() {
   const picture = { data: new Uint8Array(3 * WIDE * HIGH).fill(90), width: WIDE, height: HIGH };
   const defaults = { steps: 20, guidance: 2.5, seed: 0 };
-  return { name: "stub", where: "in a test", note: "", size: 64, bytes: 1e6, defaults, mostSteps: 100, sample: { picture, mask: null } };
+  return { name: "stub", where: "in a test", note: "", size: 64, bytes: 1e6, defaults, mostSteps: 100, sample: { picture, mask: null }, files: ["sw.js"] };
 }
 
 async function fill(picture, mask, settings, hear, signal) {

@@ -25,7 +25,7 @@ from moebius.cli.main import run
 from moebius.errors import DeviceLostError, MoebiusError, OutOfMemoryError
 from moebius.inpaint import tuning
 from moebius.inpaint.device import open_device
-from moebius.web.bundle import ForBrowsers
+from moebius.web.edition import ForBrowsers
 from moebius.weights import folders
 
 OTHER = Gemm("direct", 2, 1, 8, 8, software=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ from moebius.model.params import Checkpoint, Params
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
-from moebius.web.bundle import Bundle, ForBrowsers
+from moebius.web import export as exporting
+from moebius.web.bundle import Bundle
+from moebius.web.edition import ForBrowsers
 from moebius.web.export import export, write_site
+from moebius.web.targets import BOUNDS, FEATURES, LANES, targets
 
 LOADED = 240  # seconds a page may take to load a small model and check itself
 READY = "moebius.state !== 'loading'"
 # What a loop has beside other plans, of any buffers.
-LOOP = "sinusoid: linear.inputs[0], state: 0, coefficients: 0, guidance: 0, rows: 1"
+LOOP = "sinusoid: linear.inputs[0], state: 0, coefficients: 0, guidance: [0, 0], rows: 1"
 SCALED = 2  # grey levels: what one level of two neighbours becomes in Lanczos's two rounded passes
 
 
@@ -94,10 +98,10 @@ def gemm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     """The player with three plans of a layer each."""
     folder = tmp_path_factory.mktemp("gemm")
     write_site(folder)
-    recorder, bundle = ForBrowsers("llvmpipe", software=True), Bundle()
-    layers = Layers(recorder)
+    recorder, bundle, (plain,) = ForBrowsers("llvmpipe", software=True), Bundle(), targets("f32", software=True)
+    layers, edition = Layers(recorder), bundle.edition(plain.name, **plain.about())
     for name in NAMES:
-        bundle.add(name, *recorder.recorded(getattr(layers, name), [(2, 5, 7, 6)]))
+        edition.add(name, *recorder.recorded(getattr(layers, name), [(2, 5, 7, 6)]))
     bundle.arrays = {"half": np.float32([0.5]), "bytes": np.uint8([1, 2, 3])}
     bundle.write(folder, {})
     os.utime(folder / "plan.json", (1e9, 1e9))  # browsers take what has not changed for years from their cache, and ask nobody
@@ -105,7 +109,10 @@ def gemm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
         yield address
 
 
-PLAYER = "const { Player, openDevice } = await import('./player.js'); const player = await Player.open('plan.json', await openDevice());"
+PLAYER = """
+  const { Exported } = await import('./exported.js');
+  const exported = await Exported.open('plan.json'), player = await exported.player(exported.editions[0]);
+"""
 
 
 def test_gemm_is_the_oracles(chromium: Browser, gemm: Address) -> None:
@@ -113,7 +120,7 @@ def test_gemm_is_the_oracles(chromium: Browser, gemm: Address) -> None:
     x = np.random.default_rng(4).standard_normal((2, 5, 7, 6), np.float32)
     oracle, results = Layers(Reference(np.float64)), {}
     for name in NAMES:
-        plan = f"player.plan.plans.{name}"
+        plan = f"player.plans.{name}"
         script = f"player.write({plan}.inputs[0], {floats(x)}); player.replay('{name}'); return await player.read({plan}.outputs[0]);"
         results[name] = fetched(page, PLAYER + script).view(np.float32)
         want = getattr(oracle, name)(x.astype(np.float64))
@@ -124,15 +131,16 @@ def test_gemm_is_the_oracles(chromium: Browser, gemm: Address) -> None:
 
 def test_the_plan_is_asked_for_every_time(chromium: Browser, gemm: Address) -> None:
     """One of an older export would not fit the weights of the newer one."""
-    page, before = Page(chromium, gemm + "style.css"), gemm.asked.count("/plan.json")
+    page, files = Page(chromium, gemm + "style.css"), ("/plan.json", "/plan-plain.json.gz")
+    before = [gemm.asked.count(file) for file in files]
     for _ in range(2):
         page.run(PLAYER + "return 0")
-    assert gemm.asked.count("/plan.json") == before + 2
+    assert [gemm.asked.count(file) for file in files] == [n + 2 for n in before]
 
 
 def test_lost_device_and_full_memory_are_one_sentence(chromium: Browser, gemm: Address) -> None:
     page = Page(chromium, gemm + "style.css")
-    lost = "player.device.destroy(); try { await player.read(player.plan.plans.linear.outputs[0]); } catch (e) { return e.message; }"
+    lost = "player.device.destroy(); try { await player.read(player.plans.linear.outputs[0]); } catch (e) { return e.message; }"
     assert "was lost" in page.run(PLAYER + lost)
     full = "GPUDevice.prototype.popErrorScope = async () => new GPUOutOfMemoryError('no'); try { PLAYER } catch (e) { return e.message; }"
     assert "not enough memory" in page.run(full.replace("PLAYER", PLAYER))
@@ -142,46 +150,61 @@ def test_damaged_plans_are_refused(chromium: Browser, gemm: Address) -> None:
     """Every index, offset and size that could reach beyond something."""
     page = Page(chromium, gemm + "style.css")
     damage = [
-        "plan.format = 2",
+        "plan.format = 3",
         "plan.binary.size = 256",
-        "plan.buffers[0].size = 2 ** 40",
-        "plan.buffers[0].size = -4",
-        "plan.buffers[0].size = 4.5",
-        "plan.buffers.find(b => b.at !== undefined).at = plan.binary.size",
-        "plan.uniforms.at = -1",
-        "plan.uniforms.pitch = 0",
-        "plan.uniforms.pitch = 2 ** 30",
+        "plan.editions = []",
+        "plan.editions[0].features = ['shader-f16']",
+        "plan.editions[0].file = '../plan.json'",
+        "plan.editions[0].precision = 'f8'",
+        "plan.editions[0].bound.levels = '1'",
+        "plan.weights[0].size = 2 ** 40",
+        "plan.weights[0].at = plan.binary.size",
+        "edition.buffers[0] = 2 ** 40",
+        "edition.buffers[0] = -4",
+        "edition.buffers[0] = 4.5",
         "plan.arrays.half.shape = [1e6]",
         "plan.arrays.half.type = 'float16'",
-        "plan.pipelines[0].module = 99",
+        "edition.pipelines[0].module = 99",
         "linear.inputs[0].buffer = 99",
         "linear.inputs[0].shape = [2, 5, 7, 600]",
         "linear.steps[0].pipeline = 99",
         "linear.steps[0].grid = [65536, 1, 1]",
-        "linear.steps[0].uniform = 2 ** 30",
-        "linear.steps[0].uniform = 4",
+        "linear.steps[0].params = []",
+        "linear.steps[0].params[0] = 2 ** 32",
         "linear.steps[0].bind = [0, 0, 4]",
         "linear.steps[0].bind[0] = 99",
+        "linear.steps[0].bind[0] = -99",
+        "linear.steps[0].bind[0] = -0.5",
         "linear.steps[0].bind[1] = 128",
         "linear.steps[0].bind[1] = linear.steps[0].bind[2] = 4",
         "linear.steps[0].bind[2] = 2 ** 33",
-        "linear.taps = [{path: '', dispatch: 99, buffer: 0, size: 4, at: [0]}]",
-        "linear.taps = [{path: '', dispatch: 0, buffer: 0, size: 4, at: [2 ** 33]}]",
+        "linear.taps = [{path: '', type: 'f32', dispatch: 99, buffer: 0, size: 4, at: [0]}]",
+        "linear.taps = [{path: '', type: 'f32', dispatch: 0, buffer: 0, size: 4, at: [2 ** 33]}]",
+        "linear.taps = [{path: '', type: 'f64', dispatch: 0, buffer: 0, size: 4, at: [0]}]",
         "linear.carry = [[0, 1, 2 ** 33]]",
-        "linear.carry = [[-1, 1, 4]]",
+        "linear.carry = [[-9, 1, 4]]",
         "linear.steps[0].pipeline = -1",
-        *(f"Object.assign(linear, {{ {LOOP}, {wrong} }})" for wrong in ("state: 99", "coefficients: -1", "guidance: 2 ** 30", "rows: 1e6")),
+        *(
+            f"Object.assign(linear, {{ {LOOP}, {wrong} }})"
+            for wrong in ("state: 99", "coefficients: -9", "guidance: [0, 99]", "guidance: [99, 0]", "rows: 1e6")
+        ),
     ]
     said = page.run(f"""
-      const {{ check }} = await import('./player.js');
-      const text = await (await fetch('plan.json')).text();
+      const {{ checkEdition, checkEditions, checkPlan }} = await import('./sound.js');
+      const plain = (await fetch('plan-plain.json.gz')).body.pipeThrough(new DecompressionStream('gzip'));
+      const texts = await Promise.all([await fetch('plan.json'), new Response(plain)].map((answer) => answer.text()));
       const limits = (await (await navigator.gpu.requestAdapter()).requestDevice()).limits;
-      check(JSON.parse(text), limits);
-      return {json.dumps(damage)}.map((d) => {{
-        const plan = JSON.parse(text);
-        new Function('plan', 'linear', d)(plan, plan.plans.linear);
-        try {{ check(plan, limits); return 'accepted'; }} catch (e) {{ return e.message; }}
+      return [null, ...{json.dumps(damage)}].map((d) => {{
+        const [plan, edition] = texts.map((text) => JSON.parse(text));
+        new Function('plan', 'edition', 'linear', d)(plan, edition, edition.plans.linear);
+        try {{
+          checkEditions(plan);
+          checkPlan(plan, limits);
+          checkEdition('plan.json', edition, plan.weights, limits);
+          return 'accepted';
+        }} catch (e) {{ return e.message; }}
       }});""")
+    assert said.pop(0) == "accepted"
     for what, message in zip(damage, said, strict=True):
         assert "plan.json is damaged or of another version" in message, (what, message)
 
@@ -284,6 +307,91 @@ def test_people_paint_and_run(page: Page, tmp_path: Path) -> None:
 
     page.run("moebius.editor.undo(); moebius.editor.clear(); document.getElementById('run').click()")
     assert page.run("document.getElementById('message').textContent").startswith("Nothing is marked")
+
+
+def speck() -> Inpainter:
+    """The same networks, as small as they can be: few kernels to compile."""
+    u = UNetConfig(
+        8, block_out_channels=(16, 16), layers_per_block=1, heads=2, cross_attention_dim=16, encoder_hid_dim=16, norm_num_groups=4
+    )
+    ops, v = CPU(), VAEConfig((8, 8), layers_per_block=1, norm_num_groups=4)
+    return Inpainter(UNet(u, synthetic(unet.shapes(u), 0), ops), VAE(v, synthetic(vae.shapes(v), 0), ops), model="synthetic speck")
+
+
+# A browser that says it has matrix units, and has none.
+BOAST = """
+  for (const { prototype } of [GPUAdapter, GPUDevice]) {
+    const { get } = Object.getOwnPropertyDescriptor(prototype, 'features');
+    Object.defineProperty(prototype, 'features', { get() { return new Set([...get.call(this), ...FEATURES]); } });
+  }
+  const { requestDevice } = GPUAdapter.prototype;
+  GPUAdapter.prototype.requestDevice = function () { return requestDevice.call(this); };
+  const value = [{ componentType: 'f16', resultComponentType: 'f32', M: 16, N: 16, K: 16 }];
+  Object.defineProperty(GPUAdapterInfo.prototype, 'subgroupMatrixConfigs', { value });
+  for (const name of ['subgroupMinSize', 'subgroupMaxSize']) Object.defineProperty(GPUAdapterInfo.prototype, name, { value: LANES });
+"""
+
+
+@pytest.fixture(scope="module")
+def half(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page in half precision, loaded and checked, in a browser that asks for matrix units and cannot run them."""
+    units, *_, plain, wide = targets("f16", software=False)
+    aims = [replace(target, caps=replace(target.caps, kind="software")) for target in (units, plain, wide)]
+    folder = tmp_path_factory.mktemp("half") / "page"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exporting, "targets", lambda precision, software: aims)
+        export(speck(), folder, tile="cpu", precision="f16", adapter="llvmpipe")
+    with served(folder) as address:
+        opened = Page(chromium, address, BOAST.replace("FEATURES", json.dumps(sorted(FEATURES))).replace("LANES", str(LANES)))
+        opened.wait(READY, LOADED)
+        assert opened.run("moebius.state") == "ready", (opened.run("moebius.error"), opened.log)
+        opened.run("return await moebius.check()", LOADED)
+        yield opened
+        opened.close()
+
+
+def distance(got: np.ndarray, want: np.ndarray) -> tuple[float, float]:
+    """The mean difference in grey levels, and the PSNR."""
+    difference = got.astype(float) - want
+    return float(np.abs(difference).mean()), float(10 * np.log10(255**2 / np.mean(difference**2)))
+
+
+def test_an_edition_that_does_not_run_gives_way_to_one_that_does(half: Page) -> None:
+    assert half.run("moebius.engine.failed.map(({ name }) => name)") == ["units-16x16x16"]
+    assert half.run("moebius.engine.player.about.name") == "plain"
+    assert "matrix units" in half.run("document.getElementById('model').textContent")
+
+
+def test_half_precision_makes_the_picture_of_f32(half: Page) -> None:
+    """Within its bound, by the page's own measure and by this one's; and it is not f32 that ran."""
+    assert "half precision" in half.run("document.getElementById('model').textContent")
+    assert half.run("moebius.checked.ok"), half.run("moebius.checked.distance")
+    assert half.run("document.getElementById('verdict').textContent").startswith("Yes")
+    assert half.run("moebius.fingerprint.columns[0].name").endswith(", half precision")
+    native = speck()
+    want = endtoend.painted(native, native(sample.photo(), sample.mask(), **endtoend.SETTINGS).latents)
+    mean, psnr = distance(fetched(half, "return moebius.checked.painted.data;").reshape(want.shape), want)
+    assert mean <= BOUNDS["f16"]["mean"], (mean, psnr)
+    assert psnr >= BOUNDS["f16"]["psnr"], (mean, psnr)
+    assert 1e-4 < max(half.run("moebius.checked.rows.map((row) => row.relative_l2)")) < 2e-2
+
+
+def test_what_is_too_much_for_half_precision_is_made_in_single(half: Page) -> None:
+    """What one player reads, as if it had overflowed; the same weights make the picture in f32, which is said in one sentence."""
+    half.run("""
+      const { player } = moebius.engine, { read } = player;
+      player.read = async (tensor) => (await read.call(player, tensor)).fill(Infinity);
+      document.getElementById('steps').value = 2;
+      document.getElementById('run').click();""")
+    half.wait("moebius.result || moebius.error", LOADED)
+    assert half.run("moebius.error") is None
+    said = half.run("document.getElementById('message-text').textContent")
+    assert "single precision" in said
+    assert said.count(".") == 1
+    got = fetched(half, "return (await import('./bitmaps.js')).pictureOf(moebius.editor.picture).data;")
+    want = np.asarray(speck()(sample.photo(), sample.mask(), steps=2).image.convert("RGB"))
+    assert distance(got.reshape(want.shape), want)[0] < BOUNDS["f16"]["mean"]
+    half.run("moebius.editor.history.keptSaved()")
 
 
 @pytest.mark.parametrize(

@@ -518,4 +518,5 @@ def test_the_page_is_loaded_again_without_a_server(chromium: Browser, tmp_path: 
     page.send("Page.reload")
     page.wait("!globalThis.before && globalThis.moebius?.state === 'ready'")
     assert page.run("moebius.editor.picture.width") == 160
+    assert page.run("return Boolean(await (await caches.open('moebius-page')).match('sw.js'))"), "what the engine may yet need"
     page.close()

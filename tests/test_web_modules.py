@@ -41,7 +41,7 @@ CONSTANTS = f"const constants = {json.dumps(constants())};"  # as plan.json has 
 # the sources ---------------------------------------------------------------------------------------------------------
 def test_imports_have_no_cycle_and_nothing_is_left_over() -> None:
     imports = {name: set(re.findall(r"""(?:\bfrom|\bimport\(?)\s*["']\./([\w.]+)["']""", text)) for name, text in SOURCES.items()}
-    assert imports["engine_webgpu.js"] >= {"inpaint.js", "player.js"}
+    assert imports["engine_webgpu.js"] >= {"inpaint.js", "exported.js"}
     assert imports["engine.js"] == {"engine_webgpu.js", "engine_server.js"}
     order = list(TopologicalSorter(imports).static_order())  # raises CycleError
     assert set(order) == SOURCES.keys()
@@ -290,6 +290,33 @@ def test_errors_are_those_of_the_fingerprint(scripts: Scripts) -> None:
         expected = errors(np.float32(got), want, None)
         assert row.keys() == expected.keys() - {"checksum"}
         assert row == {k: v if v is None or isinstance(v, list) else pytest.approx(v, rel=1e-9) for k, v in expected.items() if k in row}
+
+
+def test_every_half_is_read_as_numpy_does(scripts: Scripts) -> None:
+    script = "const { numbers } = await import('./tensors.js'); return numbers(new Uint16Array(65536).map((_, i) => i).buffer, 'f16');"
+    np.testing.assert_array_equal(
+        fetched(scripts, script).view(np.float32), np.arange(65536).astype(np.uint16).view(np.float16).astype(np.float32)
+    )
+
+
+def test_distances_are_of_the_hole(scripts: Scripts) -> None:
+    """The largest difference is of all, and what an edition is held to is what its bound names."""
+    g = np.random.default_rng(5)
+    want, m = g.integers(20, 200, (9, 7, 3), np.uint8), g.random((9, 7)) < 0.5
+    got = np.uint8(want + g.integers(0, 3, want.shape) * m[..., None] + 9 * ~m[..., None])
+    found = scripts.run(f"""
+      const {{ distances }} = await import('./check.js');
+      return distances({bytes_of(got)}, {bytes_of(want)}, {bytes_of(m)});""")
+    hole = (got.astype(float) - want)[m]
+    assert found == {
+        "levels": 9,
+        "mean": pytest.approx(np.abs(hole).mean()),
+        "psnr": pytest.approx(10 * np.log10(255**2 / np.mean(hole**2))),
+    }
+    script = "const { isWithin } = await import('./check.js'); return [{ levels: 9 }, { levels: 8 }, { mean: 2, psnr: 40 }, "
+    script += f"{{ mean: 0.1 }}, {{ psnr: 60 }}].map((bound) => isWithin({json.dumps(found)}, bound));"
+    assert scripts.run(script) == [True, False, True, False, False]
+    assert scripts.run("return (await import('./check.js')).isWithin({ levels: NaN, mean: NaN, psnr: NaN }, { mean: 1 });") is False
 
 
 @pytest.mark.parametrize("box", [(300, 200, 20, 16), (0, 5, 30, 20), (420, 300, 80, 60), (150, 100, 140, 9), (100, 60, 200, 180)])

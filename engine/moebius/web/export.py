@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ import numpy as np
 import moebius
 from moebius.errors import MoebiusError, UsageError
 from moebius.files import REPLACED, folder_beside
+from moebius.inpaint.device import chosen_precision
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.loaded import LOG_VARIANCE
 from moebius.inpaint.settings import Settings
@@ -23,14 +23,16 @@ from moebius.model.denoise import Denoiser
 from moebius.model.unet import UNet, condition_ids
 from moebius.model.vae import VAE
 from moebius.pictures import blend, grain, islands, mask, pixels, published, seam, tiling, windows
-from moebius.web.bundle import FORMAT, PLAN, WEIGHTS, Bundle, ForBrowsers
+from moebius.web.bundle import PLAN, WEIGHTS, Bundle, Progress, edition_file
+from moebius.web.edition import Edition, ForBrowsers
+from moebius.web.targets import NAMES, PLAIN, Target, targets
 from moebius.web.witness import witness
 
 ROWS = 100  # sampling steps that a page can take: the rows of its time tables
 
 SYNTHETIC = "Its weights were made from a seed, not trained: the hole is filled with noise."
 TILES = ("gpu", "cpu")
-OPENING = f'{{"format":{json.dumps(FORMAT)},'.encode()  # of every plan.json
+OPENING = b'{"format":'  # of every plan.json
 PLAYED = ("steps", "guidance", "strength", "noise_offset", "seed")  # the settings that the page has
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take from plan.json: they type no number of the engine's
     blend: ("MARGIN",),
@@ -47,30 +49,30 @@ CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take
     windows: ("CONTEXT", "SHARED_CONTEXT", "SCALED", "MOST"),
 }
 
-Progress = Callable[[str, int, int | None], None]
-
 
 def export(
     inpainter: Inpainter,
     folder: str | os.PathLike[str],
     *,
     tile: str = "gpu",
+    precision: str = "auto",
     adapter: str | int | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Writes the page of this model into `folder`, in place of a page that is there; returns its bytes.
 
-    `tile` "cpu" is for browsers on a software driver. Plans are recorded with WebGPU's default limits, so that every browser grants
-    them; `adapter` only lends its driver.
+    `tile` "cpu" is for browsers on a software driver. With `precision` "f16" the weights take half the room; "auto" is f32. Plans are
+    recorded with WebGPU's default limits, so that every browser grants them, and once more for those that have matrix units; `adapter`
+    only lends its driver.
     """
     target = Path(folder)
     if tile not in TILES:
         raise UsageError(f"tile is {tile!r}; choose one of {', '.join(TILES)}.")
+    stored = chosen_precision(precision)
     check_target(target)
-    recorder = ForBrowsers(adapter, software=tile == "cpu")
-    bundle = record(inpainter, recorder)
+    bundle = record(inpainter, ForBrowsers(adapter, stored=stored), targets(stored, software=tile == "cpu"))
     check = witness(inpainter)
-    keep_taps(bundle, check.arrays)
+    keep_taps([edition for edition, _ in bundle.editions.values()], check.arrays)
     bundle.arrays = check.arrays
     unet, vae = inpainter.unet.config, inpainter.vae.config
     about: dict[str, Any] = {
@@ -79,6 +81,7 @@ def export(
         "revision": inpainter.revision,
         "note": SYNTHETIC if inpainter.model.startswith("synthetic") else "",
         "tile": tile,
+        "precision": stored,
         "config": {
             "size": inpainter.size,
             "factor": vae.factor,
@@ -98,29 +101,40 @@ def constants() -> dict[str, Any]:
     return {name: getattr(module, name) for module, names in CONSTANTS.items() for name in names} | {"LOG_VARIANCE": LOG_VARIANCE}
 
 
-def record(inpainter: Inpainter, recorder: ForBrowsers) -> Bundle:
-    """The three plans of a run: encoder, guided sampling step, decoder. Nothing runs."""
+def record(inpainter: Inpainter, recorder: ForBrowsers, aims: Sequence[Target]) -> Bundle:
+    """An edition for each target, of the three plans of a run: encoder, guided sampling step, decoder. Nothing runs. One that has no use
+    for what it needs is left out."""
+    bundle = Bundle()
     unet = UNet(inpainter.unet.config, inpainter.unet.root.root, recorder)
     vae = VAE(inpainter.vae.config, inpainter.vae.root.root, recorder)
-    side, latent, channels = inpainter.size, unet.config.sample_size, vae.config.latent_channels
+    for target in aims:
+        recorder.aim(target.caps, target.choose)
+        add_plans(bundle.edition(target.name, **target.about()), unet, vae, recorder)
+    plain = bundle.editions[PLAIN][0].data()
+    bundle.editions = {name: made for name, made in bundle.editions.items() if name == PLAIN or made[0].data() != plain}
+    return bundle
+
+
+def add_plans(edition: Edition, unet: UNet, vae: VAE, recorder: ForBrowsers) -> None:
+    latent, channels = unet.config.sample_size, vae.config.latent_channels
+    side = latent * vae.config.factor
     # The values of the schedule and of the guidance are the player's to fill in.
     steps = Denoiser(unet, condition_ids(unet.config), [0] * ROWS, np.ones((ROWS, 4)), Settings().guidance)
-    bundle = Bundle()
     for name, forward, shapes, args in (
         ("encoder", vae.encoder, [(1, side, side, 3)], ()),
         ("step", steps.step, [(1, latent, latent, c) for c in (channels, 1, channels)], (slice(None),)),
         ("decoder", vae.decoder, [(1, latent, latent, channels)], ()),
     ):
-        bundle.add(name, *recorder.recorded(forward, shapes, *args))
-    return bundle
+        edition.add(name, *recorder.recorded(forward, shapes, *args))
 
 
-def keep_taps(bundle: Bundle, arrays: dict[str, np.ndarray]) -> None:
-    """Modules are compared where both the plan and the native run have them."""
-    for name, plan in bundle.plans.items():
+def keep_taps(editions: Sequence[Edition], arrays: dict[str, np.ndarray]) -> None:
+    """Modules are compared where both a plan and the native run have them."""
+    plans = [(name, plan) for edition in editions for name, plan in edition.plans.items()]
+    for name, plan in plans:
         plan["taps"] = [tap for tap in plan["taps"] if f"{name}/{tap['path']}" in arrays]
-    paths = {f"{name}/{tap['path']}" for name, plan in bundle.plans.items() for tap in plan["taps"]}
-    for name in [n for n in arrays if n.split("/")[0] in bundle.plans and "/" in n and n not in paths]:
+    names, paths = {name for name, _ in plans}, {f"{name}/{tap['path']}" for name, plan in plans for tap in plan["taps"]}
+    for name in [n for n in arrays if n.split("/")[0] in names and "/" in n and n not in paths]:
         del arrays[name]
 
 
@@ -136,8 +150,9 @@ def write_site(folder: Path) -> int:
 
 
 def page_files() -> set[str]:
-    """The names of all that an export writes."""
-    return {item.name for item in files("moebius.web").joinpath("site").iterdir()} | {PLAN, WEIGHTS}
+    """The names of all that an export may write."""
+    site = {item.name for item in files("moebius.web").joinpath("site").iterdir()}
+    return site | {PLAN, WEIGHTS} | {edition_file(name) for name in NAMES}
 
 
 def is_page(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 from moebius.pictures.cut import cut_out
 from moebius.pictures.published import to_uint8
-from moebius.web.bundle import samples
+from moebius.web.edition import samples
 
 RUN = "end to end"
 

@@ -1,10 +1,10 @@
 // The page against the native run: the same window, noise and settings, and how far every tensor lies from what was written
 // down at export. The fingerprint is a column of `moebius compare` (engine/moebius/check/compare/fingerprint.py).
 
+import { described } from "./editions.js";
 import { draws, sample } from "./inpaint.js";
 import { cut, pasted, toBytes } from "./pixels.js";
-
-const GREY_LEVELS = 1; // what the picture may differ by as the model makes it; scaling may make two of one
+import { sha256 } from "./weights.js";
 
 export async function selfCheck(player, hear = () => {}) {
   const { plan, arrays } = player;
@@ -30,9 +30,11 @@ export async function selfCheck(player, hear = () => {}) {
     }
   }
   const painted = errors(result.data, array("picture"), [1, ...arrays.picture.shape]);
+  const distance = distances(result.data, array("picture"), array("m"));
   return {
-    ok: painted.max_abs !== null && painted.max_abs <= GREY_LEVELS,
-    greyLevels: painted.max_abs,
+    ok: isWithin(distance, player.about.bound),
+    edition: player.about,
+    distance,
     different: result.data.reduce((n, v, i) => n + (v !== array("picture")[i]), 0) / result.data.length,
     noiseIsSame: Object.entries(noise).every(([name, want]) => want.every((v, i) => Object.is(v, drawn[name][i]))),
     windowIsSame: scaled.m.every((v, i) => v === array("m")[i]) && scaled.x.every((v, i) => Math.abs(v - array("x")[i]) < 1e-6),
@@ -45,6 +47,25 @@ export async function selfCheck(player, hear = () => {}) {
       { name: "picture", ...(await withChecksum(painted, result.data)) },
     ],
   };
+}
+
+// In grey levels: the most that a value of the picture differs by, as the model makes it, the mean in the hole, and the hole's PSNR.
+export function distances(got, want, m) {
+  let [levels, sum, squares, values] = [0, 0, 0, 0];
+  for (let i = 0; i < want.length; i++) {
+    const difference = Math.abs(got[i] - want[i]);
+    levels = Math.max(levels, difference);
+    if (!m[Math.floor(i / 3)]) continue;
+    sum += difference;
+    squares += difference * difference;
+    values++;
+  }
+  return { levels, mean: sum / values, psnr: 10 * Math.log10(255 ** 2 / (squares / values)) };
+}
+
+// `bound` has those of the three that an edition is held to.
+export function isWithin({ levels, mean, psnr }, bound) {
+  return levels <= (bound.levels ?? Infinity) && mean <= (bound.mean ?? Infinity) && psnr >= (bound.psnr ?? 0);
 }
 
 export const pictureOf = ({ data, shape: [height, width] }) => ({ data, width, height });
@@ -77,8 +98,7 @@ function ulp(x) {
 
 async function withChecksum(row, values) {
   const floats = Float32Array.from(values, (v) => v + 0); // -0 + 0 is 0
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", floats));
-  return { ...row, checksum: Array.from(hash.slice(0, 8), (b) => b.toString(16).padStart(2, "0")).join("") };
+  return { ...row, checksum: (await sha256(floats)).slice(0, 16) };
 }
 
 // The file for `moebius compare`; `png` is the checked picture as base64.
@@ -88,6 +108,7 @@ export function fingerprint(player, checked, png) {
   const agent = navigator.userAgentData?.brands?.findLast?.((b) => !/not/i.test(b.brand)) ?? {};
   const [, family, version] = /(Firefox|Edg|Chrome|Version)\/([\d.]+)/.exec(navigator.userAgent) ?? [];
   const browser = agent.brand ?? { Edg: "Edge", Version: "Safari" }[family] ?? family ?? "browser";
+  const how = described(checked.edition);
   const limits = {};
   for (const key in device.limits) {
     const name = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`); // as Python's wgpu names them
@@ -102,7 +123,7 @@ export function fingerprint(player, checked, png) {
     set: "default",
     columns: [
       {
-        name: `${device_}, ${browser} ${agent.version ?? version ?? ""}`.trim(),
+        name: `${device_}, ${browser} ${agent.version ?? version ?? ""}`.trim() + (how === described({ precision: "f32" }) ? "" : `, ${how}`),
         implementation: browser.toLowerCase(),
         adapter: { device: device_, vendor: info.vendor ?? "", driver: info.description ?? "", backend: "WebGPU", type: info.isFallbackAdapter ? "CPU" : "" },
         limits,

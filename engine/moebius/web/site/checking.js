@@ -1,6 +1,7 @@
 // The dialog of the self-check: what check.js found, in words and in a table.
 
 import { canvasOf } from "./bitmaps.js";
+import { described } from "./editions.js";
 import { download } from "./files.js";
 
 const $ = (id) => document.getElementById(id);
@@ -9,12 +10,19 @@ const $ = (id) => document.getElementById(id);
 export async function shown(checked) {
   const made = checked.fingerprint(await base64(await canvasOf(checked.picture).convertToBlob({ type: "image/png" })));
   const worst = checked.rows.reduce((a, b) => ((b.relative_l2 ?? Infinity) > (a.relative_l2 ?? Infinity) ? b : a));
+  const { edition, distance } = checked;
+  const levels = (n) => `${n} grey level${n === 1 ? "" : "s"}`;
+  const [what, far] = edition.bound.levels
+    ? [levels(edition.bound.levels), levels(distance.levels)]
+    : [`what ${described(edition)} may differ by`, `${levels(distance.mean.toFixed(2))} in the mean and ${distance.psnr.toFixed(1)} dB`];
   const said = checked.ok
-    ? "Yes: its picture is that of the native run, to within one grey level."
-    : `No: its picture is ${checked.greyLevels ?? "beyond all"} grey levels from that of the native run; please report this with the fingerprint.`;
+    ? `Yes: its picture is that of the native run, to within ${what}.`
+    : `No: its picture is ${far} from that of the native run; please report this with the fingerprint.`;
   $("verdict").className = `verdict ${checked.ok ? "good" : "bad"}`;
   $("verdict").textContent = said;
   const facts = [
+    ["Computed in", described(edition)],
+    ["Distance of the hole", distance.psnr === Infinity ? "none" : `${distance.mean.toFixed(3)} grey levels, ${distance.psnr.toFixed(1)} dB`],
     ["Pixel values that differ at all", `${(100 * checked.different).toPrecision(2)} %`],
     [`Largest error of ${checked.rows.length} tensors`, worst.relative_l2?.toExponential(1) ?? "not finite"],
     ["Noise from the seed", checked.noiseIsSame ? "the same bits" : "different"],

@@ -1,9 +1,10 @@
 // What fills holes. The page is the same whatever computes; an engine has
 //
-//   model()                                        {name, where, note, size, bytes, defaults: {steps, guidance, seed}, mostSteps,
-//                                                  sample: {picture, mask} or null}
-//   fill(picture, mask, settings, hear, signal)    the picture with what is marked filled in. `hear` takes {text} or {step, steps, pieces}
-//                                                  with pieces [{picture, x, y, width, height}] of what is there so far; `signal` ends it
+//   model()                                        {name, how, where, note, size, bytes, defaults: {steps, guidance, seed}, mostSteps,
+//                                                  sample: {picture, mask} or null, files: those that may yet be needed}
+//   fill(picture, mask, settings, hear, signal)    the picture with what is marked filled in. `hear` takes {text}, {note}, which stays, or
+//                                                  {step, steps, pieces} with pieces [{picture, x, y, width, height}] of what is there so
+//                                                  far; `signal` ends it
 //   check(hear, signal)                            null where there is nothing to check; see check.js
 //   lost                                           a promise of an error after which nothing can be filled any more
 //

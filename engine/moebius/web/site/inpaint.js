@@ -1,11 +1,11 @@
 // A whole run in the order it happens: engine/moebius/inpaint/run.py's, for one seed, a window after the other.
 
 import { DDIM, sinusoid } from "./ddim.js";
-import { Refused } from "./errors.js";
+import { NotFinite, Refused } from "./errors.js";
 import { Portable } from "./noise.js";
-import { product } from "./player.js";
 import { cut, isThin, putBack, toBytes } from "./pixels.js";
 import { Preview } from "./preview.js";
+import { product } from "./tensors.js";
 import { windowsOf } from "./tiling.js";
 
 // The four draws of a window, channels last, from one stream in this order; the stream itself has channels first.
@@ -86,7 +86,7 @@ export async function inpaint(player, picture, mask, settings = {}, hear = () =>
 // x: the window from -1 to 1; m: its mask. `noise` takes the place of the draws. `keep(name, array)` receives what the
 // native run wrote down, too, and `taps` has the modules' outputs fetched and kept as well.
 export async function sample(player, x, m, settings, { noise, hear = () => {}, keep = () => {}, taps = false } = {}) {
-  const { config, constants, plans } = player.plan;
+  const { plan: { config, constants }, plans } = player;
   const { steps, guidance, strength, noise_offset, seed } = { ...player.plan.defaults, ...settings };
   const drawn = noise ?? draws(seed, config, constants);
   const scheduler = new DDIM(constants);
@@ -125,27 +125,29 @@ export async function sample(player, x, m, settings, { noise, hear = () => {}, k
   }
 
   for (const [i, array] of [y, mask8, masked].entries()) player.write(step.inputs[i], array);
-  const { queue } = player.device;
   const table = new Float32Array(product(step.sinusoid.shape));
   table.set(sinusoid(times, step.sinusoid.shape[3], constants));
-  player.write(step.sinusoid, table);
-  queue.writeBuffer(player.buffers[step.coefficients], 0, new Float32Array(rows.flat()));
-  queue.writeBuffer(player.uniforms, step.guidance, new Float32Array([guidance]));
+  player.schedule("step", table, rows.flat(), guidance);
   await player.prologue("step");
   for (let i = 0; i < times.length; i++) {
     const replayed = await player.replay("step", { step: i, taps: taps && i === 0 ? step.taps : [] });
     const from = y;
     y = await player.read(step.inputs[0]);
+    finite(y, "The latents");
     keep(`latents after step ${i + 1}`, y);
     await keepTaps("step", replayed);
     await hear({ step: i + 1, steps: times.length, row: rows[i], from, to: y });
   }
-  if (!y.every(Number.isFinite)) throw new Refused("The result holds numbers that are not finite; please report this with the fingerprint below.");
 
   player.write(decoder.inputs[0], y.map((v) => v / config.scaling));
   const replayed = await player.replay("decoder", { taps: taps ? decoder.taps : [] });
   const decoded = await player.read(decoder.outputs[0]);
+  finite(decoded, "The picture");
   keep("decoded picture", decoded);
   await keepTaps("decoder", replayed);
   return { latents: y, decoded };
+}
+
+function finite(values, what) {
+  if (!values.every(Number.isFinite)) throw new NotFinite(`${what} holds numbers that are not finite; please report this with the adapter's name.`);
 }

@@ -3,12 +3,13 @@
 
 const PAGE = "moebius-page"; // sw.js has this name, too
 
-export async function keepForOffline() {
+// `also` are files that may yet be needed.
+export async function keepForOffline(also = []) {
   if (!navigator.serviceWorker || !globalThis.caches) return false;
   await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
   const home = new URL("./", document.baseURI);
   const used = performance.getEntriesByType("resource").map((entry) => new URL(entry.name));
-  const files = new Set([home.href]);
+  const files = new Set([home.href, ...also.map((name) => new URL(name, home).href)]);
   for (const url of used) if (url.href.startsWith(home.href) && !url.search && !url.pathname.endsWith(".bin")) files.add(url.href);
   const answers = await Promise.all([...files].map(async (url) => [url, await fetch(url)]));
   if (answers.some(([, answer]) => !answer.ok)) return false;

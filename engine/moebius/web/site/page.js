@@ -145,13 +145,18 @@ async function run() {
   busy("Starting");
   try {
     await new Promise((resolve) => setTimeout(resolve)); // so that it is seen
-    const hear = (told) => !mine.signal.aborted && progress(told, job, began);
+    let note = "";
+    const hear = (told) => {
+      note = told.note ?? note;
+      if (!told.note && !mine.signal.aborted) progress(told, job, began);
+    };
     const result = await engine.fill(job.picture, job.mask, settings, hear, mine.signal);
     mine.signal.throwIfAborted();
     if (job.again) editor.marks = [];
     editor.filled(job, result);
     Object.assign(page, { result, job, seconds: (performance.now() - began) / 1000 });
     idle(`Filled in ${page.seconds.toFixed(1)} s`);
+    if (note) say(note);
   } catch (error) {
     if (job.again) editor.marks = [];
     idle(mine.signal.aborted ? "Stopped" : "");
@@ -216,7 +221,7 @@ async function start() {
   engine = page.engine = await openEngine((what, done, total) => {
     busy(what, done / total, total > 1e5 ? `${megabytes(done)} of ${megabytes(total)}` : `${done} of ${total}`);
   });
-  const { name, where, note, size, bytes, defaults, mostSteps, sample } = engine.model();
+  const { name, how, where, note, size, bytes, defaults, mostSteps, sample, files: further } = engine.model();
   engine.lost.then((error) => {
     lost = true;
     ready();
@@ -225,7 +230,8 @@ async function start() {
   $("steps").max = String(Math.min(Number($("steps").max), mostSteps));
   for (const id of ["steps", "guidance", "seed"]) $(id).value = defaults[id];
   for (const update of sliders) update();
-  $("model").textContent = `Model: ${name}${bytes ? `, ${megabytes(bytes)}` : ""}, ${where}, working on ${size}×${size} pixels. ${note}`;
+  const facts = [name, bytes && megabytes(bytes), how, where].filter(Boolean).join(", ");
+  $("model").textContent = `Model: ${facts}, working on ${size}×${size} pixels. ${note}`;
   for (const id of ["show-check", "forget"]) $(id).hidden = !sample; // of an engine that is elsewhere there is nothing here
   if (!editor.picture && !opening && sample) {
     const marks = sample.mask ? [bitmap(sample.mask)] : [];
@@ -234,7 +240,7 @@ async function start() {
   idle("Ready");
   if (note) say(note);
   page.state = "ready";
-  if (sample) page.offline = await keepForOffline().catch((error) => console.warn("The page is not kept for offline use:", error.message));
+  if (sample) page.offline = await keepForOffline(further).catch((error) => console.warn("The page is not kept for offline use:", error.message));
 }
 
 // wiring --------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,10 @@ async function poured(body, binary, sink, hear) {
   for (const good of await guard.end()) await sink.take(good);
 }
 
+export async function sha256(bytes) {
+  return Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)), (b) => b.toString(16).padStart(2, "0")).join("");
+}
+
 export async function forgotten() {
   if (globalThis.caches) await caches.delete(CACHE);
 }
@@ -113,8 +117,7 @@ export class Guard {
 
   async checked() {
     const { piece, next } = this;
-    const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", piece));
-    if (Array.from(hash, (b) => b.toString(16).padStart(2, "0")).join("") !== this.binary.pieces[next]) {
+    if ((await sha256(piece)) !== this.binary.pieces[next]) {
       const first = next * this.binary.piece;
       const where = `bytes ${first} to ${first + piece.length - 1} have another SHA-256 than in plan.json`;
       this.fail(new Damaged(`${this.binary.file} is damaged (${where}); load the page again, or export it again.`));
