@@ -27,6 +27,9 @@ def load(implementation: str) -> ModuleType:
     if _LOADED_BY.setdefault(implementation, os.getpid()) != os.getpid():
         raise AdapterError(f"WebGPU ({implementation}) was in use before this process was forked, and {FORKED}")
     os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp")  # unset, Mesa prints a line for every adapter
+    if implementation == "dawn":  # both have a logger "wgpu", and wgpu cannot be imported where it is wgpudawn's already
+        with suppress(ImportError):
+            importlib.import_module("wgpu")
     try:
         module = importlib.import_module(IMPLEMENTATIONS[implementation])
         if implementation == "wgpu":
