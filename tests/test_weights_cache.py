@@ -92,7 +92,7 @@ def test_a_damaged_copy_that_cannot_be_made_again_says_so(folder: Path, cache: P
     wanted = store.published_unet("places2")
     store.load(folder)
     origin = {"repo": wanted.repo, "file": wanted.file, "revision": wanted.revision}
-    refs.remember(store.hub_signature("unet", wanted), refs.Ref("unet", origin, copy=copy_of(cache).name))
+    refs.remember(store.hub_signature("unet", wanted, "f32"), refs.Ref("unet", origin, copy=copy_of(cache).name))
     flip(copy_of(cache), copy_of(cache).stat().st_size // 2, 0)
     with pytest.raises(WeightError, match=r"HF_HUB_OFFLINE.*set aside as .*\.damaged"):
         store.load("places2")
