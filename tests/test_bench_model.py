@@ -142,7 +142,7 @@ def test_a_peer_that_makes_something_else_is_left_out_untimed(weights: Path, mon
         contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
         *(contenders.Contender(name, lambda s, x=x: inpainter("peer", numpy_nets(x), *TINY)) for name, x in names.items()),  # type: ignore[misc]
     ]
-    monkeypatch.setattr(model, "contenders", lambda: made)
+    monkeypatch.setattr(model, "contenders", lambda precision: made)
     args = arguments(monkeypatch, "--small", "--steps", "2", "--runs", "2", "--limit", "100")
     result = model.measure("tiny", setting(weights), args)
     assert list(result["contenders"]) == [contenders.NUMPY, "right"]
@@ -161,7 +161,7 @@ def test_who_is_too_slow_is_left_out_by_name(weights: Path, monkeypatch: pytest.
         contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
         contenders.Contender("slow", lambda s: inpainter("peer", numpy_nets(), *TINY)),
     ]
-    monkeypatch.setattr(model, "contenders", lambda: made)
+    monkeypatch.setattr(model, "contenders", lambda precision: made)
     result = model.measure("tiny", setting(weights), arguments(monkeypatch, "--small", "--steps", "2", "--runs", "1", "--limit", "1e-6"))
     assert result["left_out"]["slow"].endswith("above --limit 1e-06")
     with pytest.raises(UsageError, match=r"'nobody'.*'moebius CPU', 'slow'"):
@@ -183,7 +183,7 @@ def test_a_peer_that_fails_while_it_is_timed_is_left_out_by_name(weights: Path, 
             raise RuntimeError("no\n memory")
         return whole(inpaint, steps)
 
-    monkeypatch.setattr(model, "contenders", lambda: made)
+    monkeypatch.setattr(model, "contenders", lambda precision: made)
     monkeypatch.setattr(part, "picture", picture)
     args = arguments(monkeypatch, "--small", "--steps", "2", "--runs", "3", "--limit", "100")
     result = model.measure("tiny", setting(weights), args)
@@ -197,7 +197,7 @@ def test_the_backend_of_the_package_may_be_too_slow_too(weights: Path, monkeypat
         contenders.Contender(contenders.OURS, lambda s: inpainter("ours", numpy_nets(), *TINY)),
         contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
     ]
-    monkeypatch.setattr(model, "contenders", lambda: made)
+    monkeypatch.setattr(model, "contenders", lambda precision: made)
     result = model.measure("tiny", setting(weights), arguments(monkeypatch, "--small", "--steps", "2", "--runs", "1", "--limit", "1e-6"))
     assert result["left_out"][contenders.OURS].endswith("above --limit 1e-06")
     assert result["against"] == contenders.NUMPY
@@ -316,7 +316,7 @@ def test_the_others_go_on(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         def stop(self) -> None:
             stopped.append(self.contender.name)
 
-    monkeypatch.setattr(model, "contenders", lambda: made)
+    monkeypatch.setattr(model, "contenders", lambda precision: made)
     monkeypatch.setattr(model, "at_work", lambda contender, setting, task, seconds: Stub(contender, setting, task))
     result = model.measure("tiny", setting(weights), arguments(monkeypatch, "--small", "--steps", "2", "--runs", "1", "--limit", "100"))
     assert result["left_out"] == {"hangs": "stopped after 3 s, while loading"}
@@ -330,7 +330,7 @@ def test_who_has_not_begun_when_the_time_is_over_is_left_out(weights: Path, monk
         contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
         contenders.Contender("late", lambda s: inpainter("peer", numpy_nets(), *TINY)),
     ]
-    monkeypatch.setattr(model, "contenders", lambda: made)
+    monkeypatch.setattr(model, "contenders", lambda precision: made)
     clock = iter([0.0, 0.0, 81.0])
     monkeypatch.setattr(model, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     args = arguments(monkeypatch, "--small", "--steps", "2", "--runs", "1", "--budget", "100")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from moebius.inpaint.inpainter import Inpainter
 from moebius.model import unet, vae
-from moebius.model.contract import Step, StepState, Tap, Timesteps
+from moebius.model.contract import Precision, Step, StepState, Tap, Timesteps
 from moebius.model.params import ShapeOnly
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
@@ -33,9 +33,13 @@ class PeerOps:
     """The edges of the contract and the two ops of a sampling step. Between two steps nothing leaves the device of the peer's tensors."""
 
     largest_batch = 1
+    precision: Precision = "f32"  # of what is given and comes back; a peer's own is in its name
 
     def __init__(self, nets: Nets, name: str) -> None:
         self.nets, self.name = nets, name
+
+    def in_f32(self) -> Self:
+        return self
 
     def run(self, forward: Callable[..., Any], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None = None) -> np.ndarray:
         return self.nets.to_host(forward(*(self._tensor(a) for a in arrays), *args))
