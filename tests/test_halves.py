@@ -237,6 +237,7 @@ def test_what_is_no_vec4_cannot_hold_halves() -> None:
         with pytest.raises(MoebiusError, match=rf"{shader}\.wgsl .*{name}.*halves"):
             wgsl.specialise(shader, ((wgsl.HALVES, name),))
     assert "packed(" not in wgsl.specialise("gemm")
+    assert not re.search(r"//.*packed\(", wgsl.specialise("gemm", ((wgsl.HALVES, "a w first out"),))), "what is in a comment is no element"
 
 
 # networks ------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from batch_cases import SMALL_UNET, SMALL_VAE, mask, picture
 
 from moebius.backends.cpu import CPU
 from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.caps import Matrix
 from moebius.check.compare import child as compare_child
 from moebius.check.compare import collect, measure
 from moebius.check.compare.adapters import Target
@@ -138,6 +139,15 @@ def test_a_picture_that_overflows_is_made_in_f32(wanted: Any, where: int) -> Non
     assert not ops.forgotten  # and what f16 took is kept for the next one
 
 
+def test_where_units_overflow_it_is_made_without_them(wanted: Any) -> None:
+    ops = Half(SAMPLING)
+    ops.precision = "f32"
+    with pytest.warns(UserWarning, match="overflowed the halves of matrix units"):
+        result = model(ops)(PHOTO, BOX, **NUMBERS)
+    np.testing.assert_array_equal(result.arrays[0], wanted.arrays[0])
+    assert result.metadata["precision"] == "f32"
+
+
 def test_one_that_does_not_is_made_in_f16(wanted: Any, recwarn: pytest.WarningsRecorder) -> None:
     ops = Half()
     result = model(ops)(PHOTO, BOX, **NUMBERS)
@@ -171,6 +181,7 @@ def test_the_preview_does_without_f16() -> None:
         assert step.preview.size == (40, 40)
         ops.overflows = None
     assert run.overflow is None
+    assert [other.forgotten for other in ops.others] == [2]  # both networks' memory was given back
 
 
 def test_several_seeds_and_finer_windows_too() -> None:
@@ -315,6 +326,14 @@ def test_a_gpu_takes_the_one_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) 
     assert (ops.precision, ops.in_f32().precision) == ("f16", "f32")
     assert ops.in_f32().gpu is ops.gpu  # one device, whose memory and turns they share
     assert ops.in_f32().in_f32().caps == replace(ops.caps, precision="f32")
+
+
+@pytest.mark.parametrize("precision", ["f16", "f32"])
+def test_f32_for_what_overflowed_has_no_matrix_units(llvmpipe: WebGPU, precision: Precision) -> None:
+    """Splitting ends where halves do: a picture would overflow once more, and fail."""
+    ops = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, matrix=Matrix("emulated", frozenset())), precision=precision)
+    assert ops.in_f32().caps == llvmpipe.caps
+    assert ops.in_f32().in_f32().precision == "f32"
 
 
 @pytest.mark.parametrize("precision", ["auto", "f32", "f16"])

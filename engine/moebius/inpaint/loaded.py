@@ -89,13 +89,13 @@ class LoadedModel:
         return self.unet.ops.precision
 
     def in_f32(self) -> LoadedModel:
-        """The same model on the same device in f32: itself where it is that, else one that takes memory there when it first computes, and
-        until `release`."""
-        if self.precision == "f32":
-            return self
+        """The same model on the same device in f32 and nothing narrower: itself where it is that, else one that takes memory there when it
+        first computes, and until `release`."""
         with self._lock:
             if self._f32 is None:
                 ops = self.unet.ops.in_f32()
+                if ops is self.unet.ops:
+                    return self
                 nets = UNet(self.unet.config, self.unet.root.root, ops), VAE(self.vae.config, self.vae.root.root, ops)
                 which: dict[str, Any] = {"model": self.model, "blend": self.blend, "sources": self.sources, "digests": self.digests}
                 self._f32 = LoadedModel(*nets, self.scheduler, **which)

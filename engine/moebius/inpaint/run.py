@@ -36,6 +36,7 @@ from moebius.pictures.pixels import rescaled
 
 FINER = 1  # which noise of a seed the finer windows have
 OVERFLOWED = "Numbers of this picture overflowed f16, so it was made in f32; with precision f32 (--precision f32) the first try is saved."
+OVERFLOWED_UNITS = "Numbers of this picture overflowed the halves of matrix units, so it was made without these."
 MOST_ITEMS = 10_000  # windows × pictures of one run: each keeps its noise and its latents
 
 
@@ -182,10 +183,13 @@ class Run:
         self._clock.book("encode")
 
     def fall_back(self, error: NonFiniteError) -> None:
-        """Begins again in f32, where what is not finite may have overflowed f16; raises the error where it is in f32."""
-        if self.model.precision == "f32":
+        """Begins again in f32, where what is not finite may have overflowed f16; raises the error where it is in f32, and no matrix units
+        are."""
+        whole = self.model.in_f32()
+        if whole is self.model:
             raise error
-        self.model, self.overflow = self.model.in_f32(), OVERFLOWED
+        self.overflow = OVERFLOWED if self.model.precision == "f16" else OVERFLOWED_UNITS
+        self.model = whole
         self._finer_items, self._done, self._total = [], 0, None
         self.__dict__.pop("_preview", None)
         self._begin()
@@ -194,9 +198,10 @@ class Run:
         """All its steps; where they overflow, all again in f32."""
         try:
             yield from self._denoise()
+            return
         except NonFiniteError as error:
             self.fall_back(error)
-            yield from self._denoise()
+        yield from self._denoise()  # when the error is forgotten, and with it what its run had on the device
 
     def _denoise(self) -> Iterator[Step]:
         """The steps of its windows, then those of the finer ones, which start from what the others made."""
