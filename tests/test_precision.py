@@ -28,8 +28,9 @@ from moebius.cli.main import run as command
 from moebius.errors import NonFiniteError, UsageError
 from moebius.inpaint import device, verdicts
 from moebius.inpaint.inpainter import Inpainter
+from moebius.inpaint.loaded import OVERFLOWED
 from moebius.inpaint.record import differing
-from moebius.inpaint.run import OVERFLOWED, Run
+from moebius.inpaint.run import Run
 from moebius.inpaint.together import sampled
 from moebius.many.jobs import Job
 from moebius.many.worker import Options, Worker
@@ -307,6 +308,16 @@ def test_a_closed_model_gives_both_back() -> None:
     before = ops.others[0].forgotten
     made.close()
     assert ops.others[0].forgotten > before
+
+
+def test_what_a_closed_model_took_before_it_overflowed_is_given_back() -> None:
+    ops = Half(DECODING)
+    made = model(ops)
+    for step in made.steps(PHOTO, BOX, **NUMBERS):
+        if step.index == 0 and not ops.others:
+            made.close()
+    assert len(ops.forgotten) == 4  # by close, and at the end, of what decoding took
+    assert ops.others[0].forgotten == 2
 
 
 # Choosing it ------------------------------------------------------------------------------------------------------------
