@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +32,6 @@ from moebius.check.bounds import U_HALF, is_rounding
 from moebius.check.lockstep import LockStep, Row
 from moebius.errors import MoebiusError, NonFiniteError, WeightError
 from moebius.model import unet, vae
-from moebius.model.contract import Precision
 from moebius.model.denoise import Denoiser
 from moebius.model.params import ShapeOnly
 from moebius.model.scheduler import DDIM
@@ -127,7 +126,7 @@ def test_every_op_is_within_the_bound_of_halves_and_not_of_float32(llvmpipe: Web
 
 def test_ops_are_within_the_bound_of_halves_on_another_driver(swiftshader: WebGPU) -> None:
     """Of those that share their kernels, one."""
-    for name in ("linear", "conv3x3", "upsample_conv3x3", "dwconv with all", "feed_forward", "group_norm", "layer_norm", "cross_lambda"):
+    for name in ("conv3x3", "dwconv with all", "feed_forward", "group_norm", "layer_norm", "cross_lambda"):
         check(OPS[name]((2, 5, 7)), swiftshader)
     check(OPS["self_lambda"]((1, 3, 2)), swiftshader)
     check(OPS["attention"]((1, 3, 2)), swiftshader)
@@ -140,18 +139,17 @@ def test_what_is_fused_is_within_the_bound_of_halves(llvmpipe: WebGPU, name: str
 
 
 def test_every_row_of_the_menu_takes_halves(llvmpipe: WebGPU) -> None:
-    """Its own tile in one mode after the other, and small ones of every entry in all of them."""
+    """In one mode after the other, and small ones of every entry in another."""
     made_for: list[Callable[[int, int], Case]] = [
         lambda m, n: linear((1, 1, m + 1), 17, n + 1),
         lambda m, n: conv3x3((1, 5, 7), 9, n),
         lambda m, n: upsample_conv3x3((1, 6, 9), 8, n),
     ]
-    rows = [(row, made_for[i % 3 : i % 3 + 1]) for i, row in enumerate(menu.GEMMS)]
-    for row, modes in [*rows, *((row, made_for) for row in (SMALL[0], *SMALL[4:7], LINES[0]))]:
-        for case in (mode(row.rows, min(4 * row.columns4, 15)) for mode in modes):
-            entries = [d.entry for d in check(case, llvmpipe, row).dispatches]
-            plain = row.packing == "plain" and (row.entry != "lines" or case.name != "linear")
-            assert entries == [row.entry if plain else "direct"], "the points of Winograd's tiles are f32 alone"
+    for i, row in enumerate((*menu.GEMMS, SMALL[0], *SMALL[4:7], LINES[0])):
+        case = made_for[i % 3](row.rows, min(4 * row.columns4, 15))
+        entries = [d.entry for d in check(case, llvmpipe, row).dispatches]
+        plain = row.packing == "plain" and (row.entry != "lines" or case.name != "linear")
+        assert entries == [row.entry if plain else "direct"], "the points of Winograd's tiles are f32 alone"
 
 
 def test_softmaxes_of_peaked_logits_move_no_further_than_the_bound(llvmpipe: WebGPU) -> None:
@@ -237,6 +235,7 @@ def test_what_is_no_vec4_cannot_hold_halves() -> None:
         with pytest.raises(MoebiusError, match=rf"{shader}\.wgsl .*{name}.*halves"):
             wgsl.specialise(shader, ((wgsl.HALVES, name),))
     assert "packed(" not in wgsl.specialise("gemm")
+    assert not re.search(r"//.*packed\(", wgsl.specialise("gemm", ((wgsl.HALVES, "a w first out"),))), "what is in a comment is no element"
 
 
 # networks ------------------------------------------------------------------------------------------------------------
@@ -245,7 +244,7 @@ CODER = VAEConfig((6, 10), layers_per_block=1, norm_num_groups=2)
 
 
 def test_networks_agree_with_float32_to_halves(llvmpipe: WebGPU) -> None:
-    wide, gpu16 = llvmpipe, WebGPU(llvmpipe.gpu, precision="f16")
+    wide, gpu16 = CPU32(), WebGPU(llvmpipe.gpu, precision="f16")
     weights, ids, x = synthetic(unet.shapes(CONFIG), 0), condition_ids(CONFIG), noise("halves", (2, 9, 8, 8))
     one, other = (UNet(CONFIG, weights, ops)(x, 77, ids) for ops in (gpu16, wide))
     assert 1e-5 < relative(one, other) < 3e-3
@@ -262,7 +261,7 @@ def test_latents_stay_close_to_those_of_float32_over_all_steps(llvmpipe: WebGPU)
     y, masked = (noise(f"halves {name}", (1, 4, 8, 8)) for name in ("y", "masked"))
     mask = (noise("halves mask", (1, 1, 8, 8)) > 0).astype(np.float32)
     latents = []
-    for ops in (llvmpipe, WebGPU(llvmpipe.gpu, precision="f16")):
+    for ops in (CPU32(), WebGPU(llvmpipe.gpu, precision="f16")):
         run = Denoiser(UNet(CONFIG, weights, ops), condition_ids(CONFIG), times.tolist(), DDIM().coefficients(times, 20), 2.5)
         latents.append([state.latents() for state in run.steps(y, mask, masked)][-1])
     assert 1e-6 < relative(latents[1], latents[0]) < 2e-2
@@ -303,7 +302,7 @@ def test_nano_fills_a_picture_as_it_does_in_float32(llvmpipe: WebGPU) -> None:
     pictures = []
     for ops in (CPU32(), WebGPU(llvmpipe.gpu, precision="f16")):
         nets = UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops)
-        run = Inpainter(*nets, model="nano", blend=weights.blend)(photo, mask, steps=3, strength=1.0)
+        run = Inpainter(*nets, model="nano", blend=weights.blend)(photo, mask, steps=2, strength=1.0, guidance=1.0)
         pictures.append(np.asarray(run.image, np.float64)[mask > 0])
     difference = pictures[1] - pictures[0]
     assert 0 < np.abs(difference).mean() <= 1
@@ -311,35 +310,32 @@ def test_nano_fills_a_picture_as_it_does_in_float32(llvmpipe: WebGPU) -> None:
 
 
 @pytest.fixture(scope="module")
-def published(llvmpipe: WebGPU) -> dict[Precision, list[Plan]]:
+def published(llvmpipe: WebGPU) -> list[Plan]:
     """A guided step, the encoder and the decoder of the published model, as a GPU has them."""
     config, coder, times = UNetConfig.full(), VAEConfig.full(), DDIM().timesteps(20)
-    found: dict[Precision, list[Plan]] = {}
-    for precision in get_args(Precision):
-        gpu = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete", vendor="NVIDIA", limits=DEFAULT_LIMITS, precision=precision))
-        net, both = UNet(config, ShapeOnly(unet.shapes(config)), gpu), VAE(coder, ShapeOnly(vae.shapes(coder)), gpu)
-        step = Denoiser(net, condition_ids(config), times.tolist(), DDIM().coefficients(times, 20), 2.5).step
-        found[precision] = [
-            gpu.record(step, [(1, 64, 64, c) for c in (4, 1, 4)], slice(None)),
-            gpu.record(both.encoder, [(1, 512, 512, 3)]),
-            gpu.record(both.decoder, [(1, 64, 64, 4)]),
-        ]
-    return found
+    gpu = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete", vendor="NVIDIA", limits=DEFAULT_LIMITS, precision="f16"))
+    net, both = UNet(config, ShapeOnly(unet.shapes(config)), gpu), VAE(coder, ShapeOnly(vae.shapes(coder)), gpu)
+    step = Denoiser(net, condition_ids(config), times.tolist(), DDIM().coefficients(times, 20), 2.5).step
+    return [
+        gpu.record(step, [(1, 64, 64, c) for c in (4, 1, 4)], slice(None)),
+        gpu.record(both.encoder, [(1, 512, 512, 3)]),
+        gpu.record(both.decoder, [(1, 64, 64, 4)]),
+    ]
 
 
-def test_the_published_model_takes_half_the_memory(published: dict[Precision, list[Plan]]) -> None:
-    wide, half = ([plan.summary() for plan in published[precision]] for precision in ("f32", "f16"))
-    # 452 MB as they are in the file; 29 more where convolutions behind an enlargement become four phases.
-    assert half[0]["weight_bytes"] <= 475e6
-    for w, h in zip(wide, half, strict=True):
-        assert h["weight_bytes"] <= 0.51 * w["weight_bytes"]
-        assert h["peak_bytes"] <= 0.85 * w["peak_bytes"]
-        assert h["bytes"] <= 0.85 * w["bytes"]
+def test_the_published_model_takes_half_the_memory(published: list[Plan]) -> None:
+    """Of its weights; of all else a quarter less, or a sixth. 452 MB of the UNet's are as they are in the file; more where convolutions
+    behind an enlargement become four phases."""
+    in_f32 = {"weight_bytes": (943e6, 137e6, 215e6), "peak_bytes": (160e6, 433e6, 743e6), "bytes": (5.95e9, 6.55e9, 11.5e9)}
+    for name, share in (("weight_bytes", 0.51), ("peak_bytes", 0.85), ("bytes", 0.85)):
+        for plan, wide in zip(published, in_f32[name], strict=True):
+            assert plan.summary()[name] <= share * wide
 
 
-def test_what_gpus_run_compiles_with_halves(llvmpipe: WebGPU, published: dict[Precision, list[Plan]]) -> None:
-    found = {(d.shader, d.constants, d.entry) for plan in published["f16"] for d in plan.dispatches}
-    assert {"gemm", "depthwise", "cross_lambda"} <= {shader for shader, constants, _ in found if wgsl.HALVES in dict(constants)}
+def test_what_gpus_run_compiles_with_halves(llvmpipe: WebGPU, published: list[Plan]) -> None:
+    every = {(d.shader, d.constants, d.entry) for plan in published for d in plan.dispatches}
+    found = {one for one in every if wgsl.HALVES in dict(one[1])}  # the others are compiled wherever f32 is
+    assert {"gemm", "depthwise", "cross_lambda"} <= {shader for shader, _, _ in found}
     for shader, constants, entry in found:
         with guard(llvmpipe.name, f"compiling {shader}.wgsl with {dict(constants)}"):
             llvmpipe.gpu.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants, entry))

@@ -16,6 +16,7 @@ from batch_cases import SMALL_UNET, SMALL_VAE, mask, picture
 
 from moebius.backends.cpu import CPU
 from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.caps import Matrix
 from moebius.check.compare import child as compare_child
 from moebius.check.compare import collect, measure
 from moebius.check.compare.adapters import Target
@@ -27,8 +28,9 @@ from moebius.cli.main import run as command
 from moebius.errors import NonFiniteError, UsageError
 from moebius.inpaint import device, verdicts
 from moebius.inpaint.inpainter import Inpainter
+from moebius.inpaint.loaded import OVERFLOWED
 from moebius.inpaint.record import differing
-from moebius.inpaint.run import OVERFLOWED, Run
+from moebius.inpaint.run import Run
 from moebius.inpaint.together import sampled
 from moebius.many.jobs import Job
 from moebius.many.worker import Options, Worker
@@ -138,6 +140,15 @@ def test_a_picture_that_overflows_is_made_in_f32(wanted: Any, where: int) -> Non
     assert not ops.forgotten  # and what f16 took is kept for the next one
 
 
+def test_where_units_overflow_it_is_made_without_them(wanted: Any) -> None:
+    ops = Half(SAMPLING)
+    ops.precision = "f32"
+    with pytest.warns(UserWarning, match="overflowed the halves of matrix units"):
+        result = model(ops)(PHOTO, BOX, **NUMBERS)
+    np.testing.assert_array_equal(result.arrays[0], wanted.arrays[0])
+    assert result.metadata["precision"] == "f32"
+
+
 def test_one_that_does_not_is_made_in_f16(wanted: Any, recwarn: pytest.WarningsRecorder) -> None:
     ops = Half()
     result = model(ops)(PHOTO, BOX, **NUMBERS)
@@ -171,6 +182,7 @@ def test_the_preview_does_without_f16() -> None:
         assert step.preview.size == (40, 40)
         ops.overflows = None
     assert run.overflow is None
+    assert [other.forgotten for other in ops.others] == [2]  # both networks' memory was given back
 
 
 def test_several_seeds_and_finer_windows_too() -> None:
@@ -298,6 +310,16 @@ def test_a_closed_model_gives_both_back() -> None:
     assert ops.others[0].forgotten > before
 
 
+def test_what_a_closed_model_took_before_it_overflowed_is_given_back() -> None:
+    ops = Half(DECODING)
+    made = model(ops)
+    for step in made.steps(PHOTO, BOX, **NUMBERS):
+        if step.index == 0 and not ops.others:
+            made.close()
+    assert len(ops.forgotten) == 4  # by close, and at the end, of what decoding took
+    assert ops.others[0].forgotten == 2
+
+
 # Choosing it ------------------------------------------------------------------------------------------------------------
 def test_auto_is_f32_and_wrong_words_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "fault", lambda ops: "")
@@ -315,6 +337,14 @@ def test_a_gpu_takes_the_one_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) 
     assert (ops.precision, ops.in_f32().precision) == ("f16", "f32")
     assert ops.in_f32().gpu is ops.gpu  # one device, whose memory and turns they share
     assert ops.in_f32().in_f32().caps == replace(ops.caps, precision="f32")
+
+
+@pytest.mark.parametrize("precision", ["f16", "f32"])
+def test_f32_for_what_overflowed_has_no_matrix_units(llvmpipe: WebGPU, precision: Precision) -> None:
+    """Splitting ends where halves do: a picture would overflow once more, and fail."""
+    ops = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, matrix=Matrix("emulated", frozenset())), precision=precision)
+    assert ops.in_f32().caps == llvmpipe.caps
+    assert ops.in_f32().in_f32().precision == "f32"
 
 
 @pytest.mark.parametrize("precision", ["auto", "f32", "f16"])

@@ -66,6 +66,7 @@ def test_a_download_in_f16_is_half_as_large_and_loaded_ever_after(server: HubSer
 def test_whole_copies_count_before_those_in_f16(server: HubServer, here: Path) -> None:
     whole = store.load("places2")
     transfers, notes = len(server.transfers), list[str]()
+    assert [item.state for item in store.download("places2", precision="f16", dry_run=True)] == ["cached", "cached"]
     store.download("places2", precision="f16", notes=notes)
     assert all(r.path.endswith("config.json") for r in server.transfers[transfers:])  # they are made of the whole ones
     assert len(notes) == 1

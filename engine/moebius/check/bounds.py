@@ -10,12 +10,15 @@ import math
 
 import numpy as np
 
+from moebius.model.contract import Precision
 from moebius.model.params import Params
 
 U = 2.0**-24  # unit roundoff of float32
 U_HALF = 2.0**-11  # of float16
 # WGSL grants exp an error of 3 + 2·|x| ulp. |x| is about 1 where SiLU is not close to linear, 8 under a softmax's maximum.
 SILU, SOFTMAX = 5 * 2.0**-23, 19 * 2.0**-23
+# Of 255, how far a picture may be from the same in float64: a value halfway between two levels may round to either; halves move some.
+LEVELS: dict[Precision, int] = {"f32": 1, "f16": 3}
 WORST = 8  # a single value may be this many limits of the root mean square away: one wrong value is lost in the norm of a million
 
 

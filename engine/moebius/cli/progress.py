@@ -22,6 +22,7 @@ class Bar:
         self.doing = doing
         self._bar: Any = None
         self._start: float | None = None
+        self._first = 0
         self._said = time.perf_counter()
 
     def show(self, done: int, total: int) -> None:
@@ -34,7 +35,7 @@ class Bar:
                 self._bar.refresh()
             return
         now = time.perf_counter()
-        if self._start is None:
+        if self._start is None or done <= self._first:  # a run that overflows f16 begins again
             self._start, self._first = now, done
         if now - self._said >= EVERY:
             self._said = now

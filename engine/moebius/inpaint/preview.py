@@ -47,13 +47,17 @@ class Preview:
         return self._maps[item.window]
 
     def _moments(self, x: np.ndarray) -> Moments:
-        """In f32 where f16 overflows: the picture is made without these."""
+        """In f32 where f16 overflows: the picture is made without these. What that takes on the device is given back at once."""
         try:
             return self.model.moments(x)
         except NonFiniteError:
-            if self.model.precision == "f32":
+            whole = self.model.in_f32()
+            if whole is self.model:
                 raise
-            return self.model.in_f32().moments(x)
+        try:
+            return whole.moments(x)
+        finally:
+            whole.release()
 
     def patches(self, estimate: Callable[[], np.ndarray], items: Sequence[Item]) -> list[tuple[Window, np.ndarray]]:
         """Windows, and what their estimated latents look like: (h, w, 3) uint8, a pixel a latent.

@@ -18,7 +18,7 @@ from moebius.inpaint.coding import decode, encode
 from moebius.inpaint.cost import large_mask
 from moebius.inpaint.draws import Draw, draws, shared
 from moebius.inpaint.item import Item
-from moebius.inpaint.loaded import LoadedModel, check_finite
+from moebius.inpaint.loaded import LoadedModel, check_finite, wider
 from moebius.inpaint.preview import Preview
 from moebius.inpaint.record import record, resolved
 from moebius.inpaint.result import Result, Step
@@ -35,7 +35,6 @@ from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
 from moebius.pictures.pixels import rescaled
 
 FINER = 1  # which noise of a seed the finer windows have
-OVERFLOWED = "Numbers of this picture overflowed f16, so it was made in f32; with precision f32 (--precision f32) the first try is saved."
 MOST_ITEMS = 10_000  # windows × pictures of one run: each keeps its noise and its latents
 
 
@@ -58,6 +57,7 @@ class Run:
         allow_empty: bool = False,
     ) -> None:
         self._clock = Clock()
+        self._asked = model  # `model` is another one where f16 overflowed
         self.model, self.settings, self.noise = model, resolved(settings, model), noise
         self.blend, self.detail = cast(Blend, self.settings.blend), cast(float, self.settings.detail)
         self.timesteps = model.scheduler.timesteps(settings.steps, settings.strength)
@@ -163,8 +163,8 @@ class Run:
 
     def leave(self) -> None:
         """Gives back what nobody else needs: f32 beside f16, and all of a model that was closed while this run was under way."""
-        if self.model.closed or self.overflow:
-            self.model.release()
+        if self._asked.closed or self.overflow:
+            (self._asked if self._asked.closed else self.model).release()
 
     def begin(self) -> None:
         """Up to the latents that sampling starts from."""
@@ -182,10 +182,8 @@ class Run:
         self._clock.book("encode")
 
     def fall_back(self, error: NonFiniteError) -> None:
-        """Begins again in f32, where what is not finite may have overflowed f16; raises the error where it is in f32."""
-        if self.model.precision == "f32":
-            raise error
-        self.model, self.overflow = self.model.in_f32(), OVERFLOWED
+        """Begins again in f32, where what is not finite may have overflowed f16; raises the error where it cannot have."""
+        self.model, self.overflow = wider(self.model, error)
         self._finer_items, self._done, self._total = [], 0, None
         self.__dict__.pop("_preview", None)
         self._begin()
@@ -194,9 +192,10 @@ class Run:
         """All its steps; where they overflow, all again in f32."""
         try:
             yield from self._denoise()
+            return
         except NonFiniteError as error:
             self.fall_back(error)
-            yield from self._denoise()
+        yield from self._denoise()  # when the error is forgotten, and with it what its run had on the device
 
     def _denoise(self) -> Iterator[Step]:
         """The steps of its windows, then those of the finer ones, which start from what the others made."""

@@ -52,7 +52,7 @@ def sampled(
             continue
         try:
             if run in overflowed:
-                run.fall_back(overflowed[run])
+                run.fall_back(overflowed.pop(run))
             for step in run.denoise():
                 yield [(run, step)]
                 if not wanted(run):

@@ -344,8 +344,8 @@ def size_of(part: Path) -> int:
 
 @dataclass(frozen=True)
 class Item:
-    """A file of a published model. It is "ready" (converted, nothing will be fetched), "cached" (in the Hub's own cache),
-    "partial" (`have` of its `size` bytes are there) or "missing"."""
+    """A file of a published model. It is "ready" (converted, nothing will be fetched), "cached" (in the Hub's own cache, or
+    as a whole copy where one in f16 is wanted), "partial" (`have` of its `size` bytes are there) or "missing"."""
 
     file: HubFile
     commit: str | None
@@ -391,7 +391,8 @@ def item(net: Net, wanted: HubFile, loading: Loading) -> Item:
         raise
     if copy and copy.source.get("commit") == remote.commit:
         return Item(wanted, remote.commit, remote.size, "ready")
-    if hub.in_hub_cache(HubFile(wanted.repo, wanted.file, remote.commit)):
+    whole = look_up(net, hub_signature(net, wanted, "f32"), loading)  # what a copy in f16 is made of
+    if hub.in_hub_cache(HubFile(wanted.repo, wanted.file, remote.commit)) or (whole and whole.source.get("commit") == remote.commit):
         return Item(wanted, remote.commit, remote.size, "cached")
     have = size_of(hub.part_file(remote, subfolder("parts")))
     return Item(wanted, remote.commit, remote.size, "partial" if have else "missing", have)

@@ -88,7 +88,10 @@ class WebGPU:
         return self.caps.precision
 
     def in_f32(self) -> WebGPU:
-        return self if self.precision == "f32" else WebGPU(self.gpu, self.caps, self.choose, precision="f32")
+        """Without matrix units too: f32 by splitting ends where halves do."""
+        if self.precision == "f32" and self.caps.matrix is None:
+            return self
+        return WebGPU(self.gpu, replace(self.caps, matrix=None), self.choose, precision="f32")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"

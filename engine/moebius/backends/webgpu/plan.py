@@ -385,5 +385,5 @@ def check_reach(d: Dispatch, what: str) -> None:
 def steps_of(d: Dispatch) -> int | None:
     """For how many steps the tables of a dispatch have rows; None where it has none."""
     found = reach.reach(d.shader, d.constants, d.params, d.grid) if any(b.name == "state" for b in d.bindings) else None
-    rows = [b.nbytes // (4 * found.steps[b.name]) for b in d.bindings if b.name in found.steps] if found else []
+    rows = [b.nbytes // (itemsize(b.dtype) * found.steps[b.name]) for b in d.bindings if b.name in found.steps] if found else []
     return min(rows, default=None)

@@ -134,7 +134,11 @@ def _with_halves(text: str, names: Iterable[str], shader: str) -> str:
         if not found:
             raise MoebiusError(f"{shader}.wgsl has no array of vec4<f32> that is called {name}: it cannot hold halves.")
         parts, begin = [], 0
-        for element in re.finditer(rf"(?<![\w.]){name}\[", text):
+        for element in re.finditer(rf"//[^\n]*|(?<![\w.]){name}\[", text):
+            if element[0].startswith("//"):
+                continue
+            if element.start() < begin:
+                raise MoebiusError(f"{shader}.wgsl: an element of {name} is in what indexes or becomes another one: it cannot hold halves.")
             end, depth = element.end(), 1
             while depth:
                 depth += {"[": 1, "]": -1}.get(text[end], 0)

@@ -10,7 +10,7 @@
 
 A **COLUMN** is one adapter through one implementation, measured in a process of its own::
 
-    {"name": "llvmpipe (LLVM 15.0.6, 256 bits) (CPU) via Vulkan, wgpu 0.32.0",           unique within a file
+    {"name": "llvmpipe (LLVM 15.0.6, 256 bits) (CPU) via Vulkan, wgpu 0.32.0",           unique within a file; ends in ", f16" for that
      "implementation": "wgpu" | "dawn" | "chromium" | "numpy" | …,
      "adapter": {"device": …, "vendor": …, "backend": …, "type": …, "driver": …},        strings
      "limits": {"max-buffer-size": 268435456, …}, "features": ["timestamp-query", …],
@@ -49,7 +49,7 @@ the mean square of want (1 where that is 0)::
     "relative_l2": ‖got - want‖ / ‖want‖   (the rms of the difference where ‖want‖ is 0),
     "bias": mean(got - want) / rms      a rounding has none,
     "max_abs": max |got - want|, "rms": rms,
-    "limit": the relative_l2 that rounding in float32 explains (`moebius.check.specs`), or null where none is known
+    "limit": the relative_l2 that rounding in the column's precision explains (`moebius.check.specs`), or null where none is known
 
 A difference is **rounding** when relative_l2 ≤ limit and max_abs ≤ 8·limit·rms (`moebius.check.bounds.is_rounding`); limit 0 means exact.
 Where the tensor is not finite, max_ulp, relative_l2, bias and max_abs are null and the row is not rounding.
@@ -98,6 +98,7 @@ import numpy as np
 from moebius.check import bounds
 
 FORMAT, VERSION = "moebius-fingerprint", 1
+HALVES = ", f16"  # ends the name of a column in f16
 STATUSES = ("done", "refused", "failed", "hung", "crashed")  # from good to bad
 MAP_SIDE = 16
 LARGEST_ULP = 60_000.0  # float16 ends at 65 504

@@ -16,7 +16,7 @@ from moebius.backends.webgpu.tensor import read
 from moebius.backends.webgpu.wgsl import shaders_digest
 from moebius.check.compare.cases import Case, fixed_set
 from moebius.check.compare.endtoend import RUNS
-from moebius.check.compare.fingerprint import Json, digest, error_map, errors
+from moebius.check.compare.fingerprint import HALVES, Json, digest, error_map, errors
 from moebius.errors import DeviceLostError, LimitError, MoebiusError
 from moebius.model.arrays import time_sinusoid
 
@@ -155,7 +155,7 @@ def identity(ops: Backend) -> Json:
     gpu = ops.gpu
     keys = {"device": "device", "vendor": "vendor", "backend": "backend_type", "type": "adapter_type", "driver": "description"}
     return {
-        "name": one_line(ops.name) + ("" if ops.precision == "f32" else f", {ops.precision}"),
+        "name": one_line(ops.name) + ("" if ops.precision == "f32" else HALVES),
         "implementation": gpu.implementation,
         "adapter": {name: one_line(str(gpu.info.get(key) or "")) for name, key in keys.items()},
         "limits": dict(gpu.caps.limits),

@@ -11,8 +11,9 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
-from moebius.check.bounds import WORST
-from moebius.check.compare.fingerprint import Json, is_own_rounding, is_rounding, worst
+from moebius.check.bounds import LEVELS, WORST
+from moebius.check.compare.fingerprint import HALVES, Json, is_own_rounding, is_rounding, worst
+from moebius.model.contract import Precision
 
 FAULTS = ("failed", "hung", "crashed")
 PICTURE = "picture"  # the output whose values are bytes
@@ -43,6 +44,10 @@ class Column:
     @property
     def is_oracle(self) -> bool:
         return "(the oracle)" in self.data["name"]
+
+    @property
+    def precision(self) -> Precision:
+        return "f16" if self.data["name"].endswith(HALVES) else "f32"
 
 
 @dataclass
@@ -198,7 +203,7 @@ class Report:
         mine = distance(run)
         if math.inf in (mine, levels(run)):
             return "its result holds a NaN or an infinity", False
-        if levels(run) > 1:
+        if levels(run) > LEVELS[column.precision]:
             return f"its picture is {levels(run):g} levels of 255 from the oracle's", False
         if judged and None not in judged:
             return f"rounding: all {len(trace)} ops are inside their bounds", True

@@ -15,13 +15,13 @@ from moebius.backends.cpu import CPU
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, probe
 from moebius.backends.webgpu.tensor import Buffer
+from moebius.check.bounds import LEVELS
 from moebius.check.doctor.findings import Finding
 from moebius.check.doctor.kernels import TO_DO
 from moebius.errors import OutOfMemoryError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.result import Step
 from moebius.model import unet
-from moebius.model.contract import Precision
 from moebius.model.denoise import Denoiser
 from moebius.model.params import ShapeOnly
 from moebius.model.scheduler import DDIM
@@ -31,7 +31,6 @@ from moebius.pictures.published import to_uint8
 from moebius.weights import store
 from moebius.weights.published import NANO
 
-LEVELS: dict[Precision, int] = {"f32": 1, "f16": 3}  # of 255, at most: a value halfway between two may round to either; halves move some
 MEAN = 1.0  # of 255, on average over what is filled in: more is seen
 PART = 64  # pixels on a side of the part of a picture that software drivers make
 STEPS, GUIDANCE, TAKEN = 20, 2.5, 2  # of the schedule, and how many of them the part takes
