@@ -16,6 +16,7 @@ from batch_cases import SMALL_UNET, SMALL_VAE, mask, picture
 
 from moebius.backends.cpu import CPU
 from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.caps import Matrix
 from moebius.check.compare import child as compare_child
 from moebius.check.compare import collect, measure
 from moebius.check.compare.adapters import Target
@@ -27,8 +28,9 @@ from moebius.cli.main import run as command
 from moebius.errors import NonFiniteError, UsageError
 from moebius.inpaint import device, verdicts
 from moebius.inpaint.inpainter import Inpainter
+from moebius.inpaint.loaded import TOO_LARGE
 from moebius.inpaint.record import differing
-from moebius.inpaint.run import OVERFLOWED, Run
+from moebius.inpaint.run import Run
 from moebius.inpaint.together import sampled
 from moebius.many.jobs import Job
 from moebius.many.worker import Options, Worker
@@ -132,10 +134,21 @@ def test_a_picture_that_overflows_is_made_in_f32(wanted: Any, where: int) -> Non
         result = made(PHOTO, BOX, **NUMBERS)
     np.testing.assert_array_equal(result.arrays[0], wanted.arrays[0])  # to the bit
     assert result.metadata["precision"] == "f32"
-    assert result.notes.count(OVERFLOWED) == 1
+    assert result.notes.count(TOO_LARGE["f16"]) == 1
     assert len(ops.others) == 1
     assert ops.others[0].forgotten >= 2  # what both networks took there is given back
     assert not ops.forgotten  # and what f16 took is kept for the next one
+
+
+def test_one_that_is_too_large_for_matrix_units_is_made_without(wanted: Any) -> None:
+    """In f32 they multiply halves too, by splitting."""
+    ops = Half(SAMPLING)
+    ops.precision = "f32"
+    with pytest.warns(UserWarning, match="matrix units"):
+        result = model(ops)(PHOTO, BOX, **NUMBERS)
+    np.testing.assert_array_equal(result.arrays[0], wanted.arrays[0])
+    assert result.notes.count(TOO_LARGE["f32"]) == 1
+    assert len(ops.others) == 1
 
 
 def test_one_that_does_not_is_made_in_f16(wanted: Any, recwarn: pytest.WarningsRecorder) -> None:
@@ -143,7 +156,7 @@ def test_one_that_does_not_is_made_in_f16(wanted: Any, recwarn: pytest.WarningsR
     result = model(ops)(PHOTO, BOX, **NUMBERS)
     assert not recwarn
     assert result.metadata["precision"] == "f16"
-    assert OVERFLOWED not in result.notes
+    assert TOO_LARGE["f16"] not in result.notes
     assert not ops.others
     assert not np.array_equal(result.arrays[0], wanted.arrays[0])
 
@@ -157,7 +170,7 @@ def test_the_steps_begin_again(wanted: Any) -> None:
         assert step.total == 2
         assert step.preview.size == (40, 40)
     assert indexes == [0, 1, 0, 1]
-    assert run.notes[-1] == OVERFLOWED
+    assert run.notes[-1] == TOO_LARGE["f16"]
     np.testing.assert_array_equal(run.result.arrays[0], wanted.arrays[0])
     assert len(run.result.raws) == 1
 
@@ -257,8 +270,8 @@ def test_the_server_says_it(wanted: Any) -> None:
     assert job.result is not None
     record = json.loads(job.result.headers["X-Moebius-Settings"])
     assert record["precision"] == "f32"
-    assert OVERFLOWED in json.loads(job.result.headers["X-Moebius-Notes"])
-    assert OVERFLOWED in service.job_facts(job)["notes"]
+    assert TOO_LARGE["f16"] in json.loads(job.result.headers["X-Moebius-Notes"])
+    assert TOO_LARGE["f16"] in service.job_facts(job)["notes"]
     assert service.model_facts()["precision"] == "f16"
     service.close()
 
@@ -280,7 +293,7 @@ def test_a_batch_says_it_and_takes_it_as_made(tmp_path: Path) -> None:
     made = model(Half(SAMPLING))
     outcome = Worker(made, Options(NUMBERS)).one(job)
     assert outcome.how == "done", outcome.error
-    assert OVERFLOWED in outcome.notes
+    assert TOO_LARGE["f16"] in outcome.notes
     assert read_metadata(job.out)["precision"] == "f32"
     assert Worker(made, Options(NUMBERS, resume=True)).one(job).how == "skipped"
     assert differing({"precision": "f16"}, {"precision": "f32"}) == ["precision"]
@@ -314,7 +327,11 @@ def test_a_gpu_takes_the_one_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(ops, WebGPU)
     assert (ops.precision, ops.in_f32().precision) == ("f16", "f32")
     assert ops.in_f32().gpu is ops.gpu  # one device, whose memory and turns they share
-    assert ops.in_f32().in_f32().caps == replace(ops.caps, precision="f32")
+    plain = replace(ops.caps, precision="f32")
+    assert ops.in_f32().in_f32().caps == plain
+    with_units = WebGPU(ops.gpu, replace(plain, matrix=Matrix("emulated", frozenset())))
+    assert with_units.in_f32().caps == plain  # for they multiply halves
+    assert ops.in_f32().in_f32().in_f32().gpu is ops.gpu
 
 
 @pytest.mark.parametrize("precision", ["auto", "f32", "f16"])

@@ -21,6 +21,11 @@ from moebius.weights import infer
 LOG_VARIANCE = (-30.0, 20.0)
 # Of models whose fills are matched, for these are smooth. It costs less than a tenth of a decibel of PSNR; at 1 a third, and it is seen.
 MATCH_DETAIL = 0.35
+# What is said of a picture that was made twice, by the precision of the first try: for halves, and for those of matrix units.
+TOO_LARGE: dict[Precision, str] = {
+    "f16": "Numbers of this picture overflowed f16, so it was made in f32; with precision f32 (--precision f32) the first try is saved.",
+    "f32": "Numbers of this picture are too large for matrix units, so it was made without; leave them out, and the first try is saved.",
+}
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean and log variance, (1, 4, h, w) each
@@ -89,13 +94,13 @@ class LoadedModel:
         return self.unet.ops.precision
 
     def in_f32(self) -> LoadedModel:
-        """The same model on the same device in f32: itself where it is that, else one that takes memory there when it first computes, and
-        until `release`."""
-        if self.precision == "f32":
-            return self
+        """The same model on the same device in f32, on no matrix units: itself where it is that, else one that takes memory there when it
+        first computes, and until `release`."""
         with self._lock:
             if self._f32 is None:
                 ops = self.unet.ops.in_f32()
+                if ops is self.unet.ops:
+                    return self
                 nets = UNet(self.unet.config, self.unet.root.root, ops), VAE(self.vae.config, self.vae.root.root, ops)
                 which: dict[str, Any] = {"model": self.model, "blend": self.blend, "sources": self.sources, "digests": self.digests}
                 self._f32 = LoadedModel(*nets, self.scheduler, **which)

@@ -51,9 +51,10 @@ class Preview:
         try:
             return self.model.moments(x)
         except NonFiniteError:
-            if self.model.precision == "f32":
+            other = self.model.in_f32()
+            if other is self.model:
                 raise
-            return self.model.in_f32().moments(x)
+            return other.moments(x)
 
     def patches(self, estimate: Callable[[], np.ndarray], items: Sequence[Item]) -> list[tuple[Window, np.ndarray]]:
         """Windows, and what their estimated latents look like: (h, w, 3) uint8, a pixel a latent.

@@ -18,7 +18,7 @@ from moebius.inpaint.coding import decode, encode
 from moebius.inpaint.cost import large_mask
 from moebius.inpaint.draws import Draw, draws, shared
 from moebius.inpaint.item import Item
-from moebius.inpaint.loaded import LoadedModel, check_finite
+from moebius.inpaint.loaded import TOO_LARGE, LoadedModel, check_finite
 from moebius.inpaint.preview import Preview
 from moebius.inpaint.record import record, resolved
 from moebius.inpaint.result import Result, Step
@@ -35,7 +35,6 @@ from moebius.pictures.photo import MAX_PIXELS, Photo, PhotoSource
 from moebius.pictures.pixels import rescaled
 
 FINER = 1  # which noise of a seed the finer windows have
-OVERFLOWED = "Numbers of this picture overflowed f16, so it was made in f32; with precision f32 (--precision f32) the first try is saved."
 MOST_ITEMS = 10_000  # windows × pictures of one run: each keeps its noise and its latents
 
 
@@ -182,10 +181,11 @@ class Run:
         self._clock.book("encode")
 
     def fall_back(self, error: NonFiniteError) -> None:
-        """Begins again in f32, where what is not finite may have overflowed f16; raises the error where it is in f32."""
-        if self.model.precision == "f32":
+        """Begins again in f32, where what is not finite may have overflowed f16; raises the error where all is in f32."""
+        before, self.model = self.model, self.model.in_f32()
+        if self.model is before:
             raise error
-        self.model, self.overflow = self.model.in_f32(), OVERFLOWED
+        self.overflow = TOO_LARGE[before.precision]
         self._finer_items, self._done, self._total = [], 0, None
         self.__dict__.pop("_preview", None)
         self._begin()

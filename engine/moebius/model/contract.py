@@ -83,7 +83,7 @@ class Edges(Protocol[T_contra]):
         """What it computes in."""
 
     def in_f32(self) -> Ops[Any]:
-        """The same device in f32: this one, where that is its precision."""
+        """The same device in f32, for numbers that no half can hold: this one, where it is so already."""
 
     def run(self, forward: Callable[..., T_contra], arrays: Sequence[np.ndarray], *args: Any, tap: Tap | None) -> np.ndarray:
         """forward(*tensors, *args) on NCHW arrays, back to an NCHW array. `tap` receives module outputs."""

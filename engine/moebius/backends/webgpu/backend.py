@@ -88,7 +88,8 @@ class WebGPU:
         return self.caps.precision
 
     def in_f32(self) -> WebGPU:
-        return self if self.precision == "f32" else WebGPU(self.gpu, self.caps, self.choose, precision="f32")
+        plain = replace(self.caps, precision="f32", matrix=None)  # units multiply halves, by splitting too
+        return self if self.caps == plain else WebGPU(self.gpu, plain, self.choose)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
