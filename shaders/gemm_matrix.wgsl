@@ -16,7 +16,8 @@
 //
 // SPLIT makes numbers of f32 grade: v = hi + lo / 2048, both halves. hi is v without the low 13 bits of its word, so that v - hi is exact;
 // Σ hi·hi and Σ (hi·lo + lo·hi) have sums of their own, and lo·lo, 2⁻²⁰ of a product at most, is left out. Below 2⁻¹⁴, where halves have
-// fewer digits, hi is 0. What no half can hold becomes an infinity, so that the result is not finite and no wrong number passes for one.
+// fewer digits, hi is 0. What no half can hold becomes a NaN, so that the result is none either: an infinity's may be -∞, of which a softmax
+// behind it makes a sound 0.
 //
 // Grid: x over columns of 4·WGX·TN4, y over rows of WGY·TM, z over phases. A subgroup owns TM rows × 4·TN4 columns.
 // Reference: those of dense.wgsl.
@@ -58,12 +59,11 @@ var<workgroup> tile_w: array<Halves, PARTS * TILE_W / PER>; // [part][k][column]
 var<workgroup> passed: array<f32, WGX * WGY * PASSED>;
 var<private> lane: u32;
 
-// An infinity for what no half can hold: what a conversion would make of it may be anything.
+// A NaN for what no half can hold, from 65520 on: what a conversion would make of it may be anything.
 fn bounded(v: vec4<f32>) -> vec4<f32> {
   let bits = bitcast<vec4<u32>>(v);
-  let infinity = bitcast<vec4<f32>>((bits & vec4<u32>(0x80000000u)) | vec4<u32>(0x7f800000u));
-  let size = bits & vec4<u32>(0x7fffffffu);
-  return select(v, infinity, (size >= vec4<u32>(0x477ff000u)) & (size <= vec4<u32>(0x7f800000u))); // from 65520 on; a NaN stays one
+  let none = bitcast<vec4<f32>>(bits | vec4<u32>(0x7fc00000u));
+  return select(v, none, (bits & vec4<u32>(0x7fffffffu)) >= vec4<u32>(0x477ff000u));
 }
 
 fn high(v: vec4<f32>) -> vec4<f32> {
@@ -191,7 +191,7 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     workgroupBarrier();
   }
   let mine = subgroup * PASSED;
-  let unsound = vec4<f32>(bitcast<f32>(params.rows | 0x7f800000u)); // not finite
+  let unsound = vec4<f32>(bitcast<f32>(params.rows | 0x7fc00000u)); // a NaN
   for (var i = 0u; i < DOWN; i++) { // unroll
     for (var j = 0u; j < ACROSS; j++) { // unroll
       var v: array<vec4<f32>, STORES>;

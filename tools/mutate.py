@@ -180,8 +180,8 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("o < ACC; o += WGX", "o < ACC; o += ACC"),
     ],
     "shaders/gemm_matrix.wgsl": [
-        ("vec4<u32>(0x477ff000u)) &", "vec4<u32>(0x47700000u)) &"),
-        ("(size <= vec4<u32>(0x7f800000u))", "(size <= vec4<u32>(0x7fffffffu))"),
+        (">= vec4<u32>(0x477ff000u)", ">= vec4<u32>(0x47700000u)"),
+        ("bits | vec4<u32>(0x7fc00000u)", "bits | vec4<u32>(0x7f800000u)"),
         ("vec4<u32>(0xffffe000u)", "vec4<u32>(0xffffc000u)"),
         ("vec4<f32>(0.0), tiny);", "vec4<f32>(0.0), vec4<bool>(false));"),
         ("clamp((v - high(v)) * 2048.0, vec4<f32>(-65504.0), vec4<f32>(65504.0))", "(v - high(v)) * 1024.0"),

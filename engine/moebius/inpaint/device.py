@@ -62,7 +62,10 @@ def open_device(
             raise UsageError("Matrix units are a GPU's, and the device asked for is cpu; drop one of the two.")
         return _cpu(threads)
     if device == "auto":
-        return _best(require_gpu, kind, threads, matrix_units)
+        best = _best(require_gpu, kind, threads, matrix_units)
+        if matrix_units and not hasattr(best, "gpu"):
+            logging.getLogger("moebius").warning("Matrix units are a GPU's; %s computes without.", best.name)
+        return best
     from moebius.backends.webgpu import WebGPU
 
     ops = WebGPU(device, precision=kind, matrix_units=matrix_units)
@@ -115,6 +118,11 @@ def _on_units(ops: WebGPU, asked: bool) -> WebGPU:
     from moebius.backends.webgpu import WebGPU
     from moebius.inpaint import contest
 
+    known = contest.was_worth_it(ops)
+    if known is False and not asked:
+        return ops
+    if known is None:
+        contest.keep(ops, False)
     try:
         other = WebGPU(f"dawn:{ops.gpu.info['device']}", precision=ops.precision, matrix_units=True)
         wrong = _fault(other)
@@ -123,6 +131,8 @@ def _on_units(ops: WebGPU, asked: bool) -> WebGPU:
             wrong = "" if contest.is_faster(other, ops) else f"{other.name} is no faster with its matrix units than {ops.name} without."
     except MoebiusError as error:
         wrong = str(error)
+    if known is not (not wrong):
+        contest.keep(ops, not wrong)
     if wrong and asked:
         logging.getLogger("moebius").warning("%s %s is used, without matrix units.", wrong, ops.name)
     return ops if wrong else other

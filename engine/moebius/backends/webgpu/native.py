@@ -41,7 +41,7 @@ def load(implementation: str) -> ModuleType:
         return module
     except KeyError:
         raise AdapterError(f"There is no implementation {implementation!r}; choose from {', '.join(IMPLEMENTATIONS)}.") from None
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # the package, or what its library needs
         package = "'moebius-webgpu[dawn]'" if implementation == "dawn" else IMPLEMENTATIONS[implementation]
         raise AdapterError(f"{IMPLEMENTATIONS[implementation]} cannot be imported ({error}); pip install {package}.") from None
 
@@ -52,24 +52,28 @@ _MATRIX_TOGGLES: list[str] = []  # that this process's Dawn was given
 def allow_matrix_units() -> None:
     """Before Dawn's first adapter: its toggles are given when its instance is made, once in a process."""
     module = load("dawn")
-    if _MATRIX_TOGGLES:
-        return
-    try:
-        importlib.import_module(f"{module.__name__}.backends.dawn.extras").set_instance_extras(enable_toggles=MATRIX_TOGGLES)
-    except (ImportError, AttributeError, TypeError):  # another version's private parts
-        raise AdapterError(f"wgpudawn {module.__version__} offers no matrix units; pip install 'moebius-webgpu[dawn]'.") from None
-    except RuntimeError:
-        raise AdapterError("Dawn is open in this process without matrix units; ask for them before its first adapter.") from None
-    _MATRIX_TOGGLES.extend(MATRIX_TOGGLES)
+    with _LOADING:
+        if _MATRIX_TOGGLES:
+            return
+        try:
+            importlib.import_module(f"{module.__name__}.backends.dawn.extras").set_instance_extras(enable_toggles=MATRIX_TOGGLES)
+        except (ImportError, AttributeError, TypeError, ValueError):  # another version's private parts
+            raise AdapterError(f"wgpudawn {module.__version__} offers no matrix units; pip install 'moebius-webgpu[dawn]'.") from None
+        except RuntimeError:
+            raise AdapterError("Dawn is open in this process without matrix units; ask for them before its first adapter.") from None
+        _MATRIX_TOGGLES.extend(MATRIX_TOGGLES)
 
 
 def matrix_units(module: ModuleType, adapter: Any) -> list[tuple[tuple[str, str, int, int, int], int, int]]:
     """The shapes that an adapter lists, and the fewest and most lanes of their subgroups; none where it says nothing."""
     if module.__name__ != IMPLEMENTATIONS["dawn"] or not set(MATRIX_FEATURES) <= set(adapter.features):
         return []
-    extras = importlib.import_module(f"{module.__name__}.backends.dawn.extras")
     names = "component_type", "result_component_type", "m", "n", "k"
-    listed = extras.get_adapter_properties(adapter).get("subgroup_matrix_configs", [])
+    try:
+        extras = importlib.import_module(f"{module.__name__}.backends.dawn.extras")
+        listed = extras.get_adapter_properties(adapter).get("subgroup_matrix_configs", [])
+    except (ImportError, AttributeError):  # another version's private parts
+        return []
     known = [adapter.info.get(f"subgroup_{end}_size") or 32 for end in ("min", "max")]  # where a shape says nothing of its own
     lanes = [[c[f"{end}_subgroup_size"] or size for end, size in zip(("min", "max"), known, strict=True)] for c in listed]
     return [(tuple(c[name] for name in names), low, high) for c, (low, high) in zip(listed, lanes, strict=True)]

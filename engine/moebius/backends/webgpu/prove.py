@@ -32,6 +32,8 @@ def units(device: Device, listed: Listed, dialect: Dialect = "dawn") -> Matrix |
             right = frozenset(shape for shape in ways.shapes if is_right(device, ways, shape))
             if len(right) > (len(best.shapes) if best else 0):
                 best = replace(ways, shapes=right)
+            if len(right) == len({shape for shape, _, _ in fitting}):
+                return best  # what is compiled for no use takes its time, and may be what a driver falls over
     return best
 
 
