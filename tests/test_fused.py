@@ -123,7 +123,8 @@ def test_winograd_norms_what_it_loads(gpu: WebGPU, silu: bool) -> None:
         made = case.check(gpu, WINOGRAD[-1], kind="discrete", **limits).dispatches
         assert "group_apply" not in [d.shader for d in made]
         of_points = [d for d in made if d.entry == "to_points"]
-        assert len(of_points) == bands and all("norm" in [b.name for b in d.bindings] for d in of_points)
+        assert len(of_points) == bands
+        assert all("norm" in [b.name for b in d.bindings] for d in of_points)
 
 
 def test_a_residual_is_what_it_was_before_the_norm(llvmpipe: WebGPU) -> None:
