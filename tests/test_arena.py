@@ -7,6 +7,7 @@ import weakref
 from typing import Any
 
 import numpy as np
+import pytest
 from goldens import noise
 
 from moebius.backends.webgpu import WebGPU
@@ -61,6 +62,20 @@ def test_plans_lie_over_one_another_and_the_largest_makes_room() -> None:
         taker.lent = []
     assert memory() is None
     assert small.take() == [4, 2], "what nobody holds is not there"
+
+
+def test_what_others_hold_is_known_after_a_failure() -> None:
+    arena = Arena()
+    small, large = Taker(arena, [4, 2], []), Taker(arena, [4, 2, 1], [])
+    small.take()
+
+    def full(nbytes: int, label: str) -> Memory:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        arena.lend(large, large.sizes, full, lambda: None)
+    assert large.take() == [4, 2, 1]
+    assert large.lent[:2] == small.lent
 
 
 def test_coders_share_their_memory_and_make_what_they_made_alone(llvmpipe: WebGPU) -> None:

@@ -13,7 +13,10 @@ from test_webgpu import END_TO_END
 
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, native
-from moebius.errors import NonFiniteError
+from moebius.backends.webgpu.device import SIZES, Device
+from moebius.backends.webgpu.readback import Readback
+from moebius.backends.webgpu.tensor import Buffer
+from moebius.errors import MoebiusError, NonFiniteError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.model import unet, vae
 from moebius.model.denoise import Denoiser
@@ -126,6 +129,30 @@ def test_a_gpu_is_one_step_ahead_and_no_further(as_gpu: WebGPU, queue: list[Any]
     for taken in (1, 2):
         next(under_way)
         assert queue.count("submitted") == taken + 1
+
+
+def test_memory_to_read_into_is_kept_for_few_sizes_and_not_after_a_failure(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Device(llvmpipe.gpu.implementation, llvmpipe.gpu.module, llvmpipe.gpu.device, llvmpipe.gpu.info, llvmpipe.caps)
+    source = Buffer(own, 400, "source", "pinned", lambda: np.arange(100, dtype=np.uint32))
+    source.allocate()
+
+    def copied(nbytes: int) -> Readback:
+        readback = Readback(own, [(source, nbytes)])
+        readback.submit(own.device.create_command_encoder())
+        return readback
+
+    for n in range(1, 100):
+        np.testing.assert_array_equal(copied(4 * n).read()[0].view(np.uint32), np.arange(n))
+    assert list(own._memory) == [4 * n for n in range(100 - SIZES, 100)]
+    first = own._memory[396][0]
+    failing = copied(396)
+    assert own._memory[396] == []
+    monkeypatch.setattr(first, "map_async", lambda mode: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(MoebiusError, match="source"):
+            failing.read()
+    del failing
+    assert own._memory[396] == [], "it may be mapped still"
 
 
 def test_what_is_not_finite_is_found_though_others_are_queued_behind_it(llvmpipe: WebGPU) -> None:

@@ -126,7 +126,7 @@ def _named(format: str | None) -> Path:
 
 @dataclass(frozen=True)
 class Step:
-    """After one sampling step. Ask for the preview, the patches, or for `state.latents()`, before the next one."""
+    """After one sampling step. Preview, patches and `state.latents()` are made when they are asked for, which waits for the step."""
 
     index: int
     total: int

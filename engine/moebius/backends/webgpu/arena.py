@@ -31,11 +31,9 @@ class Arena:
             there = [(nbytes, handle) for nbytes, handle in there if nbytes in wanted]
             trim()
         lent: list[Any] = []
-        self._memory = []
         for i, want in enumerate(wanted):
             at = next((j for j, (nbytes, _) in enumerate(there) if nbytes == want), None)
-            handle = create(want, f"arena {i}") if at is None else there.pop(at)[1]
-            self._memory.append((want, weakref.ref(handle)))
-            lent.append(handle)
+            lent.append(create(want, f"arena {i}") if at is None else there.pop(at)[1])
+        self._memory = [(want, weakref.ref(handle)) for want, handle in zip(wanted, lent, strict=True)]
         self._users.add(user)
         return lent[: len(sizes)]

@@ -20,7 +20,8 @@ from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMem
 PREFERENCE = ["DiscreteGPU", "IntegratedGPU", "Unknown", "CPU"]
 UPLOAD_CHUNK = 16 << 20
 STAGING = 64 << 20
-MEMORIES = 4  # of one size that are kept for the next ones
+MEMORIES = 4  # of one size that are kept for the next ones,
+SIZES = 8  # and of so many sizes: a batch and a number of steps have one of their own
 TIMESTAMPS = "timestamp-query"
 NO_ADAPTER_DRIVER = (
     "No WebGPU adapter was found. Install a Vulkan driver (on Debian or Ubuntu, software: apt-get install -y mesa-vulkan-drivers)"
@@ -114,10 +115,13 @@ class Device:
 
     def create_buffer(self, nbytes: int, label: str) -> Any:
         usage = self.module.BufferUsage
+        return self._created(nbytes, label, usage.STORAGE | usage.COPY_SRC | usage.COPY_DST)
+
+    def _created(self, nbytes: int, label: str, usage: int) -> Any:
         for again in (True, False):
             try:
                 with guard(self.name, f"taking {nbytes / 2**20:.1f} MiB for {label}"):
-                    return self.device.create_buffer(label=label, size=nbytes, usage=usage.STORAGE | usage.COPY_SRC | usage.COPY_DST)
+                    return self.device.create_buffer(label=label, size=nbytes, usage=usage)
             except OutOfMemoryError:
                 if not again:
                     raise
@@ -141,12 +145,14 @@ class Device:
             return self.device.queue.read_buffer(handle, 0, nbytes)
 
     def take_memory(self, nbytes: int) -> Any:
-        """A buffer that the host can read."""
-        if free := self._memory.get(nbytes):
+        """A buffer that the host can read. The caller has the turn; `return_memory` is called whenever one is collected."""
+        free = self._memory[nbytes] = self._memory.pop(nbytes, [])  # the last one in the order of use
+        for unused in list(self._memory)[:-SIZES]:
+            self._memory.pop(unused, None)
+        if free:
             return free.pop()
         usage = self.module.BufferUsage
-        with guard(self.name, f"taking {nbytes / 2**20:.1f} MiB to read into"):
-            return self.device.create_buffer(label="read", size=nbytes, usage=usage.COPY_DST | usage.MAP_READ)
+        return self._created(nbytes, "what is read", usage.COPY_DST | usage.MAP_READ)
 
     def return_memory(self, nbytes: int, memory: Any) -> None:
         free = self._memory.setdefault(nbytes, [])

@@ -10,6 +10,7 @@ import numpy as np
 from moebius.backends.webgpu import native
 from moebius.backends.webgpu.device import Device, guard
 from moebius.backends.webgpu.tensor import Buffer
+from moebius.errors import MoebiusError
 
 
 class Readback:
@@ -39,18 +40,16 @@ class Readback:
         if self._parts is None:
             with guard(self._device.name, f"reading {self._label}"):
                 native.wait(self._device.module, self._device.device, self._submitted)
-                self._memory.map_async("READ").sync_wait()
-                data = np.frombuffer(self._memory.read_mapped(), np.uint8)
-                self._memory.unmap()
+                memory, self._memory = self._memory, None  # nobody else's, should what follows fail: it may be mapped then
+                if memory is None:
+                    raise MoebiusError(f"{self._label} could not be read before, and is gone.")
+                memory.map_async("READ").sync_wait()
+                data = np.frombuffer(memory.read_mapped(), np.uint8)
+                memory.unmap()
                 self._parts = np.split(data, np.cumsum(self._sizes)[:-1])
-                self._forget()
+                self._device.return_memory(len(data), memory)
         return self._parts
 
-    def _forget(self) -> None:
-        if self._memory is not None:
-            self._device.return_memory(sum(self._sizes), self._memory)
-            self._memory = None
-
     def __del__(self) -> None:
-        if getattr(self, "_memory", None) is not None:
-            self._forget()
+        if (memory := getattr(self, "_memory", None)) is not None:
+            self._device.return_memory(sum(self._sizes), memory)
