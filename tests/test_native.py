@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from moebius.backends.webgpu import native
@@ -43,3 +45,11 @@ def test_enumerations_are_their_numbers() -> None:
         assert backend.ffi.sizeof(name) == 4
     odd = native.ENUM.sub(native._as_numbers, "typedef enum A { X, Y = 3 } A;\ntypedef enum B { Z = 0x1, } B;\n")
     assert odd == "typedef enum A { X, Y = 3 } A;\n#define Z 0x1\ntypedef uint32_t B;\n"
+
+
+def test_a_header_that_needs_what_is_left_out_is_read_as_it_is() -> None:
+    ffi = importlib.import_module("cffi").FFI()
+    with native._header_read_quickly():
+        ffi.cdef("typedef enum A { X = 1 } A;\ntypedef void (*WGPUProcX)(A a);\ntypedef struct B { A a; WGPUProcX f; } B;\n")
+    assert ffi.typeof("A").elements == {1: "X"}
+    assert [name for name, _ in ffi.typeof("B").fields] == ["a", "f"]

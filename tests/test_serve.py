@@ -617,14 +617,19 @@ def test_time_is_over_for_a_mask_that_takes_too_long(model: Inpainter) -> None:
     [(OutOfMemoryError("no room"), 503), (WeightError("wrong"), 500), (MemoryError(), 503), (ZeroDivisionError("x"), 500)],
 )
 def test_bad_luck_is_told_from_bad_input(client: Client, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int) -> None:
+    left: list[Run] = []
+
     def unlucky(run: Run) -> None:
         raise error
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "begin", unlucky)
-        got, _, body = client.post(**FILES, steps=1, strength=1)
-    assert (got, json.loads(body)["error"]) == (status, type(error).__name__)
-    assert b"Traceback" not in body
+    for where in ("begin", "denoise", "finish"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, where, unlucky)
+            patch.setattr(Run, "leave", lambda run: left.append(run))
+            got, _, body = client.post(**FILES, steps=1, strength=1)
+            assert until(lambda: left.pop() if left else None), f"what it took is given back after {where}"
+        assert (got, json.loads(body)["error"]) == (status, type(error).__name__)
+        assert b"Traceback" not in body
     assert client.post(**FILES, steps=1, strength=1)[0] == 200
     assert client.ask("GET", "/health")[0] == 200
 

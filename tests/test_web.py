@@ -146,6 +146,24 @@ def test_lost_device_and_full_memory_are_one_sentence(chromium: Browser, gemm: A
     assert "not enough memory" in page.run(full.replace("PLAYER", PLAYER))
 
 
+def test_an_editions_file_that_is_not_right_is_named(chromium: Browser, gemm: Address) -> None:
+    answers = {
+        "Promise.reject(new TypeError('no network'))": "could not be loaded (no network)",
+        "new Response('', { status: 404 })": "could not be loaded (404)",
+        "new Response('{}')": "has another SHA-256",
+        "new Response(new Uint8Array([31, 139, 8]))": "has another SHA-256",
+    }
+    said = Page(chromium, gemm + "style.css").run(f"""
+      {PLAYER} const said = [];
+      for (const answer of {json.dumps(list(answers))}) {{
+        globalThis.fetch = async () => eval(answer);
+        await exported.player(exported.editions[0]).catch(({{ message }}) => said.push(message));
+      }}
+      return said;""")
+    for message, wanted in zip(said, answers.values(), strict=True):
+        assert message.startswith(f"plan-plain.json.gz {wanted}"), message
+
+
 def test_damaged_plans_are_refused(chromium: Browser, gemm: Address) -> None:
     """Every index, offset and size that could reach beyond something."""
     page = Page(chromium, gemm + "style.css")
@@ -157,6 +175,7 @@ def test_damaged_plans_are_refused(chromium: Browser, gemm: Address) -> None:
         "plan.editions[0].file = '../plan.json'",
         "plan.editions[0].precision = 'f8'",
         "plan.editions[0].bound.levels = '1'",
+        "delete plan.editions[0].bound",
         "plan.weights[0].size = 2 ** 40",
         "plan.weights[0].at = plan.binary.size",
         "edition.buffers[0] = 2 ** 40",

@@ -86,8 +86,9 @@ def test_the_quickest_edition_is_checked_before_it_is_used(scripts: Scripts) -> 
 
 @pytest.mark.parametrize("how", ["wrong", "refused", "large"])
 def test_an_edition_that_does_not_make_the_picture_gives_way(scripts: Scripts, how: str) -> None:
-    tried, (name, note), _ = opened(scripts, "return [engine.player.about.name, model.note];", matrix=how)
+    tried, (name, note), closed = opened(scripts, "return [engine.player.about.name, model.note];", matrix=how)
     assert tried[-1] == name == "plain"
+    assert closed == ([] if how == "refused" else ["matrix"]), "its memory is given back"
     assert "matrix units" in note
     assert note.count(". ") == 0
     assert note.endswith("in half precision.")

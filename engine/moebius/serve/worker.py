@@ -70,6 +70,14 @@ class Worker(threading.Thread):
         return job.run is not None and windows + len(job.run.modelled) <= self.batch.size and alike(job.run, *runs)
 
     def _work(self, jobs: Sequence[Job]) -> None:
+        runs = [job.run for job in jobs if job.run is not None]  # a job that has ended has none
+        try:
+            self._compute(jobs)
+        finally:
+            for run in runs:
+                run.leave()
+
+    def _compute(self, jobs: Sequence[Job]) -> None:
         job_of: dict[Run, Job] = {}
         for job in jobs:
             job.begin()
@@ -80,8 +88,6 @@ class Worker(threading.Thread):
                     job_of[run] = job
             except Exception as error:
                 self._fail(job, error)
-                if run is not None:
-                    run.leave()
         shown = 0.0
         with closing(sampled(list(job_of), lambda run: not job_of[run].over, lambda run, error: self._fail(job_of[run], error))) as steps:
             for pairs in steps:
@@ -105,8 +111,6 @@ class Worker(threading.Thread):
                     self._writer.submit(self._write, job, run)
             except Exception as error:
                 self._fail(job, error)
-            finally:
-                run.leave()
 
     def _goes_on(self, job: Job) -> bool:
         """Ends a job that is to end, or whose time is over."""

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from copy import copy
 from threading import Lock
 from types import MethodType, ModuleType
 from typing import Any
@@ -97,8 +98,8 @@ def _as_numbers(enum: re.Match[str]) -> str:
 def _header_read_quickly() -> Iterator[None]:
     """While wgpu is imported. cffi reads the library's header with a parser in Python: half of it for what nothing uses, and for
     enumerations, which are numbers. And the name of a type it reads by parsing it behind the names of all types, which takes tens of
-    milliseconds a name, and a device needs eighty; here it is read behind those that it consists of. Where cffi is another than the one
-    known here, all stays as it is."""
+    milliseconds a name, and a device needs eighty; here it is read behind those that it consists of. Where cffi or the header is another
+    than the one known here, all stays as it is."""
     try:
         parser, library = importlib.import_module("cffi.cparser").Parser, importlib.import_module("cffi").FFI
         parse_type, cdef = parser.parse_type, library.cdef
@@ -116,7 +117,14 @@ def _header_read_quickly() -> Iterator[None]:
             self._declarations = every
 
     def declared(self: Any, source: str, **options: Any) -> Any:
-        return cdef(self, ENUM.sub(_as_numbers, UNUSED.sub("", source)), **options)
+        if "WGPU" not in source:  # another library's, on another thread
+            return cdef(self, source, **options)
+        before = {name: copy(value) for name, value in vars(self._parser).items()}
+        try:
+            return cdef(self, ENUM.sub(_as_numbers, UNUSED.sub("", source)), **options)
+        except Exception:  # a header that needs what is left out
+            vars(self._parser).update(before)
+            return cdef(self, source, **options)
 
     parser.parse_type, library.cdef = typed, declared
     try:

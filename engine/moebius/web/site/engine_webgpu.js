@@ -22,13 +22,15 @@ export async function open(about, hear) {
 // {player, checked}, or null where something else is to be tried. What every browser has is checked when the page has been of use.
 async function attempt(exported, edition, hear) {
   const isLast = edition === exported.editions.at(-1);
+  let player = null;
   try {
-    const player = await exported.player(edition, hear);
+    player = await exported.player(edition, hear);
     if (!edition.features.length) return { player, checked: null };
     const checked = await selfCheck(player, ({ step, steps }) => hear("Checking", step, steps));
     if (checked.ok) return { player, checked };
     player.close();
   } catch (error) {
+    player?.close();
     if (isLast) throw error;
     console.warn(`In ${described(edition)}:`, error.message);
     await new Promise((resolve) => setTimeout(resolve)); // a device that was lost says so after what it was asked for has failed
@@ -46,7 +48,8 @@ class Engine {
     const { exported, player, failed } = this;
     const { plan, arrays } = exported;
     const computed = described(player.about);
-    const notes = failed.map((edition) => `In ${described(edition)} this browser does not make the right picture, so the page computes in ${computed}.`);
+    const without = new Set(failed.map(described)); // matrix units of several shapes have one name
+    const notes = [...without].map((other) => `In ${other} the page did not run in this browser, or not right, so it computes in ${computed}.`);
     return {
       name: plan.model,
       how: computed,

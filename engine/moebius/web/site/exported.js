@@ -58,7 +58,12 @@ export class Exported {
     const edition = JSON.parse(new TextDecoder().decode(bytes));
     checkEdition(about.file, edition, this.plan.weights, this.device.limits);
     const player = new Player(this, about, edition);
-    await player.compile(progress);
+    try {
+      await player.compile(progress);
+    } catch (error) {
+      player.close();
+      throw error;
+    }
     return player;
   }
 
@@ -76,7 +81,7 @@ async function inflated(bytes) {
 
 // From the server every time, where nothing is new in few bytes: a file of an older export does not fit newer weights.
 async function fetched(address) {
-  const answer = await fetch(address, { cache: "no-cache" });
+  const answer = await fetch(address, { cache: "no-cache" }).catch((error) => ({ ok: false, status: error.message }));
   if (!answer.ok) throw new Refused(`${address.pathname.split("/").at(-1)} could not be loaded (${answer.status}); serve the whole exported folder.`);
   return answer.arrayBuffer();
 }

@@ -40,9 +40,8 @@ export class Player {
     this.own = buffers.map((size) => device.createBuffer({ size, usage: use.STORAGE | use.COPY_SRC | use.COPY_DST }));
     this.uniforms = this.parameters();
     this.full = device.popErrorScope();
-    device.addEventListener("uncapturederror", (event) => {
-      this.failed ??= event.error.message;
-    });
+    this.refused = (event) => (this.failed ??= event.error.message);
+    device.addEventListener("uncapturederror", this.refused);
   }
 
   // Those of all dispatches, one behind the other.
@@ -73,6 +72,7 @@ export class Player {
 
   // Gives its memory back. The weights stay.
   close() {
+    this.device.removeEventListener("uncapturederror", this.refused);
     for (const buffer of [...this.own, this.uniforms]) buffer.destroy();
   }
 
@@ -159,8 +159,8 @@ export class Player {
     return copy;
   }
 
-  // One replay; `signal`, an AbortSignal, ends it between two submits. `taps` are copied right behind the dispatch that makes them, before their memory is used again; what is
-  // returned fetches them.
+  // One replay; `signal`, an AbortSignal, ends it between two submits. `taps` are copied right behind the dispatch that makes them, before
+  // their memory is used again; what is returned fetches them.
   async replay(name, { step = 0, taps = [] } = {}) {
     const { device } = this;
     const { state, carry = [] } = this.plans[name];
@@ -222,7 +222,6 @@ export class Player {
       this.ahead = performance.now() - began > SLOW ? AHEAD.slow : AHEAD.quick;
     }
   }
-
 }
 
 export const OUT_OF_MEMORY = "The graphics adapter has not enough memory for this model; close other tabs and programs, or use a smaller model.";

@@ -19,7 +19,8 @@ export function checkEditions({ format, editions }) {
   demand(Array.isArray(editions) && editions.length > 0, "the editions");
   for (const { name, file, features, precision, bound } of editions) {
     demand(typeof name === "string" && /^[\w.-]+$/.test(file) && Array.isArray(features), "an edition");
-    demand((precision === "f32" || precision === "f16") && Object.values(bound ?? {}).every(Number.isFinite), "an edition's bound");
+    const held = Object.values(bound ?? {});
+    demand((precision === "f32" || precision === "f16") && held.length > 0 && held.every(Number.isFinite), "an edition's bound");
   }
   demand(editions.at(-1).features.length === 0, "the last edition");
 }
