@@ -236,10 +236,12 @@ sys.exit(main())
 def writing(path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that is in the middle of writing `path`."""
     with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "writing\n"
-        yield child
-        child.kill()
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "writing\n"
+            yield child
+        finally:
+            child.kill()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,9 +238,7 @@ def test_films_are_the_same_on_a_cluster(tmp_path: Path, idle: str) -> None:
 def test_without_an_address_it_is_started_here(tmp_path: Path) -> None:
     images, one = some(tmp_path, 2)
     argv = ["batch", images, one, tmp_path / "out", "--ray", "--device", "cpu", "--steps", "2", "--workers", "1"]
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "moebius", *map(str, argv)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "moebius", *map(str, argv)], capture_output=True, text=True, timeout=600)
     assert (done.returncode, len(files(tmp_path / "out"))) == (0, 2), done.stderr
     assert "2 done" in done.stderr
     assert "Traceback" not in done.stderr
-    assert time.perf_counter() - began < 600

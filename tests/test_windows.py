@@ -133,7 +133,7 @@ def test_random_pictures_and_masks(crop: str, seed: int) -> None:
         check(random_fill(g, height, width), 64, crop, feather, np.uint16 if g.random() < 0.2 else np.uint8)
 
 
-@pytest.mark.parametrize("shape", [(2000, 3000), (3000, 5), (1, 3000)])
+@pytest.mark.parametrize("shape", [(1200, 1900), (3000, 5), (1, 3000)])
 def test_large_pictures(shape: tuple[int, int]) -> None:
     g = np.random.default_rng(sum(shape))
     for crop in ("auto", "full"):
@@ -390,7 +390,7 @@ def test_a_scaled_window_is_the_reflected_square_scaled() -> None:
             np.testing.assert_array_equal(cut.own, _any_of(_any_of(placed, 64).T, 64).T)
 
 
-@pytest.mark.parametrize("shape", [(1, 100_000), (100_000, 1), (3, 30_000), (300, 30_000)])
+@pytest.mark.parametrize("shape", [(1, 100_000), (100_000, 1), (3, 30_000), (100, 30_000)])
 def test_strips_take_no_more_memory_than_they_have_pixels(shape: tuple[int, int]) -> None:
     """The square they are letterboxed in would have up to ten thousand million."""
     fill = np.zeros(shape, bool)

@@ -145,7 +145,7 @@ def _within(part: np.ndarray, radius: float, reach: int) -> np.ndarray:
     if reach <= SHIFTS:
         out, wider, n = np.zeros_like(part), part.copy(), 0
         for dy in range(reach, -1, -1):
-            while n < _whole_root(radius * radius - dy * dy):
+            while n < min(wide, _whole_root(radius * radius - dy * dy)):
                 n += 1
                 wider[:, n:] |= part[:, :-n]
                 wider[:, :-n] |= part[:, n:]

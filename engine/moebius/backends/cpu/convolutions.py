@@ -26,7 +26,7 @@ def convolve_depthwise(workers: Workers, x: Array, taps: Array, work: Callable[[
         copy_window(patch, x[b], y0 - 1, -1)
         s = patch.strides
         # The 3×3 shifted images of the patch; as_strided takes ten times as long to say so.
-        window = np.ndarray((3, 3, y1 - y0, width, channels), x.dtype, patch, 0, (s[0], s[1], *s))
+        window = np.ndarray((3, 3, y1 - y0, width, channels), patch.dtype, patch, 0, (s[0], s[1], *s))
         h = np.einsum("ijyxc,ijc->yxc", window, taps)
         workers.back("patch", patch)
         work(b, y0, y1, h)
@@ -80,7 +80,7 @@ def convolve_dense(
         patch = workers.lend("patch", stride * (rows - 1) + kh, across, cin)
         copy_window(patch, x[b], stride * y0 + start[0], start[1])
         columns, s = workers.lend("columns", rows, width, kh, kw * cin), patch.strides
-        columns[...] = np.ndarray(columns.shape, x.dtype, patch, 0, (stride * s[0], stride * s[1], s[0], s[2]))
+        columns[...] = np.ndarray(columns.shape, patch.dtype, patch, 0, (stride * s[0], stride * s[1], s[0], s[2]))
         o = workers.lend("sums", rows * width, cout)
         np.matmul(columns.reshape(rows * width, -1), matrix, out=o)
         store(b, y0, y1, o.reshape(rows, width, cout))
