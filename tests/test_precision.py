@@ -134,7 +134,7 @@ def test_a_picture_that_overflows_is_made_in_f32(wanted: Any, where: int) -> Non
         result = made(PHOTO, BOX, **NUMBERS)
     np.testing.assert_array_equal(result.arrays[0], wanted.arrays[0])  # to the bit
     assert result.metadata["precision"] == "f32"
-    assert result.notes.count(TOO_LARGE["f16"]) == 1
+    assert result.notes.count(OVERFLOWED) == 1
     assert len(ops.others) == 1
     assert ops.others[0].forgotten >= 2  # what both networks took there is given back
     assert not ops.forgotten  # and what f16 took is kept for the next one
@@ -154,7 +154,7 @@ def test_one_that_does_not_is_made_in_f16(wanted: Any, recwarn: pytest.WarningsR
     result = model(ops)(PHOTO, BOX, **NUMBERS)
     assert not recwarn
     assert result.metadata["precision"] == "f16"
-    assert TOO_LARGE["f16"] not in result.notes
+    assert OVERFLOWED not in result.notes
     assert not ops.others
     assert not np.array_equal(result.arrays[0], wanted.arrays[0])
 
@@ -168,7 +168,7 @@ def test_the_steps_begin_again(wanted: Any) -> None:
         assert step.total == 2
         assert step.preview.size == (40, 40)
     assert indexes == [0, 1, 0, 1]
-    assert run.notes[-1] == TOO_LARGE["f16"]
+    assert run.notes[-1] == OVERFLOWED
     np.testing.assert_array_equal(run.result.arrays[0], wanted.arrays[0])
     assert len(run.result.raws) == 1
 
@@ -269,8 +269,8 @@ def test_the_server_says_it(wanted: Any) -> None:
     assert job.result is not None
     record = json.loads(job.result.headers["X-Moebius-Settings"])
     assert record["precision"] == "f32"
-    assert TOO_LARGE["f16"] in json.loads(job.result.headers["X-Moebius-Notes"])
-    assert TOO_LARGE["f16"] in service.job_facts(job)["notes"]
+    assert OVERFLOWED in json.loads(job.result.headers["X-Moebius-Notes"])
+    assert OVERFLOWED in service.job_facts(job)["notes"]
     assert service.model_facts()["precision"] == "f16"
     service.close()
 
@@ -292,7 +292,7 @@ def test_a_batch_says_it_and_takes_it_as_made(tmp_path: Path) -> None:
     made = model(Half(SAMPLING))
     outcome = Worker(made, Options(NUMBERS)).one(job)
     assert outcome.how == "done", outcome.error
-    assert TOO_LARGE["f16"] in outcome.notes
+    assert OVERFLOWED in outcome.notes
     assert read_metadata(job.out)["precision"] == "f32"
     assert Worker(made, Options(NUMBERS, resume=True)).one(job).how == "skipped"
     assert differing({"precision": "f16"}, {"precision": "f32"}) == ["precision"]
