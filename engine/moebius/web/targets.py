@@ -34,7 +34,7 @@ class Target:
         """What plan.json says of its edition."""
         out: dict[str, Any] = {"precision": self.caps.precision, "bound": BOUNDS[self.stored], "features": sorted(self.caps.features)}
         for unit in self.caps.matrix.shapes if self.caps.matrix else ():
-            out |= {"units": unit._asdict(), "lanes": LANES}
+            out |= {"units": {name: getattr(unit, name) for name in Unit.__annotations__}, "lanes": LANES}
         return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,7 +24,7 @@ from moebius.backends.webgpu.readback import Readback
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tenant import Tenant
 from moebius.backends.webgpu.tensor import Tensor, read, unpadded, write
-from moebius.errors import AdapterError, NonFiniteError
+from moebius.errors import AdapterError, NonFiniteError, OutOfMemoryError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Precision, Step, StepState, Tap, Timesteps
 from moebius.model.params import Checkpoint, Finite, Params
@@ -105,10 +105,16 @@ class WebGPU:
                 return to_nchw(self.read(forward(*(self.tensor(a) for a in arrays), *args)))
 
     def run_each(self, forward: Callable[..., Tensor], calls: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
-        """AHEAD of them are queued behind the one that is waited for."""
+        """AHEAD of them are queued behind the one that is waited for, as long as there is memory for their results."""
         under_way = deque[Callable[[], np.ndarray]]()
         for arrays in calls:
-            under_way.append(self._begun(forward, arrays, ()))
+            begun: Callable[[], np.ndarray] | None = None
+            if under_way:
+                with suppress(OutOfMemoryError):
+                    begun = self._begun(forward, arrays, ())
+            while begun is None and under_way:
+                yield under_way.popleft()()
+            under_way.append(begun or self._begun(forward, arrays, ()))
             if len(under_way) > AHEAD:
                 yield under_way.popleft()()
         while under_way:

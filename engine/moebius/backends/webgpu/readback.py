@@ -20,9 +20,10 @@ class Readback:
     """
 
     def __init__(self, device: Device, sources: Sequence[tuple[Buffer, int]]) -> None:
+        self._memory: Any = None
         self._device, self._sources = device, list(sources)
         self._sizes, self._label = [nbytes for _, nbytes in sources], ", ".join(buffer.label for buffer, _ in sources)
-        self._memory: Any = device.take_memory(sum(self._sizes))
+        self._memory = device.take_memory(sum(self._sizes))
         self._submitted: Any = None
         self._parts: list[np.ndarray] | None = None
 
@@ -51,5 +52,5 @@ class Readback:
         return self._parts
 
     def __del__(self) -> None:
-        if (memory := getattr(self, "_memory", None)) is not None:
-            self._device.return_memory(sum(self._sizes), memory)
+        if self._memory is not None:
+            self._device.return_memory(sum(self._sizes), self._memory)
