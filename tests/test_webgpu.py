@@ -306,7 +306,7 @@ def test_an_interrupted_upload_leaves_no_empty_weight(llvmpipe):
 
 def test_a_buffer_takes_memory_when_it_is_told_to(llvmpipe):
     buffer = Buffer(llvmpipe.gpu, 16, "a tensor", "pinned")
-    for use in (lambda: buffer.handle, lambda: buffer.read(16), lambda: Buffer(llvmpipe.gpu, 16, "another", "pinned").place(buffer)):
+    for use in (lambda: buffer.handle, lambda: buffer.read(16), lambda: Buffer(llvmpipe.gpu, 16, "another", "pinned").place(buffer.handle)):
         with pytest.raises(MoebiusError, match=r"a tensor "):
             use()
     buffer.allocate()
