@@ -67,7 +67,7 @@ def add_device(p: argparse.ArgumentParser) -> None:
     """What computes a picture."""
     p.add_argument("--device", metavar="NAME", default="auto", help="auto (best GPU, else cpu), cpu, or an adapter's name or index")
     p.add_argument("--require-gpu", action="store_true", help="fail rather than compute on a CPU")
-    p.add_argument("--precision", metavar="P", choices=["auto", "f32", "f16"], help="f32, f16 (on GPUs, weights of half the size) or auto (f32)")
+    p.add_argument("--precision", metavar="P", choices=["auto", "f32", "f16"], help="f32, f16 (GPUs: half the weights) or auto (f32)")
     p.add_argument("--threads", metavar="N", type=int, help="of the CPU device (as many as there are cores for it)")
     p.add_argument("--matrix-units", action="store_true", help="take a GPU's, through Dawn (pip install 'moebius-webgpu[dawn]')")
 
