@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import signal
@@ -112,6 +113,15 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         (pytest.fail if CI else pytest.skip)("Chromium is not installed; on Debian it is the package chromium.")
     with browser(tmp_path_factory.mktemp("profile")) as started:
         yield started
+
+
+@pytest.fixture(autouse=True)
+def words() -> Iterator[None]:
+    """`--quiet` silences the package's logger for its process, which here is every other test's too."""
+    logger = logging.getLogger("moebius")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
