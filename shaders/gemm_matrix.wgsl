@@ -5,8 +5,8 @@
 //
 //   Halves, PER                    an element of a tile in workgroup memory, and how many halves it holds
 //   Left, Right, Sum               fragments: of A, of W, of sums
-//   put_left, put_right            four numbers into a tile, as halves
-//   load_left, load_right          a fragment out of a tile
+//   place                          four numbers into a tile, as halves
+//   load_left, load_right          a fragment out of it
 //   multiply_add                   sum + left · right
 //   pass_on                        a fragment of sums into workgroup memory
 //   is_subgroup                    whether LANES neighbours are one
@@ -41,8 +41,9 @@ const PARTS: u32 = 1u; // halves that a number becomes: 2 under SPLIT
 const THREADS: u32 = LANES * WGX * WGY;
 const PITCH_A: u32 = 4u * BK4 + 8u; // halves from one row of a tile to the next
 const PITCH_W: u32 = 4u * WGX * TN4 + 8u;
-const TILE_A: u32 = WGY * TM * PITCH_A;
+const TILE_A: u32 = WGY * TM * PITCH_A; // halves of a part
 const TILE_W: u32 = 4u * BK4 * PITCH_W;
+const OF_W: u32 = PARTS * TILE_A; // where W's tile begins
 const DOWN: u32 = TM / FM; // fragments of a subgroup
 const ACROSS: u32 = 4u * TN4 / FN;
 const SUMS: u32 = DOWN * ACROSS;
@@ -54,8 +55,7 @@ const STORES: u32 = (FM * FN / 4u + LANES - 1u) / LANES; // of vec4, a lane
 
 // include dense.wgsl
 
-var<workgroup> tile_a: array<Halves, PARTS * TILE_A / PER>; // [part][row][k]
-var<workgroup> tile_w: array<Halves, PARTS * TILE_W / PER>; // [part][k][column]
+var<workgroup> tile: array<Halves, PARTS * (TILE_A + TILE_W) / PER>; // of A, [part][row][k], then of W, [part][k][column]
 var<workgroup> passed: array<f32, WGX * WGY * PASSED>;
 var<private> lane: u32;
 
@@ -77,21 +77,13 @@ fn low(v: vec4<f32>) -> vec4<f32> {
   return clamp((v - high(v)) * 2048.0, vec4<f32>(-65504.0), vec4<f32>(65504.0));
 }
 
-fn stage_a(at: u32, v: vec4<f32>) {
+// Under SPLIT in two parts, the low one `rest` halves behind the high one.
+fn stage(at: u32, rest: u32, v: vec4<f32>) {
   if (SPLIT) { // compiled
-    put_left(at, bounded(high(v)));
-    put_left(TILE_A + at, low(v));
+    place(at, bounded(high(v)));
+    place(at + rest, low(v));
   } else {
-    put_left(at, bounded(v));
-  }
-}
-
-fn stage_w(at: u32, v: vec4<f32>) {
-  if (SPLIT) { // compiled
-    put_right(at, bounded(high(v)));
-    put_right(TILE_W + at, low(v));
-  } else {
-    put_right(at, bounded(v));
+    place(at, bounded(v));
   }
 }
 
@@ -134,11 +126,11 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
   for (var step = 1u; step <= steps; step++) {
     for (var l = 0u; l < LOAD_A; l++) { // unroll
       let e = thread + l * THREADS;
-      stage_a(e / BK4 * PITCH_A + 4u * (e % BK4), next_a[l]);
+      stage(e / BK4 * PITCH_A + 4u * (e % BK4), TILE_A, next_a[l]);
     }
     for (var l = 0u; l < LOAD_W; l++) { // unroll
       let e = thread + l * THREADS;
-      stage_w(e / (WGX * TN4) * PITCH_W + 4u * (e % (WGX * TN4)), next_w[l]);
+      stage(OF_W + e / (WGX * TN4) * PITCH_W + 4u * (e % (WGX * TN4)), TILE_W, next_w[l]);
     }
     workgroupBarrier();
     if (step < steps) { // what is loaded here is not waited for before the products are made
@@ -166,7 +158,7 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
         x[i] = load_left((down + i * FM) * PITCH_A + k * FK);
       }
       for (var j = 0u; j < ACROSS; j++) { // unroll
-        y[j] = load_right(k * FK * PITCH_W + 4u * across4 + j * FN);
+        y[j] = load_right(OF_W + k * FK * PITCH_W + 4u * across4 + j * FN);
       }
       for (var i = 0u; i < DOWN; i++) { // unroll
         for (var j = 0u; j < ACROSS; j++) { // unroll
@@ -181,7 +173,7 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
           }
         }
         for (var j = 0u; j < ACROSS; j++) { // unroll
-          let rest = load_right(TILE_W + k * FK * PITCH_W + 4u * across4 + j * FN);
+          let rest = load_right(OF_W + TILE_W + k * FK * PITCH_W + 4u * across4 + j * FN);
           for (var i = 0u; i < DOWN; i++) { // unroll
             correction[i * ACROSS + j] = multiply_add(x[i], rest, correction[i * ACROSS + j]);
           }

@@ -19,38 +19,25 @@ fn is_subgroup(thread: u32) -> bool {
   return lowest == thread / LANES * LANES && highest == lowest + LANES - 1u;
 }
 
-fn put_left(at: u32, v: vec4<f32>) {
+fn place(at: u32, v: vec4<f32>) {
   let h = vec4<f16>(v);
   if (PAIRED) { // compiled
-    tile_a[at / PER] = h.xy;
-    tile_a[at / PER + 1u] = h.zw;
+    tile[at / PER] = h.xy;
+    tile[at / PER + 1u] = h.zw;
   } else {
-    tile_a[at] = h.x;
-    tile_a[at + 1u] = h.y;
-    tile_a[at + 2u] = h.z;
-    tile_a[at + 3u] = h.w;
-  }
-}
-
-fn put_right(at: u32, v: vec4<f32>) {
-  let h = vec4<f16>(v);
-  if (PAIRED) { // compiled
-    tile_w[at / PER] = h.xy;
-    tile_w[at / PER + 1u] = h.zw;
-  } else {
-    tile_w[at] = h.x;
-    tile_w[at + 1u] = h.y;
-    tile_w[at + 2u] = h.z;
-    tile_w[at + 3u] = h.w;
+    tile[at] = h.x;
+    tile[at + 1u] = h.y;
+    tile[at + 2u] = h.z;
+    tile[at + 3u] = h.w;
   }
 }
 
 fn load_left(at: u32) -> Left {
-  return subgroupMatrixLoad<Left, row_major>(&tile_a, at / PER, PITCH_A / PER);
+  return subgroupMatrixLoad<Left, row_major>(&tile, at / PER, PITCH_A / PER);
 }
 
 fn load_right(at: u32) -> Right {
-  return subgroupMatrixLoad<Right, row_major>(&tile_w, at / PER, PITCH_W / PER);
+  return subgroupMatrixLoad<Right, row_major>(&tile, at / PER, PITCH_W / PER);
 }
 
 fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {

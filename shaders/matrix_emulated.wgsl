@@ -19,14 +19,9 @@ fn is_subgroup(thread: u32) -> bool {
   return true;
 }
 
-fn put_left(at: u32, v: vec4<f32>) {
-  tile_a[at / PER] = pack2x16float(v.xy);
-  tile_a[at / PER + 1u] = pack2x16float(v.zw);
-}
-
-fn put_right(at: u32, v: vec4<f32>) {
-  tile_w[at / PER] = pack2x16float(v.xy);
-  tile_w[at / PER + 1u] = pack2x16float(v.zw);
+fn place(at: u32, v: vec4<f32>) {
+  tile[at / PER] = pack2x16float(v.xy);
+  tile[at / PER + 1u] = pack2x16float(v.zw);
 }
 
 fn load_left(at: u32) -> Left {
@@ -46,10 +41,10 @@ fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
     let row = x + e / FN * PITCH_A;
     let column = y + e % FN;
     for (var k = 0u; k < depth; k += PER) {
-      let p = unpack2x16float(tile_a[(row + k) / PER]);
+      let p = unpack2x16float(tile[(row + k) / PER]);
       let at = column + k * PITCH_W;
-      let q = unpack2x16float(tile_w[at / PER]);
-      let r = unpack2x16float(tile_w[(at + PITCH_W) / PER]);
+      let q = unpack2x16float(tile[at / PER]);
+      let r = unpack2x16float(tile[(at + PITCH_W) / PER]);
       out[i] += p.x * select(q.x, q.y, at % PER > 0u) + p.y * select(r.x, r.y, at % PER > 0u);
     }
   }

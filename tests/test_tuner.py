@@ -19,7 +19,7 @@ from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.menu import CPU, CPU_THIN, Gemm
 from moebius.backends.webgpu.plan import Plan
-from moebius.backends.webgpu.tuned import Pick, Table, Tuned, shape_of
+from moebius.backends.webgpu.tuned import Pick, Table, Tuned, shape_of, why
 from moebius.backends.webgpu.tuner import Tuner, differs, shapes
 from moebius.cli.main import run
 from moebius.errors import DeviceLostError, MoebiusError, OutOfMemoryError
@@ -173,6 +173,23 @@ def test_a_row_that_computes_something_else_is_dropped_and_named(
     # Nor is it taken where a table of an earlier run names it.
     table.picks[shape_of(call)] = Pick(wrong.key, 9.0, 3)
     assert Tuned(table, {r.key: r for r in (CPU, wrong)}).measured(llvmpipe.caps, call) is None
+
+
+def test_a_default_that_makes_no_number_is_none(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As matrix units do where a subgroup is not what the device says. The others are held to the next row, and nobody gets the default."""
+    (call,) = calls_of(llvmpipe, "linear")
+    default, grid = menu.choose(llvmpipe.caps, call), Gemm.grid
+    monkeypatch.setattr(menu, "candidates", lambda caps, call: (default, CPU_THIN, OTHER))
+    monkeypatch.setattr(Gemm, "grid", lambda self, call, rows: (0, 0, 0) if self == default else grid(self, call, rows))
+    table, times = Table(), TIMES | {default.key: 0.1}
+    tuner = Tuner(llvmpipe.gpu, llvmpipe.caps, lambda *_: (default, CPU_THIN, OTHER), clock(times))
+    assert len(tuner.run([call], table)) == 1
+    assert table.wrong.keys() == {default.key}
+    assert table.picks == {shape_of(call): Pick(OTHER.key, 4.0, 2)}
+    elsewhere = Tuned(Table({}, table.wrong), {})
+    assert elsewhere(llvmpipe.caps, call) == CPU_THIN
+    assert why(elsewhere, llvmpipe.caps, call) == "the default is wrong"
+    assert Tuned(Table({}, dict.fromkeys(times, "")), {})(llvmpipe.caps, call) == default  # where all are, there is nothing better
 
 
 def test_a_row_that_was_wrong_once_is_tried_again_by_who_asks_for_it_alone(llvmpipe: WebGPU, cache: Path) -> None:

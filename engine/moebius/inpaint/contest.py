@@ -4,20 +4,26 @@ So is whether it was worth opening Dawn there at all."""
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
-from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu import WebGPU, menu
 from moebius.backends.webgpu.calls import GemmCall, Operands, Weight
-from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, Tensor
+from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.menu import Gemm
+from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, DType, Tensor, itemsize
 from moebius.backends.webgpu.tuner import Tuner
 from moebius.inpaint import verdicts
 from moebius.weights import folders
 
 LAYERS = ((8192, 320, 320), (2048, 640, 640), (512, 1280, 1280))  # rows, columns and depth of the full model's, one a level
+BUDGET = 10.0  # seconds that one of the two is measured for, most of which its kernels are compiled
 
 
 def is_faster(one: WebGPU, other: WebGPU) -> bool:
@@ -26,6 +32,8 @@ def is_faster(one: WebGPU, other: WebGPU) -> bool:
     match folders.read_note(file):
         case {"ms": [int() | float() as ms, int() | float() as others]}:
             return ms < others
+    log = logging.getLogger("moebius")  # without a handler of the user's, the line goes to standard error as it is
+    log.warning("Trying whether matrix units are faster on %s, once, for %.0f seconds at most.", one.name, 2 * BUDGET)
     ms, others = milliseconds(one), milliseconds(other)
     with suppress(OSError):
         folders.write_note(file, {"ms": [ms, others]})
@@ -59,16 +67,33 @@ def _file(*of: str) -> Path:
 
 
 def milliseconds(ops: WebGPU) -> float:
+    """Of the layers in all, each on the fastest kernel that was tried before its time was up; infinite where none computes."""
+    total, begin = 0.0, perf_counter()
     with ops.gpu.turns:
-        tuner = Tuner(ops.gpu, ops.caps)
-        return sum(min(tuner.measure(layer(ops, *sizes)).ms.values()) for sizes in LAYERS)
+        tuner = Tuner(ops.gpu, ops.caps, candidates)
+        for i, sizes in enumerate(LAYERS, 1):
+            end = begin + i * BUDGET / len(LAYERS)
+            found = tuner.measure(layer(ops, *sizes), enough=lambda end=end: perf_counter() >= end)  # type: ignore[misc]
+            total += min(found.ms.values(), default=math.inf)
+    return total
+
+
+def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
+    """The default, those on units, which it is about, and the others: time may be up before all are tried."""
+    default, *others = menu.candidates(caps, call)
+    return default, *sorted(others, key=lambda row: row.units is None)
 
 
 def layer(ops: WebGPU, rows: int, columns: int, depth: int) -> GemmCall:
-    def noise() -> np.ndarray:
-        return np.random.default_rng(0).standard_normal((depth, columns)).astype(NUMPY[ops.precision])
+    """The second one of a block: in f16 it multiplies halves, and makes floats."""
+    half: DType = ops.precision
 
-    weight = ops.recorder.buffer(noise().nbytes, "contest weight", "weight", noise)
-    a, out = (Tensor(Buffer(ops.gpu, 4 * rows * width, "contest", "pinned"), (1, 1, rows, width)) for width in (depth, columns))
-    w = Weight(Binding("w", "read", weight, (depth, columns), dtype=ops.precision))
-    return GemmCall("linear", "contest", Operands(a, w, out, depth, columns))
+    def noise() -> np.ndarray:
+        return np.random.default_rng(0).standard_normal((depth, columns)).astype(NUMPY[half])
+
+    def tensor(width: int, dtype: DType) -> Tensor:
+        return Tensor(Buffer(ops.gpu, itemsize(dtype) * rows * width, "contest", "pinned"), (1, 1, rows, width), dtype)
+
+    weight = ops.recorder.buffer(itemsize(half) * depth * columns, "contest weight", "weight", noise)
+    w = Weight(Binding("w", "read", weight, (depth, columns), dtype=half))
+    return GemmCall("linear", "contest", Operands(tensor(depth, half), w, tensor(columns, "f32"), depth, columns))

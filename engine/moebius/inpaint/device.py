@@ -27,8 +27,8 @@ def chosen_precision(asked: str) -> Precision:
 
 
 def unmet(asked: str, ops: Ops) -> tuple[str, ...]:
-    """What is to be said where a device computes in another precision than the one that was asked for."""
-    if asked == "auto" or asked == ops.precision:
+    """What is to be said where a device computes in another precision than the one that was asked for. Of a GPU it has been: `_sound`."""
+    if asked == "auto" or asked == ops.precision or hasattr(ops, "gpu"):
         return ()
     return (f"Precision {asked} is for GPUs; {ops.name} computes in {ops.precision}.",)
 
@@ -51,8 +51,9 @@ def open_device(
     `matrix_units` asks for those of a GPU, through Dawn. With "auto" (and there in f16 unasked, if Dawn is installed) they are taken where
     they compute right, and faster than wgpu does without; an adapter that is named must have them.
 
-    A GPU that computes wrong is not used. Chosen by "auto" it gives way to the CPU device, and a warning says so. Named, it is an error:
-    who names an adapter wants that one, and neither another device in its place nor a wrong picture.
+    A GPU that computes wrong is not used. Chosen by "auto" it gives way to the CPU device, and a warning says so; one that is wrong in f16
+    alone computes in f32. Named, it is an error: who names an adapter wants that one, and neither another device in its place nor a wrong
+    picture.
     """
     kind = chosen_precision(precision)
     if device == "cpu":
@@ -94,8 +95,7 @@ def _best(require_gpu: bool, precision: Precision, threads: int | None, matrix_u
     except AdapterError:  # wgpu cannot even load (no loader library); the CPU device still works
         listed = []
     if preferred(listed) is not None:
-        ops = WebGPU(precision=precision)
-        wrong = _fault(ops)
+        ops, wrong = _sound(WebGPU(precision=precision))
         if not wrong:
             return _on_units(_tuned(ops), matrix_units)
         if require_gpu:
@@ -111,11 +111,24 @@ def _best(require_gpu: bool, precision: Precision, threads: int | None, matrix_u
     return _cpu(threads)
 
 
+def _sound(ops: WebGPU) -> tuple[WebGPU, str]:
+    """A GPU as it computes right: in f32 where it does not in f16, which is said; and what is wrong where it does in neither."""
+    wrong = _fault(ops)
+    if not wrong or ops.precision == "f32":
+        return ops, wrong
+    whole = ops.in_f32()
+    if in_f32 := _fault(whole):
+        return ops, in_f32
+    logging.getLogger("moebius").warning("%s It computes in f32 instead; `moebius doctor --precision f16` says more.", wrong)
+    return whole, ""
+
+
 def _on_units(ops: WebGPU, asked: bool) -> WebGPU:
     """The same adapter through Dawn, with its matrix units, where it computes right and faster; a word where it was asked for in vain."""
     if not asked and (ops.precision != "f16" or find_spec("wgpudawn") is None):
         return ops
-    from moebius.backends.webgpu import WebGPU
+    from moebius.backends.webgpu import WebGPU, native
+    from moebius.backends.webgpu.device import twin
     from moebius.inpaint import contest
 
     known = contest.was_worth_it(ops)
@@ -124,7 +137,8 @@ def _on_units(ops: WebGPU, asked: bool) -> WebGPU:
     if known is None:
         contest.keep(ops, False)
     try:
-        other = WebGPU(f"dawn:{ops.gpu.info['device']}", precision=ops.precision, matrix_units=True)
+        native.allow_matrix_units()  # before its first adapter
+        other = WebGPU(f"dawn:{twin(ops.gpu.info)}", precision=ops.precision, matrix_units=True)
         wrong = _fault(other)
         if not wrong:
             _tuned(other)
@@ -143,7 +157,8 @@ def _fault(ops: WebGPU) -> str:
     from moebius.inpaint import verdicts
 
     wrong = verdicts.fault(ops)
-    return f"{ops.name} does not compute right: {wrong.rstrip('.')}." if wrong else ""
+    half = "" if ops.precision == "f32" else f" in {ops.precision}"
+    return f"{ops.name} does not compute right{half}: {wrong.rstrip('.')}." if wrong else ""
 
 
 def _tuned(ops: WebGPU) -> WebGPU:

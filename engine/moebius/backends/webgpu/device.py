@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,21 +40,42 @@ def rank(adapter: Any) -> tuple[int, bool]:
     return PREFERENCE.index(kind) if kind in PREFERENCE else 2, "OpenGL" in adapter.info["backend_type"]
 
 
+def number(name: str | int | None) -> int | None:
+    """That of an adapter which is named by its place in the list."""
+    return int(name) if isinstance(name, int) or (isinstance(name, str) and name.isdecimal()) else None
+
+
 def choose(name: str | int | None, implementation: str = "wgpu", listed: list[Any] | None = None) -> Any:
     """The best adapter; or the one of that index; or the best whose summary holds every word of `name`."""
     listed = adapters(implementation) if listed is None else listed
     if not listed:
         raise AdapterError(NO_ADAPTER)
     listing = "; ".join(f"{i}: {a.summary}" for i, a in enumerate(listed))
-    if isinstance(name, int) or (isinstance(name, str) and name.isdecimal()):
-        if int(name) >= len(listed):
+    if (index := number(name)) is not None:
+        if index >= len(listed):
             raise AdapterError(f"There is no adapter {name}. There are {listing}.")
-        return listed[int(name)]
-    words = (name or "").lower().split()
+        return listed[index]
+    words = str(name or "").lower().split()
     matching = [a for a in listed if all(w in a.summary.lower() for w in words)]
     if not matching:
         raise AdapterError(f"No adapter matches {name!r}. There are {listing}.")
     return min(matching, key=rank)
+
+
+def twin(info: Mapping[str, Any], before: Sequence[Any] = ()) -> int:
+    """Which of Dawn's adapters is the GPU that wgpu says this of: by its maker's numbers, or by its name where there are none. Of several
+    that are alike, the one with as many before it as there are in `before`: both list them in the driver's order."""
+
+    def alike(other: Mapping[str, Any]) -> bool:
+        numbers = [(one.get("vendor_id"), one.get("device_id")) for one in (info, other)]
+        return numbers[0] == numbers[1] if all(map(all, numbers)) else other.get("device") == info.get("device")
+
+    listed = adapters("dawn")
+    found = sorted((i for i, a in enumerate(listed) if alike(a.info)), key=lambda i: rank(listed[i]))
+    if not found:
+        raise AdapterError(f"Dawn does not find {info.get('device')}; `moebius adapters --implementation dawn` lists what it does.")
+    ahead = sum(alike(a.info) and a.info.get("backend_type") == info.get("backend_type") for a in before)
+    return found[min(ahead, len(found) - 1)]
 
 
 class Device:
@@ -80,15 +101,18 @@ class Device:
         """The device of an adapter; see `choose` for its name, which may begin with an implementation: "dawn:SwiftShader".
 
         `limits`: "adapter" asks for all the adapter has, "webgpu" for the default limits alone. `matrix_units`: through Dawn, with what it
-        needs for them.
+        needs for them; a number is still that of wgpu's list.
         """
-        implementation = "dawn" if matrix_units else implementation
+        implementation, place = "dawn" if matrix_units else implementation, number(adapter)
         if isinstance(adapter, str) and ":" in adapter:
             implementation, adapter = adapter.split(":", 1)
         if matrix_units:
             if implementation != "dawn":
                 raise AdapterError(f"{implementation} offers no matrix units; leave out its name, and Dawn is asked for them.")
             native.allow_matrix_units()
+            if place is not None:
+                others = adapters()
+                adapter = twin(choose(place, listed=others).info, others[:place])
         module = native.load(implementation)
         chosen = choose(adapter, implementation)
         name = f"{chosen.summary}, {implementation} {module.__version__}"

@@ -74,7 +74,17 @@ class Tuned:
 
     def __call__(self, caps: Caps, call: GemmCall) -> Gemm:
         found = self.measured(caps, call)
-        return menu.choose(caps, call) if found is None else found[0]
+        return self._default(caps, call) if found is None else found[0]
+
+    def _default(self, caps: Caps, call: GemmCall) -> Gemm:
+        """The next row where the default was found to be wrong."""
+        default = menu.choose(caps, call)
+        if not self.is_wrong(default):
+            return default
+        return next((row for row in menu.candidates(caps, call) if not self.is_wrong(row)), default)
+
+    def is_wrong(self, row: Gemm) -> bool:
+        return row.key in self.table.wrong
 
     def measured(self, caps: Caps, call: GemmCall) -> tuple[Gemm, Pick] | None:
         pick = self.table.picks.get(shape_of(call)) if call.rows > FEW else None
@@ -88,6 +98,6 @@ def why(choose: Choose, caps: Caps, call: GemmCall) -> str:
         return "few rows"
     found = choose.measured(caps, call) if isinstance(choose, Tuned) else None
     if found is None:
-        return f"default, {caps.kind}"
+        return "the default is wrong" if isinstance(choose, Tuned) and choose.is_wrong(menu.choose(caps, call)) else f"default, {caps.kind}"
     gain, of = found[1].gain, found[1].of
     return f"measured, {gain:.2f}× the default" if gain > 1 else f"measured, best of {of}"

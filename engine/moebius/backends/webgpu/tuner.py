@@ -1,8 +1,8 @@
 """Measures the kernels of the menu on the device at hand, a dense layer's shape after the other.
 
 Every candidate computes the same layer on the same numbers. The default's result is what the others are held to, and a row that makes
-something else is dropped for good and named: the tests hold all rows to the oracle, so it is the driver that is wrong. A time is the median
-of some batches, each long enough for the clock.
+something else, or no number at all, is dropped for good and named: the tests hold all rows to the oracle, so it is the driver that is
+wrong. A time is the median of some batches, each long enough for the clock.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ Clock = Callable[[Plan, int], float]  # milliseconds of so many dispatches of a 
 
 @dataclass
 class Measured:
-    """Of one shape: milliseconds by row, the default's first; and what is wrong with rows that have none. `whole`: no row was left out."""
+    """Of one shape: milliseconds by row, the default's first unless it is wrong; and what is wrong with rows that have none. `whole`: no
+    row was left out."""
 
     shape: str
     ms: dict[str, float] = field(default_factory=dict)
@@ -129,6 +130,9 @@ class Tuner:
             try:
                 plan = self._plan(layer, row)
                 got = self._result(plan)
+                if all(np.isnan(part).all() for part in got):  # the default's too: the others are held to the next one then
+                    out.wrong[row.key] = f"{out.shape}: it makes no number"
+                    continue
                 if want is None:
                     want = got
                 elif said := differs(got, want, call, self._recorder.caps.precision == "f16"):

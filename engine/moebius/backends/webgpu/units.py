@@ -46,8 +46,8 @@ class Units:
         if self.paired and self.dialect == "dawn":
             out |= {"PAIRED": True, "PER": 2, "Halves": "vec2<f16>"}
         if self.dialect == "naga":
-            out |= {"Left": f"coop_mat{self.m}x{self.k}<f16, A>", "Right": f"coop_mat{self.k}x{self.n}<f16, B>"}
-            out |= {"Sum": f"coop_mat{self.m}x{self.n}<f32, C>"}
+            out |= {"Left": f"coop_mat{self.k}x{self.m}<f16, A>", "Right": f"coop_mat{self.n}x{self.k}<f16, B>"}
+            out |= {"Sum": f"coop_mat{self.n}x{self.m}<f32, C>"}
         return out
 
     def products(self, tm: int, columns: int, split: bool) -> int:

@@ -1,0 +1,34 @@
+"""Rows of the menu on matrix units that compile quickly, and devices that have such units."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from test_menu import H200, call
+
+from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu.calls import GemmCall, Phases, Taps
+from moebius.backends.webgpu.caps import Matrix
+from moebius.backends.webgpu.menu import UNITS, Gemm
+from moebius.backends.webgpu.units import Units
+
+ALL = frozenset(row.units.shape for row in UNITS if row.units)
+DAWN = Matrix("dawn", ALL)
+OTHERS = (call(8192, 320, 320), call(512, 1280, 1280), call(16384, 512, 512, Taps(1, 1)), call(256, 1280, 1280, Phases()))
+
+
+def small(shape: tuple[int, int, int], split: bool, across: int, steps: int) -> Gemm:
+    """Of one fragment a subgroup: drivers take long over more, and over more values a lane."""
+    m, n, k = shape
+    return Gemm("units", m, n // 4, across, 2, operands="f32" if split else "f16", units=Units(steps * k, m, n, k, lanes=16))
+
+
+HALF = small((16, 8, 16), split=False, across=1, steps=1)  # no two sides alike
+SPLIT = small((8, 8, 8), split=True, across=2, steps=2)
+
+
+def text(row: Gemm, wanted: GemmCall, matrix: Matrix) -> str:
+    """What is compiled for a device with such units."""
+    row = row.on(replace(H200, matrix=matrix))
+    constants = {**wanted.constants(), **row.options(wanted), **row.constants()}
+    return wgsl.specialise(row.shader, tuple(sorted(constants.items())), row.entry)

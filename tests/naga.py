@@ -1,0 +1,76 @@
+"""naga's own word on shaders with cooperative matrices, which no device of wgpu-native 29 can be asked for.
+
+As a program: shaders come in as a JSON list of texts, and what naga says of each goes out as one, "" where it has nothing against it; null
+where it could not be asked. It opens a software driver with every feature that this has, and in its own memory sets one bit more wherever
+wgpu keeps those: from then on naga reads and validates such a shader as any other. Nothing is compiled further, or run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+COOPERATIVE = 1 << 57  # of wgpu's own features, a word of 64 bits. WebGPU's are the next word,
+SURE = 0b10001111  # among these timestamps, depth formats and compressed textures, which software drivers have
+
+
+def says(codes: Sequence[str]) -> list[str] | None:
+    """In a process of its own: it writes where nobody should."""
+    run = subprocess.run([sys.executable, __file__], input=json.dumps(codes), capture_output=True, text=True, timeout=120)
+    return json.loads(run.stdout) if run.returncode == 0 else None
+
+
+def memory() -> Iterator[tuple[int, np.ndarray]]:
+    """What this process has allocated: an address, and the words from there on."""
+    with open("/proc/self/maps") as maps:
+        regions = [line.split() for line in maps]
+    with open("/proc/self/mem", "rb") as file:
+        for span, access, *_, name in ([*region, ""][:6] for region in regions):
+            begin, end = (int(text, 16) for text in span.split("-"))
+            if access.startswith("rw") and name in ("", "[heap]") and end - begin < 1 << 29:
+                file.seek(begin)
+                yield begin, np.frombuffer(file.read(end - begin), np.uint64)
+
+
+def features() -> tuple[int, int] | None:
+    """The two words of an adapter with many features, which occur again in its device."""
+    found = Counter[tuple[int, int]]()
+    for _, words in memory():
+        own, webgpu = words[:-1], words[1:]
+        likely = (own >= 1 << 60) & (own & COOPERATIVE == 0) & (webgpu >= 1 << 12) & (webgpu < 1 << 24) & (webgpu & SURE == SURE)
+        found.update((int(own[i]), int(webgpu[i])) for i in np.flatnonzero(likely))
+    pairs = [pair for pair, count in found.items() if count > 1 and pair[0].bit_count() >= 16]
+    return pairs[0] if len(pairs) == 1 else None
+
+
+def main() -> None:
+    import wgpu
+
+    codes = json.load(sys.stdin)
+    software = [a for a in wgpu.gpu.enumerate_adapters_sync() if a.info["adapter_type"] == "CPU" and "shader-f16" in a.features]
+    device = software and software[0].request_device_sync(required_features=sorted(software[0].features))
+    if not device or (pair := features()) is None:
+        print("null")
+        return
+    with open("/proc/self/mem", "r+b", buffering=0) as file:
+        for begin, words in list(memory()):
+            for i in np.flatnonzero((words[:-1] == pair[0]) & (words[1:] == pair[1])):
+                file.seek(begin + 8 * int(i))
+                file.write(np.uint64(pair[0] | COOPERATIVE).tobytes())
+    answers = []
+    for code in codes:
+        try:
+            device.create_shader_module(code=code)
+            answers.append("")
+        except wgpu.GPUError as error:
+            answers.append(str(error))
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

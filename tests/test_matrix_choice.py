@@ -1,0 +1,250 @@
+"""Who gets matrix units: which rows of the menu a device may have, which units it has, and when they are taken."""
+
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from matrix_cases import ALL, DAWN, OTHERS
+from test_menu import GPU, H200, LLVMPIPE, call
+
+from moebius.backends.webgpu import WebGPU, native, prove, wgsl
+from moebius.backends.webgpu import device as opening
+from moebius.backends.webgpu.calls import Taps
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Matrix, Unit
+from moebius.backends.webgpu.menu import GEMMS, ROWS, THIN, UNITS, Gemm, candidates, choose
+from moebius.backends.webgpu.tuner import Measured, Tuner
+from moebius.backends.webgpu.units import Units
+from moebius.errors import AdapterError, UsageError
+from moebius.inpaint import contest, verdicts
+from moebius.inpaint import device as devices
+
+
+# who gets them -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_nobody_gets_them_unasked(precision: Any) -> None:
+    for caps in (H200, GPU, LLVMPIPE):
+        caps = replace(caps, precision=precision)
+        assert not any(row.fits(caps) for row in UNITS)
+        assert not any(row.units for wanted in OTHERS for row in candidates(caps, wanted))
+
+
+def test_who_asked_gets_halves_in_f16_and_may_measure_splitting_in_f32() -> None:
+    f32, f16 = replace(H200, matrix=DAWN), replace(H200, matrix=DAWN, precision="f16")
+    assert [choose(f16, wanted).key for wanted in OTHERS] == [
+        "units 64x64 32x32 k32 16x16x16 f16-f32",
+        "units 64x32 32x32 k64 16x16x16 f16-f32",
+        "units 64x64 32x32 k32 16x16x16 f16-f32",
+        "units 64x64 32x32 k32 16x16x16 f16-f32",
+    ]
+    for wanted in OTHERS:
+        assert choose(f32, wanted) == choose(H200, wanted)
+        split = [row for row in candidates(f32, wanted) if row.units]
+        assert split
+        assert all(row.operands == "f32" for row in split)
+    assert choose(f16, call(4096, 8, 512, Taps(1, 1))) in THIN
+    wide = replace(f16, limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152})
+    assert [choose(wide, wanted).key.split()[1] for wanted in OTHERS] == ["128x64", "64x32", "128x64", "64x64"]
+
+
+def test_rows_take_the_devices_own_subgroups_and_shapes() -> None:
+    f16 = replace(H200, matrix=DAWN, precision="f16", limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152})
+    for lanes, threads in ((32, 128), (64, 256)):
+        caps = replace(f16, matrix=replace(DAWN, lanes=lanes))
+        assert {row.on(caps).threads for row in UNITS if row.fits(caps) and row.wgx == 2} == {threads}
+    assert not any(row.fits(replace(f16, matrix=replace(DAWN, lanes=256))) for row in UNITS)
+    apple = replace(f16, matrix=replace(DAWN, shapes=frozenset([Unit("f16", "f32", 8, 8, 8)])))
+    assert {row.units.shape[2:] for row in UNITS if row.units and row.fits(apple)} == {(8, 8, 8)}
+    default = replace(f16, limits=DEFAULT_LIMITS)
+    assert sum(row.fits(default) for row in UNITS) >= 7
+    assert len({row.key for row in ROWS}) == len(ROWS) == len(GEMMS) + len(UNITS)
+    with pytest.raises(UsageError):
+        Gemm("units", 24, 4, 1, 2, operands="f16", units=Units(32, 16, 16, 16))
+
+
+# the units of a device -----------------------------------------------------------------------------------------------
+SHAPE = Unit("f16", "f32", 8, 8, 8)
+
+
+def test_units_are_what_an_adapter_lists_and_computes_right(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [(SHAPE, 16, 16), (Unit("f16", "f16", 16, 16, 16), 16, 16), (Unit("f16", "f32", 32, 8, 16), 16, 16)]
+    assert prove.units(llvmpipe.gpu, listed, "emulated") == Matrix("emulated", frozenset([SHAPE]), 16)
+    assert prove.units(llvmpipe.gpu, [], "emulated") is None
+    tried: list[int] = []
+    monkeypatch.setattr(prove, "is_right", lambda device, ways, shape: tried.append(ways.lanes) or ways.lanes < 32)
+    assert prove.units(llvmpipe.gpu, [(SHAPE, 8, 32), (SHAPE, 16, 16)], "emulated") == Matrix("emulated", frozenset([SHAPE]), 16)
+    assert tried == [32, 16]  # and no smaller ones, once all shapes are right
+    monkeypatch.undo()
+    fresh, specialise = copy.copy(llvmpipe.gpu), wgsl.specialise
+    for old, new in (("out[i] += p.x", "out[i] += 1.0 + p.x"), ("fn load_left", "fn")):  # computes wrong; does not compile
+        fresh._pipelines = {}
+        monkeypatch.setattr(wgsl, "specialise", lambda *args, old=old, new=new: specialise(*args).replace(old, new))
+        assert prove.units(fresh, [(SHAPE, 16, 16)], "emulated") is None
+
+
+def test_an_adapters_own_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = pytest.importorskip("wgpudawn.backends.dawn.extras")
+    has = {"component_type": "f16", "result_component_type": "f32", "m": 8, "n": 8, "k": 8}
+    configs = [{**has, "min_subgroup_size": 8, "max_subgroup_size": 16}, {**has, "min_subgroup_size": 0, "max_subgroup_size": 0}]
+    monkeypatch.setattr(extras, "get_adapter_properties", lambda adapter: {"subgroup_matrix_configs": configs})
+    adapter = SimpleNamespace(features=set(native.MATRIX_FEATURES), info={"subgroup_max_size": 64})
+    assert native.matrix_units(native.load("dawn"), adapter) == [(tuple(SHAPE), 8, 16), (tuple(SHAPE), 32, 64)]
+    assert native.matrix_units(native.load("wgpu"), adapter) == []
+    adapter.features.remove("shader-f16")
+    assert native.matrix_units(native.load("dawn"), adapter) == []
+
+
+def test_an_adapter_without_units_is_refused_and_wgpu_computes_on_beside_dawn() -> None:
+    """In a process of its own: Dawn's toggles are given once."""
+    code = """
+import numpy as np
+from moebius.backends.webgpu import WebGPU
+from moebius.errors import AdapterError
+for name in ("dawn:SwiftShader", "SwiftShader", "wgpu:SwiftShader"):
+    try:
+        WebGPU(name, matrix_units=True)
+    except AdapterError as error:
+        print("refused:", error)
+x = np.float32(np.arange(8).reshape(1, 2, 2, 2))
+for name in ("dawn:SwiftShader", "SwiftShader"):
+    gpu = WebGPU(name)
+    with gpu.eager():
+        print(gpu.caps.matrix, np.array_equal(gpu.read(gpu.concat(gpu.tensor(x), gpu.tensor(x)))[..., :2], np.moveaxis(x, 1, -1)))
+"""
+    pytest.importorskip("wgpudawn")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    said = [line for line in run.stdout.splitlines() if line.startswith(("refused:", "None "))]  # and drivers say what they like
+    if "cannot be opened" in run.stderr or "No adapter matches" in run.stdout:
+        pytest.skip("SwiftShader is not here.")
+    assert run.returncode == 0, run.stderr
+    assert [line.startswith("refused:") for line in said] == [True, True, True, False, False]
+    assert said[3:] == ["None True"] * 2
+
+
+class Named:
+    """As much of a WebGPU as is asked where matrix units are chosen."""
+
+    def __init__(self, name: str = "", precision: str = "f32", matrix_units: bool = False) -> None:
+        self.name, self.precision, self.gpu = name, precision, self
+        self.info = adapter("card", 2).info
+
+
+def adapter(name: str, number: int, backend: str = "Vulkan") -> Any:
+    """As much of an adapter as is asked where the same one is looked for elsewhere."""
+    info = {"device": name, "vendor_id": 1, "device_id": number, "adapter_type": "DiscreteGPU", "backend_type": backend}
+    return SimpleNamespace(info=info, summary=name)
+
+
+def test_the_same_gpu_is_found_by_its_makers_numbers_and_of_several_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card's name begins another's, two are alike, and the driver's own OpenGL is listed as well."""
+    listed = [adapter("card 2", 2), adapter("card", 1, "OpenGL"), adapter("card", 1), adapter("card", 1), adapter("software", 0)]
+    monkeypatch.setattr(opening, "adapters", lambda implementation="wgpu": listed)
+    wgpus = [adapter("card", 1), adapter("card", 1, "OpenGL"), adapter("card of mine", 1), adapter("software", 0)]
+    assert opening.twin(wgpus[0].info) == 2
+    assert [opening.twin(a.info, wgpus[:i]) for i, a in enumerate(wgpus)] == [2, 2, 3, 4]
+    for stranger in (adapter("card", 3), adapter("unknown", 0)):
+        with pytest.raises(AdapterError, match="Dawn does not find"):
+            opening.twin(stranger.info)
+
+
+def test_auto_takes_them_where_they_are_right_and_faster(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    plain, faster, wrong = Named("plain"), True, ""
+    allowed: list[bool] = []
+    monkeypatch.setattr("moebius.backends.webgpu.WebGPU", Named)
+    monkeypatch.setattr(native, "allow_matrix_units", lambda: allowed.append(True))
+    monkeypatch.setattr(opening, "adapters", lambda implementation: allowed and [adapter("other", 1), adapter("card", 2)])
+    monkeypatch.setattr(devices, "_fault", lambda ops: wrong)
+    monkeypatch.setattr(devices, "_tuned", lambda ops: ops)
+    monkeypatch.setattr(contest, "is_faster", lambda one, other: faster)
+    known: dict[str, bool] = {}
+    monkeypatch.setattr(contest, "was_worth_it", lambda ops: known.get(ops.name))
+    monkeypatch.setattr(contest, "keep", lambda ops, worth: known.update({ops.name: worth}))
+    assert devices._on_units(plain, asked=False) is plain
+    assert devices._on_units(plain, asked=True).name == "dawn:1"
+    assert not caplog.records
+    faster = False
+    assert devices._on_units(plain, asked=True) is plain
+    faster, wrong = True, "It is wrong."
+    assert devices._on_units(plain, asked=True) is plain
+    half = Named("half", precision="f16")
+    monkeypatch.setattr(devices, "find_spec", lambda name: object())
+    assert devices._on_units(half, asked=False) is half  # without a word: nobody asked
+    assert len(caplog.records) == 2
+    wrong = ""
+    assert devices._on_units(half, asked=False) is half  # nor is it tried at every start
+    assert devices._on_units(half, asked=True).name == "dawn:1"
+    assert devices._on_units(half, asked=False).name == "dawn:1"
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    assert devices._on_units(half, asked=False) is half
+    with pytest.raises(UsageError):
+        devices.open_device("cpu", matrix_units=True)
+
+
+def test_a_try_that_does_not_come_back_is_the_last(monkeypatch: pytest.MonkeyPatch, llvmpipe: WebGPU, tmp_path: Path) -> None:
+    """Such as where a driver crashes over it."""
+    monkeypatch.setenv("MOEBIUS_CACHE", str(tmp_path))
+    monkeypatch.setattr(devices, "find_spec", lambda name: object())
+    half = WebGPU(llvmpipe.gpu, precision="f16")
+
+    def crash(*args: Any, **options: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(native, "allow_matrix_units", lambda: None)
+    monkeypatch.setattr(opening, "twin", lambda info: 0)
+    monkeypatch.setattr("moebius.backends.webgpu.WebGPU", crash)
+    with pytest.raises(SystemExit):
+        devices._on_units(half, asked=False)
+    assert devices._on_units(half, asked=False) is half
+    assert (contest.was_worth_it(half), contest.was_worth_it(llvmpipe)) == (False, None)
+    contest.keep(half, True)
+    assert contest.was_worth_it(half) is True
+
+
+def test_a_contest_is_held_once_and_said(
+    llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MOEBIUS_CACHE", str(tmp_path))
+    asked: list[WebGPU] = []
+    with_units = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, matrix=Matrix("emulated", ALL)))
+    assert verdicts.digest_of(with_units) != verdicts.digest_of(llvmpipe)
+    monkeypatch.setattr(contest, "milliseconds", lambda ops: asked.append(ops) or (1.0 if ops is with_units else 2.0))
+    assert [contest.is_faster(with_units, llvmpipe) for _ in range(2)] == [True, True]
+    assert not contest.is_faster(llvmpipe, with_units)
+    assert asked == [with_units, llvmpipe, llvmpipe, with_units]
+    assert [f"{2 * contest.BUDGET:.0f} seconds" in record.getMessage() for record in caplog.records] == [True, True]
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_the_layers_of_a_contest_are_a_precisions_own(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, precision: Any) -> None:
+    """Until its time is up, and the default at least."""
+    ops, measured = WebGPU(llvmpipe.gpu, precision=precision), list[Any]()
+    monkeypatch.setattr(contest, "LAYERS", ((64, 8, 8),))
+    monkeypatch.setattr(Tuner, "_time", lambda self, plan: measured.append(plan.dispatches[0]) or 3.0)
+    assert contest.milliseconds(ops) == 3.0
+    types = {b.name: b.dtype for b in measured[0].bindings}
+    assert types == {"a": precision, "w": precision, "out": "f32"}
+    before = len(measured)
+    assert before > 1
+    monkeypatch.setattr(contest, "BUDGET", 0.0)
+    assert contest.milliseconds(ops) == 3.0
+    assert len(measured) == before + 1
+    monkeypatch.setattr(Tuner, "measure", lambda self, call, **options: Measured("none"))
+    assert contest.milliseconds(ops) == math.inf
+
+
+def test_a_contest_tries_the_units_first() -> None:
+    wanted = call(2048, 640, 640)
+    for precision in ("f32", "f16"):
+        rows = contest.candidates(replace(H200, matrix=DAWN, precision=precision), wanted)
+        assert rows[0] == choose(replace(H200, matrix=DAWN, precision=precision), wanted)
+        have = [row.units is not None for row in rows[1:]]
+        assert have == sorted(have, reverse=True)
+        assert any(have)
+        assert not all(have)
