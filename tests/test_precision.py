@@ -17,6 +17,7 @@ from moebius.backends.webgpu import WebGPU
 from moebius.errors import NonFiniteError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.loaded import OVERFLOWED
+from moebius.inpaint.preview import Preview
 from moebius.inpaint.record import differing
 from moebius.inpaint.run import Run
 from moebius.inpaint.together import sampled
@@ -182,6 +183,25 @@ def test_several_seeds_and_finer_windows_too() -> None:
         want = model()(photo, boxes, **settings)
     for one, other in zip(got.arrays, want.arrays, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_runs_that_overflow_at_once_share_what_f32_takes() -> None:
+    """What the first one has taken it gives back when nobody needs it any more; a preview beside them takes nothing from them."""
+    ops = Half(ENCODING)
+    made = model(ops)
+    one, other = (iter(made.steps(PHOTO, BOX, **NUMBERS)) for _ in range(2))
+    next(one), next(other)
+    (whole,) = ops.others
+    preview = Preview(made, PHOTO, np.ones(PHOTO.shape[:2], bool))
+    preview._moments(np.zeros((1, 3, made.size, made.size), np.float32))
+    list(one)
+    assert not whole.forgotten
+    list(other)
+    assert whole.forgotten == 2  # by the last: of both networks
+    abandoned = iter(made.steps(PHOTO, BOX, **NUMBERS))
+    next(abandoned)
+    del abandoned
+    assert whole.forgotten == 4
 
 
 @pytest.mark.parametrize("stage", ["encode", "decode"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, get_args
+from weakref import WeakSet
 
 import numpy as np
 
@@ -59,7 +60,8 @@ class LoadedModel:
         self.notes: tuple[str, ...] = ()  # what the user should know about the weights
         self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}
         self._f32: LoadedModel | None = None  # as `in_f32` gives it
-        self._lock = threading.RLock()  # of these two; a run that is collected while its thread has it may come here again
+        self._guests = WeakSet[Any]()  # whoever goes on in that one
+        self._lock = threading.RLock()  # of these three; a run that is collected while its thread has it may come here again
 
     @property
     def revision(self) -> str | None:
@@ -90,9 +92,9 @@ class LoadedModel:
     def precision(self) -> Precision:
         return self.unet.ops.precision
 
-    def in_f32(self) -> LoadedModel:
+    def in_f32(self, guest: object) -> LoadedModel:
         """The same model on the same device in f32 and nothing narrower: itself where it is that, else one that takes memory there when it
-        first computes, and until `release`."""
+        first computes, and gives it back when its last guest leaves."""
         with self._lock:
             if self._f32 is None:
                 ops = self.unet.ops.in_f32()
@@ -102,7 +104,18 @@ class LoadedModel:
                 which: dict[str, Any] = {"model": self.model, "blend": self.blend, "sources": self.sources, "digests": self.digests}
                 self._f32 = LoadedModel(*nets, self.scheduler, **which)
                 self._f32.detail, self._f32.notes = self.detail, self.notes
+            self._guests.add(guest)
             return self._f32
+
+    def leave(self, guest: object) -> None:
+        """Gives back what nobody else needs: f32 beside f16 where this was its last guest, and all of a model that was closed meanwhile."""
+        with self._lock:
+            is_last = guest in self._guests and len(self._guests) == 1
+            self._guests.discard(guest)
+        if self.closed:
+            self.release()
+        elif is_last and self._f32 is not None:
+            self._f32.release()
 
     def denoiser(self, batch: int, timesteps: np.ndarray, settings: Settings) -> Denoiser:
         """The sampling loop for that many windows at once. The last ones used are kept, a recorded step with each, besides those of runs
@@ -173,9 +186,9 @@ def check_finite(array: np.ndarray, what: str, net: UNet | VAE) -> np.ndarray:
     return array
 
 
-def wider(model: LoadedModel, error: NonFiniteError) -> tuple[LoadedModel, str]:
+def wider(model: LoadedModel, guest: object, error: NonFiniteError) -> tuple[LoadedModel, str]:
     """The model in f32, for a picture that is not finite, and what is to be said of it; raises the error where nothing is narrower."""
-    whole = model.in_f32()
+    whole = model.in_f32(guest)
     if whole is model:
         raise error
     return whole, OVERFLOWED if model.precision == "f16" else OVERFLOWED_UNITS

@@ -10,7 +10,7 @@ from PIL import Image
 
 from moebius.errors import NonFiniteError
 from moebius.inpaint.item import Item
-from moebius.inpaint.loaded import LoadedModel, Moments
+from moebius.inpaint.loaded import LoadedModel, Moments, wider
 from moebius.pictures.pixels import rescaled
 from moebius.pictures.windows import Window
 
@@ -47,17 +47,16 @@ class Preview:
         return self._maps[item.window]
 
     def _moments(self, x: np.ndarray) -> Moments:
-        """In f32 where f16 overflows: the picture is made without these. What that takes on the device is given back at once."""
+        """In f32 where f16 overflows: the picture is made without these. What that takes on the device is given back at once, unless some
+        run needs it."""
         try:
             return self.model.moments(x)
-        except NonFiniteError:
-            whole = self.model.in_f32()
-            if whole is self.model:
-                raise
+        except NonFiniteError as error:
+            whole, _ = wider(self.model, self, error)
         try:
             return whole.moments(x)
         finally:
-            whole.release()
+            self.model.leave(self)
 
     def patches(self, estimate: Callable[[], np.ndarray], items: Sequence[Item]) -> list[tuple[Window, np.ndarray]]:
         """Windows, and what their estimated latents look like: (h, w, 3) uint8, a pixel a latent.

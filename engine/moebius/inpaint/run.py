@@ -162,9 +162,8 @@ class Run:
             self.leave()
 
     def leave(self) -> None:
-        """Gives back what nobody else needs: f32 beside f16, and all of a model that was closed while this run was under way."""
-        if self._asked.closed or self.overflow:
-            (self._asked if self._asked.closed else self.model).release()
+        """Gives back what nobody else needs."""
+        self._asked.leave(self)
 
     def begin(self) -> None:
         """Up to the latents that sampling starts from."""
@@ -183,7 +182,7 @@ class Run:
 
     def fall_back(self, error: NonFiniteError) -> None:
         """Begins again in f32, where what is not finite may have overflowed f16; raises the error where it cannot have."""
-        self.model, self.overflow = wider(self.model, error)
+        self.model, self.overflow = wider(self.model, self, error)
         self._finer_items, self._done, self._total = [], 0, None
         self.__dict__.pop("_preview", None)
         self._begin()
