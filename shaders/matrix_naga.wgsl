@@ -36,6 +36,7 @@ fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
   return coopMultiplyAdd(x, y, sum);
 }
 
+// Of arguments alone: naga 29 stores before it has made what is computed in the call.
 fn pass_on(at: u32, sum: Sum) {
   coopStoreT(sum, &passed[at], FN);
 }

@@ -54,6 +54,17 @@ def test_who_asked_gets_halves_in_f16_and_may_measure_splitting_in_f32() -> None
     assert [choose(wide, wanted).key.split()[1] for wanted in OTHERS] == ["128x64", "64x32", "128x64", "64x64"]
 
 
+def test_rows_are_no_larger_than_a_subgroup_has_registers_for() -> None:
+    """Nor deeper than 16 KiB hold: splitting makes two halves of a number."""
+    for row in UNITS:
+        assert row.units
+        assert row.tm * 4 * row.tn4 <= 64 * 32, row
+        assert row.units.depth in ((32, 64) if row.operands == "f16" else (16, 32)), row
+    for operands in ("f32", "f16"):
+        tiles = {(row.rows, 4 * row.columns4) for row in UNITS if row.operands == operands}
+        assert tiles == {(128, 64), (64, 64), (64, 32), (32, 32)}
+
+
 def test_rows_take_the_devices_own_subgroups_and_shapes() -> None:
     f16 = replace(H200, matrix=DAWN, precision="f16", limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152})
     for lanes, threads in ((32, 128), (64, 256)):

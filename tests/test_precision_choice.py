@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,11 @@ from moebius.errors import AdapterError, UsageError
 from moebius.inpaint import device, verdicts
 from moebius.inpaint.inpainter import Inpainter
 from moebius.model.contract import Precision
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import bench_kernels
+import bench_model
+import contenders
 
 
 # choosing it ---------------------------------------------------------------------------------------------------------
@@ -156,6 +162,40 @@ def test_doctor_and_compare_hold_f16_against_what_halves_may_lose(llvmpipe: WebG
     kernels.examine(case, WebGPU(llvmpipe.gpu, precision="f16"), tally)
     assert (tally.wrong, tally.count) == ([], 1)
     assert measure.identity(WebGPU(llvmpipe.gpu, precision="f16"))["name"].endswith(", f16")
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What precision a device was opened in, of which there is none."""
+    asked: list[str] = []
+
+    def refuse(adapter: object, *, precision: str, **options: object) -> None:
+        asked.append(precision)
+        raise AdapterError("There is no adapter.")
+
+    for module in (moebius.backends.webgpu, bench_kernels, contenders):
+        monkeypatch.setattr(module, "WebGPU", refuse)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["validate", "plan", "tune"])
+@pytest.mark.parametrize(("given", "precision"), [([], "f32"), (["--precision", "f16"], "f16")])
+def test_commands_open_a_device_in_it(told: list[str], name: str, given: list[str], precision: str) -> None:
+    assert command([name, *given]) == 1
+    assert told == [precision]
+
+
+def test_benchmarks_do_too(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in ([], ["--precision", "f16"]):
+        monkeypatch.setattr("sys.argv", ["bench_kernels.py", *given])
+        with pytest.raises(AdapterError):
+            bench_kernels.main()
+    monkeypatch.setattr("sys.argv", ["bench_model.py", "--precision", "f16"])
+    precision = bench_model.arguments().precision
+    (ours,) = (c for c in contenders.contenders(precision) if c.name == contenders.OURS)
+    with pytest.raises(AdapterError):
+        ours.make(contenders.Setting(Path(), Path(), None, 1, True, (), precision))
+    assert told == ["f32", "f16", "f16"]
 
 
 def test_their_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
