@@ -44,7 +44,8 @@ def edges(row: Gemm) -> list[Case]:
 
 def check_modes(gpu: WebGPU, row: Gemm) -> None:
     n = 4 * row.columns4
-    others = [conv3x3((2, 5, 7), 17, n + 3), conv3x3((1, 7, 4), 6, 9, stride=2), upsample_conv3x3((1, 6, 9), 18, n)]
+    # Channels that end within a tile of the depth, and with it.
+    others = [conv3x3((2, 5, 7), 17, n + 3), conv3x3((1, 7, 4), 4 * row.depth4, 9, stride=2), upsample_conv3x3((1, 6, 9), 18, n)]
     for case in edges(row) + others:
         checked(case, gpu, row)
 
@@ -122,12 +123,13 @@ def test_splitting_is_within_its_bound_for_numbers_of_any_size(swiftshader: WebG
 
 
 @of_a_row
-def test_what_no_half_holds_makes_no_wrong_number(swiftshader: WebGPU, row: Gemm) -> None:
+def test_what_no_half_holds_makes_no_wrong_number(llvmpipe: WebGPU, row: Gemm) -> None:
+    """On llvmpipe: SwiftShader makes a NaN of every infinity that becomes a half."""
     a, w = np.ones((20, 33), np.float32), np.ones((33, 16), np.float32)
     a[3, 5], a[7, 30], a[9, 0], a[11, 2], a[12, 2], a[14, 1] = 65520.0, -1e6, np.nan, 65504.0, -65519.0, 2.0**17
     if row is SPLIT:
         a[3, 5] = 65536.0  # what is below, splitting holds
-    got = products(swiftshader, row, a, w)
+    got = products(llvmpipe, row, a, w)
     bad = ~np.isfinite(got).all(axis=1)
     assert np.flatnonzero(bad).tolist() == [3, 7, 9, 14]
     assert np.isnan(got[bad]).all()  # a softmax makes a sound 0 of -∞
