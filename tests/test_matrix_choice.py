@@ -71,6 +71,9 @@ def test_rows_take_the_devices_own_subgroups_and_shapes() -> None:
         caps = replace(f16, matrix=replace(DAWN, lanes=lanes))
         assert {row.on(caps).threads for row in UNITS if row.fits(caps) and row.wgx == 2} == {threads}
     assert not any(row.fits(replace(f16, matrix=replace(DAWN, lanes=256))) for row in UNITS)
+    for lanes, have_numbers in ((64, True), (128, False)):  # all of them, of 8×8
+        caps = replace(f16, matrix=replace(DAWN, lanes=lanes))
+        assert Units(32, 8, 8, 8).on(caps).there(caps) == have_numbers
     apple = replace(f16, matrix=replace(DAWN, shapes=frozenset([Unit("f16", "f32", 8, 8, 8)])))
     assert {row.units.shape[2:] for row in UNITS if row.units and row.fits(apple)} == {(8, 8, 8)}
     default = replace(f16, limits=DEFAULT_LIMITS)
@@ -112,13 +115,15 @@ def test_an_adapters_own_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.matrix_units(native.load("dawn"), adapter) == []
 
 
+@pytest.mark.usefixtures("llvmpipe")
 def test_an_adapter_without_units_is_refused_and_wgpu_computes_on_beside_dawn() -> None:
     """In a process of its own: Dawn's toggles are given once."""
     code = """
 import numpy as np
-from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu import WebGPU, adapters
 from moebius.errors import AdapterError
-for name in ("dawn:SwiftShader", "SwiftShader", "wgpu:SwiftShader"):
+numbers = [str(i) for word in ("SwiftShader", "llvmpipe") for i, a in enumerate(adapters()) if word in a.summary]
+for name in ("dawn:SwiftShader", "SwiftShader", "wgpu:SwiftShader", *numbers[:2]):
     try:
         WebGPU(name, matrix_units=True)
     except AdapterError as error:
@@ -135,8 +140,10 @@ for name in ("dawn:SwiftShader", "SwiftShader"):
     if "cannot be opened" in run.stderr or "No adapter matches" in run.stdout:
         pytest.skip("SwiftShader is not here.")
     assert run.returncode == 0, run.stderr
-    assert [line.startswith("refused:") for line in said] == [True, True, True, False, False]
-    assert said[3:] == ["None True"] * 2
+    assert [line.startswith("refused:") for line in said] == [True] * 5 + [False] * 2
+    assert "SwiftShader" in said[3], "a number is of wgpu's list, and the adapter that it names is Dawn's"
+    assert "Dawn does not find llvmpipe" in said[4]
+    assert said[5:] == ["None True"] * 2
 
 
 class Named:
