@@ -65,6 +65,13 @@ def test_rows_are_no_larger_than_a_subgroup_has_registers_for() -> None:
         assert tiles == {(128, 64), (64, 64), (64, 32), (32, 32)}
 
 
+def test_the_turns_of_the_emulations_loops_are_counted() -> None:
+    """Two steps of a fragment of four values a lane, whose products are made in pairs; by splitting three times."""
+    units = Units(16, 8, 8, 8, lanes=16)
+    assert [units.products(8, 8, split) for split in (False, True)] == [2 * 4 * 4, 3 * 2 * 4 * 4]
+    assert replace(units, dialect="dawn").products(8, 8, True) == 0
+
+
 def test_rows_take_the_devices_own_subgroups_and_shapes() -> None:
     f16 = replace(H200, matrix=DAWN, precision="f16", limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152})
     for lanes, threads in ((32, 128), (64, 256)):
