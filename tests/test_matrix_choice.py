@@ -91,17 +91,18 @@ def test_rows_take_the_devices_own_subgroups_and_shapes() -> None:
 
 
 # the units of a device -----------------------------------------------------------------------------------------------
-SHAPE = Unit("f16", "f32", 8, 8, 8)
+SHAPE, OBLONG = Unit("f16", "f32", 8, 8, 8), Unit("f16", "f32", 16, 8, 16)
 
 
 def test_units_are_what_an_adapter_lists_and_computes_right(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [(SHAPE, 16, 16), (Unit("f16", "f16", 16, 16, 16), 16, 16), (Unit("f16", "f32", 32, 8, 16), 16, 16)]
     assert prove.units(llvmpipe.gpu, listed, "emulated") == Matrix("emulated", frozenset([SHAPE]), 16)
     assert prove.units(llvmpipe.gpu, [], "emulated") is None
-    tried: list[int] = []
-    monkeypatch.setattr(prove, "is_right", lambda device, ways, shape: tried.append(ways.lanes) or ways.lanes < 32)
-    assert prove.units(llvmpipe.gpu, [(SHAPE, 8, 32), (SHAPE, 16, 16)], "emulated") == Matrix("emulated", frozenset([SHAPE]), 16)
-    assert tried == [32, 16]  # and no smaller ones, once all shapes are right
+    tried: list[tuple[int, Unit]] = []
+    monkeypatch.setattr(prove, "is_right", lambda device, ways, shape: tried.append((ways.lanes, shape)) or ways.lanes < 32)
+    both = Matrix("emulated", frozenset([SHAPE, OBLONG]), 16)
+    assert prove.units(llvmpipe.gpu, [(SHAPE, 8, 32), (OBLONG, 16, 16)], "emulated") == both
+    assert sorted(tried) == [(16, SHAPE), (16, OBLONG), (32, SHAPE)]  # with no fewer lanes, once all shapes are right
     monkeypatch.undo()
     fresh, specialise = copy.copy(llvmpipe.gpu), wgsl.specialise
     for old, new in (("out[i] += p.x", "out[i] += 1.0 + p.x"), ("fn load_left", "fn")):  # computes wrong; does not compile

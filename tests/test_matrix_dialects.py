@@ -33,6 +33,12 @@ def test_dialects_have_the_same_primitives() -> None:
     assert set(names("emulated")) == {*names("dawn"), "unknown"}
 
 
+def test_halves_lie_in_pairs_where_a_device_loads_them_so() -> None:
+    for paired in (False, True):
+        code = text(OBLONG, call(512, 320, 36), replace(DAWN, paired=paired))
+        assert ("alias Halves = vec2<f16>;" in code, "const PER: u32 = 2u;" in code, "= h.xy;" in code) == (paired,) * 3
+
+
 # Dawn's ------------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def tint() -> Iterator[Node]:
