@@ -539,7 +539,7 @@ def test_a_gpu_that_is_refused_is_said_in_the_window(app: App, caplog: pytest.Lo
     caplog.set_level(logging.WARNING, "moebius")
 
     class Model:
-        device = "the CPU"
+        device, precision = "the CPU", "f32"
 
     def load(_: Callable[[], None]) -> Any:
         logging.getLogger("moebius").warning("%s does not compute right.", "Some GPU")
@@ -549,7 +549,7 @@ def test_a_gpu_that_is_refused_is_said_in_the_window(app: App, caplog: pytest.Lo
     worker.begin()
     event = worker.events.get(timeout=60)
     assert worker.close(60)
-    assert event == Loaded("the CPU", ("Some GPU does not compute right.",))
+    assert event == Loaded("the CPU, in f32", ("Some GPU does not compute right.",))
     app.worker.events.put(event)
     app.handle_events()
     assert (app.message, app.is_error) == ("Some GPU does not compute right.", True)

@@ -148,7 +148,7 @@ class Worker:
         if self._model is None:
             with heard() as warnings:
                 self._model = self._load(self._check_open)
-            self._send(Loaded(self._model.device, tuple(warnings)))
+            self._send(Loaded(f"{self._model.device}, in {self._model.precision}", tuple(warnings)))
         return self._model
 
     def _check_open(self) -> None:
