@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import OPS, Case, conv3x3, linear, upsample_conv3x3
+from cases import OPS, Case, conv3x3, in_bands, linear, upsample_conv3x3
 from harness import Guarded
 from javascript import Node, find_node
 from test_fused import FUSED
-from test_kernels import in_bands
 from test_menu import GPU, H200, LLVMPIPE, call
 
 from moebius.backends.webgpu import WebGPU, native, prove, wgsl
