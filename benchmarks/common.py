@@ -71,10 +71,10 @@ def versions() -> dict[str, str]:
     return out
 
 
-def commit() -> str | None:
-    """The checkout's commit, with a + where files differ from it; None outside of git."""
+def commit(checkout: Path = ROOT) -> str | None:
+    """A checkout's commit, with a + where files differ from it; None outside of git."""
     try:
-        git = ["git", "-C", str(ROOT)]
+        git = ["git", "-C", str(checkout)]
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "--", "engine", "shaders", "benchmarks"], capture_output=True, text=True, check=True

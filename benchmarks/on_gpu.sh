@@ -71,7 +71,7 @@ if [ "${SHORT:-}" = 1 ]; then
     tests=(tests/test_kernels.py -k "${adapter[0]:-llvmpipe} and layer_norm_widths")
 else
     config=full tuning=45 kernels=(--seconds 0.2) model=(--config full --runs 3 --patience 60)
-    tests=(tests/test_kernels.py tests/test_webgpu.py -k hardware --maxfail 20)
+    tests=(tests/test_kernels*.py tests/test_webgpu.py -k hardware --maxfail 20)
 fi
 
 SAVES=json step doctor 40 "$python" -m moebius doctor --json "${named[@]}" "${precision[@]}"

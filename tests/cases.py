@@ -4,7 +4,7 @@ weights, sizes of their own, on guarded buffers, within the limit of a tight sum
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -205,3 +205,23 @@ OPS: dict[str, Callable[[Size], Case]] = {
     "guided_ddim": guided_ddim,
     "guided_ddim without guidance": lambda s: guided_ddim(s, guided=False),
 }
+
+
+# what the tests of them share ----------------------------------------------------------------------------------------
+def is_swiftshader(gpu: WebGPU) -> bool:
+    return "SwiftShader" in gpu.name
+
+
+def some(gpu: WebGPU, few: Iterable, more: Iterable = ()) -> list:
+    """The whole sweep runs on one driver (and on real GPUs), a representative part of it on the slower ones."""
+    return list(few) if is_swiftshader(gpu) else [*few, *more]
+
+
+def in_bands(case: Case, gpu: WebGPU, shader: str, tile: Gemm | None = None, **limits: int) -> int:
+    """Checks a case whole and under `limits`, bit for bit; returns how many dispatches of `shader` the limits made of one."""
+    whole, banded = case.check(gpu, tile), case.check(gpu, tile, **limits)
+    for w, b in zip(case.run(whole), case.run(banded), strict=True):
+        np.testing.assert_array_equal(w, b)
+    count, counted = (sum(d.shader == shader for d in g.dispatches) for g in (whole, banded))
+    assert count < counted, case
+    return counted

@@ -14,7 +14,7 @@ from goldens import noise, relative
 from harness import Guarded
 from PIL import Image
 from test_fused import FUSED, SIZES, chained
-from test_kernels import LINES, SMALL
+from test_kernels_dense import LINES, SMALL
 
 from moebius import Inpainter, sample
 from moebius.backends.cpu import CPU as CPU32

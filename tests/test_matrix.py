@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import OPS, Case, conv3x3, linear, upsample_conv3x3
+from cases import OPS, Case, conv3x3, in_bands, linear, upsample_conv3x3
 from matrix_cases import ALL, HALF, SPLIT
 from test_fused import FUSED
-from test_kernels import in_bands
 
 from moebius.backends.webgpu import WebGPU, prove
 from moebius.backends.webgpu.caps import Matrix

@@ -8,7 +8,7 @@ import pytest
 
 from moebius.backends.webgpu.calls import GemmCall, Operands, Phases, Rows, Taps, Weight
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
-from moebius.backends.webgpu.menu import GEMMS, Gemm, candidates, choose
+from moebius.backends.webgpu.menu import GEMMS, OF_LLVMPIPE, Gemm, candidates, choose
 from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor
 from moebius.errors import UsageError
 
@@ -51,15 +51,17 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
         "thin 8x16 2x16",
         "winograd staged 64x64 8x4",
         "winograd staged 128x64 8x8",
-        "winograd direct 64x64 8x8",
+        "winograd direct 64x64 16x8",
         "winograd direct 32x32 4x4",
         "tiled 128x64 8x8",
         "tiled 64x64 4x8",
         "direct 32x32 4x4",
         "direct 256x4 4x4",
-        "direct 64x64 8x8",
-        "lines 64x32 8x4",
-        "lines 512x4 8x4",
+        "direct 64x64 16x8",
+        "direct 32x64 16x8",
+        "direct 128x32 8x8",
+        "lines 64x32 16x4",
+        "lines 512x4 16x4",
     ]
     assert Gemm("staged", 8, 1, 16, 8, operands="f16").key == "staged 64x64 8x4 f16-f32"
 
@@ -71,7 +73,7 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
         ("max-compute-workgroup-storage-size", 8600, ["staged 128x64 8x8", "staged 64x128 8x8", "thin", "tiled"]),
         ("max-compute-invocations-per-workgroup", 127, ["staged 64x64 8x4", "staged 128", "staged 32x64", "staged 64x128", "tiled"]),
         ("max-compute-workgroup-size-x", 15, ["direct 4x64", "staged 64x64 8x4", "staged 32x64", "staged 64x128", "thin"]),
-        ("max-compute-workgroup-size-y", 15, ["staged 128x64", "tiled", "direct 256x4", "lines 512x4"]),
+        ("max-compute-workgroup-size-y", 15, ["staged 128x64", "tiled", "direct 256x4", "direct 128x32", "lines 512x4"]),
     ],
 )
 def test_a_row_that_a_device_has_no_room_for_does_not_fit_it(limit: str, room: int, lost: list[str]) -> None:
@@ -95,10 +97,10 @@ def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
     swiftshader = replace(SOFTWARE, name="SwiftShader Device (Subzero)")
     got = {n: [choose(caps, with_points(call(4096, n, n, Taps(1, 1)))).key for caps in (LLVMPIPE, swiftshader)] for n in (8, 16, 60, 64)}
     assert got == {
-        8: ["lines 512x4 8x4", "direct 256x4 4x4"],
-        16: ["lines 64x32 8x4", "winograd direct 32x32 4x4"],
-        60: ["lines 64x32 8x4", "winograd direct 32x32 4x4"],
-        64: ["winograd direct 64x64 8x8", "winograd direct 32x32 4x4"],
+        8: ["lines 512x4 16x4", "direct 256x4 4x4"],
+        16: ["lines 64x32 16x4", "winograd direct 32x32 4x4"],
+        60: ["lines 64x32 16x4", "winograd direct 32x32 4x4"],
+        64: ["winograd direct 64x64 16x8", "winograd direct 32x32 4x4"],
     }
     for caps in (H200, GPU, SOFTWARE):  # nobody measured it there; a tuner may. A page would have more to load
         assert choose(caps, with_points(call(4096, 64, 64, Taps(1, 1)))).packing == "plain"
@@ -122,14 +124,18 @@ def test_a_tile_that_its_threads_cannot_share_is_refused() -> None:
     ("m", "n", "k", "mode", "on_h200", "elsewhere", "on_llvmpipe", "on_software"),
     [
         (1, 1280, 320, Rows(), "direct 4x64 1x4", "direct 4x64 1x4", "direct 4x64 1x4", "direct 4x64 1x4"),
-        (8192, 320, 320, Rows(), "staged 64x64 8x4", "tiled 128x64 8x8", "direct 64x64 8x8", "direct 32x32 4x4"),
-        (2048, 640, 3200, Rows(), "staged 64x64 8x4", "tiled 64x64 4x8", "direct 64x64 8x8", "direct 32x32 4x4"),
-        (512, 1280, 1280, Rows(), "staged 64x32 8x4", "tiled 64x64 4x8", "direct 64x64 8x8", "direct 32x32 4x4"),
-        (16384, 512, 512, Taps(1, 1), "staged 128x64 8x8", "tiled 128x64 8x8", "lines 64x32 8x4", "direct 32x32 4x4"),
-        (256, 1280, 1280, Phases(), "staged 64x64 8x4", "tiled 64x64 4x8", "lines 64x32 8x4", "direct 32x32 4x4"),
-        (262144, 3, 128, Taps(1, 1), "thin 32x4 8x4", "thin 32x4 8x4", "lines 512x4 8x4", "direct 256x4 4x4"),
-        (4096, 8, 512, Taps(1, 1), "thin 16x8 4x8", "thin 16x8 4x8", "lines 512x4 8x4", "direct 256x4 4x4"),
-        (1024, 13, 64, Taps(2), "thin 8x16 2x16", "thin 8x16 2x16", "direct 32x32 4x4", "direct 32x32 4x4"),
+        (8192, 320, 320, Rows(), "staged 64x64 8x4", "tiled 128x64 8x8", "direct 64x64 16x8", "direct 32x32 4x4"),
+        (2048, 640, 3200, Rows(), "staged 64x64 8x4", "tiled 64x64 4x8", "direct 64x64 16x8", "direct 32x32 4x4"),
+        (512, 1280, 1280, Rows(), "staged 64x32 8x4", "tiled 64x64 4x8", "direct 64x64 16x8", "direct 32x32 4x4"),
+        (16384, 512, 512, Taps(1, 1), "staged 128x64 8x8", "tiled 128x64 8x8", "lines 64x32 16x4", "direct 32x32 4x4"),
+        (256, 1280, 1280, Phases(), "staged 64x64 8x4", "tiled 64x64 4x8", "lines 64x32 16x4", "direct 32x32 4x4"),
+        (262144, 3, 128, Taps(1, 1), "thin 32x4 8x4", "thin 32x4 8x4", "lines 512x4 16x4", "direct 256x4 4x4"),
+        (4096, 8, 512, Taps(1, 1), "thin 16x8 4x8", "thin 16x8 4x8", "lines 512x4 16x4", "direct 256x4 4x4"),
+        (1024, 13, 64, Taps(2), "thin 8x16 2x16", "thin 8x16 2x16", "direct 128x32 8x8", "direct 32x32 4x4"),
+        (64, 64, 64, Phases(), "staged 64x32 8x4", "tiled 64x64 4x8", "direct 64x64 16x8", "direct 32x32 4x4"),
+        (64, 64, 63, Rows(), "staged 64x32 8x4", "tiled 64x64 4x8", "direct 32x32 4x4", "direct 32x32 4x4"),
+        (32, 640, 128, Rows(), "staged 64x32 8x4", "tiled 64x64 4x8", "direct 32x64 16x8", "direct 32x32 4x4"),
+        (512, 96, 64, Rows(), "staged 64x32 8x4", "tiled 64x64 4x8", "direct 128x32 8x8", "direct 32x32 4x4"),
         (4096, 8, 8, Rows(), "staged 64x32 8x4", "tiled 64x64 4x8", "direct 256x4 4x4", "direct 256x4 4x4"),
     ],
 )
@@ -157,3 +163,9 @@ def test_candidates_keep_to_the_device_and_waste_little() -> None:
     assert [row.key for row in candidates(narrow, call(8192, 320, 320))[1:]] == ["staged 64x64 8x8", "staged 64x32 8x4"]
     few = [row.key for row in candidates(H200, call(4096, 8, 512, Taps(1, 1)))]
     assert few == ["thin 16x8 4x8", "thin 32x4 8x4"]  # 16 columns would be twice, 32 four times as much
+
+
+def test_swiftshader_is_not_given_what_it_takes_minutes_to_compile() -> None:
+    swiftshader, wanted = replace(SOFTWARE, name="SwiftShader Device (Subzero)"), with_points(call(4096, 64, 64, Taps(1, 1)))
+    assert set(OF_LLVMPIPE) & set(candidates(LLVMPIPE, wanted))
+    assert not set(OF_LLVMPIPE) & set(candidates(swiftshader, wanted))

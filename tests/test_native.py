@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from moebius.backends.webgpu import native
+from moebius.backends.webgpu import WebGPU, native
+from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.readback import Readback
+from moebius.backends.webgpu.tensor import Buffer
 
 TYPES = ["WGPULimits *", "uint8_t []", "void(WGPUDevice const *, WGPUErrorType, WGPUStringView, void *, void *)", "struct WGPUBufferImpl *"]
 
@@ -53,3 +60,61 @@ def test_a_header_that_needs_what_is_left_out_is_read_as_it_is() -> None:
         ffi.cdef("typedef enum A { X = 1 } A;\ntypedef void (*WGPUProcX)(A a);\ntypedef struct B { A a; WGPUProcX f; } B;\n")
     assert ffi.typeof("A").elements == {1: "X"}
     assert [name for name, _ in ffi.typeof("B").fields] == ["a", "f"]
+
+
+# another version of wgpu ---------------------------------------------------------------------------------------------
+class Without:
+    """A module or library in which one name is not there."""
+
+    def __init__(self, whole: Any, name: str) -> None:
+        self._whole, self._name = whole, name
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._name:
+            raise AttributeError(name)
+        return getattr(self._whole, name)
+
+
+LOST = {  # a private name, and what is not there without it
+    "libf": {"unchecked", "number", "period"},
+    "lib": {"unchecked"},
+    "ffi": {"unchecked", "number"},
+    "new_struct_p": {"unchecked"},
+    "new_array": {"number"},
+    "to_c_string_view": {"unchecked"},
+    "GPUShaderModule": {"unchecked"},
+    "libf.wgpuDeviceCreateShaderModuleTrusted": {"unchecked"},
+    "libf.wgpuQueueSubmitForIndex": {"number"},
+    "libf.wgpuDevicePoll": {"number"},
+    "libf.wgpuQueueGetTimestampPeriod": {"period"},
+    "": {"unchecked", "number", "period"},  # the module itself
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_what_another_wgpu_has_not_is_done_without(llvmpipe: WebGPU, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels keep their checks, a result is waited for with all that is queued, times are the wall's; and all else goes on."""
+    gpu, api = llvmpipe.gpu, importlib.import_module(native.PRIVATE)
+    part, _, last = name.rpartition(".")
+    changed = Without(api, last) if not part else Without(SimpleNamespace(**vars(api) | {part: Without(getattr(api, part), last)}), "")
+
+    def imported(module: str) -> Any:
+        if not name:
+            raise ImportError(module)
+        return changed
+
+    monkeypatch.setattr(native, "importlib", SimpleNamespace(import_module=imported))
+    opened = Device(gpu.implementation, gpu.module, gpu.device, gpu.info, replace(gpu.caps, checked=False))
+    found = {"period"} if opened.timestamps == gpu.timestamps else set()
+    source = Buffer(opened, 16, "source", "pinned", lambda: np.arange(4, dtype=np.float32))
+    source.allocate()
+    coming = Readback(opened, [(source, 16)])
+    coming.submit(opened.device.create_command_encoder())
+    found |= {"number"} if coming._submitted is not None else set()
+    assert coming.read()[0].view(np.float32).tolist() == [0, 1, 2, 3]
+    whole = native._unchecked_module
+    made: list[Any] = []
+    monkeypatch.setattr(native, "_unchecked_module", lambda *args: made.append(whole(*args)) or made[0])
+    opened.pipeline("softmax", "main", ())
+    found |= {"unchecked"} if made else set()
+    assert found == {"unchecked", "number", "period"} - LOST[name]

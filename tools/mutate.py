@@ -18,16 +18,16 @@ from pathlib import Path
 from time import perf_counter
 
 ROOT = Path(__file__).parents[1]
-TESTS = ["tests/test_kernels.py", "tests/test_fused.py", "-k", "llvmpipe"]
+TESTS = [*(f"tests/test_kernels{part}.py" for part in ("", "_dense", "_limits", "_finite")), "tests/test_fused.py", "-k", "llvmpipe"]
 TESTS_OF = {  # of files that the kernel tests are not about
     "finite.wgsl": [
-        "tests/test_kernels.py",
+        "tests/test_kernels_finite.py",
         "tests/test_halves.py",
         "-k",
         "(finite or named) and not swiftshader and not dawn and not minimum",
     ],
     "half.wgsl": ["tests/test_halves.py", "-k", "(numbers or every_half) and llvmpipe"],
-    "wgsl.py": ["tests/test_shaders.py", "-k", "not swiftshader and not dawn and not hardware"],
+    "wgsl.py": ["tests/test_shaders.py", "tests/test_specialise.py", "-k", "not swiftshader and not dawn and not hardware"],
     "reach.py": ["tests/test_reach.py", "-k", "not dawn"],
     "gemm_matrix.wgsl": ["tests/test_matrix.py"],
     "matrix_dawn.wgsl": ["tests/test_matrix_dialects.py", "-k", "tint or primitives"],
@@ -400,6 +400,10 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("lambda[from_lambda + i * params.v4 + j]", "lambda[from_lambda + i * params.v4]"),
         ("l.x * value[j] + l.y * value[TV4 + j]", "l.x * value[j] + l.y * value[j]"),
         ("if (v == 0u) {", "if (v == 1u) {"),
+        ("qkv[row * params.qkv_pitch + i]", "qkv[row * params.qkv_pitch]"),
+        ("filters[i * ((WINDOW + 1u) * WINDOW / 4u) + four]", "filters[i * ((WINDOW + 1u) * WINDOW / 4u)]"),
+        ("let q = query[h * Q4 + k];", "let q = query[h * Q4];"),
+        ("q.z * weight[4u * k + 2u] + q.w * weight[4u * k + 3u]", "q.z * weight[4u * k + 3u] + q.w * weight[4u * k + 2u]"),
     ],
     "shaders/layer_norm.wgsl": [
         ("(x[base + c] - mean) * exists(c)", "(x[base + c] - mean)"),
@@ -407,8 +411,9 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("sum.z + sum.w, local) / f32(params.channels)", "sum.z + sum.w, local) / f32(4u * params.c4)"),
         ("factor * weight[c] + bias[c]", "factor * weight[c]"),
         ("var half = LANES / 2u;", "var half = LANES / 4u;"),
-        ("    workgroupBarrier();\n    if (local % LANES < half)", "    if (local % LANES < half)"),
-        ("  workgroupBarrier();\n  part[local] = value;", "  part[local] = value;"),
+        ("      workgroupBarrier();\n      if (local % LANES < half)", "      if (local % LANES < half)"),
+        ("    workgroupBarrier();\n    part[local] = value;", "    part[local] = value;"),
+        ("return value;", "return 0.5 * value;"),
         ("part[local / LANES * LANES]", "part[0]"),
         ("vec4<f32>(of_row.y, 0.0, 0.0, 0.0)", "vec4<f32>(of_row.y)"),
         ("if (row < params.rows && local % LANES == 0u) {", "if (row < params.rows && local == 0u) {"),

@@ -18,7 +18,11 @@ def encode(
     model: LoadedModel, items: Sequence[Item], settings: Settings, strength: float, timesteps: np.ndarray, given: np.ndarray | None = None
 ) -> None:
     """Encodes each window once, as it is and with its hole in grey; from these comes what the sampling loop takes. `given` (H, W, 3) takes
-    the photo's place in the first."""
+    the photo's place in the first.
+
+    One behind the other: in one batch the two took as long on llvmpipe, and 2 and 4 % less on the CPU device (nano, tiny), for memory twice
+    as large.
+    """
     count = sum(item.image == items[0].image for item in items)
 
     def pictures() -> Iterator[np.ndarray]:

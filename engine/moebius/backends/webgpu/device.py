@@ -85,8 +85,9 @@ class Device:
         self.implementation, self.module, self.device, self.info, self.caps = implementation, module, device, info, caps
         self.name = caps.name
         self.listed: list[tuple[Unit, int, int]] = []  # matrix units that the adapter speaks of, where they were asked for
-        self.timestamps = TIMESTAMPS in caps.features
-        self.timestamp_period = native.timestamp_period(module, device.queue)
+        period = native.timestamp_period(module, device.queue)
+        self.timestamps = TIMESTAMPS in caps.features and period is not None
+        self.timestamp_period = period or 0.0
         # One thread at a time records, runs or reads; a step of a sampling loop is a turn.
         self.turns = Turns(f"{self.name} was opened before this process was forked, and {native.FORKED}")
         self.arena = Arena()

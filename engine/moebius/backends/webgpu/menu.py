@@ -181,17 +181,21 @@ THIN = (Gemm("thin", 8, 1, 16, 4), Gemm("thin", 4, 2, 16, 4), Gemm("thin", 2, 4,
 CPU = Gemm("direct", 4, 1, 8, 8, software=True)  # SwiftShader takes half a minute to compile 8×2, and runs it no faster
 CPU_THIN = Gemm("direct", 4, 1, 1, 64, software=True)
 # llvmpipe makes every load lane by lane, and compiles what SwiftShader takes minutes and gigabytes for.
-LLVMPIPE_WIDE = Gemm("direct", 8, 2, 8, 8, software=True)  # 16 loads of vec4 for 64 products, where CPU has 32
-LINES = Gemm("lines", 8, 1, 8, 8, software=True)  # 22 for 96, where CPU has 48
-LINES_THIN = Gemm("lines", 8, 1, 1, 64, software=True)
+# Threads of 16×4 take four fifths of the time of 16×2, and two seconds to compile for every epilogue.
+LLVMPIPE = Gemm("direct", 16, 2, 8, 4, software=True)  # 64×64: 24 loads of vec4 for 128 products, where CPU has 64
+LLVMPIPE_LOW = Gemm("direct", 16, 2, 8, 2, software=True)  # 32×64
+LLVMPIPE_NARROW = Gemm("direct", 8, 2, 4, 16, software=True)  # 128×32
+LINES = Gemm("lines", 16, 1, 8, 4, software=True)  # 30 for 192, where CPU has 96
+LINES_THIN = Gemm("lines", 16, 1, 1, 32, software=True)
 
 THIN4 = THIN[-1].tn4  # vec4 of columns
 # 16 products for 36, which are made in tiles as above, between two passes over what they read and make.
-WINOGRAD_LLVMPIPE, WINOGRAD_CPU = (replace(row, packing="winograd") for row in (LLVMPIPE_WIDE, CPU))
+WINOGRAD_LLVMPIPE, WINOGRAD_CPU = (replace(row, packing="winograd") for row in (LLVMPIPE, CPU))
 WINOGRAD = (*(replace(row, packing="winograd") for row in (STAGED, STAGED_TALL)), WINOGRAD_LLVMPIPE, WINOGRAD_CPU)
 
 STAGES = (STAGED, STAGED_8X8, STAGED_TALL, STAGED_NARROW, STAGED_LOW, STAGED_WIDE)
-GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, LLVMPIPE_WIDE, LINES, LINES_THIN)
+OF_LLVMPIPE = (WINOGRAD_LLVMPIPE, LLVMPIPE, LLVMPIPE_LOW, LLVMPIPE_NARROW, LINES, LINES_THIN)
+GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[1:])
 
 
 # On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth); a subgroup has registers for 64×32 sums at most.
@@ -215,13 +219,16 @@ ROWS = (*GEMMS, *UNITS)
 Choose = Callable[[Caps, GemmCall], Gemm]
 FEW = 4  # rows that have a kernel of their own
 PROCESSORS = 132  # of an H200
+WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
 WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
 
 
 def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
     """The rows that are worth a measurement, the default first."""
     default = choose(caps, call)
-    others = [row for row in ROWS if row not in (default, SINGLE_ROWS) and row.software == caps.is_software]
+    slow = OF_LLVMPIPE if "swiftshader" in _said(caps) else ()  # to compile: minutes
+    never = (default, SINGLE_ROWS, *slow)
+    others = [row for row in ROWS if row not in never and row.software == caps.is_software]
     rest = [row for row in others if row.fits(caps) and row.supports(call)]
     least = min(computed(row, call) for row in (default, *rest))
     return default, *(row for row in rest if computed(row, call) <= WASTE * least)
@@ -239,8 +246,12 @@ def choose(caps: Caps, call: GemmCall) -> Gemm:
         return SINGLE_ROWS
     if caps.matrix is not None and (row := _units(caps, call)) is not None:
         return row
-    said = f"{caps.vendor} {caps.name}".lower()
-    return next(pick for word, kinds, pick in DEFAULTS if word in said and caps.kind in kinds)(caps, call)
+    return next(pick for word, kinds, pick in DEFAULTS if word in _said(caps) and caps.kind in kinds)(caps, call)
+
+
+def _said(caps: Caps) -> str:
+    """What an adapter says of itself."""
+    return f"{caps.vendor} {caps.name}".lower()
 
 
 def _units(caps: Caps, call: GemmCall) -> Gemm | None:
@@ -278,12 +289,21 @@ def _gpu(caps: Caps, call: GemmCall) -> Gemm:
 
 
 def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
-    """LINES take 43, 71, 75 and 274 ms for 16, 32, 64 and 128 channels to as many, WINOGRAD_LLVMPIPE 53, 107, 40 and 159."""
-    if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= LLVMPIPE_WIDE.columns4:
+    """Milliseconds of the processors, at M×N×K. 512×160×32: LLVMPIPE 5.3, with threads of 8×8 in its place 6.6; 32×640×128: 8.6 and 10.5;
+    512×32×32: LLVMPIPE_NARROW 1.5, CPU 3.6. 3×3 of 16, 32 and 64 channels to as many, on 128², 64² and 32²: LINES 87, 45 and 44, Winograd's
+    tiles 97, 47 and 33.
+    """
+    if call.phases * call.rows * call.mode.side**2 * call.operands.n * call.operands.k < WORTH:
+        return _software(caps, call)
+    if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= LLVMPIPE.columns4:
         return WINOGRAD_LLVMPIPE
-    if LINES.supports(call):
+    if LINES.supports(call) and call.grid_size[1] >= LINES.tm:
         return LINES_THIN if call.n4 <= 2 else LINES
-    return LLVMPIPE_WIDE if call.n4 >= LLVMPIPE_WIDE.columns4 else _software(caps, call)
+    if call.n4 <= 2:
+        return CPU_THIN
+    if call.rows <= LLVMPIPE_LOW.rows:
+        return LLVMPIPE_LOW
+    return min(LLVMPIPE, LLVMPIPE_NARROW, key=lambda row: computed(row, call))
 
 
 def _swiftshader(caps: Caps, call: GemmCall) -> Gemm:

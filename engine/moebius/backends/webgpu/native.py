@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from copy import copy
+from functools import partial
 from threading import Lock
 from types import MethodType, ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ _LOADED_BY: dict[str, int] = {}  # the process
 _LOADED: set[str] = set()
 _LOADING = Lock()
 CHECKED = "MOEBIUS_CHECKED"
+PRIVATE = "wgpu.backends.wgpu_native._api"  # what is used of it may have another name in another version of wgpu
 # Dawn's, of the whole process: experimental features, and on NVIDIA's Vulkan driver shader-f16, without which it hides its matrix units.
 MATRIX_TOGGLES = ("allow_unsafe_apis", "vulkan_enable_f16_on_nvidia")
 MATRIX_FEATURES = ("shader-f16", "subgroups", "chromium-experimental-subgroup-matrix")
@@ -163,7 +165,7 @@ def shader_module(device: Any, module: ModuleType, label: str, code: str, unchec
 
 
 def _unchecked_module(device: Any, label: str, code: str) -> Any:
-    api: Any = importlib.import_module("wgpu.backends.wgpu_native._api")
+    api: Any = importlib.import_module(PRIVATE)
     source = api.new_struct_p("WGPUShaderSourceWGSL *", code=api.to_c_string_view(code))
     source[0].chain.next = api.ffi.NULL
     source[0].chain.sType = api.lib.WGPUSType_ShaderSourceWGSL
@@ -177,28 +179,37 @@ def _unchecked_module(device: Any, label: str, code: str) -> Any:
 
 def submit(module: ModuleType, queue: Any, commands: Sequence[Any]) -> Any:
     """Submits, and returns what `wait` takes: None where nothing can be waited for by itself."""
-    if module.__name__ == IMPLEMENTATIONS["wgpu"]:
-        api: Any = importlib.import_module("wgpu.backends.wgpu_native._api")
-        if (for_index := getattr(api.libf, "wgpuQueueSubmitForIndex", None)) is not None:
-            numbers = [c._internal for c in commands]
-            return for_index(queue._internal, len(numbers), api.new_array("WGPUCommandBuffer[]", numbers))
+    if module.__name__ == IMPLEMENTATIONS["wgpu"] and (call := _submission(queue, commands)) is not None:
+        return call()
     queue.submit(commands)
+    return None
+
+
+def _submission(queue: Any, commands: Sequence[Any]) -> Callable[[], Any] | None:
+    """The call that submits and gives a number, made ready; None where this wgpu has not all that it and `wait` need."""
+    with suppress(Exception):  # nothing is submitted in here
+        api: Any = importlib.import_module(PRIVATE)
+        _ = api.libf.wgpuDevicePoll, api.ffi.typeof("WGPUSubmissionIndex *")
+        numbers = api.new_array("WGPUCommandBuffer[]", [c._internal for c in commands])
+        return partial(api.libf.wgpuQueueSubmitForIndex, queue._internal, len(commands), numbers)
     return None
 
 
 def wait(module: ModuleType, device: Any, submitted: Any) -> None:
     """Until that submission is done, and not those behind it, which wgpu's own waiting for a buffer includes."""
     if submitted is not None:
-        api: Any = importlib.import_module("wgpu.backends.wgpu_native._api")
+        api: Any = importlib.import_module(PRIVATE)
         api.libf.wgpuDevicePoll(device._internal, True, api.ffi.new("WGPUSubmissionIndex *", submitted))
 
 
-def timestamp_period(module: ModuleType, queue: Any) -> float:
-    """Nanoseconds per tick of the queue's timestamps. Dawn already hands out nanoseconds."""
-    if module.__name__ != "wgpu":
+def timestamp_period(module: ModuleType, queue: Any) -> float | None:
+    """Nanoseconds per tick of the queue's timestamps; None where this wgpu does not say. Dawn already hands out nanoseconds."""
+    if module.__name__ != IMPLEMENTATIONS["wgpu"]:
         return 1.0
-    api = importlib.import_module("wgpu.backends.wgpu_native._api")
-    return float(api.libf.wgpuQueueGetTimestampPeriod(queue._internal))
+    with suppress(ImportError, AttributeError, TypeError):
+        api: Any = importlib.import_module(PRIVATE)
+        return float(api.libf.wgpuQueueGetTimestampPeriod(queue._internal))
+    return None
 
 
 def drain(device: Any) -> None:

@@ -202,8 +202,10 @@ def lambda_window(n: Numbers, grid: Grid) -> Reach:
 def lambda_apply(n: Numbers, grid: Grid) -> Reach:
     rows, window = n["images"] * n["height"] * n["width"], n["WINDOW"] * (n["WINDOW"] + 1) // 4
     qkv = (rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 1) * n["k4"] + n["v4"]
-    spans = vec4(qkv=qkv, logits=rows * n["HEADS"] * window, **{"lambda": 4 * n["images"] * n["k4"] * n["v4"]})
-    return Reach(spans | _heads(n, rows), whole=_fills(n) and n["v4"] % n["TV4"] == 0)
+    spans = vec4(qkv=qkv, **{"lambda": 4 * n["images"] * n["k4"] * n["v4"]})
+    spans |= vec4(logits=rows * n["HEADS"] * window) if n["LOGITS"] else vec4(filters=4 * n["Q4"] * window)
+    whole = _fills(n) and n["v4"] % n["TV4"] == 0 and (bool(n["LOGITS"]) or n["Q4"] == n["k4"])
+    return Reach(spans | _heads(n, rows), whole=whole)
 
 
 def cross_lambda(n: Numbers, grid: Grid) -> Reach:

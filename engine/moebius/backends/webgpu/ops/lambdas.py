@@ -16,6 +16,7 @@ from moebius.model.contract import POSITION_WINDOW, Condition
 from moebius.model.params import Params
 
 RUNS = (16, 8, 4, 2, 1)  # positions of a workgroup of lambda_window
+CONTENT_THREADS = 8  # of a software driver's workgroup of lambda_content: as many as llvmpipe has lanes
 CHANNELS = (2, 1)  # of a thread of lambda_apply, in vec4: two take 16 loads of 32 products each, one takes 12 of 16
 SHARES = (1, 2, 4)  # positions whose logits a thread of it makes
 SELF, CROSS = "self_lambda", "cross_lambda"
@@ -42,6 +43,7 @@ def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tenso
     """λ = λc + bias of every image, (4·K4, 4·V4): the part that is the same at all positions."""
     b, h, w, width = qkv.shape
     n, k4 = h * w, up4(k)
+    size = CONTENT_THREADS if rec.caps.is_software else wgsl.numbers("lambda_content")["SIZE"]
     content = rec.new((b, 1, k4, k4), f"{p.path} lambda")
     rec.dispatch(
         SELF,
@@ -50,33 +52,36 @@ def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tenso
         (k4 // 4, k4 // 4, b),
         {"qkv": qkv, "bias": rec.constant(p, "pos_conv bias", (k4,), lambda p: pack.vector(p["pos_conv.bias"])), "out": content},
         {"positions": n, "pitch": width // 4, "key": heads * k4 // 4, "k4": k4 // 4, "v4": k4 // 4},
-        iterations=2 * ceil(n, wgsl.kernel("lambda_content", "main").threads) + 2 * ROUNDS,
+        {"SIZE": size},
+        iterations=2 * ceil(n, size) + 2 * ROUNDS,
         flops=2 * b * n * k * k,
     )
     return content
 
 
 def _apply(dense: Dense, qkv: Tensor, content: Tensor, filters: Binding, p: Params, heads: int, k: int, residual: Tensor) -> Tensor:
-    """The positional logits of all positions, then the sums."""
+    """The positional logits of all positions, then the sums; on a software driver both at once, where no logit is made twice."""
     rec = dense.recorder
     b, h, w, width = qkv.shape
     c, k4, window = residual.shape[3], up4(k), POSITION_WINDOW * WINDOW_PITCH
-    logits = rec.new((b, h * w, heads, window), f"{p.path} logits")
-    every_head = Rows(split=heads, outer=width // 4, inner=k4 // 4)
-    dense(GemmCall(SELF, f"{p.path}.logits", Operands(qkv, Weight(filters), logits, k, window), every_head))
-    out = rec.new(residual.shape, p.path)
     v4 = k4 // 4
     tv4 = next(n for n in CHANNELS if v4 % n == 0)
+    logits, own = None, rec.caps.is_software and v4 == tv4
+    if not own:
+        logits = rec.new((b, h * w, heads, window), f"{p.path} logits")
+        every_head = Rows(split=heads, outer=width // 4, inner=k4 // 4)
+        dense(GemmCall(SELF, f"{p.path}.logits", Operands(qkv, Weight(filters), logits, k, window), every_head))
+    out = rec.new(residual.shape, p.path)
     rec.dispatch(
         SELF,
         f"{p.path}.apply",
         "lambda_apply",
         b * h * w * v4 // tv4,
-        {"qkv": qkv, "lambda": content, "logits": logits, "residual": residual, "out": out},
+        {"qkv": qkv, "lambda": content, "logits": logits, "filters": filters, "residual": residual, "out": out},
         {"images": b, "height": h, "width": w, "qkv_pitch": width // 4, "k4": k4 // 4, "v4": v4, "v_dim": k, "pitch": out.pitch},
-        {"HEADS": heads, "TV4": tv4},
+        {"HEADS": heads, "TV4": tv4, "LOGITS": not own, "Q4": v4 if own else 1},
         iterations=POSITION_WINDOW * (WINDOW_PITCH // 4 + 1) + k4 // 4 + heads * 4 * tv4,
-        flops=2 * b * h * w * c * (window + k),
+        flops=2 * b * h * w * c * ((2 if own else 1) * window + k),
     )
     return out
 

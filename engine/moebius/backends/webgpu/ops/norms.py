@@ -17,6 +17,7 @@ from moebius.model.params import Params
 
 WHOLE = 2**17  # elements of a group of one image that one workgroup reduces, at most
 SCALE_THREADS = 256  # of a GPU's workgroup of group_scale
+FEW_THREADS = 16  # of a software driver's workgroup: what is added up across threads costs it more than what each adds up
 CHUNK = 4096  # elements a workgroup of group_stats reduces, at least
 CHUNKS = 256  # chunks of a group, at most
 ROUNDS = 8  # at least the steps of a tree over the threads of a workgroup: what is added to a loop for the sum behind it
@@ -74,7 +75,7 @@ def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tens
     parts = (x.a, x.b) if isinstance(x, Joined) else (x,)
     if h * w * (c // groups) > WHOLE or not rec.fits(*parts):
         return _table_of_chunks(rec, x, p, groups, eps, table, affine)
-    width, size = c // groups, wgsl.numbers("group_scale")["SIZE"] if rec.caps.is_software else SCALE_THREADS
+    width, size = c // groups, FEW_THREADS if rec.caps.is_software else SCALE_THREADS
     ahead, step = wgsl.numbers("group_scale")["AHEAD"], size // min(width, size)
     first, second = (*parts, None)[:2]
     rec.dispatch(
@@ -213,7 +214,8 @@ def _variance(rec: Recorder, x: Tensor, path: str, eps: float) -> Tensor:
 
 def _layer_norm(rec: Recorder, x: Tensor, p: Params, eps: float) -> Tensor:
     out = rec.inner(x.shape, p.path)
-    lanes, size = (wgsl.numbers("layer_norm")[name] for name in ("LANES", "SIZE"))
+    constants = {"ALONE": True, "LANES": 1, "SIZE": FEW_THREADS} if rec.caps.is_software else {}
+    lanes, size = ((wgsl.numbers("layer_norm") | constants)[name] for name in ("LANES", "SIZE"))
     rec.dispatch(
         "layer_norm",
         p.path,
@@ -221,6 +223,7 @@ def _layer_norm(rec: Recorder, x: Tensor, p: Params, eps: float) -> Tensor:
         rec.flat(x.rows, size // lanes),
         {"x": x, "weight": rec.vector(p, "weight"), "bias": rec.vector(p, "bias"), "out": out},
         {"rows": x.rows, "channels": x.shape[3], "c4": x.pitch // 4, "eps": eps},
+        constants,
         iterations=3 * ceil(x.pitch // 4, lanes) + ROUNDS,
         flops=8 * x.rows * x.shape[3],
     )
