@@ -179,6 +179,27 @@ def test_the_threads_end_with_their_device() -> None:
         assert not thread.is_alive()
 
 
+def test_large_memory_is_used_again_when_its_array_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "LARGE", 12)
+    workers = Workers(1, np.dtype(np.float32))
+    first = workers.new(3, 4)
+    place, view = first.ctypes.data, first[1:]
+    del first
+    second = workers.new(2, 6)
+    assert second.ctypes.data != place  # a view is left of the first
+    del view
+    third = workers.new(12)
+    assert third.shape == (12,)
+    assert third.ctypes.data == place
+    del third
+    workers.new(3, 5)  # of another size: what was kept is let go of
+    assert [memory.size for memory in workers._spare] == [15]
+    fourth = workers.new(3, 4)
+    workers.let_go()
+    del fourth, second
+    assert not workers._spare
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 5), (8192, 320, 1600), (512, 1280, 6400), (2048, 640, 640), (65536, 27, 128), (512, 32, 32)])
 def test_blocks_of_a_product_are_enough_or_small(shape: tuple[int, int, int]) -> None:
     m, k, n = shape

@@ -94,7 +94,7 @@ def convolve_enlarged(workers: Workers, x: Array, taps: Array, bias: Array) -> A
     x[y], x[y+1], so it is (a+b+c)·x[y] - c·(x[y]-x[y+1]). Four filters of 2×2 taps would be sixteen products.
     """
     (batch, height, width, cin), cout = x.shape, taps.shape[-1]
-    out = np.empty((batch, height, 2, width, 2, cout), x.dtype)
+    out = workers.new(batch, height, 2, width, 2, cout)
     step = min(height, max(1, sizes.COLUMNS // (9 * width * cin)))
 
     def band(b: int, y0: int, y1: int) -> None:

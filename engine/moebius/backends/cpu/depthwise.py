@@ -36,42 +36,65 @@ def gated(workers: Workers, x: Array, w: Array, minus: Array, taps: Array, bias:
     """out ← a·SiLU(g) where [a, g] = depthwise 3×3 of SiLU(x·wᵀ - minus), + bias, the taps and the bias of g having the other sign.
 
     x is (B, H, W, C), w (2·hidden, C), taps (3, 3, 2·hidden), out (B, H, W, hidden). All hidden channels at once would be the largest
-    tensor of the network. Of a slice of them, bands of rows follow one another, and the two rows that the next one needs too are kept.
+    tensor of the network. A job has a slice of them, and takes the rows of an image one part after the other, small images together: enough
+    of them for a good product, few enough for the cache. The two rows that the next part needs too are kept.
     """
     (batch, height, width, c), hidden = x.shape, out.shape[-1]
     parts = slices(hidden)
-    rows = max(1, min(height, sizes.BAND // (width * parts[0].stop)))
+    rows = max(1, min(height, sizes.TALL // width))
+    images = max(1, min(batch, sizes.TALL // (2 * height * width)))  # a half, for two cores share a guided step
 
-    def job(b: int, part: slice) -> None:
-        n, halves = part.stop - part.start, [slice(part.start + i, part.stop + i) for i in (0, hidden)]
-        patch, h = workers.lend("patch", 2, rows + 2, width + 2, n), workers.lend("sums", 2, rows, width, n)
-        wide = workers.lend("columns", rows + 1, width, n)
+    def job(b0: int, b1: int, part: slice) -> None:
+        n, both = part.stop - part.start, np.r_[part, part.start + hidden : part.stop + hidden]
+        patch, wide = (
+            workers.lend("patch", b1 - b0, rows + 2, width + 2, 2 * n),
+            workers.lend("columns", (b1 - b0) * (rows + 1) * width, 2 * n),
+        )
         patch[:, 0] = patch[:, :, 0] = patch[:, :, -1] = 0
-        filters = [tiled(taps[:, :, half], width) for half in halves]
+        weights, filters, before, after = w[both].T, tiled(taps[:, :, both], width), minus[both], bias[both]
         done = 0
         for y0 in range(0, height, rows):
             y1 = min(y0 + rows, height)
-            count, ahead = y1 - y0, min(y1 + 1, height)
-            new = wide[: ahead - done]
-            for side, half in enumerate(halves):
-                into = patch[side, : count + 2]
+            ahead = min(y1 + 1, height)
+            if ahead > done:
+                new = wide[: (b1 - b0) * (ahead - done) * width]
+                np.matmul(x[b0:b1, done:ahead].reshape(-1, c), weights, out=new)
+            for b in range(b0, b1):
+                frame = patch[b - b0, : y1 - y0 + 2]
                 if ahead > done:
-                    np.matmul(x[b, done:ahead].reshape(-1, c), w[half].T, out=new.reshape(-1, n))
-                    np.subtract(minus[half], new, out=new)
-                    silu_of_minus(new, into[done - y0 + 1 : ahead - y0 + 1, 1:-1])
+                    activate(new.reshape(b1 - b0, -1, width, 2 * n)[b - b0], before, frame[done - y0 + 1 : ahead - y0 + 1, 1:-1])
                 if y1 == height:
-                    into[-1] = 0
-                sums(into, filters[side], h[side, :count])
-                h[side, :count] += bias[half]
-                into[:2] = into[-2:]
-            a, g = h[:, :count]
-            silu_of_minus(g, g)
-            np.multiply(a, g, out=out[b, y0:y1, :, part])
+                    frame[-1] = 0
+                gate(workers, frame, filters, after, out[b, y0:y1, :, part])
+                frame[:2] = frame[-2:]
             done = ahead
-        for name, buffer in (("patch", patch), ("sums", h), ("columns", wide)):
-            workers.back(name, buffer)
+        workers.back("patch", patch)
+        workers.back("columns", wide)
 
-    workers.spread(job, [(b, part) for b in range(batch) for part in parts], 2 * out.size)
+    workers.spread(job, [(b, min(b + images, batch), part) for b in range(0, batch, images) for part in parts], 2 * out.size)
+
+
+def activate(x: Array, minus: Array, out: Array) -> None:
+    """out ← SiLU(x - minus), by pieces of rows; what is in x afterwards is nothing."""
+    step = max(1, sizes.PIECE // x[0].size)
+    for y in range(0, len(x), step):
+        part = x[y : y + step]
+        np.subtract(minus, part, out=part)
+        silu_of_minus(part, out[y : y + step])
+
+
+def gate(workers: Workers, patch: Array, taps: Array, bias: Array, out: Array) -> None:
+    """out (H, W, n) ← a·SiLU(g) where [a, g] are the halves of the channels of sums(patch, taps) + bias, g with the other sign."""
+    (height, width, n), step = out.shape, max(1, sizes.BAND // (2 * out[0].size))
+    h = workers.lend("sums", min(step, height), width, 2 * n)
+    for y in range(0, height, step):
+        part = h[: min(step, height - y)]
+        sums(patch[y : y + len(part) + 2], taps, part)
+        part += bias
+        g = part[..., n:]
+        silu_of_minus(g, g)
+        np.multiply(part[..., :n], g, out=out[y : y + len(part)])
+    workers.back("sums", h)
 
 
 def slices(channels: int) -> list[slice]:

@@ -37,8 +37,8 @@ class CPU(Reference):
         super().__init__(dtype)
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}; give 1 or more, or leave it out for one on every core.")
-        self._turns = TurnsOnOneThread()
         self._workers = Workers(threads or cores(), self.dtype)
+        self._turns = TurnsOnOneThread(self._workers.let_go)
 
     @property
     def threads(self) -> int:
@@ -104,7 +104,7 @@ class CPU(Reference):
         if stride == pad == 1 and 9 * taps.shape[3] <= taps.shape[2]:
             return convolve_narrow(self._workers, x, taps, bias, residual)
         size = -(-height // stride), -(-width // stride)
-        out = np.empty((x.shape[0], *size, taps.shape[-1]), self.dtype)
+        out = self._workers.new(x.shape[0], *size, taps.shape[-1])
 
         def store(b: int, y0: int, y1: int, o: Array) -> None:
             np.add(o, bias, out=out[b, y0:y1])
@@ -125,7 +125,7 @@ class CPU(Reference):
         scale1, shift1 = self._scale_shift(p.at("bn1"))
         scale2, shift2 = self._scale_shift(p.at("bn2"))
         taps = self._once(p, "conv_dw.weight", lambda w: w[:, 0].transpose(1, 2, 0) * scale1)  # (3, 3, Cin)
-        hidden = np.empty(x.shape, self.dtype)
+        hidden = self._workers.new(*x.shape)
 
         def band(b: int, y0: int, y1: int, channels: slice, h: Array) -> None:
             h += shift1[channels]
@@ -147,7 +147,7 @@ class CPU(Reference):
         hidden = w2.shape[1]
         sign = np.repeat(np.array([1, -1], self.dtype), hidden)  # of a and g: what SiLU follows is made as its negative
         taps = self._once(p, "depth_conv.conv.weight", lambda w: w[:, 0].transpose(1, 2, 0) * sign)
-        some, out = max(1, sizes.ROWS // (height * width)), np.empty(x.shape, self.dtype)  # images at a time
+        some, out = max(1, sizes.ROWS // (height * width)), self._workers.new(*x.shape)  # images at a time
         for i in range(0, b, some):
             xs = x[i : i + some]
             narrow = self._workers.scratch("narrow", *xs.shape[:3], hidden)
@@ -165,7 +165,7 @@ class CPU(Reference):
             return super().group_norm(x, p, groups, eps, silu)
         b, height, width, c = x.shape
         n = height * width
-        xt, out = x.reshape(b, n, c), np.empty((b, n, c), self.dtype)
+        xt, out = x.reshape(b, n, c), self._workers.new(b, n, c)
         step = max(1, sizes.BLOCK // c)
         run = min(step, sizes.RUN)
         step -= step % run

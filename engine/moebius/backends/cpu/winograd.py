@@ -71,7 +71,7 @@ def convolve(workers: Workers, x: Array, weight: Array, bias: Array, residual: A
     u = transformed(workers, weight)
     into, back = transform().input.astype(x.dtype), transform().output.astype(x.dtype)
     down, across = -(-height // M), -(-width // M)
-    out = np.empty((batch, height, width, cout), x.dtype)
+    out = workers.new(batch, height, width, cout)
     piece = max(1, min(across, sizes.TILES // (N * N * max(cin, cout))))
     band = max(1, min(sizes.PLACES, max(sizes.PLACES // 4, batch * down * across // sizes.BLOCKS)) // across)
 
