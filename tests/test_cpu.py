@@ -62,6 +62,7 @@ def make(name: str, size: tuple[int, int, int]) -> Op:
         "group_norm with SiLU": (positions * C, group_norm(size, 3, C // 3, silu=True)),
         "layer_norm": (C, layer_norm(size, C)),
         "self_lambda": (C + positions + 225 + K, self_lambda(size, HEADS, K)),
+        "self_lambda of few keys": (C + positions + 225 + K, self_lambda(size, 4, 3)),
         "attention": (2 * C + positions, attention(size, C)),
         "cross_lambda": (C + COND + K + TOKENS, cross_lambda(size, HEADS, K, TOKENS, COND)),
     }
@@ -83,6 +84,7 @@ OPS = [
     "group_norm with SiLU",
     "layer_norm",
     "self_lambda",
+    "self_lambda of few keys",
     "cross_lambda",
     "attention",
 ]

@@ -45,13 +45,13 @@ def gated(workers: Workers, x: Array, w: Array, minus: Array, taps: Array, bias:
     images = max(1, min(batch, sizes.TALL // (2 * height * width)))  # a half, for two cores share a guided step
 
     def job(b0: int, b1: int, part: slice) -> None:
-        n, both = part.stop - part.start, np.r_[part, part.start + hidden : part.stop + hidden]
-        patch, wide = (
-            workers.lend("patch", b1 - b0, rows + 2, width + 2, 2 * n),
-            workers.lend("columns", (b1 - b0) * (rows + 1) * width, 2 * n),
-        )
+        n, sides = part.stop - part.start, (part, slice(part.start + hidden, part.stop + hidden))
+        weights = np.concatenate([w[side] for side in sides]).T
+        filters = tiled(np.concatenate([taps[:, :, side] for side in sides], axis=2), width)
+        before, after = (np.concatenate([each[side] for side in sides]) for each in (minus, bias))
+        patch = workers.lend("patch", b1 - b0, rows + 2, width + 2, 2 * n)
         patch[:, 0] = patch[:, :, 0] = patch[:, :, -1] = 0
-        weights, filters, before, after = w[both].T, tiled(taps[:, :, both], width), minus[both], bias[both]
+        wide = workers.lend("columns", (b1 - b0) * (rows + 1) * width, 2 * n)
         done = 0
         for y0 in range(0, height, rows):
             y1 = min(y0 + rows, height)
