@@ -179,6 +179,14 @@ def test_the_threads_end_with_their_device() -> None:
         assert not thread.is_alive()
 
 
+def test_scratch_memory_is_kept_while_most_of_it_is_wanted() -> None:
+    workers = Workers(1, np.dtype(np.float32))
+    place = workers.scratch("a", 10, 10).ctypes.data
+    assert workers.scratch("a", 5, 5).ctypes.data == place
+    assert workers.scratch("a", 24).base.size == 24  # type: ignore[union-attr]
+    assert workers.scratch("b", 3).shape == (3,)
+
+
 def test_large_memory_is_used_again_when_its_array_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "LARGE", 12)
     workers = Workers(1, np.dtype(np.float32))

@@ -180,9 +180,12 @@ class Workers:
         self._spare = Spare()
 
     def scratch(self, name: str, *shape: int) -> np.ndarray:
-        """A buffer that lives on from call to call: 52 MB of fresh pages cost more than the pass that fills them."""
-        size = math.prod(shape)
-        if name not in self._scratch or self._scratch[name].size < size:
+        """A buffer that lives on from call to call, until less than a quarter of it is wanted: 52 MB of fresh pages cost more than the pass
+        that fills them."""
+        size, kept = math.prod(shape), self._scratch.get(name)
+        if kept is None or not size <= kept.size <= 4 * size:
+            self._scratch.pop(name, None)  # before there are two
+            del kept
             self._scratch[name] = np.empty(size, self.dtype)
         return self._scratch[name][:size].reshape(shape)
 
