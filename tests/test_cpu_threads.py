@@ -187,6 +187,16 @@ def test_scratch_memory_is_kept_while_most_of_it_is_wanted() -> None:
     assert workers.scratch("b", 3).shape == (3,)
 
 
+def test_a_large_buffer_is_not_lent_for_a_small_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "COLUMNS", 20)
+    workers = Workers(1, np.dtype(np.float32))
+    for size, behind in ((100, 100), (50, 100), (49, 49), (12, 49), (60, 60)):
+        monkeypatch.setattr(sizes, "COLUMNS", 50 if size == 12 else 20)
+        buffer = workers.lend("a", size)
+        assert (buffer.size, buffer.base.size) == (size, behind)  # type: ignore[union-attr]
+        workers.back("a", buffer)
+
+
 def test_large_memory_is_used_again_when_its_array_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "LARGE", 12)
     workers = Workers(1, np.dtype(np.float32))

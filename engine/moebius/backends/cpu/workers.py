@@ -196,7 +196,8 @@ class Workers:
             buffer = spare.pop()
         except IndexError:
             buffer = np.empty(0, self.dtype)
-        if buffer.size < size:
+        if not size <= buffer.size <= max(2 * size, sizes.COLUMNS):  # of a layer with more channels, which are a quarter of the pixels
+            del buffer
             buffer = np.empty(size, self.dtype)
         return buffer[:size].reshape(shape)
 
