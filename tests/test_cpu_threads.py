@@ -179,6 +179,45 @@ def test_the_threads_end_with_their_device() -> None:
         assert not thread.is_alive()
 
 
+def test_scratch_memory_is_kept_while_most_of_it_is_wanted() -> None:
+    workers = Workers(1, np.dtype(np.float32))
+    place = workers.scratch("a", 10, 10).ctypes.data
+    assert workers.scratch("a", 5, 5).ctypes.data == place
+    assert workers.scratch("a", 24).base.size == 24  # type: ignore[union-attr]
+    assert workers.scratch("b", 3).shape == (3,)
+
+
+def test_a_large_buffer_is_not_lent_for_a_small_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "COLUMNS", 20)
+    workers = Workers(1, np.dtype(np.float32))
+    for size, behind in ((100, 100), (50, 100), (49, 49), (12, 49), (60, 60)):
+        monkeypatch.setattr(sizes, "COLUMNS", 50 if size == 12 else 20)
+        buffer = workers.lend("a", size)
+        assert (buffer.size, buffer.base.size) == (size, behind)  # type: ignore[union-attr]
+        workers.back("a", buffer)
+
+
+def test_large_memory_is_used_again_when_its_array_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "LARGE", 12)
+    workers = Workers(1, np.dtype(np.float32))
+    first = workers.new(3, 4)
+    place, view = first.ctypes.data, first[1:]
+    del first
+    second = workers.new(2, 6)
+    assert second.ctypes.data != place  # a view is left of the first
+    del view
+    third = workers.new(12)
+    assert third.shape == (12,)
+    assert third.ctypes.data == place
+    del third
+    workers.new(3, 5)  # of another size: what was kept is let go of
+    assert [memory.size for memory in workers._spare] == [15]
+    fourth = workers.new(3, 4)
+    workers.let_go()
+    del fourth, second
+    assert not workers._spare
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 5), (8192, 320, 1600), (512, 1280, 6400), (2048, 640, 640), (65536, 27, 128), (512, 32, 32)])
 def test_blocks_of_a_product_are_enough_or_small(shape: tuple[int, int, int]) -> None:
     m, k, n = shape

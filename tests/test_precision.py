@@ -291,7 +291,7 @@ def served(service: Service) -> Any:
     job.run, job.format = service.model.steps(PHOTO, BOX, **NUMBERS), "png"
     job.listen(0, lambda: ended.set() if job.over else None)
     service.worker._work([job])
-    assert ended.wait(20)
+    assert ended.wait(240)
     return job
 
 

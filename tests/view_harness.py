@@ -144,7 +144,7 @@ class Session:
         width, height = self.ask("camera")["window"]
         return self.screen.grab()[:height, :width]
 
-    def shows(self, shot: np.ndarray, patience: float = 60.0) -> bool:
+    def shows(self, shot: np.ndarray, patience: float = PATIENCE) -> bool:
         """Whether that is, or soon will be, on the screen: a driver shows a frame some time after it was given it."""
         end = time.monotonic() + patience
         while not (same := np.array_equal(self.picture(), shot)) and time.monotonic() < end:

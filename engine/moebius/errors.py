@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 # What moves the cursor, colours, rings, turns the direction of writing or begins a line: C0, DEL, C1, line separators, bidi controls.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -65,5 +64,7 @@ class NonFiniteError(MoebiusError):
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """The end of a message on a wrong name: " Did you mean places2?", or nothing where none is near."""
+    from difflib import get_close_matches  # two milliseconds that a run without a mistake does not need
+
     near = get_close_matches(str(word)[:100].lower(), list(choices), n=1, cutoff=0.6)
     return f" Did you mean {near[0]}?" if near else ""

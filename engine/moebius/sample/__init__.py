@@ -6,19 +6,20 @@ not trained on it. The mask covers the second flower.
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
+
+FOLDER = Path(__file__).parent
 
 
 def photo() -> Path:
-    return Path(str(files(__name__) / "photo.png"))
+    return FOLDER / "photo.png"
 
 
 def mask() -> Path:
     """White where the photo is to be filled."""
-    return Path(str(files(__name__) / "mask.png"))
+    return FOLDER / "mask.png"
 
 
 def filled() -> Path:
     """What the packaged nano makes of the two by the float64 oracle, which every device has to reach: tools/nano_golden.py."""
-    return Path(str(files(__name__) / "filled.png"))
+    return FOLDER / "filled.png"

@@ -17,7 +17,7 @@ from moebius.model.params import check
 from moebius.model.unet import PREFIX, UNetConfig
 from moebius.model.vae import VAEConfig
 from moebius.weights import infer
-from moebius.weights.formats import safetensors, torch_save
+from moebius.weights.formats import safetensors
 from moebius.weights.formats.tensors import NUMPY, FileTensors, Tensor, is_finite
 
 Net = Literal["unet", "vae"]
@@ -78,6 +78,8 @@ def open_tensors(path: Path, name: str | None = None) -> FileTensors:
     if ending == ".safetensors":
         return safetensors.read(path)
     if ending in TORCH_ENDINGS:
+        from moebius.weights.formats import torch_save  # with its reader of pickles: most files need none
+
         return torch_save.read(path)
     raise UsageError(f"{path} ends in {ending or 'nothing'!r}; weights are read from .safetensors, {', '.join(TORCH_ENDINGS)}.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from moebius.errors import UsageError
@@ -13,7 +12,7 @@ NOTE = f"nano is a small demonstration model; for a published one (1.2 GB to dow
 
 def packaged_nano() -> Path:
     """Its bundle of weights, a file inside the package."""
-    path = Path(str(files("moebius.weights") / "nano.safetensors"))
+    path = Path(__file__).with_name("nano.safetensors")
     if not path.is_file():
         raise UsageError(
             f"This version has no nano model inside. Name a published model ({NAMES}), a folder or a file; "

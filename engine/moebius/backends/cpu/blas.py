@@ -101,7 +101,11 @@ def stay_on_one() -> None:
 
 
 class TurnsOnOneThread(Turns):
-    """Turns on a device. During one, BLAS has one thread."""
+    """Turns on a device. During one, BLAS has one thread; `after` is called at its end."""
+
+    def __init__(self, after: Callable[[], None]) -> None:
+        super().__init__()
+        self._after = after
 
     def __enter__(self) -> None:
         super().__enter__()
@@ -113,6 +117,7 @@ class TurnsOnOneThread(Turns):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
+            self._after()
             ONE_THREAD.__exit__()
         finally:
             super().__exit__(kind, error, trace)

@@ -1,60 +1,14 @@
-"""Convolutions in NumPy, by bands of rows: a depthwise one as passes of einsum, dense ones as products of columns, planes, differences."""
+"""Dense convolutions in NumPy, by bands of rows: as products of columns, planes, differences."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from moebius.backends.cpu import sizes
 from moebius.backends.cpu.workers import Workers
 from moebius.backends.reference import Array
-
-
-def convolve_depthwise(workers: Workers, x: Array, taps: Array, work: Callable[[int, int, int, Array], None]) -> None:
-    """work(b, y, y', h) on bands of rows of h = Σ taps[dy,dx]·x[y+dy-1,x+dx-1], the zeros around x left out of the sum.
-
-    einsum multiplies and adds in one pass over each tap: 21 ms for (2, 64, 64, 1600) on one core, against 27 ms for a
-    multiply and an add in place at the best blocking, and 36 ms when the channels are blocked as well.
-    """
-    batch, height, width, channels = x.shape
-    step = max(1, sizes.BLOCK // (width * channels))
-
-    def framed(b: int, y0: int, y1: int) -> None:
-        patch = workers.lend("patch", y1 - y0 + 2, width + 2, channels)
-        copy_window(patch, x[b], y0 - 1, -1)
-        s = patch.strides
-        # The 3×3 shifted images of the patch; as_strided takes ten times as long to say so.
-        window = np.ndarray((3, 3, y1 - y0, width, channels), patch.dtype, patch, 0, (s[0], s[1], *s))
-        h = np.einsum("ijyxc,ijc->yxc", window, taps)
-        workers.back("patch", patch)
-        work(b, y0, y1, h)
-
-    def bare(b: int, y0: int, y1: int, tap0: int, tap1: int) -> None:
-        h = np.empty((y1 - y0, width, channels), x.dtype)
-        for x0, x1, left, right in spans(width):
-            first = x[b, y0 + tap0 - 1 :, x0 + left - 1 :]
-            s = first.strides
-            shape = (tap1 - tap0, right - left, y1 - y0, x1 - x0, channels)
-            window = as_strided(first, shape, (s[0], s[1], *s), writeable=False)
-            np.einsum("ijyxc,ijc->yxc", window, taps[tap0:tap1, left:right], out=h[:, x0:x1])
-        work(b, y0, y1, h)
-
-    if step >= sizes.FRAMED:
-        workers.spread(framed, [(b, y, min(y + step, height)) for b in range(batch) for y in range(0, height, step)], x.size)
-        return
-    jobs = [
-        (b, y, min(y + step, y1), tap0, tap1) for b in range(batch) for y0, y1, tap0, tap1 in spans(height) for y in range(y0, y1, step)
-    ]
-    workers.spread(bare, jobs)
-
-
-def spans(n: int) -> list[tuple[int, int, int, int]]:
-    """(from, to, first tap, last tap + 1): the positions 0 … n by which of the taps -1, 0, 1 fall inside."""
-    if n == 1:
-        return [(0, 1, 1, 2)]
-    return [(0, 1, 1, 3), *([(1, n - 1, 0, 3)] if n > 2 else []), (n - 1, n, 0, 2)]
 
 
 def convolve_dense(
@@ -140,7 +94,7 @@ def convolve_enlarged(workers: Workers, x: Array, taps: Array, bias: Array) -> A
     x[y], x[y+1], so it is (a+b+c)·x[y] - c·(x[y]-x[y+1]). Four filters of 2×2 taps would be sixteen products.
     """
     (batch, height, width, cin), cout = x.shape, taps.shape[-1]
-    out = np.empty((batch, height, 2, width, 2, cout), x.dtype)
+    out = workers.new(batch, height, 2, width, 2, cout)
     step = min(height, max(1, sizes.COLUMNS // (9 * width * cin)))
 
     def band(b: int, y0: int, y1: int) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moebius.backends.cpu import sizes, winograd
+from moebius.backends.cpu import depthwise, sizes, winograd
 from moebius.backends.cpu.blas import TurnsOnOneThread
-from moebius.backends.cpu.convolutions import convolve_dense, convolve_depthwise, convolve_enlarged, convolve_narrow, enlarging
+from moebius.backends.cpu.convolutions import convolve_dense, convolve_enlarged, convolve_narrow, enlarging
 from moebius.backends.cpu.cores import cores
 from moebius.backends.cpu.positional import apply_lambda
+from moebius.backends.cpu.silu import silu_of_minus
 from moebius.backends.cpu.workers import Workers
 from moebius.backends.reference import Array, Reference, softmax
 from moebius.errors import UsageError
@@ -36,8 +37,8 @@ class CPU(Reference):
         super().__init__(dtype)
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}; give 1 or more, or leave it out for one on every core.")
-        self._turns = TurnsOnOneThread()
         self._workers = Workers(threads or cores(), self.dtype)
+        self._turns = TurnsOnOneThread(self._workers.let_go)
 
     @property
     def threads(self) -> int:
@@ -97,13 +98,13 @@ class CPU(Reference):
         if self._tap is not None:
             return super().conv3x3(x, p, stride, pad, residual)
         if stride == pad == 1 and min(p["weight"].shape[:2]) >= sizes.CHANNELS:
-            return winograd.convolve(self._workers, x, self._tiles(x, p), self._p(p, "bias"), residual)
+            return winograd.convolve(self._workers, x, p.finite("weight"), self._p(p, "bias"), residual)
         taps = self._once(p, "weight", lambda w: w.transpose(2, 3, 1, 0))  # BLAS takes no matrix with gaps of nine
         bias, (_, height, width, _) = self._p(p, "bias"), x.shape
         if stride == pad == 1 and 9 * taps.shape[3] <= taps.shape[2]:
             return convolve_narrow(self._workers, x, taps, bias, residual)
         size = -(-height // stride), -(-width // stride)
-        out = np.empty((x.shape[0], *size, taps.shape[-1]), self.dtype)
+        out = self._workers.new(x.shape[0], *size, taps.shape[-1])
 
         def store(b: int, y0: int, y1: int, o: Array) -> None:
             np.add(o, bias, out=out[b, y0:y1])
@@ -112,13 +113,6 @@ class CPU(Reference):
 
         convolve_dense(self._workers, x, taps, stride, (-pad, -pad), size, store)
         return out
-
-    def _tiles(self, x: Array, p: Params) -> Array:
-        """The transformed weights of conv3x3. At 64² making them is an eighth of the layer's time, and keeping them would take as much
-        memory as all larger layers' together: there they are made for every call."""
-        if x.size // x.shape[-1] // winograd.M**2 >= sizes.KEPT:
-            return self._once(p, "weight", lambda w: winograd.transformed(self._workers, w))
-        return winograd.transformed(self._workers, p["weight"])
 
     def upsample_conv3x3(self, x: Array, p: Params) -> Array:
         if self._tap is not None:
@@ -131,13 +125,13 @@ class CPU(Reference):
         scale1, shift1 = self._scale_shift(p.at("bn1"))
         scale2, shift2 = self._scale_shift(p.at("bn2"))
         taps = self._once(p, "conv_dw.weight", lambda w: w[:, 0].transpose(1, 2, 0) * scale1)  # (3, 3, Cin)
-        hidden = np.empty(x.shape, self.dtype)
+        hidden = self._workers.new(*x.shape)
 
-        def band(b: int, y0: int, y1: int, h: Array) -> None:
-            h += shift1
-            np.maximum(h, 0, out=hidden[b, y0:y1])
+        def band(b: int, y0: int, y1: int, channels: slice, h: Array) -> None:
+            h += shift1[channels]
+            np.maximum(h, 0, out=hidden[b, y0:y1, :, channels])
 
-        convolve_depthwise(self._workers, x, taps, band)
+        depthwise.convolve(self._workers, x, taps, band)
         if shift is not None:
             shift2 = shift2 + shift
         skip = x if x.shape[-1] == scale2.size else None
@@ -150,32 +144,19 @@ class CPU(Reference):
         w1, w2 = (self._p(p, f"{name}_conv.conv.weight") for name in ("inverted", "point"))
         w1, w2 = w1.reshape(w1.shape[0], c), w2.reshape(c, -1)
         bias1, bias2 = (self._p(p, f"{name}_conv.conv.bias") for name in ("inverted", "depth"))
-        n, hidden, out = height * width, w2.shape[1], np.empty(x.shape, self.dtype)
+        hidden = w2.shape[1]
         sign = np.repeat(np.array([1, -1], self.dtype), hidden)  # of a and g: what SiLU follows is made as its negative
         taps = self._once(p, "depth_conv.conv.weight", lambda w: w[:, 0].transpose(1, 2, 0) * sign)
-        minus1, bias2 = -bias1, bias2 * sign
-        some = max(1, sizes.ROWS // n)  # images at a time
+        some, out = max(1, sizes.ROWS // (height * width)), self._workers.new(*x.shape)  # images at a time
         for i in range(0, b, some):
             xs = x[i : i + some]
-            wide = self._workers.scratch("wide", xs.shape[0] * n, 2 * hidden)
-            narrow = self._workers.scratch("narrow", xs.shape[0] * n, hidden)
-
-            def activate(part: Array, _: slice, columns: slice) -> None:
-                np.subtract(minus1[columns], part, out=part)
-                silu_of_minus(part, part)
+            narrow = self._workers.scratch("narrow", *xs.shape[:3], hidden)
+            depthwise.gated(self._workers, xs, w1, -bias1, taps, bias2 * sign, narrow)
 
             def add(part: Array, rows: slice, columns: slice, i: int = i) -> None:
                 part += residual[i : i + some].reshape(-1, c)[rows, columns]
 
-            def gate(j: int, y0: int, y1: int, h: Array, narrow: Array = narrow) -> None:
-                h += bias2
-                both, part = h.reshape(-1, 2 * hidden), narrow.reshape(-1, height, width * hidden)[j, y0:y1].reshape(-1, hidden)
-                silu_of_minus(both[:, hidden:], part)
-                part *= both[:, :hidden]
-
-            self._workers.product(xs.reshape(-1, c), w1.T, activate, wide)
-            convolve_depthwise(self._workers, wide.reshape(-1, height, width, 2 * hidden), taps, gate)
-            self._workers.product(narrow, w2.T, add, out[i : i + some].reshape(-1, c))
+            self._workers.product(narrow.reshape(-1, hidden), w2.T, add, out[i : i + some].reshape(-1, c))
         return out
 
     # norms -------------------------------------------------------------------------------------------------------
@@ -184,7 +165,7 @@ class CPU(Reference):
             return super().group_norm(x, p, groups, eps, silu)
         b, height, width, c = x.shape
         n = height * width
-        xt, out = x.reshape(b, n, c), np.empty((b, n, c), self.dtype)
+        xt, out = x.reshape(b, n, c), self._workers.new(b, n, c)
         step = max(1, sizes.BLOCK // c)
         run = min(step, sizes.RUN)
         step -= step % run
@@ -305,17 +286,3 @@ class CPU(Reference):
 
         self._workers.spread(block, [(i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)])
         return self._product(y, p.at("to_out.0"), None, self._p(p, "to_out.0.bias"), residual).reshape(x.shape)
-
-
-def silu_of_minus(x: Array, out: Array) -> None:
-    """out ← y·σ(y) with y = -x, as x/(-1 - exp x): an infinity of exp gives the 0 that it should. `out` may be x.
-
-    Half the time of tanh. It goes by pieces, so that the exponentials of a large block are read from the cache.
-    """
-    rows = max(1, sizes.PIECE * len(x) // max(1, x.size))
-    with np.errstate(over="ignore"):
-        for i in range(0, len(x), rows):
-            part = x[i : i + rows]
-            e = np.exp(part)
-            np.subtract(-1, e, out=e)
-            np.divide(part, e, out=out[i : i + rows])

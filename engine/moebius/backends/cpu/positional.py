@@ -26,6 +26,8 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
     r, (batch, height, width, c) = POSITION_WINDOW, q.shape
     (k, v), half = content.shape[1:], r // 2
     heads = c // k
+    if k * v * (height + 2 * half) < heads * (k + v) * height:
+        return through_lambda(workers, q, content, val, filters, residual)
     tiles, patch = -(-width // TILE), TILE + r - 1
     wide = tiles * TILE
     y, vp = np.empty((batch, height, width, heads * v), q.dtype), np.zeros((batch, height + 2 * half, wide + 2 * half, v), q.dtype)
@@ -67,3 +69,31 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
     step = max(1, sizes.PRODUCT // (width * heads))
     workers.spread(rows, [(b, i, min(i + step, height)) for b in range(batch) for i in range(0, height, step)])
     return y
+
+
+def through_lambda(workers: Workers, q: Array, content: Array, val: Array, filters: Array, residual: Array) -> Array:
+    """The same where keys and values are so few that λ, with the rows above and below the image, takes fewer products than the logits.
+
+    λ[n,k,v] = content[k,v] + Σ_dy Z[dy,k,v,n+dy] with Z[dy,k,v,n] = Σ_dx W[k,dy,dx]·V[n+dx,v], and all of it with the positions last.
+    """
+    r, (batch, height, width, c) = POSITION_WINDOW, q.shape
+    (k, v), n, half = content.shape[1:], height * width, r // 2
+    heads, tall = c // k, height + 2 * half
+    rows = filters.reshape(k, r, r).transpose(1, 0, 2).reshape(r * k, r)
+    padded = np.zeros((batch, v, tall, width + 2 * half), q.dtype)
+    padded[:, :, half : half + height, half : half + width] = val.transpose(0, 3, 1, 2)
+    queries = np.ascontiguousarray(q.reshape(batch, n, c).transpose(0, 2, 1)).reshape(batch, heads, k, n)
+    y, s = np.empty((batch, heads, v, n), q.dtype), padded.strides
+
+    def job(b: int, first: int, last: int) -> None:
+        shape = r, last - first, tall, width
+        columns = np.ascontiguousarray(as_strided(padded[b, first:last], shape, (s[3], *s[1:]), writeable=False))
+        z = np.matmul(rows, columns.reshape(r, -1)).reshape(r, k, last - first, tall * width)
+        terms = np.repeat(content[b, :, first:last, None], n, axis=2)  # λ (k, v, n)
+        for dy in range(r):
+            terms += z[dy, :, :, dy * width : dy * width + n]
+        np.einsum("hkn,kvn->hvn", queries[b], terms, out=y[b, :, first:last])
+
+    some = max(1, sizes.COLUMNS // (r * k * tall * width))
+    workers.spread(job, [(b, i, min(i + some, v)) for b in range(batch) for i in range(0, v, some)])
+    return y.reshape(batch, c, n).transpose(0, 2, 1).reshape(q.shape) + residual

@@ -46,9 +46,13 @@ def transform() -> Transform:
 
 
 def transformed(workers: Workers, weight: Array) -> Array:
-    """(Cout, Cin, 3, 3) → (36, Cout, Cin), computed in float64."""
+    """(Cout, Cin, 3, 3) → (36, Cout, Cin), computed in float64; until the next call.
+
+    They are four times the weights: kept for all layers of the VAE they would be its largest part, and making them is an eighth of a
+    layer's time at 64², a thirty-second at 128².
+    """
     cout, cin, square = *weight.shape[:2], transform().weights
-    out = np.empty((N * N, cout, cin), workers.dtype)
+    out = workers.scratch("filters", N * N, cout, cin)
 
     def some(i: int, j: int) -> None:
         out[:, i:j] = (square @ weight[i:j].reshape(-1, 9).T.astype(np.float64)).reshape(N * N, -1, cin)
@@ -57,16 +61,17 @@ def transformed(workers: Workers, weight: Array) -> Array:
     return out
 
 
-def convolve(workers: Workers, x: Array, u: Array, bias: Array, residual: Array | None) -> Array:
-    """x (B, H, W, Cin) with zeros around it, u = transformed(weight) → (B, H, W, Cout), + bias + residual.
+def convolve(workers: Workers, x: Array, weight: Array, bias: Array, residual: Array | None) -> Array:
+    """x (B, H, W, Cin) with zeros around it, weight (Cout, Cin, 3, 3) → (B, H, W, Cout), + bias + residual.
 
     A job is some rows of tiles. Their transforms and products lie in the third-level cache; they are made and used piece by piece in the
     second.
     """
-    (batch, height, width, cin), cout = x.shape, u.shape[1]
+    (batch, height, width, cin), cout = x.shape, len(weight)
+    u = transformed(workers, weight)
     into, back = transform().input.astype(x.dtype), transform().output.astype(x.dtype)
     down, across = -(-height // M), -(-width // M)
-    out = np.empty((batch, height, width, cout), x.dtype)
+    out = workers.new(batch, height, width, cout)
     piece = max(1, min(across, sizes.TILES // (N * N * max(cin, cout))))
     band = max(1, min(sizes.PLACES, max(sizes.PLACES // 4, batch * down * across // sizes.BLOCKS)) // across)
 

@@ -85,6 +85,22 @@ def _end(rounds: SimpleQueue[Round | None], threads: int) -> None:
         rounds.put(None)
 
 
+class Spare(list[np.ndarray]):
+    """Memory that nobody uses."""
+
+
+class Returned:
+    """The memory of an array; when the last view of it is gone, it is among the spare one, as long as that is kept."""
+
+    def __init__(self, memory: np.ndarray, spare: Spare) -> None:
+        self.__array_interface__ = memory.__array_interface__
+        self._memory, self._spare = memory, weakref.ref(spare)
+
+    def __del__(self) -> None:
+        if (spare := self._spare()) is not None:
+            spare.append(self._memory)
+
+
 class Workers:
     """The threads of a device, and its scratch memory, in arrays of one dtype. One thread at a time may ask."""
 
@@ -94,6 +110,7 @@ class Workers:
         self._rounds: SimpleQueue[Round | None] = SimpleQueue()
         self._scratch: dict[str, np.ndarray] = {}
         self._lent: dict[str, list[np.ndarray]] = {}
+        self._spare = Spare()
 
     def spread(self, work: Callable[..., None], jobs: Iterable[tuple[Any, ...]], elements: int = sizes.ALONE) -> None:
         """work(*job) for every job, on all cores: ufuncs, einsum and products let go of the GIL. `elements` are those gone over, where
@@ -127,7 +144,7 @@ class Workers:
         What is a block depends on the shapes alone, so that any number of threads gives the same bits.
         """
         (m, k), n = x.shape, matrix.shape[1]
-        y = np.empty((m, n), self.dtype) if out is None else out
+        y = self.new(m, n) if out is None else out
         tall, wide = block_of_product(m, k, n)
         rows = max(1, sizes.PIECE // max(1, wide))
 
@@ -142,10 +159,33 @@ class Workers:
         self.spread(block, [(i, j) for i in range(0, m, tall) for j in range(0, n, wide)])
         return y
 
+    def new(self, *shape: int) -> np.ndarray:
+        """np.empty; a large one in the memory of one as large that is gone, for an allocator takes fresh pages for every large array, and
+        the system fills them with zeros first: a third of a norm's time at 512². Memory of another size is let go of before any is taken.
+        """
+        size, spare = math.prod(shape), self._spare
+        if size < sizes.LARGE:
+            return np.empty(shape, self.dtype)
+        for i, memory in enumerate(spare):
+            if memory.size == size:
+                del spare[i]
+                break
+        else:
+            spare.clear()
+            memory = np.empty(size, self.dtype)
+        return np.asarray(Returned(memory, spare)).reshape(shape)
+
+    def let_go(self) -> None:
+        """Gives back what `new` has kept; what is still an array goes with it."""
+        self._spare = Spare()
+
     def scratch(self, name: str, *shape: int) -> np.ndarray:
-        """A buffer that lives on from call to call: 52 MB of fresh pages cost more than the pass that fills them."""
-        size = math.prod(shape)
-        if name not in self._scratch or self._scratch[name].size < size:
+        """A buffer that lives on from call to call, until less than a quarter of it is wanted: 52 MB of fresh pages cost more than the pass
+        that fills them."""
+        size, kept = math.prod(shape), self._scratch.get(name)
+        if kept is None or not size <= kept.size <= 4 * size:
+            self._scratch.pop(name, None)  # before there are two
+            del kept
             self._scratch[name] = np.empty(size, self.dtype)
         return self._scratch[name][:size].reshape(shape)
 
@@ -156,7 +196,8 @@ class Workers:
             buffer = spare.pop()
         except IndexError:
             buffer = np.empty(0, self.dtype)
-        if buffer.size < size:
+        if not size <= buffer.size <= max(2 * size, sizes.COLUMNS):  # of a layer with more channels, which are a quarter of the pixels
+            del buffer
             buffer = np.empty(size, self.dtype)
         return buffer[:size].reshape(shape)
 
