@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+FIRST_FRAME = Path(__file__).with_name("first_frame.py")
+
 
 def start(path: str, adapter: str | None) -> dict[str, float]:
     """In the measured process: everything is imported in here, and counted."""
@@ -96,30 +98,6 @@ def measure(path: Path, adapter: str | None) -> dict[str, float]:
     return out
 
 
-def first_frame(photo: str) -> None:
-    """In the measured process: `moebius view` until it has drawn a frame. Nothing is imported before it imports it."""
-    from moebius.__main__ import main as command
-    from moebius.view.early import Search
-
-    ended = Search.__exit__
-
-    def opened(search: Search, *raised: object) -> None:
-        ended(search, *raised)
-        window = sys.modules["moebius.view.window"].Window  # type: ignore[attr-defined]
-        draw = window._draw
-
-        def drawn(one: object) -> None:
-            draw(one)
-            print(time.monotonic(), flush=True)
-            os._exit(0)
-
-        window._draw = drawn
-
-    Search.__exit__ = opened  # type: ignore[method-assign]
-    sys.argv = ["moebius", "view", "--quiet", *([photo] if photo else [])]
-    sys.exit(command())
-
-
 def window_starts(photos: list[str], count: int = 5) -> dict[str, list[float]]:
     """Of each photo, in turns."""
     import glfw
@@ -128,7 +106,7 @@ def window_starts(photos: list[str], count: int = 5) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {photo: [] for photo in photos}
     for photo in photos * count:
         begun = time.monotonic()
-        done = subprocess.run([sys.executable, __file__, "--start", photo, "--window"], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, str(FIRST_FRAME), photo], capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr.strip())
         seconds[photo].append(float(done.stdout) - begun)
@@ -158,8 +136,6 @@ def main() -> int:
     parser.add_argument("--start", help=argparse.SUPPRESS)
     parser.add_argument("--window", metavar="PHOTO", nargs="*", help="the window's first frame instead, with these photos")
     args = parser.parse_args()
-    if args.start is not None and args.window is not None:
-        first_frame(args.start)
     if args.start:
         print(json.dumps(start(args.start, args.adapter)))
         return 0

@@ -152,10 +152,10 @@ def test_the_command(tmp_path: Path) -> None:
         assert "seed 0" in subprocess.run(client, env=env, capture_output=True, text=True, check=True).stdout
         assert Image.open(tmp_path / "out.png").size == (320, 214)
         port = int(url.rpartition(":")[2])
-        body, kind = form({"image": sample.photo().read_bytes(), "mask": sample.mask().read_bytes(), "steps": 20})
+        body, kind = form({"image": sample.photo().read_bytes(), "mask": sample.mask().read_bytes(), "steps": 12})
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(ask, port, "POST", "/api/v1/inpaint", body, Content_Type=kind)
-            until(lambda: json.loads(ask(port, "GET", "/api/v1/model")[2])["queue"]["running"])
+            until(lambda: running.done() or json.loads(ask(port, "GET", "/api/v1/model")[2])["queue"]["running"])
             process.send_signal(signal.SIGTERM)
             assert running.result()[0] == 200
         assert process.wait(120) == 0
