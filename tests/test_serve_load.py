@@ -71,7 +71,6 @@ def test_two_hundred_requests_from_sixteen_threads(client: Client) -> None:
         second, third = burst(30), burst(30)
     finally:
         tracemalloc.stop()
-    print("XX", third.objects-second.objects, third.traced-second.traced, second.traced, third.resident-first.resident)
     assert third.objects - second.objects < 30 * 20
     assert third.traced - second.traced < 30 * PHOTO.nbytes / 2, "more than half of each picture"
     assert third.resident - first.resident < 4 << 20
