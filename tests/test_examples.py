@@ -54,7 +54,7 @@ def test_every_script_has_a_test_and_a_line_in_the_readme() -> None:
     assert scripts == set(re.findall(r'\b(?:run|serving|loaded)\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8"))) | {
         "server.py",
         "client.py",
-    }  # which test_serve.py runs
+    }  # which test_serve_command.py runs
     assert scripts == set(re.findall(r"\[(\w+\.py)\]", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
 
 

@@ -218,6 +218,11 @@ def test_the_hole_shows_the_run_and_stop_ends_it_within_a_step(page: Page, hand:
     page.run("stub.delay = 1e6")
     hand.drag([(20, 100), (40, 100)])  # moves the picture, and marks nothing
     assert page.run("moebius.editor.marks.length") == 1
+    for act in (lambda: hand.key("s", "Control"), lambda: page.run(dropped(33))):  # not now, and that is said
+        act()
+        page.wait("!document.getElementById('message').hidden")
+        page.run("document.getElementById('dismiss').click()")
+    assert page.run("moebius.editor.picture.width") == 160
     hand.key("Escape")
     page.wait(FILLED)
     assert page.run("[stub.aborted, moebius.editor.marks.length, moebius.editor.history.at, moebius.error ?? null]") == [1, 1, 1, None]
@@ -314,17 +319,22 @@ def test_masks_come_and_go_as_files(page: Page, hand: Hand, tmp_path: Path) -> N
     assert "marks nothing" in page.run("document.getElementById('message-text').textContent")
 
 
+DROP = "document.querySelector('footer').dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true }))"
+
+
+def dropped(width: int, script: str = DROP) -> str:
+    """The script that drops a picture of that width on the page's foot."""
+    return f"""
+      const big = new OffscreenCanvas({width}, 20);
+      big.getContext('2d').fillRect(0, 0, 9, 9);
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File([await big.convertToBlob()], 'dropped.png', {{ type: 'image/png' }}));
+      {script}; return 0"""
+
+
 def test_pictures_are_dropped_anywhere_and_pasted(page: Page) -> None:
-    for width, script in (
-        (33, "document.querySelector('footer').dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true }))"),
-        (44, "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: dataTransfer }))"),
-    ):
-        page.run(f"""
-          const big = new OffscreenCanvas({width}, 20);
-          big.getContext('2d').fillRect(0, 0, 9, 9);
-          const dataTransfer = new DataTransfer();
-          dataTransfer.items.add(new File([await big.convertToBlob()], 'dropped.png', {{ type: 'image/png' }}));
-          {script}; return 0""")
+    for width, script in ((33, DROP), (44, "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: dataTransfer }))")):
+        page.run(dropped(width, script))
         page.wait(f"moebius.editor.picture.width === {width}")
     page.run("""
       const dataTransfer = new DataTransfer();

@@ -36,7 +36,7 @@ TOKEN = "secret"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The jobs of docs/server.md, as far as a page asks for them; `script` of the server says how the events go."""
+    """The jobs of docs/serve.md, as far as a page asks for them; `script` of the server says how the events go."""
 
     protocol_version = "HTTP/1.0"
 

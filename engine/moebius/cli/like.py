@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from moebius.errors import UsageError
-from moebius.model.contract import Precision
 from moebius.weights.published import FOLDERS, NANO, UNET_REPO
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ def take_same_model(args: argparse.Namespace, record: Mapping[str, Any]) -> None
 
 def take_same_precision(args: argparse.Namespace, record: Mapping[str, Any]) -> None:
     """Sets the precision to the one that made a picture, where the options name none."""
+    from moebius.model.contract import Precision
+
     if args.precision is None and record.get("precision") in get_args(Precision):
         args.precision = record["precision"]
 

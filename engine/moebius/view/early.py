@@ -33,9 +33,9 @@ class Search:
 
     def _look(self) -> None:
         try:
-            from moebius.backends.webgpu.device import adapters
+            from moebius.backends.webgpu import native  # wgpu alone, not what numbers need: it comes meanwhile
 
-            self._found = adapters()
+            self._found = native.adapters("wgpu")
         except BaseException as error:  # raised where it is asked for
             self._error = error
 

@@ -31,7 +31,7 @@ NO_ADAPTER = f"{NO_ADAPTER_DRIVER}, or compute on the CPU with moebius.CPU()."
 
 def adapters(implementation: str = "wgpu") -> list[Any]:
     """Every adapter the implementation finds, as it lists them."""
-    return list(native.load(implementation).gpu.enumerate_adapters_sync())
+    return native.adapters(implementation)
 
 
 def rank(adapter: Any) -> tuple[int, bool]:

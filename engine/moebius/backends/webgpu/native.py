@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from copy import copy
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from threading import Lock
-from types import MethodType, ModuleType
+from types import ModuleType
 from typing import Any
 
+from moebius.backends.webgpu import header
 from moebius.errors import AdapterError
 
 IMPLEMENTATIONS = {"wgpu": "wgpu", "dawn": "wgpudawn"}  # wgpu-native (naga) and Dawn (Tint), the same Python API
@@ -38,7 +37,7 @@ def load(implementation: str) -> ModuleType:
             importlib.import_module("wgpu")
     try:
         with _LOADING:
-            with _header_read_quickly() if implementation == "wgpu" and implementation not in _LOADED else nullcontext():
+            with header.read_quickly() if implementation == "wgpu" and implementation not in _LOADED else nullcontext():
                 module = importlib.import_module(IMPLEMENTATIONS[implementation])
             _LOADED.add(implementation)
         return module
@@ -47,6 +46,11 @@ def load(implementation: str) -> ModuleType:
     except (ImportError, OSError) as error:  # the package, or what its library needs
         package = "'moebius-webgpu[dawn]'" if implementation == "dawn" else IMPLEMENTATIONS[implementation]
         raise AdapterError(f"{IMPLEMENTATIONS[implementation]} cannot be imported ({error}); pip install {package}.") from None
+
+
+def adapters(implementation: str) -> list[Any]:
+    """Every adapter the implementation finds, as it lists them."""
+    return list(load(implementation).gpu.enumerate_adapters_sync())
 
 
 _MATRIX_TOGGLES: list[str] = []  # that this process's Dawn was given
@@ -80,62 +84,6 @@ def matrix_units(module: ModuleType, adapter: Any) -> list[tuple[tuple[str, str,
     known = [adapter.info.get(f"subgroup_{end}_size") or 32 for end in ("min", "max")]  # where a shape says nothing of its own
     lanes = [[c[f"{end}_subgroup_size"] or size for end, size in zip(("min", "max"), known, strict=True)] for c in listed]
     return [(tuple(c[name] for name in names), low, high) for c, (low, high) in zip(listed, lanes, strict=True)]
-
-
-WORD = re.compile(r"\w+")
-KINDS = ("typedef", "struct", "union", "enum")
-UNUSED = re.compile(r"^typedef [^;{}]*\(\*WGPUProc\w+\)\([^;{}]*\);\n", re.M)  # pointers to functions, which are called by their names
-ENUM = re.compile(r"^typedef enum (\w+)\s*\{([^{}]*)\}\s*\1;\n", re.M)
-MEMBER = re.compile(r"\s*(\w+)\s*=\s*(0x[0-9A-Fa-f]+|[0-9]+)\s*")
-
-
-def _as_numbers(enum: re.Match[str]) -> str:
-    """An enumeration as what it is to who calls the library: names of numbers of 32 bits. As it was, where a member has no plain number."""
-    members = [MEMBER.fullmatch(text) for text in enum[2].split(",") if text.strip()]
-    numbers = "".join(f"#define {member[1]} {member[2]}\n" for member in members if member is not None)
-    return enum[0] if None in members else f"{numbers}typedef uint32_t {enum[1]};\n"
-
-
-@contextmanager
-def _header_read_quickly() -> Iterator[None]:
-    """While wgpu is imported. cffi reads the library's header with a parser in Python: half of it for what nothing uses, and for
-    enumerations, which are numbers. And the name of a type it reads by parsing it behind the names of all types, which takes tens of
-    milliseconds a name, and a device needs eighty; here it is read behind those that it consists of. Where cffi or the header is another
-    than the one known here, all stays as it is."""
-    try:
-        parser, library = importlib.import_module("cffi.cparser").Parser, importlib.import_module("cffi").FFI
-        parse_type, cdef = parser.parse_type, library.cdef
-    except (ImportError, AttributeError):
-        yield
-        return
-
-    def typed(self: Any, name: str) -> Any:
-        every = self._declarations
-        self._declarations = {key: every[key] for word in WORD.findall(name) for kind in KINDS if (key := f"{kind} {word}") in every}
-        try:
-            return parse_type(self, name)
-        finally:
-            every.update(self._declarations)
-            self._declarations = every
-
-    def declared(self: Any, source: str, **options: Any) -> Any:
-        if "WGPU" not in source:  # another library's, on another thread
-            return cdef(self, source, **options)
-        before = {name: copy(value) for name, value in vars(self._parser).items()}
-        try:
-            return cdef(self, ENUM.sub(_as_numbers, UNUSED.sub("", source)), **options)
-        except Exception:  # a header that needs what is left out
-            vars(self._parser).update(before)
-            return cdef(self, source, **options)
-
-    parser.parse_type, library.cdef = typed, declared
-    try:
-        yield  # what is imported meanwhile names types, too
-        with suppress(ImportError, AttributeError):
-            own = importlib.import_module("wgpu.backends.wgpu_native").ffi._parser
-            own.parse_type = MethodType(typed, own)
-    finally:
-        parser.parse_type, library.cdef = parse_type, cdef
 
 
 def may_be_unchecked() -> bool:

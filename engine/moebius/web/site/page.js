@@ -81,7 +81,7 @@ function slider(id, show) {
 
 // What `act` does, with the buttons locked meanwhile and its failure said.
 async function taking(act) {
-  if (running) return;
+  if (running) return say("A fill is on its way; Esc stops it.");
   say("");
   opening++;
   ready();
