@@ -18,7 +18,7 @@ import pytest
 from model_cases import Call, model_calls
 
 from moebius.backends.webgpu import WebGPU, wgsl
-from moebius.backends.webgpu.plan import Dispatch
+from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.errors import MoebiusError, UsageError
 from moebius.model import unet, vae
 from moebius.model.denoise import Denoiser
