@@ -450,7 +450,6 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("(b, ceil(h, stride), ceil(w, stride), n)", "(b, max(h // stride, 1), ceil(w, stride), n)"),
         ('Epilogue(spread, bias, "silu")', "Epilogue(spread, bias)"),
         (", epilogue=Epilogue(residuals=(residual,))", ""),
-        ("b == 1 and 4 * h", "4 * h"),
     ],
     "engine/moebius/backends/webgpu/ops/norms.py": [
         ("x.pitch, multiple=rec.alignment)", "x.pitch)"),

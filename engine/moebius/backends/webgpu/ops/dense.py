@@ -10,7 +10,7 @@ from moebius.backends.webgpu import pack, wgsl
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Taps, Weight
 from moebius.backends.webgpu.deferred import GroupNormed, Joined, Parted, is_parted
 from moebius.backends.webgpu.gemm import Dense
-from moebius.backends.webgpu.ops.norms import behind
+from moebius.backends.webgpu.ops.norms import CHUNKS, behind
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
@@ -148,9 +148,10 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
 
 
 def can_be_parted(rec: Recorder, shape: tuple[int, int, int, int]) -> bool:
-    """Whether a tensor is large, and every two lines of it can be where a part begins."""
+    """Whether a tensor is large, every two lines of it can be where a part begins, and a norm's chunks are whole in one."""
     b, h, w, c = shape
-    return b == 1 and 4 * h * w * up4(c) > WHOLE and h % (2 * PARTS) == 0 and w * up4(c) % rec.alignment == 0
+    large = b == 1 and 4 * h * w * up4(c) > WHOLE
+    return large and h % (2 * PARTS) == 0 and w * up4(c) % rec.alignment == 0 and h * w % CHUNKS == 0
 
 
 def parted(rec: Recorder, shape: tuple[int, int, int, int], label: str, make: Callable[[Tensor], Tensor]) -> Parted:
