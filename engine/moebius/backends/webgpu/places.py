@@ -28,7 +28,7 @@ def over_residuals(dispatches: Sequence[Dispatch], kept: set[int]) -> list[Dispa
     out = list(dispatches)
     for i, d in enumerate(dispatches):
         pair = _sum(d)
-        if pair is None or i != uses[id(pair[1].buffer)][0]:
+        if pair is None:
             continue
         first, total = (b.buffer for b in pair)
         last = uses[id(first)][-1]
