@@ -1,4 +1,4 @@
-"""What a guided step of the full model costs: FLOPs, dispatches, memory. Counted from the recorded plan, not timed.
+"""What a guided step of the full model costs, and the memory of a picture. Counted from the recorded plans, not timed.
 
     python benchmarks/plans.py [--adapter NAME]
 
@@ -19,15 +19,22 @@ from common import RESULTS, run, write_json
 from moebius.errors import MoebiusError
 
 FIGURES = ("flops", "dispatches", "peak_bytes", "weight_bytes")
+PICTURE = ("weight_bytes", "model_bytes", "picture_bytes")
 
 
 def figures(adapter: str) -> dict[str, Any]:
+    plan, half = (asked(adapter, precision) for precision in ("f32", "f16"))
+    picture = {each["precision"]: {name: each[name] for name in PICTURE} for each in (plan, half)}
+    return {"bench": "plans", "full step": {name: plan[name] for name in FIGURES}, "full picture": picture}
+
+
+def asked(adapter: str, precision: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "moebius", "plan", "--config", "full", "--kind", "discrete", "--adapter", adapter, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    done = subprocess.run([*command, "--precision", precision], capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise MoebiusError(f"The plan cannot be had: {done.stderr.strip()}")
-    plan = json.loads(done.stdout)
-    return {"bench": "plans", "full step": {name: plan[name] for name in FIGURES}}
+    plan: dict[str, Any] = json.loads(done.stdout)
+    return plan
 
 
 def main() -> int:

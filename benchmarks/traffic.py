@@ -7,14 +7,15 @@ table. Counted so, a kernel could seem faster than the memory is.
 from __future__ import annotations
 
 from moebius.backends.webgpu import wgsl
-from moebius.backends.webgpu.plan import Dispatch
+from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.tensor import Binding
 
 ROWS = wgsl.numbers("gemm")["ROWS"]
 
 
 def traffic(d: Dispatch) -> int:
-    return int(sum(min(b.nbytes, needed(d, b)) for b in d.bindings))
+    bound = d.bindings if d.over is None else [*d.bindings, d.over]
+    return int(sum(min(b.nbytes, needed(d, b)) for b in bound))
 
 
 def needed(d: Dispatch, b: Binding) -> float:

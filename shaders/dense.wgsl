@@ -27,6 +27,7 @@ const JOINED: bool = false; // ROWS: a row of A is one of a and one of joined, s
 const NORMED: bool = false; // ROWS, TO_POINTS: A is a group norm of what is loaded
 const SPREAD: bool = false; // A's layer norm is in W but for its deviation
 const FIRST: bool = false;
+const OVER: bool = false; // out lies over first, and is added to where it is
 const FIRST_NORMED: bool = false; // first is a group norm of what is loaded
 const SECOND: bool = false;
 const NORM_SILU: bool = false; // and a SiLU behind that norm
@@ -189,7 +190,12 @@ fn put(row: u32, c: u32, sum: vec4<f32>) {
   }
   let index = row * params.n4 + c - params.out_origin;
   if (FIRST) { // compiled
-    var x = first[index];
+    var x: vec4<f32>;
+    if (OVER) { // compiled
+      x = out[index];
+    } else {
+      x = first[index];
+    }
     if (FIRST_NORMED) { // compiled
       x = normed(x, row, params.n4, c);
     }

@@ -18,7 +18,7 @@ import pytest
 from model_cases import Call, model_calls
 
 from moebius.backends.webgpu import WebGPU, wgsl
-from moebius.backends.webgpu.plan import Dispatch
+from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.errors import MoebiusError, UsageError
 from moebius.model import unet, vae
 from moebius.model.denoise import Denoiser
@@ -40,9 +40,11 @@ EFFORT = kernels.Effort(batch_ms=5.0, row_seconds=0.3, together=2**28)
 
 # the rows ------------------------------------------------------------------------------------------------------------
 def kind(d: Dispatch) -> str:
-    """What a dispatch does, without whose it is. Tables of the schedule have one row in a case."""
-    bound = [(b.name, b.shape) for b in d.bindings if b.name not in ("shift", "coefficients", "flags")]
-    return repr((d.op, d.shader, d.entry, d.constants, d.grid, bound, sorted(d.params.items()), d.flops))
+    """What a dispatch does, without whose it is. Tables of the schedule have one row in a case, and a sum lies over no residual there."""
+    bindings = d.bindings if d.over is None else [*d.bindings, d.over]
+    bound = sorted((b.name, b.shape) for b in bindings if b.name not in ("shift", "coefficients", "flags"))
+    constants = [(name, value) for name, value in d.constants if name != "OVER"]
+    return repr((d.op, d.shader, d.entry, constants, d.grid, bound, sorted(d.params.items()), d.flops))
 
 
 @pytest.mark.parametrize("config", CONFIGS)

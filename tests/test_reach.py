@@ -12,9 +12,10 @@ from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, native, reach
 from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.menu import UNITS, WINOGRAD, Gemm, always
 from moebius.backends.webgpu.ops import norms
-from moebius.backends.webgpu.plan import Dispatch, check
+from moebius.backends.webgpu.plan import check
 from moebius.backends.webgpu.units import Units
 from moebius.errors import LimitError, MoebiusError
 from moebius.model.contract import MAX_STEPS

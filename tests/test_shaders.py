@@ -14,6 +14,7 @@ import pytest
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.device import guard
+from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.menu import (
     CPU,
     CPU_THIN,
@@ -30,7 +31,7 @@ from moebius.backends.webgpu.menu import (
     TILED_SMALL,
     Gemm,
 )
-from moebius.backends.webgpu.plan import PARAMS_PITCH, Dispatch
+from moebius.backends.webgpu.plan import PARAMS_PITCH
 from moebius.errors import MoebiusError
 from moebius.model import unet, vae
 from moebius.model.contract import POSITION_WINDOW, Timesteps

@@ -134,7 +134,8 @@ def plan(args: argparse.Namespace) -> int:
     print(f"{'bytes':14}{summary['bytes']:>16,}  bound, over all dispatches")
     print(f"{'peak_bytes':14}{summary['peak_bytes']:>16,}  beyond the weights")
     print(f"{'weight_bytes':14}{summary['weight_bytes']:>16,}")
-    print(f"{'model_bytes':14}{summary['model_bytes']:>16,}  the weights of both networks")
+    print(f"{'early_bytes':14}{summary['early_bytes']:>16,}  of weights that are given back when the tables of the timesteps are made")
+    print(f"{'model_bytes':14}{summary['model_bytes']:>16,}  the weights of both networks, without those")
     print(f"{'picture_bytes':14}{summary['picture_bytes']:>16,}  at a picture's peak: those, and what the plans of it take")
     return 0
 

@@ -9,9 +9,11 @@ import numpy as np
 
 from moebius.backends.webgpu import WebGPU, menu, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
+from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.menu import Choose
 from moebius.backends.webgpu.ops.assembling import COEFFICIENTS
-from moebius.backends.webgpu.plan import Dispatch, Plan, place
+from moebius.backends.webgpu.places import place
+from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import Binding, Buffer, Deferred, Tensor, itemsize
 from moebius.model.contract import Precision
@@ -95,7 +97,7 @@ class Edition:
         self.pipelines: dict[tuple[int, str, tuple[str, ...]], int] = {}
         self.buffers: list[int] = []  # sizes
         self._arena: list[int] = []  # buffers that plans share, the largest first
-        self._own: dict[int, int] = {}
+        self._own: dict[int, tuple[int, int]] = {}
         self._alive: list[Any] = []  # ids are only good while their objects live
 
     def data(self) -> dict[str, Any]:
@@ -115,8 +117,8 @@ class Edition:
                 self._arena.append(self._buffer(0))
             buffer = self._arena[rank]
             self.buffers[buffer] = max(self.buffers[buffer], shared.nbytes)
-            self._own[id(shared)] = buffer
-        self._own |= {key: self._own[id(shared)] for key, (_, shared) in placed.items()}
+            self._own[id(shared)] = buffer, 0
+        self._own |= {key: (self._own[id(each.shared)][0], each.offset) for key, each in placed.items()}
 
         entry: dict[str, Any] = {
             "inputs": [self._tensor(t) for t in plan.inputs],
@@ -148,8 +150,9 @@ class Edition:
         for path, t in taps:
             starts, count = samples(t.rows * t.pitch)
             size = itemsize(t.dtype)
-            tap = {"path": path, "dispatch": writer[id(t.buffer)], "buffer": self._place(t.buffer)[0], "type": t.dtype}
-            places.append(tap | {"size": size * count, "at": [size * start for start in starts]})
+            buffer, offset = self._place(t.buffer)
+            tap = {"path": path, "dispatch": writer[id(t.buffer)], "buffer": buffer, "type": t.dtype}
+            places.append(tap | {"size": size * count, "at": [offset + size * start for start in starts]})
         return places
 
     def _dispatch(self, d: Dispatch) -> dict[str, Any]:
@@ -171,8 +174,8 @@ class Edition:
         if buffer.kind == "weight" and buffer.label != COEFFICIENTS:
             return self.weights.place(buffer)
         if id(buffer) not in self._own:
-            self._own[id(buffer)] = self._buffer(buffer.nbytes)
-        return self._own[id(buffer)], 0
+            self._own[id(buffer)] = self._buffer(buffer.nbytes), 0
+        return self._own[id(buffer)]
 
     def _buffer(self, size: int) -> int:
         self.buffers.append(size)

@@ -1,12 +1,15 @@
 """Tensors of which a GPU's kernels take what they are made of: norms that are applied, and channels that are joined, as they are loaded.
 
 Software drivers keep to one op after the other: there a load costs more than the pass that it saves.
+
+Also the largest tensors, which are never wanted whole, in parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from moebius.backends.webgpu.tensor import Deferred, DType, Tensor
 from moebius.model.params import Params
@@ -31,13 +34,13 @@ class Norm:
 
 
 class GroupNormed(Deferred):
-    """A group norm of x, whose statistics are made."""
+    """A group norm of x, whose statistics are made. `rows_of(begin, end)` makes so many of its rows as a tensor of their own."""
 
-    __slots__ = ("norm", "x")
+    __slots__ = ("norm", "rows_of", "x")
 
-    def __init__(self, x: Tensor, norm: Norm, dtype: DType, make: Callable[[], Tensor]) -> None:
+    def __init__(self, x: Tensor, norm: Norm, dtype: DType, make: Callable[[], Tensor], rows_of: Callable[[int, int], Tensor]) -> None:
         super().__init__(x.shape, dtype, make)
-        self.x, self.norm = x, norm
+        self.x, self.norm, self.rows_of = x, norm, rows_of
 
 
 class LayerNormed(Deferred):
@@ -48,3 +51,22 @@ class LayerNormed(Deferred):
     def __init__(self, x: Tensor, p: Params, eps: float, dtype: DType, make: Callable[[], Tensor]) -> None:
         super().__init__(x.shape, dtype, make)
         self.x, self.p, self.eps = x, p, eps
+
+
+class Parted(Deferred):
+    """A tensor of one image whose lines lie in several buffers, as many in each: its memory is given back, and taken, part by part.
+
+    What takes it in bands has a band within a part (`Recorder.pieces`); for all else it is made once more, in one piece.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Sequence[Tensor], make: Callable[[], Tensor]) -> None:
+        _, height, width, channels = parts[0].shape
+        super().__init__((1, height * len(parts), width, channels), parts[0].dtype, make)
+        self.parts = list(parts)
+
+
+def is_parted(t: Tensor | None) -> TypeGuard[Parted]:
+    """Whether it is there in parts alone."""
+    return isinstance(t, Parted) and not t.is_made

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Weight
-from moebius.backends.webgpu.deferred import GroupNormed
+from moebius.backends.webgpu.deferred import GroupNormed, is_parted
 from moebius.backends.webgpu.menu import Choose, Gemm
 from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder, ceil
-from moebius.backends.webgpu.tensor import Binding, Tensor
+from moebius.backends.webgpu.tensor import Binding, Tensor, itemsize
 from moebius.backends.webgpu.tuned import why
 from moebius.errors import LimitError
 
@@ -22,20 +22,33 @@ class Band:
     begin: int
     end: int
     spans: tuple[tuple[int, int], tuple[int, int]] | None = None
+    normed: bool = False  # A is a norm, and made for this band
 
 
 TRANSFORMS = "winograd"
 POINTS = 16  # of Winograd's F(2×2, 3×3): the products for a tile of 2×2 outputs
 SCRATCH = 32 << 20  # bytes of what a band of tiles becomes, at most: half of a large GPU's cache, and no great part of any memory
+NORMED = 64 << 20  # bytes of a norm in front of a 3×3 convolution that are in memory at a time
 
 
 def bands(call: GemmCall, recorder: Recorder, row: Gemm) -> Iterable[Band]:
     """The parts of a call that can be bound; rows of its bands are tiles where the kernel's are."""
+    a, out = call.operands.a, call.operands.out
+    if is_parted(a) and not isinstance(call.mode, Rows):
+        _ = a.buffer  # a filter reaches across its parts
     if row.packing == "winograd":
         return _bands_of_tiles(call, recorder)
-    if recorder.fits(call.operands.a, call.operands.out):
+    if recorder.fits(a, out, *call.epilogue.residuals) and not normed_in_bands(call, recorder):
         return [Band(0, call.rows)]
     return _bands_of_rows(call, call.mode, recorder) if isinstance(call.mode, Rows) else _bands_of_lines(call, recorder)
+
+
+def normed_in_bands(call: GemmCall, recorder: Recorder) -> bool:
+    """Whether A is a group norm in front of a filter, and too large to be in memory whole; its lines are where a window may begin."""
+    a = call.operands.a
+    if not isinstance(a, GroupNormed) or a.is_made or isinstance(call.mode, Rows):
+        return False
+    return (a.nbytes > NORMED or is_parted(a.x)) and a.shape[2] * a.pitch % recorder.alignment == 0
 
 
 def _bands_of_rows(call: GemmCall, mode: Rows, recorder: Recorder) -> Iterator[Band]:
@@ -47,8 +60,7 @@ def _bands_of_rows(call: GemmCall, mode: Rows, recorder: Recorder) -> Iterator[B
             "Use a smaller image or batch, or another adapter."
         )
     step = recorder.bands(f"{call.op} ({call.path})", call.rows, a.pitch, out.pitch)
-    for begin in range(0, call.rows, step):
-        end = min(begin + step, call.rows)
+    for begin, end in recorder.pieces(0, call.rows, step, call.rows, a, out, *call.epilogue.residuals):
         yield Band(begin, end, ((begin * a.pitch, end * a.pitch), (begin * out.pitch, end * out.pitch)))
 
 
@@ -60,13 +72,15 @@ def _bands_of_lines(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
     scale = 2 if isinstance(call.mode, Phases) else 1  # output rows per row of the iteration grid
     in_line, out_line = width * a.pitch, out.shape[2] * out.pitch
     step = recorder.bands(f"{call.op} ({call.path})", grid_height, stride * in_line, scale * out_line, overhead=3 * in_line)
+    normed = normed_in_bands(call, recorder)
+    if normed:
+        step = min(step, ceil(grid_height, ceil(grid_height, max(1, NORMED // (itemsize(a.dtype) * in_line) - 2))))
     for image in range(images):
-        for y in range(0, grid_height, step):
-            y1 = min(y + step, grid_height)
+        for y, y1 in recorder.pieces(0, grid_height, step, grid_height, out, *call.epilogue.residuals):
             top, bottom = max(y * stride - 1, 0), min((y1 - 1) * stride + 3, height)
             a_span = ((image * height + top) * in_line, (image * height + bottom) * in_line)
             out_span = ((image * out.shape[1] + scale * y) * out_line, (image * out.shape[1] + scale * y1) * out_line)
-            yield Band((image * grid_height + y) * grid_width, (image * grid_height + y1) * grid_width, (a_span, out_span))
+            yield Band((image * grid_height + y) * grid_width, (image * grid_height + y1) * grid_width, (a_span, out_span), normed)
 
 
 def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
@@ -77,13 +91,13 @@ def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
     in_line, out_line, points = width * a.pitch, width * out.pitch, POINTS * across * max(a.pitch, out.pitch)
     step = recorder.bands(f"{call.op} ({call.path})", down, 2 * in_line, 2 * out_line, points, overhead=2 * in_line)
     step = min(step, max(1, SCRATCH // (4 * points)))
+    normed = isinstance(a, GroupNormed) and is_parted(a.x) and normed_in_bands(call, recorder)
     for image in range(images):
-        for y in range(0, down, step):
-            y1 = min(y + step, down)
+        for y, y1 in recorder.pieces(0, down, step, down, out, *call.epilogue.residuals):
             top, bottom = max(2 * y - 1, 0), min(2 * y1 + 1, height)
             a_span = ((image * height + top) * in_line, (image * height + bottom) * in_line)
             out_span = ((image * height + 2 * y) * out_line, (image * height + min(2 * y1, height)) * out_line)
-            yield Band((image * down + y) * across, (image * down + y1) * across, (a_span, out_span))
+            yield Band((image * down + y) * across, (image * down + y1) * across, (a_span, out_span), normed)
 
 
 def of_the_normed(call: GemmCall) -> GemmCall:
@@ -134,7 +148,8 @@ class Dense:
 
     def _record_tiles(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
         """Three dispatches: the points of every window of A, their products with the weights' points, and the tiles that those make."""
-        call = of_the_normed(call)
+        if not band.normed:
+            call = of_the_normed(call)
         operands, names = call.operands, wgsl.numbers(TRANSFORMS)
         height, width = call.grid_size
         tiles, down, across = band.end - band.begin, ceil(height, 2), ceil(width, 2)
@@ -143,9 +158,9 @@ class Dense:
         weight = operands.w.packed_as(row.packing)
         assert weight is not None  # `supports` said so
 
-        def transform(entry: str, of: GemmCall, over: tuple[int, int], **bound: Tensor | None) -> None:
+        def transform(entry: str, of: GemmCall, over: tuple[int, int], a: Tensor | None = None, **bound: Tensor) -> None:
             """Its grid is over columns, in vec4, and tiles; `over` has the lines and columns that its rows are numbered by."""
-            found, a_origin, out_origin = self._bound(of, row, band)
+            found, a_origin, out_origin = self._bound(of, row, band, a)
             into = entry == "to_points"
             c4, origins = (of.k4, {"a_origin": a_origin // 4}) if into else (of.n4, {"out_origin": out_origin // 4})
             window = {"KERNEL": 4} if into else {}
@@ -171,13 +186,15 @@ class Dense:
         self._record(multiply, replace(row, packing="plain"), Band(0, tiles), chosen)
         transform("from_points", call, (height, width), a=products)
 
-    def _bound(self, call: GemmCall, row: Gemm, band: Band) -> tuple[dict[str, Tensor | Binding | None], int, int]:
-        """What the shader's names are bound to, and how many floats of A and of the output lie before their windows."""
+    def _bound(
+        self, call: GemmCall, row: Gemm, band: Band, instead: Tensor | None = None
+    ) -> tuple[dict[str, Tensor | Binding | None], int, int]:
+        """What the shader's names are bound to, `instead` for A, and how many floats of A and of the output lie before their windows."""
         operands, epilogue, recorder = call.operands, call.epilogue, self.recorder
         first, second = (*epilogue.residuals, None, None)[:2]
         norm = operands.norm or epilogue.norm
         bound: dict[str, Tensor | Binding | None] = {
-            "a": operands.a,
+            "a": instead or operands.a,
             "joined": operands.joined,
             "w": operands.w.packed_as(row.packing),
             "norm": norm.table if norm else None,
@@ -191,8 +208,12 @@ class Dense:
         }
         if band.spans is None:
             return bound, 0, 0
-        a_span, out_span = band.spans
-        bound["a"], a_origin = recorder.window("a", "read", operands.a, *a_span)
+        (a_span, out_span), a_origin = band.spans, 0
+        if instead is None and band.normed:
+            assert isinstance(operands.a, GroupNormed)
+            bound["a"], a_origin = operands.a.rows_of(a_span[0] // operands.a.pitch, a_span[1] // operands.a.pitch), a_span[0]
+        elif instead is None:
+            bound["a"], a_origin = recorder.window("a", "read", operands.a, *a_span)
         bound["out"], out_origin = recorder.window("out", "read_write", operands.out, *out_span)
         for name, residual in (("first", first), ("second", second)):
             if residual is not None:

@@ -6,7 +6,7 @@ one uniform buffer are made on the first replay and never again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -15,9 +15,10 @@ from weakref import ReferenceType
 
 import numpy as np
 
-from moebius.backends.webgpu import reach, wgsl
+from moebius.backends.webgpu import places, reach, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.device import Device, guard
+from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.readback import Readback
 from moebius.backends.webgpu.tensor import Binding, Buffer, DType, Tensor, itemsize, write
 from moebius.backends.webgpu.timing import timed
@@ -33,60 +34,6 @@ EXPONENTS: dict[DType, dict[str, int]] = {
     "f16": {"low": 0x7C00, "high": 0x7C000000},
 }
 PARAMS_PITCH = DEFAULT_LIMITS["min-uniform-buffer-offset-alignment"]  # bytes from the parameters of one dispatch to the next
-
-
-@dataclass
-class Dispatch:
-    """One call of a kernel: what it is for, what is compiled, what is bound, and what of it `check` compares with the caps."""
-
-    op: str
-    path: str
-    shader: str
-    entry: str
-    constants: wgsl.Constants
-    grid: tuple[int, int, int]
-    bindings: list[Binding]
-    params: dict[str, int | float]
-    workgroup: tuple[int, int]
-    workgroup_bytes: int
-    iterations: int
-    flops: int
-    kernel: str = ""  # where there are several: which one this is, and why
-
-    @property
-    def nbytes(self) -> int:
-        return sum(b.nbytes for b in self.bindings)
-
-    @property
-    def outputs(self) -> list[Binding]:
-        return [b for b in self.bindings if b.access == "read_write"]
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "op": self.op,
-            "path": self.path,
-            "shader": self.shader,
-            "entry": self.entry,
-            "constants": dict(self.constants),
-            "grid": list(self.grid),
-            "workgroup": list(self.workgroup),
-            "params": dict(self.params),
-            "bindings": [
-                {
-                    "name": b.name,
-                    "access": b.access,
-                    "buffer": b.buffer.label,
-                    "shape": list(b.shape),
-                    "offset": b.offset,
-                    "bytes": b.nbytes,
-                    **({"dtype": b.dtype} if b.dtype != "f32" else {}),
-                }
-                for b in self.bindings
-            ],
-            "flops": self.flops,
-            "bytes": self.nbytes,
-            "kernel": self.kernel,
-        }
 
 
 @dataclass
@@ -114,13 +61,20 @@ class Plan:
         kept = {id(t.buffer) for t in (*inputs, *outputs)} | {id(b) for pair in recording.carry for b in pair[:2]}
         # The prologue's results are read at every step.
         kept |= {id(b.buffer) for d in recording.steps for b in d.bindings} & {id(b.buffer) for d in recording.prologue for b in d.outputs}
-        self._arena, self._placed = place(self.dispatches if share else [], kept, self.device)
+        if share:
+            recording.steps[:] = places.over_residuals(recording.steps, kept)
+        self._arena, self._placed = places.place(self.dispatches if share else [], kept, self.device)
         self._commands: dict[int, tuple[Any, Any]] = {}
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.
         self._numbers = Buffer(self.device, 4 * MAX_STEPS, "step numbers", "pinned", lambda: np.arange(MAX_STEPS, dtype=np.uint32))
         self._steps = min([MAX_STEPS, *(n for d in recording.steps if (n := steps_of(d)) is not None)])
         self.tenant: ReferenceType[Any] | None = None  # whose latents are in the buffers, where a loop runs on this plan
+        self._tables: np.ndarray | None = None  # of which timesteps the prologue's results are
+        stay = {id(b.buffer) for d in recording.steps for b in d.bindings}
+        bound = {id(b.buffer): b.buffer for d in recording.prologue for b in d.bindings}
+        # Weights that are there while the prologue runs.
+        self._early = [b for key, b in bound.items() if share and b.kind == "weight" and key not in stay]
 
     @property
     def dispatches(self) -> list[Dispatch]:
@@ -146,7 +100,8 @@ class Plan:
             "flops": sum(d.flops for d in self.recording.steps),
             "bytes": sum(d.nbytes for d in self.recording.steps),
             "peak_bytes": own + sum(b.nbytes for b in self._arena),
-            "weight_bytes": sum(b.nbytes for b in buffers if b.kind == "weight"),
+            "weight_bytes": sum(b.nbytes for b in buffers if b.kind == "weight") - sum(b.nbytes for b in self._early),
+            "early_bytes": sum(b.nbytes for b in self._early),
         }
 
     # running -----------------------------------------------------------------------------------------------------
@@ -161,10 +116,17 @@ class Plan:
             data[i * PARAMS_PITCH : i * PARAMS_PITCH + len(packed)] = packed
         usage = device.module.BufferUsage
         with guard(device.name, "preparing a plan"):
-            params = device.device.create_buffer_with_data(label="params", data=data, usage=usage.UNIFORM)
-            for i, d in enumerate(self.dispatches):
-                self._commands[i] = self._command(d, params, i * PARAMS_PITCH)
-        self._params = params
+            self._params = device.device.create_buffer_with_data(label="params", data=data, usage=usage.UNIFORM)
+        self._command_each(range(len(self.recording.prologue), len(self.dispatches)))
+
+    def _command_each(self, indices: Iterable[int]) -> None:
+        """Makes those commands of these dispatches that are not there. The prologue's are made when it runs, and want its weights then."""
+        with guard(self.device.name, "preparing a plan"):
+            for i in (i for i in indices if i not in self._commands):
+                d = self.dispatches[i]
+                for b in d.bindings:
+                    b.buffer.allocate()
+                self._commands[i] = self._command(d, self._params, i * PARAMS_PITCH)
 
     def _allocate(self) -> None:
         """Memory for all that the plan binds or copies."""
@@ -173,17 +135,18 @@ class Plan:
             lent = self.device.arena.lend(self, sizes, self.device.create_buffer, self.device.trim)
             for shared, memory in zip(self._arena, lent, strict=True):
                 shared.place(memory)
-        for buffer, shared in self._placed.values():
-            buffer.place(shared.handle)
+        for each in self._placed.values():
+            each.buffer.place(each.shared.handle, each.offset)
         rec = self.recording
         for buffer in (self._numbers, rec.state, *(b.buffer for d in self.dispatches for b in d.bindings)):
-            buffer.allocate()
+            if buffer not in self._early:
+                buffer.allocate()
 
     def vacate(self) -> None:
         """Leaves what is not wanted from one submission to the next, and the commands that are bound to it, until the next one."""
         self._params = None
         self._commands.clear()
-        for buffer in (*self._arena, *(buffer for buffer, _ in self._placed.values())):
+        for buffer in (*self._arena, *(each.buffer for each in self._placed.values())):
             buffer.place(None)
 
     def _command(self, d: Dispatch, params: Any, offset: int) -> tuple[Any, Any]:
@@ -195,7 +158,7 @@ class Plan:
                 resource = {"buffer": params, "offset": offset, "size": PARAMS_PITCH}
             else:
                 b = by_name[slot.name]
-                resource = {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes}
+                resource = {"buffer": b.buffer.handle, "offset": b.buffer.offset + b.offset, "size": b.nbytes}
             entries.append({"binding": slot.index, "resource": resource})
         return pipeline, self.device.device.create_bind_group(label=f"{d.op} {d.path}", layout=layout, entries=entries)
 
@@ -205,15 +168,26 @@ class Plan:
             write(tensor, array)
 
     def start(self, timesteps: np.ndarray | None = None) -> None:
-        """Begins a run: the table of timesteps, (T, width) sinusoids, and all that is computed from it alone."""
+        """Begins a run: the table of timesteps, (T, width) sinusoids, and all that is computed from it alone, unless that is there."""
         self.prepare()
         rec = self.recording
-        if timesteps is not None and rec.sinusoid is not None:
-            write(rec.sinusoid, timesteps[None, None])
         if rec.flags is not None:
             rec.flags.write(np.zeros(rec.flags.nbytes // 4, np.uint32))
+        if self._tables is not None and (timesteps is None or np.array_equal(timesteps, self._tables)):
+            return
+        if timesteps is not None and rec.sinusoid is not None:
+            write(rec.sinusoid, timesteps[None, None])
         if rec.prologue:
+            again, self._tables = self._tables is not None, None
+            fills = [(buffer, buffer.fill) for buffer in self._early]
             self._submit(range(len(rec.prologue)))
+            self._tables = None if timesteps is None else timesteps.copy()
+            if not again:  # one run follows the other with the same timesteps, but on a plan that has met others
+                for i in range(len(rec.prologue)):
+                    del self._commands[i]
+                for buffer, fill in fills:
+                    if fill is not None:
+                        buffer.give_back(fill)
 
     def replay(self, step: int = 0, into: Readback | None = None) -> None:
         """One step: one compute pass over recorded objects, and what `into` wants of its results."""
@@ -227,6 +201,7 @@ class Plan:
 
     def _submit(self, indices: range, step: int | None = None, into: Readback | None = None) -> None:
         self.prepare()
+        self._command_each(indices)  # what is wrong with a weight shows before anything is encoded
         with guard(self.device.name, "running a plan"):
             encoder = self.device.device.create_command_encoder()
             if step is not None:
@@ -245,6 +220,8 @@ class Plan:
     def encode(self, run: Any, indices: Sequence[int]) -> None:
         """Dispatches into a compute pass, by number."""
         self.prepare()
+        if not self._commands.keys() >= set(indices):
+            self._command_each(indices)
         current, dispatches = None, self.dispatches
         for i in indices:
             pipeline, group = self._commands[i]
@@ -258,6 +235,7 @@ class Plan:
     def find_non_finite(self, step: int = 0) -> None:
         """Replays the prologue and a step with a test behind every dispatch; raises NonFiniteError at the first bad op."""
         self.prepare()
+        self._command_each(range(len(self.dispatches)))
         outputs = [(i, b) for i, d in enumerate(self.dispatches) for b in d.outputs if b.buffer is not self.recording.flags]
         flags = Buffer(self.device, 4 * len(outputs), "non-finite flags", "pinned")
         flags.write(np.zeros(len(outputs), np.uint32))
@@ -287,7 +265,7 @@ class Plan:
         data = wgsl.pack_params(FINITE, {"count": b.nbytes // 4, "slot": slot, **EXPONENTS[b.dtype]})
         params = device.device.create_buffer_with_data(data=data, usage=device.module.BufferUsage.UNIFORM)
         resources = [
-            {"buffer": b.buffer.handle, "offset": b.offset, "size": b.nbytes},
+            {"buffer": b.buffer.handle, "offset": b.buffer.offset + b.offset, "size": b.nbytes},
             {"buffer": flags.handle},
             {"buffer": params},
         ]
@@ -310,30 +288,6 @@ class Plan:
             self.dispatches[i].describe() | {"ms": float(ms), "clock": clock}
             for i, ms in zip(indices, np.median(times, axis=0), strict=True)
         ]
-
-
-def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device) -> tuple[list[Buffer], dict[int, tuple[Buffer, Buffer]]]:
-    """Memory for intermediate tensors: the largest first, each in the smallest shared buffer that is free while it lives."""
-    buffers: dict[int, Buffer] = {}
-    lives: dict[int, list[int]] = {}
-    for i, d in enumerate(dispatches):
-        for b in d.bindings:
-            if b.buffer.kind == "intermediate" and id(b.buffer) not in kept:
-                buffers[id(b.buffer)] = b.buffer
-                lives.setdefault(id(b.buffer), [i, i])[1] = i
-    arena: list[tuple[Buffer, list[list[int]]]] = []
-    placed: dict[int, tuple[Buffer, Buffer]] = {}
-    for key in sorted(buffers, key=lambda k: (-buffers[k].nbytes, lives[k][0])):
-        buffer, (first, last) = buffers[key], lives[key]
-        free = [a for a in arena if all(last < begin or end < first for begin, end in a[1])]
-        if free:
-            shared, taken = min(free, key=lambda a: a[0].nbytes)
-        else:
-            shared, taken = Buffer(device, buffer.nbytes, f"arena {len(arena)}", "pinned"), []
-            arena.append((shared, taken))
-        taken.append([first, last])
-        placed[key] = (buffer, shared)
-    return [shared for shared, _ in arena], placed
 
 
 def check(d: Dispatch, caps: Caps) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 
 from moebius.backends.webgpu import pack, wgsl
 from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.deferred import is_parted
 from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.pack import up4
-from moebius.backends.webgpu.plan import Dispatch, Plan, Recording, check
+from moebius.backends.webgpu.plan import Plan, Recording, check
 from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, BufferKind, DType, Tensor, itemsize
 from moebius.errors import LimitError, MoebiusError
 from moebius.model.params import Finite, Params
@@ -170,7 +172,7 @@ class Recorder:
     # tensors above the binding limit -----------------------------------------------------------------------------
     def fits(self, *tensors: Tensor) -> bool:
         """Whether each can be bound whole."""
-        return all(t.nbytes <= self.caps.limits[BINDING_LIMIT] for t in tensors)
+        return all(t.nbytes <= self.caps.limits[BINDING_LIMIT] and not is_parted(t) for t in tensors)
 
     @property
     def alignment(self) -> int:
@@ -179,8 +181,22 @@ class Recorder:
 
     def window(self, name: str, access: str, t: Tensor, begin: int, end: int) -> tuple[Binding, int]:
         """The numbers [begin, end) of a tensor as a binding, and how many numbers lie before it."""
+        if is_parted(t):
+            each = t.parts[0].rows * t.pitch
+            before = begin // each * each
+            assert end <= before + each, f"{t} is bound across its parts."
+            binding, origin = self.window(name, access, t.parts[begin // each], begin - before, end - before)
+            return binding, origin + before
         size, origin = itemsize(t.dtype), begin // self.alignment * self.alignment
         return Binding(name, access, t.buffer, t.shape, size * origin, min(t.nbytes, size * end) - size * origin, t.dtype), origin
+
+    def pieces(self, begin: int, end: int, step: int, count: int, *tensors: Tensor) -> Iterator[tuple[int, int]]:
+        """[begin, end), of the `count` units that the tensors have, in pieces of at most `step` units that lie within a part of each."""
+        each = count // max((len(t.parts) for t in tensors if is_parted(t)), default=1)
+        while begin < end:
+            to = min(begin + step, begin // each * each + each, end)
+            yield begin, to
+            begin = to
 
     def bands(self, what: str, rows: int, *floats_per_row: float, overhead: int = 0, multiple: int = 1) -> int:
         """How many of `rows` fit the binding limit, given what every tensor needs a row (and `overhead` once), in floats."""

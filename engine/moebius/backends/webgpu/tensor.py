@@ -28,11 +28,12 @@ class Buffer:
     A plan places its intermediate tensors (`kind` "intermediate") over one another; all else keeps its own memory.
     """
 
-    __slots__ = ("_handle", "device", "fill", "kind", "label", "nbytes")
+    __slots__ = ("_handle", "device", "fill", "kind", "label", "nbytes", "offset")
 
     def __init__(self, device: Device, nbytes: int, label: str, kind: BufferKind, fill: Callable[[], np.ndarray] | None = None) -> None:
         self.device, self.nbytes, self.label, self.kind, self.fill = device, max(16, -(-nbytes // 4) * 4), label, kind, fill
         self._handle: Any = None
+        self.offset = 0  # in the memory that it lies in
 
     @property
     def handle(self) -> Any:
@@ -58,9 +59,9 @@ class Buffer:
         """Leaves its memory; `fill` makes the content again when that is needed."""
         self._handle, self.fill = None, fill
 
-    def place(self, memory: Any) -> None:
-        """Lies in memory that others have too, at least as large; None: in none any more."""
-        self._handle = memory
+    def place(self, memory: Any, offset: int = 0) -> None:
+        """Lies in memory that others have too, from `offset` on; None: in none any more."""
+        self._handle, self.offset = memory, offset
 
     def write(self, data: np.ndarray) -> None:
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
@@ -113,6 +114,10 @@ class Deferred(Tensor):
     def __init__(self, shape: tuple[int, int, int, int], dtype: DType, make: Callable[[], Tensor]) -> None:
         super().__init__(None, shape, dtype)
         self._make = make
+
+    @property
+    def is_made(self) -> bool:
+        return self._buffer is not None
 
     @property
     def buffer(self) -> Buffer:

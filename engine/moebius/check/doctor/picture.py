@@ -131,7 +131,7 @@ def memory(ops: WebGPU | Reference) -> Finding:
         denoiser = Denoiser(net, condition_ids(config), [0], np.ones((1, 4)), GUIDANCE)
         s, c = config.sample_size, config.out_channels
         summary = ops.record(denoiser.step, [(1, s, s, n) for n in (c, 1, c)], slice(None)).summary()
-        needs = summary["weight_bytes"] + summary["peak_bytes"]
+        needs = sum(summary[name] for name in ("weight_bytes", "early_bytes", "peak_bytes"))
     else:
         needs = 4 * sum(int(np.prod(shape)) for shape in unet.shapes(config).values())
     numbers: dict[str, Any] = {"published_step_bytes": needs}

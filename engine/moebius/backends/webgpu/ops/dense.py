@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Taps, Weight
-from moebius.backends.webgpu.deferred import GroupNormed, Joined
+from moebius.backends.webgpu.deferred import GroupNormed, Joined, Parted, is_parted
 from moebius.backends.webgpu.gemm import Dense
-from moebius.backends.webgpu.ops.norms import behind
+from moebius.backends.webgpu.ops.norms import CHUNKS, behind
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.model.params import Params
+
+WHOLE = 128 << 20  # bytes of a tensor that is kept in one piece on a GPU, at most
+PARTS = 2  # of one that is not
 
 
 def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"] | None) -> Tensor:
@@ -28,8 +32,14 @@ def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"]
 
 def linear(dense: Dense, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
     rec = dense.recorder
+    shape = (*x.shape[:3], p["weight"].shape[0])
+    out = parted(rec, shape, p.path, lambda out: _linear(dense, x, p, out, residual)) if is_parted(x) else rec.new(shape, p.path)
+    return _linear(dense, x, p, out, residual)
+
+
+def _linear(dense: Dense, x: Tensor, p: Params, out: Tensor, residual: Tensor | None) -> Tensor:
+    rec = dense.recorder
     n, k = p["weight"].shape[:2]
-    out = rec.new((*x.shape[:3], n), p.path)
     w = Weight(rec.weight(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(pack.matrix(p))))
     bias = rec.vector(p, "bias") if p.get("bias") is not None else None
     operands = Operands(x, w, out, k, n)
@@ -57,9 +67,18 @@ def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, r
 
 def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
     rec = dense.recorder
-    n, k = p["weight"].shape[:2]
     b, h, w, _ = x.shape
-    out = rec.new((b, 2 * h, 2 * w, n), p.path)
+    shape = (b, 2 * h, 2 * w, p["weight"].shape[0])
+    if rec.caps.fuses and can_be_parted(rec, shape):
+        out: Tensor = parted(rec, shape, p.path, lambda out: _upsample(dense, x, p, out))
+    else:
+        out = rec.new(shape, p.path)
+    return _upsample(dense, x, p, out)
+
+
+def _upsample(dense: Dense, x: Tensor, p: Params, out: Tensor) -> Tensor:
+    rec = dense.recorder
+    n, k = p["weight"].shape[:2]
     weight = Weight(rec.weight(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])))
     dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(bias=rec.vector(p, "bias"))))
     return out
@@ -126,6 +145,20 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
         iterations=6,
         flops=18 * x.rows * x.shape[3],
     )
+
+
+def can_be_parted(rec: Recorder, shape: tuple[int, int, int, int]) -> bool:
+    """Whether a tensor is large, every two lines of it can be where a part begins, and a norm's chunks are whole in one."""
+    b, h, w, c = shape
+    large = b == 1 and 4 * h * w * up4(c) > WHOLE
+    return large and h % (2 * PARTS) == 0 and w * up4(c) % rec.alignment == 0 and h * w % CHUNKS == 0
+
+
+def parted(rec: Recorder, shape: tuple[int, int, int, int], label: str, make: Callable[[Tensor], Tensor]) -> Parted:
+    """A new one; `make` makes all of it."""
+    _, h, w, c = shape
+    parts = [rec.new((1, h // PARTS, w, c), f"{label}, part {i}") for i in range(PARTS)]
+    return Parted(parts, lambda: make(rec.new(shape, label)))
 
 
 def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:

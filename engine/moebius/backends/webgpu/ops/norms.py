@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import Spread
-from moebius.backends.webgpu.deferred import GroupNormed, Joined, LayerNormed, Norm
+from moebius.backends.webgpu.deferred import GroupNormed, Joined, LayerNormed, Norm, is_parted
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.model.params import Params
@@ -63,7 +64,8 @@ class Groups:
 def group_norm(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:
     norm = Norm(_table(rec, x, p, groups, eps), silu)
     if rec.caps.fuses:
-        return GroupNormed(x, norm, rec.caps.precision, lambda: _applied(rec, x, p.path, norm))
+        made = partial(_applied, rec, x, p.path, norm)
+        return GroupNormed(x, norm, rec.caps.precision, made, lambda begin, end: made((1, 1, end - begin, x.shape[3]), begin))
     return _applied(rec, x, p.path, norm)
 
 
@@ -107,6 +109,8 @@ def _table_of_chunks(rec: Recorder, x: Tensor, p: Params, groups: int, eps: floa
     chunks = max(1, min(CHUNKS, positions * (c // groups) // CHUNK, positions))
     chunk = ceil(positions, chunks)
     chunks = ceil(positions, chunk)
+    if is_parted(x) and x.parts[0].rows % chunk:
+        _ = x.buffer
     size = 2 * b * chunks * groups
     parts = Binding("parts", "read_write", rec.buffer(4 * size, f"{p.path} parts", "intermediate"), (1, 1, 1, size))
     norm = Groups(x, p.path, groups, chunk, chunks, parts)
@@ -131,10 +135,10 @@ def _partial(rec: Recorder, norm: Groups) -> None:
         return
     step = rec.bands(f"{OP} ({norm.path})", chunks, chunk * x.pitch)
     for image in range(norm.images):
-        for c0 in range(0, chunks, step):
-            begin, end = image * positions + c0 * chunk, image * positions + min((c0 + step) * chunk, positions)
+        for c0, c1 in rec.pieces(0, chunks, step, chunks, x):
+            begin, end = image * positions + c0 * chunk, image * positions + min(c1 * chunk, positions)
             window, origin = rec.window("x", "read", x, begin * x.pitch, end * x.pitch)
-            _stats(rec, norm, (image, 1), (c0, min(step, chunks - c0)), window, origin)
+            _stats(rec, norm, (image, 1), (c0, c1 - c0), window, origin)
 
 
 def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[int, int], source: Tensor | Binding, origin: int) -> None:
@@ -154,17 +158,16 @@ def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[i
     )
 
 
-def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm) -> Tensor:
-    """In bands of rows where x cannot be bound whole."""
-    out = rec.inner(x.shape, path)
+def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm, shape: tuple[int, int, int, int] | None = None, first: int = 0) -> Tensor:
+    """All of it; or a tensor of this shape, of the rows from `first` on. In bands of rows where x cannot be bound whole."""
+    out = rec.inner(shape or x.shape, path)
     positions = x.shape[1] * x.shape[2]
     # So many rows keep windows aligned.
     step = x.rows if rec.fits(x) else rec.bands(f"{OP} ({path})", x.rows, x.pitch, multiple=rec.alignment)
-    for begin in range(0, x.rows, step):
-        end = min(begin + step, x.rows)
+    for begin, end in rec.pieces(first, first + out.rows, step, x.rows, x):
         source, origin = rec.window("x", "read", x, begin * x.pitch, end * x.pitch)
-        target, _ = rec.window("out", "read_write", out, begin * x.pitch, end * x.pitch)
-        assert origin == begin * x.pitch
+        target, before = rec.window("out", "read_write", out, (begin - first) * x.pitch, (end - first) * x.pitch)
+        assert (origin, before) == (begin * x.pitch, (begin - first) * x.pitch)
         count = (end - begin) * x.pitch // 4
         rec.dispatch(
             OP,

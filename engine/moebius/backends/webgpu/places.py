@@ -1,0 +1,147 @@
+"""Where a plan's intermediate tensors lie: over one another, where they are not wanted at the same time, and a sum over a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS
+from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.dispatch import Dispatch
+from moebius.backends.webgpu.tensor import Binding, Buffer
+
+LARGEST = DEFAULT_LIMITS["max-buffer-size"]
+SMALL = 16 << 20  # bytes of a tensor that a shared buffer may grow for; the more buffers there are, the more of a plan lies beside others'
+ADDING = ("gemm", "gemm_matrix", "winograd")  # shaders that add `first` at the very places that they write, and read it nowhere else
+
+
+def over_residuals(dispatches: Sequence[Dispatch], kept: set[int]) -> list[Dispatch]:
+    """The dispatches, with outputs over the residuals that are added to them, where nobody wants those any more.
+
+    Such an output and its residual are two tensors in one memory. Each number is read and written by one invocation of one dispatch:
+    those that write a tensor, its bands, divide its rows among them.
+    """
+    uses: dict[int, list[int]] = {}
+    for i, d in enumerate(dispatches):
+        for b in d.bindings:
+            uses.setdefault(id(b.buffer), []).append(i)
+    out = list(dispatches)
+    for i, d in enumerate(dispatches):
+        pair = _sum(d)
+        if pair is None:
+            continue
+        first, total = (b.buffer for b in pair)
+        last = uses[id(first)][-1]
+        adding = [j for j in uses[id(first)] if j >= i]
+        alone = all(j in adding for j in uses[id(total)] if j <= last)
+        free = all(b.kind == "intermediate" and id(b) not in kept for b in (first, total)) and first.nbytes == total.nbytes
+        if free and alone and all(_adds(dispatches[j], first, total) for j in adding):
+            for j in adding:
+                out[j] = _over(dispatches[j])
+    return out
+
+
+def _sum(d: Dispatch) -> tuple[Binding, Binding] | None:
+    """The bindings of a residual and of the sum that it is a part of, where the one may lie over the other."""
+    named = {b.name: b for b in d.bindings}
+    if d.shader not in ADDING or "first" not in named:
+        return None
+    first, total = named["first"], named["out"]
+    same = (first.offset, first.nbytes, first.dtype) == (total.offset, total.nbytes, total.dtype)
+    return (first, total) if same and total.dtype == "f32" else None
+
+
+def _adds(d: Dispatch, first: Buffer, total: Buffer) -> bool:
+    """Whether a dispatch adds the one to the other, and has neither for anything else."""
+    pair, bound = _sum(d), [b.buffer for b in d.bindings]
+    return pair is not None and pair[0].buffer is first and pair[1].buffer is total and bound.count(first) == bound.count(total) == 1
+
+
+def _over(d: Dispatch) -> Dispatch:
+    (first,) = (b for b in d.bindings if b.name == "first")
+    constants = tuple(sorted({**dict(d.constants), "OVER": True}.items()))
+    return replace(d, constants=constants, bindings=[b for b in d.bindings if b is not first], over=first)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of a tensor's buffer in one that others lie in, too."""
+
+    buffer: Buffer
+    shared: Buffer
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.buffer.nbytes
+
+
+def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device) -> tuple[list[Buffer], dict[int, Place]]:
+    """Memory for intermediate tensors, by the ids of their buffers: the largest first, each where there is room while it lives."""
+    buffers, lives, below = _tensors(dispatches, kept)
+    apart = _apart(dispatches, lives, below)
+    arena: list[tuple[Buffer, list[int]]] = []  # each with the ids of what lies in it
+    placed: dict[int, Place] = {}
+    for key in sorted(lives, key=lambda k: (-buffers[k].nbytes, lives[k][0])):
+        (first, last), nbytes = lives[key], buffers[key].nbytes
+        # A shared buffer's growth, its size, how long its memory was idle; which one it is, and where in it.
+        ways: list[tuple[int, int, int, int, int]] = []
+        for i, (shared, there) in enumerate(arena):
+            if apart[key].isdisjoint(there):
+                beside = [placed[k] for k in there if lives[k][0] <= last and first <= lives[k][1]]
+                offset = _room(nbytes, beside, device.caps.storage_alignment)
+                growth = max(0, offset + nbytes - shared.nbytes)
+                if growth == 0 or (nbytes <= SMALL and shared.nbytes + growth <= LARGEST):
+                    idle = min((first - lives[k][1] for k in there if lives[k][1] < first), default=first)
+                    ways.append((growth, shared.nbytes, idle, i, offset))
+        if not ways:
+            ways.append((0, nbytes, 0, len(arena), 0))
+            arena.append((Buffer(device, nbytes, f"arena {len(arena)}", "pinned"), []))
+        growth, _, _, i, offset = min(ways)
+        shared, there = arena[i]
+        shared.nbytes += growth
+        there.append(key)
+        placed[key] = Place(buffers[key], shared, offset)
+    placed |= {key: replace(placed[root], buffer=buffers[key]) for key, root in below.items()}
+    return [shared for shared, _ in arena], placed
+
+
+def _tensors(dispatches: Sequence[Dispatch], kept: set[int]) -> tuple[dict[int, Buffer], dict[int, tuple[int, int]], dict[int, int]]:
+    """By the ids of their buffers: these; the first and the last dispatch that wants what lies there; and, of a sum that lies over what was
+    added to it, that instead. One may lie over another that does."""
+    buffers: dict[int, Buffer] = {}
+    lives: dict[int, tuple[int, int]] = {}
+    below: dict[int, int] = {}
+    for i, d in enumerate(dispatches):
+        if d.over is not None:
+            (total,) = d.outputs
+            below[id(total.buffer)] = below.get(id(d.over.buffer), id(d.over.buffer))
+        for b in d.bindings if d.over is None else [*d.bindings, d.over]:
+            key = id(b.buffer)
+            if b.buffer.kind == "intermediate" and key not in kept:
+                buffers[key] = b.buffer
+                root = below.get(key, key)
+                lives[root] = lives.get(root, (i, i))[0], i
+    return buffers, lives, below
+
+
+def _apart(dispatches: Sequence[Dispatch], lives: Mapping[int, object], below: Mapping[int, int]) -> dict[int, set[int]]:
+    """What may not share a buffer wherever in it that is, for a dispatch has both and writes one: WebGPU forbids that."""
+    apart: dict[int, set[int]] = {key: set() for key in lives}
+    for d in dispatches:
+        keys = {below.get(id(b.buffer), id(b.buffer)) for b in d.bindings} & lives.keys()
+        for written in {below.get(id(b.buffer), id(b.buffer)) for b in d.outputs} & lives.keys():
+            for key in keys - {written}:
+                apart[key].add(written)
+                apart[written].add(key)
+    return apart
+
+
+def _room(nbytes: int, beside: Sequence[Place], alignment: int) -> int:
+    """The lowest offset from which on there is nothing for so many bytes."""
+    offset = 0
+    for each in sorted(beside, key=lambda p: p.offset):
+        if each.offset >= offset + nbytes:
+            break
+        offset = max(offset, -(-each.end // alignment) * alignment)
+    return offset
