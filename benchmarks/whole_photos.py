@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -158,9 +159,10 @@ def psnr(got: np.ndarray, want: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(np.mean((got.astype(np.float64) - want) ** 2), 1e-2)))
 
 
-def measure(inpaint: Inpainter, seed: int, **settings: Any) -> dict[str, dict[str, float]]:
+def measure(inpaint: Inpainter, seed: int, folder: Path | None = None, **settings: Any) -> dict[str, dict[str, float]]:
     """A row a kind of mask: PSNR in the hole by method; and of nano how far it is ahead of the film where a structure crosses the hole,
-    the step at the hole's border and the detail in the hole against the picture's own there, and its windows."""
+    the step at the hole's border and the detail in the hole against the picture's own there, and its windows. Into `folder` go the
+    pictures: as given, and nano's."""
     rows: dict[str, list[dict[str, float]]] = {}
     for case in cases(seed):
         hole, truth = case.hole, case.picture
@@ -169,6 +171,8 @@ def measure(inpaint: Inpainter, seed: int, **settings: Any) -> dict[str, dict[st
         filled = {"nano": np.asarray(result.image)} | filled_by_others(given, hole)
         if not np.array_equal(filled["nano"][~hole], given[~hole]):
             raise SystemExit(f"{case.kind}, {case.name}: pixels outside of the mask changed.")
+        if folder:
+            Image.fromarray(np.concatenate([given, filled["nano"]])).save(folder / f"{case.kind}, {case.name}.png")
         row = {method: psnr(picture[hole], truth[hole]) for method, picture in filled.items()}
         crossed = structure(truth) & hole
         if crossed.sum() >= LEAST:
