@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the results and the strip; then run benchmarks/readme.py")
     parser.add_argument("--strip", type=Path, help="where to draw the strip (with --keep: benchmarks/results/nano.png)")
     parser.add_argument("--whole", action="store_true", help="the table of whole photographs")
+    parser.add_argument("--folder", type=Path, help="with --whole: a folder that is there, for the pictures")
     parser.add_argument("--detail", type=float, help="with --whole: the grain (as nano comes)")
     parser.add_argument("--refine", type=float, default=0, help="with --whole: how strongly native windows draw over scaled ones (0)")
     parser.add_argument("--steps", type=int, default=STEPS, help="with --whole (20)")
@@ -147,7 +148,7 @@ def main() -> None:
     inpaint = Inpainter.from_pretrained(args.model, device=args.device)
     if args.whole:
         chosen = {"steps": args.steps, "guidance": args.guidance, "detail": args.detail, "refine": args.refine}
-        table = whole_photos.measure(inpaint, args.seed, **chosen)
+        table = whole_photos.measure(inpaint, args.seed, args.folder, **chosen)
         print("\n".join(whole_table(table)))
         if args.keep:
             about = {"strength": 1.0, "seed": args.seed, **chosen, "device": inpaint.device}

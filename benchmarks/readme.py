@@ -202,7 +202,7 @@ def whole_table(table: Mapping[str, Any]) -> list[str]:
         ahead = row.get("ahead of the film on structure")
         scores = " | ".join(f"{row[m]:.1f}" for m in WHOLE_METHODS)
         lines.append(
-            f"| {kind} ({row['pictures']}) | {scores} | {'' if ahead is None else f'{ahead:+.1f}'} "
+            f"| {kind} ({row['pictures']}) | {scores} | {'' if ahead is None else f'{ahead:+.2f}'} "
             f"| {row['step']:.2f} | {row['detail']:.2f} | {row['windows']:.0f} |"
         )
     return lines

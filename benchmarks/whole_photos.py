@@ -1,13 +1,14 @@
 """Fills at a photo's own size: held-out photographs whole, with the masks people bring. `bench_nano.py --whole` measures with these.
 
-Masks are of five kinds, a seed each: wires and scratches across the whole picture, text over it, small objects, one large object; and
-"patterns" are small objects on made stripes, checks and edges, which a model can continue and a smooth film cannot.
+Masks are of five kinds, several of each on every photograph: wires and scratches across the picture, text over it, small objects, one
+large object; and "patterns" are small objects on made stripes, checks and edges, which a model can continue and a smooth film cannot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -23,6 +24,7 @@ from moebius.pictures.seam import harmonic
 PHOTOS = (*data.HELD_OUT_PHOTOS, ("skimage", "data/motorcycle_left.png", "Daniel Scharstein, Middlebury: CC0"))
 PATTERNS = ("stripes", "checks", "edge")
 PATTERN_SIZE = 384
+DRAWN = 3  # masks of a kind on every photograph: one says little, for it may lie on an edge or on plain ground
 LEAST = 20  # pixels of structure in a hole
 COHERENT, STRONG = 0.5, 4.0  # of a structure: how much of the slope runs one way, and grey levels a pixel
 
@@ -99,10 +101,12 @@ def cases(seed: int = data.HELD_OUT_SEED) -> Iterator[Whole]:
     for k, (kind, mask) in enumerate(MASKS.items()):
         for i, (package, name, _) in enumerate(PHOTOS):
             picture = np.asarray(data.photo(package, name))
-            drawn = mask(np.random.default_rng([seed, 500 + k, i]), picture.shape[1], picture.shape[0])
-            yield Whole(kind, name.split("/")[-1].split(".")[0], picture, np.asarray(drawn) > 127)
+            rng = np.random.default_rng([seed, 500 + k, i])
+            for n in range(DRAWN):
+                drawn = mask(rng, picture.shape[1], picture.shape[0])
+                yield Whole(kind, f"{name.split('/')[-1].split('.')[0]} {n + 1}", picture, np.asarray(drawn) > 127)
     for k, kind in enumerate(PATTERNS):
-        for i in range(2):
+        for i in range(DRAWN):
             rng = np.random.default_rng([seed, 600 + k, i])
             picture = data.picture(rng, kind, PATTERN_SIZE)
             while picture.std(axis=(0, 1)).max() < 20:
@@ -155,9 +159,10 @@ def psnr(got: np.ndarray, want: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(np.mean((got.astype(np.float64) - want) ** 2), 1e-2)))
 
 
-def measure(inpaint: Inpainter, seed: int, **settings: Any) -> dict[str, dict[str, float]]:
+def measure(inpaint: Inpainter, seed: int, folder: Path | None = None, **settings: Any) -> dict[str, dict[str, float]]:
     """A row a kind of mask: PSNR in the hole by method; and of nano how far it is ahead of the film where a structure crosses the hole,
-    the step at the hole's border and the detail in the hole against the picture's own there, and its windows."""
+    the step at the hole's border and the detail in the hole against the picture's own there, and its windows. Into `folder` go the
+    pictures: as given, and nano's."""
     rows: dict[str, list[dict[str, float]]] = {}
     for case in cases(seed):
         hole, truth = case.hole, case.picture
@@ -166,6 +171,8 @@ def measure(inpaint: Inpainter, seed: int, **settings: Any) -> dict[str, dict[st
         filled = {"nano": np.asarray(result.image)} | filled_by_others(given, hole)
         if not np.array_equal(filled["nano"][~hole], given[~hole]):
             raise SystemExit(f"{case.kind}, {case.name}: pixels outside of the mask changed.")
+        if folder:
+            Image.fromarray(np.concatenate([given, filled["nano"]])).save(folder / f"{case.kind}, {case.name}.png")
         row = {method: psnr(picture[hole], truth[hole]) for method, picture in filled.items()}
         crossed = structure(truth) & hole
         if crossed.sum() >= LEAST:

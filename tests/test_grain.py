@@ -69,3 +69,17 @@ def test_matching_adds_it_in_thick_holes_alone(dtype: type) -> None:
             plain = into
         np.testing.assert_array_equal(into[120:123, 20:140], plain[120:123, 20:140])
         np.testing.assert_array_equal(into[~hole], rgb[~hole])
+
+
+@pytest.mark.parametrize(("reach", "dtype"), [(1, np.uint8), (4, np.uint16), (100, np.uint16)])
+def test_the_residual_is_the_picture_less_the_mean_of_what_is_known(reach: int, dtype: type) -> None:
+    rng = np.random.default_rng(reach)
+    picture = rng.integers(0, np.iinfo(dtype).max, (23, 31, 3), endpoint=True).astype(dtype)
+    picture[:9] = np.iinfo(dtype).max
+    known = rng.random((23, 31)) < 0.7
+    got = residual(picture, known, reach)
+    for y, x in ((0, 0), (5, 30), (12, 17), (22, 3)):
+        near = np.s_[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+        around = picture[near][known[near]].astype(np.int64)
+        want = picture[y, x].astype(np.int64) - around.sum(axis=0) // len(around) if known[y, x] else np.zeros(3)
+        np.testing.assert_array_equal(got[y, x], want)

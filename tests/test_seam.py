@@ -176,3 +176,31 @@ def test_fidelity_is_the_factor_that_fits_best() -> None:
     far[~disc(60, 22)] = 0
     assert fidelity(far, result, hole, hole) == 1  # what is far from the hole has no part in it
     assert fidelity(result, far, hole, disc(60, 40)) == 1  # nor what is unknown
+
+
+def test_what_was_enlarged_is_worth_most_where_it_is_right() -> None:
+    """Its detail is the picture's on the left, and nobody's on the right. Between them lies a film; at the model's own scale it is one
+    factor."""
+    y, x = np.mgrid[:80, :100]
+    pattern = np.repeat((40 * np.sin(x / 2) * np.cos(y / 3))[..., None], 3, axis=2)
+    made, hole = np.rint(120 + pattern).astype(np.uint8), disc(100, 24)[10:90]
+    truth = np.where(x[..., None] < 50, made, np.uint8(120))
+    unknown = np.zeros_like(hole) | hole
+    worth = seam.fidelity_by_place(made, truth, hole, unknown, seam._Level(unknown))
+    assert worth[40, 24] > 0.95
+    assert worth[40, 76] < 0.05
+    assert 0.3 < worth[40, 50] < 0.7
+    one = fidelity(made, truth, hole, unknown)
+    assert 0.3 < one < 0.7
+    for scale, left, right in ((1, one, one), (1.5, 0.85, 0.15)):
+        got = matched(made, truth, hole, scale)
+        film = matched(np.full_like(made, 120), truth, hole, scale)
+        for part, want in ((np.s_[30:50, 30:38], left), (np.s_[30:50, 62:70], right)):
+            shown = (got[part].astype(float) - film[part]).std() / pattern[part].std()
+            assert abs(shown - want) < 0.15, (scale, shown, want)
+
+
+def test_by_place_a_plain_rim_and_a_hole_at_the_border_have_a_factor_too() -> None:
+    plain, hole = np.full((30, 33, 3), 90, np.uint8), np.zeros((30, 33), bool)
+    hole[:, 10:33] = True
+    np.testing.assert_array_equal(seam.fidelity_by_place(plain, plain, hole, hole, seam._Level(hole)), np.ones((30, 33)))

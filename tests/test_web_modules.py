@@ -252,10 +252,11 @@ def test_seam_is_the_same_bytes(scripts: Scripts, place: str, ground: str) -> No
     result = np.clip(picture * 0.9 + g.integers(-9, 10, picture.shape), 0, 255).astype(np.uint8)
     if ground == "mask too tight":
         picture = np.where(dilated(hole, 1)[..., None], np.uint8(250), picture)  # what was to be filled in shows around the hole
-    script = f"""
-      {CONSTANTS} const {{ matched }} = await import('./seam.js');
-      return matched({bytes_of(result)}, {bytes_of(picture)}, {bytes_of(hole)}, {wide}, {tall}, constants);"""
-    assert np.array_equal(fetched(scripts, script).reshape(picture.shape), matched(result, picture, hole))
+    for scale in (1, 1.5):
+        script = f"""
+          {CONSTANTS} const {{ matched }} = await import('./seam.js');
+          return matched({bytes_of(result)}, {bytes_of(picture)}, {bytes_of(hole)}, {wide}, {tall}, constants, {scale});"""
+        assert np.array_equal(fetched(scripts, script).reshape(picture.shape), matched(result, picture, hole, scale)), scale
 
 
 SPECKS = np.random.default_rng(9).random((37, 52)) < 0.01

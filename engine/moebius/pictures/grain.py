@@ -53,24 +53,34 @@ def grain(filled: np.ndarray, own: np.ndarray, hole: np.ndarray, seed: int) -> n
         more = wants > there
         chosen[row, columns] = best
         strength[row, columns[more]] = np.sqrt(1 - there[more] / wants[more])
-    ramp = np.minimum(np.arange(1, BLOCK + 1), np.arange(BLOCK, 0, -1))
-    weight = (ramp[:, None] * ramp).astype(np.float64)
-    out, squares = np.zeros((tall, half, wide, half, 3)), np.zeros((tall, half, wide, half))
-    along = np.arange(half)
-    for row in range(tall):
-        for down, right in itertools.product((0, 1), repeat=2):  # the four blocks of a cell, in the order they were drawn
-            block, part = chosen[row + down, right : right + wide], strength[row + down, right : right + wide]
-            y, x = half * (1 - down) + along, half * (1 - right) + along  # in the block
-            w, laid, shown = weight[np.ix_(y, x)], np.flatnonzero(block >= 0), np.flatnonzero(part)
-            squares[row][:, laid] += (w * w)[:, None]
-            at = sources[block[shown]]
-            grains = fine[(at[:, 0] + y[:, None])[..., None], (at[:, 1, None] + x)[None]]
-            out[row][:, shown] += (w[:, None] * part[shown][:, None])[..., None] * grains
-    out /= np.sqrt(np.maximum(squares, 1))[..., None]
-    laid_over = out.reshape(tall * half, wide * half, 3)[: hole.shape[0], : hole.shape[1]]
+    laid_over = _laid(fine, hole.shape, chosen, strength, sources)
     laid_over *= inward(hole)[..., None]
     laid_over[~own] = 0
     return laid_over
+
+
+def _laid(fine: np.ndarray, shape: tuple[int, ...], chosen: np.ndarray, strength: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """(h, w, 3): the chosen blocks of `fine` over each other, so strongly, their weights' squares adding up to one."""
+    half = BLOCK // 2
+    tall, wide = (n - 1 for n in chosen.shape)
+    ramp = np.minimum(np.arange(1, BLOCK + 1), np.arange(BLOCK, 0, -1))
+    weight = (ramp[:, None] * ramp).astype(np.float64)
+    quarters = np.lib.stride_tricks.sliding_window_view(fine, (half, half), axis=(0, 1))  # (y, x, 3, half, half)
+    out = np.empty((tall * half, wide * half, 3))
+    for row in range(tall):
+        total, squares = np.zeros((wide, 3, half, half)), np.zeros((wide, 1, half, half))
+        for down, right in itertools.product((0, 1), repeat=2):  # the four blocks of a cell, in the order they were drawn
+            block, part = chosen[row + down, right : right + wide], strength[row + down, right : right + wide]
+            y, x = half * (1 - down), half * (1 - right)  # in the block
+            w, laid, shown = weight[y : y + half, x : x + half], block >= 0, np.flatnonzero(part)
+            squares[laid] += w * w
+            if shown.size:
+                here = slice(shown[0], shown[-1] + 1) if shown[-1] - shown[0] + 1 == shown.size else shown
+                at = sources[block[here]]
+                total[here] += w * part[here][:, None, None, None] * quarters[at[:, 0] + y, at[:, 1] + x]
+        total /= np.sqrt(np.maximum(squares, 1))
+        out[row * half : (row + 1) * half] = total.transpose(2, 0, 3, 1).reshape(half, wide * half, 3)
+    return out[: shape[0], : shape[1]]
 
 
 def _cells(values: np.ndarray, tall: int, wide: int) -> np.ndarray:
@@ -102,10 +112,12 @@ def inward(hole: np.ndarray) -> np.ndarray:
 
 def residual(picture: np.ndarray, known: np.ndarray, reach: int = MEAN) -> np.ndarray:
     """The picture (h, w, 3) less its mean over the known pixels within `reach` pixels, rounded down; zero where nothing is known."""
-    count = np.maximum(_boxes(known.astype(np.int64), reach), 1)
+    white = 2**16
+    kind = np.int32 if white * (2 * reach + 1) ** 2 < 2**31 else np.int64  # what holds a sum over a square of them
+    count = np.maximum(_boxes(known.astype(kind), reach), 1)
     fine = np.empty(picture.shape, np.int32)
     for c in range(picture.shape[2]):  # one after the other: the numbers of a whole photo take gigabytes
-        colour = np.where(known, picture[..., c], 0).astype(np.int64)
+        colour = np.where(known, picture[..., c], 0).astype(kind)
         fine[..., c] = np.where(known, colour - _boxes(colour, reach) // count, 0)
     return fine
 
@@ -114,18 +126,28 @@ def _energy(fine: np.ndarray) -> np.ndarray:
     """(h, w) int64: the sum of its squares."""
     total = np.zeros(fine.shape[:2], np.int64)
     for c in range(fine.shape[2]):
-        total += fine[..., c].astype(np.int64) ** 2
+        total += np.multiply(fine[..., c], fine[..., c], dtype=np.int64)
     return total
 
 
 def _boxes(values: np.ndarray, reach: int) -> np.ndarray:
-    """Sums over the squares of 2·reach+1 pixels around each."""
+    """Sums over the squares of 2·reach+1 pixels around each: of one, two, four … pixels, of which a square's side is made."""
     for axis in (0, 1):
-        pad = [(reach + 1, reach) if a == axis else (0, 0) for a in range(2)]
-        sums = np.cumsum(np.pad(values, pad), axis=axis)
-        n = values.shape[axis]
-        values = np.take(sums, np.arange(2 * reach + 1, 2 * reach + 1 + n), axis=axis) - np.take(sums, np.arange(n), axis=axis)
+        sums = np.pad(values, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)])
+        values, n, first, total = sums, values.shape[axis], 0, np.zeros_like(values)
+        for bit in range((2 * reach + 1).bit_length()):
+            length = 2**bit
+            if bit:
+                sums = _part(sums, 0, -(length // 2), axis) + _part(sums, length // 2, None, axis)
+            if (2 * reach + 1) & length:
+                total += _part(sums, first, first + n, axis)
+                first += length
+        values = total
     return values
+
+
+def _part(values: np.ndarray, first: int, last: int | None, axis: int) -> np.ndarray:
+    return values[first:last] if axis == 0 else values[:, first:last]
 
 
 def _sources(fine: np.ndarray, whole: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,9 +155,13 @@ def _sources(fine: np.ndarray, whole: np.ndarray, unknown: np.ndarray) -> tuple[
     step = BLOCK // 4
 
     def blocks(values: np.ndarray) -> np.ndarray:
-        sums = np.pad(values.astype(np.int64), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
-        parts: np.ndarray = sums[BLOCK:, BLOCK:] - sums[:-BLOCK, BLOCK:] - sums[BLOCK:, :-BLOCK] + sums[:-BLOCK, :-BLOCK]
-        return parts[::step, ::step]
+        for axis in (0, 1):
+            n = values.shape[axis] // step * step
+            every = np.s_[::step] if axis == 0 else np.s_[:, ::step]
+            sums = np.add.reduce([_part(values, i, n, axis)[every].astype(np.int64) for i in range(step)])
+            pairs = _part(sums, 0, -1, axis) + _part(sums, 1, None, axis)
+            values = _part(pairs, 0, -2, axis) + _part(pairs, 2, None, axis)
+        return values
 
     if min(unknown.shape) < BLOCK:
         return np.empty((0, 2), np.int64), np.empty(0, np.int64), np.empty((0, 3), np.int64)

@@ -16,6 +16,7 @@ from moebius.pictures.pixels import bounds
 CYCLES, SWEEPS, BAND = 3, 2, 32
 RIM, AROUND, OFF, SPREAD = 2, 4, 16, 3  # pixels, pixels, grey levels of 255, a factor: see `remains`
 NEAR, NOTHING = 8, 0.2  # pixels, grey levels: see `fidelity`
+PLACE = 8  # pixels: the side of a place, see `fidelity_by_place`
 LARGE, STRIP = 2**20, 64  # pixels, rows at a time
 THIN, ROUND, FADE = 4, 6, 4  # pixels of the model, and how many steps of one: see `thickness`
 EASE = (0.5, 1, 1.5, 2)  # pixels from the rim, by each of which a quarter of the detail is there: see `eased`
@@ -25,7 +26,8 @@ def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, scale: fl
     """The picture's pixels (h, w, 3), and in the hole (h, w): film of the picture + fidelity·thickness·eased·(result - film of the result).
 
     Both pictures are of one integer type. With all factors one this is the result plus the film between the two. `scale` is how many
-    pixels here are one of the model.
+    pixels here are one of the model; the detail of one that was enlarged is worth more at some places of the rim than at others, and its
+    fidelity is one by place.
     """
     if hole.all():
         return result  # there is no rim to match
@@ -33,14 +35,19 @@ def matched(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, scale: fl
     unknown = hole | remains(picture, result, hole, OFF * white / 255)
     if unknown.all():
         unknown = hole
-    shown, hanging = fidelity(result, picture, hole, unknown) * (thickness(hole, scale) * eased(hole)), _Level(unknown)
+    hanging = _Level(unknown)
+    worth = fidelity_by_place(result, picture, hole, unknown, hanging) if scale > 1 else fidelity(result, picture, hole, unknown)
+    shown = worth * (thickness(hole, scale) * eased(hole))
     out = picture.copy()
     at_once = 3 if hole.size <= LARGE else 1  # colours: the floats of a whole photo would take gigabytes
     for c in range(0, 3, at_once):
         colours = np.s_[..., c : c + at_once]
         films = hanging.film(np.concatenate([picture[colours], result[colours]], axis=2))
-        filled = films[..., :at_once] + shown[..., None] * (result[colours] - films[..., at_once:])
-        out[colours][hole] = np.rint(np.clip(filled, 0, white)).astype(result.dtype)[hole]
+        for top in range(0, len(hole), STRIP):
+            rows = slice(top, top + STRIP)
+            filled = films[rows, :, :at_once] + shown[rows, :, None] * (result[rows][colours] - films[rows, :, at_once:])
+            whole = np.rint(np.clip(filled, 0, white, out=filled), out=filled)
+            np.copyto(out[rows][colours], whole, where=hole[rows, :, None], casting="unsafe")
     return out
 
 
@@ -78,17 +85,45 @@ def fidelity(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown:
     Each pair counts as if both had a slope of NOTHING more, so that where neither has detail the factor is one, and a rounding moves it
     little.
     """
-    near = dilated(hole, NEAR) & ~unknown
-    p, r = picture.astype(np.int64), result.astype(np.int64)  # exact sums, in any order
-    product = square = count = 0
-    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        pairs = near[here] & near[there]
-        slope = (r[here] - r[there])[pairs]
-        product += int(((p[here] - p[there])[pairs] * slope).sum())
-        square += int((slope * slope).sum())
-        count += slope.size
-    nothing = count * (NOTHING * np.iinfo(result.dtype).max / 255) ** 2
-    return min(1.0, max(0.0, (product + nothing) / (square + nothing))) if count else 1.0
+    sums = _slopes(result, picture, dilated(hole, NEAR) & ~unknown, max(hole.shape))
+    return float(_worths(sums, np.iinfo(result.dtype).max)[0, 0])
+
+
+def fidelity_by_place(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown: np.ndarray, hanging: _Level) -> np.ndarray:
+    """(h, w): the same for each part of the rim by itself, and in the hole the film of that, which `hanging` has.
+
+    A part are the squares of PLACE pixels of one place and of those around it. Where an edge enters the hole and the surroundings are
+    plain elsewhere, one factor for all would let the decoder's ripple in there, or keep the edge out.
+    """
+    sums = np.pad(_slopes(result, picture, dilated(hole, NEAR) & ~unknown, PLACE), [(0, 0), (1, 1), (1, 1)])
+    rows = sums[:, :-2] + sums[:, 1:-1] + sums[:, 2:]
+    around = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    worth = _worths(around, np.iinfo(result.dtype).max).repeat(PLACE, axis=0).repeat(PLACE, axis=1)[: hole.shape[0], : hole.shape[1]]
+    return hanging.film(worth[..., None])[..., 0]
+
+
+def _slopes(result: np.ndarray, picture: np.ndarray, near: np.ndarray, side: int) -> np.ndarray:
+    """Σ∇p·∇r, Σ∇r² and of how many numbers, each for squares of this side; of the pairs of neighbours that are `near`. A pair is of the
+    square of its right or lower one."""
+    tall, wide = (-(-n // side) for n in near.shape)
+    sums = np.zeros((3, tall * wide))  # whole numbers: exact
+    for down, right in ((1, 0), (0, 1)):
+        here, there = np.s_[down:, right:], np.s_[: len(near) - down, : near.shape[1] - right]
+        y, x = np.nonzero(near[here] & near[there])
+        p, r = (a[here][y, x].astype(np.int64) - a[there][y, x] for a in (picture, result))
+        place = (y + down) // side * wide + (x + right) // side
+        for total, values in zip(sums, ((p * r).sum(axis=1), (r * r).sum(axis=1), np.full(len(y), 3)), strict=True):
+            total += np.bincount(place, values, tall * wide)
+    return sums.reshape(3, tall, wide)
+
+
+def _worths(sums: np.ndarray, white: int) -> np.ndarray:
+    """The factor that fits best, of each place in these sums of slopes."""
+    product, square, count = sums
+    nothing = count * (NOTHING * white / 255) ** 2
+    worth: np.ndarray = np.clip((product + nothing) / np.where(count > 0, square + nothing, 1), 0, 1)
+    worth[count == 0] = 1
+    return worth
 
 
 def remains(picture: np.ndarray, result: np.ndarray, hole: np.ndarray, off: float) -> np.ndarray:

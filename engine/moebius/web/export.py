@@ -44,7 +44,7 @@ CONSTANTS: dict[ModuleType, tuple[str, ...]] = {  # what the page's scripts take
     pixels: ("LANCZOS",),
     published: ("BLUR_RADIUS",),
     scheduler: ("TRAIN_STEPS", "BETA_START", "BETA_END"),
-    seam: ("CYCLES", "SWEEPS", "BAND", "RIM", "AROUND", "OFF", "SPREAD", "NEAR", "NOTHING", "THIN", "ROUND", "FADE", "EASE"),
+    seam: ("CYCLES", "SWEEPS", "BAND", "RIM", "AROUND", "OFF", "SPREAD", "NEAR", "NOTHING", "PLACE", "THIN", "ROUND", "FADE", "EASE"),
     tiling: ("SCALES", "REACHED", "ROUNDED", "STEP", "EDGE", "RAMP", "WORTH"),
     windows: ("CONTEXT", "SHARED_CONTEXT", "SCALED", "MOST"),
 }

@@ -13,10 +13,10 @@ export function matched(result, picture, hole, width, height, constants, scale =
   const [film, own] = [Float64Array.from(picture), Float64Array.from(result)];
   harmonic(film, unknown, width, height, constants);
   harmonic(own, unknown, width, height, constants);
-  const kept = fidelity(result, picture, hole, unknown, width, height, constants);
+  const worth = (scale > 1 ? fidelityByPlace : fidelity)(result, picture, hole, unknown, width, height, constants);
   const ease = eased(hole, width, height, constants);
-  const thick = thickness(hole, width, height, scale, constants).map((t, i) => t * ease[i]);
-  const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + kept * thick[Math.floor(i / 3)] * (v - own[i])); // halves to even
+  const shown = thickness(hole, width, height, scale, constants).map((t, i) => worth[i] * (t * ease[i]));
+  const filled = Uint8ClampedArray.from(result, (v, i) => film[i] + shown[Math.floor(i / 3)] * (v - own[i])); // halves to even
   return Uint8Array.from(picture, (p, i) => (hole[Math.floor(i / 3)] ? filled[i] : p));
 }
 
@@ -48,24 +48,55 @@ function eased(hole, width, height, constants) {
   return ease.map((e) => e / EASE.length);
 }
 
-// How much of the result's detail is the picture's where both are known, from 0 to 1.
+// How much of the result's detail is the picture's where both are known, from 0 to 1: one number for every pixel.
 function fidelity(result, picture, hole, unknown, width, height, constants) {
-  const { NEAR, NOTHING } = constants;
-  const near = grown(hole, width, height, NEAR, constants).map((n, i) => n && !unknown[i]);
-  let [product, square, count] = [0, 0, 0];
+  const { sums } = slopes(result, picture, hole, unknown, width, height, Math.max(width, height), constants);
+  return new Float64Array(hole.length).fill(worthOf(sums.map(([sum]) => sum), constants));
+}
+
+// The same for each part of the rim, the squares of PLACE pixels of one place and of those around it, and in the hole the film of that.
+function fidelityByPlace(result, picture, hole, unknown, width, height, constants) {
+  const { PLACE } = constants;
+  const { sums, across, high } = slopes(result, picture, hole, unknown, width, height, PLACE, constants);
+  const around = (each, row, column) => {
+    let total = 0;
+    for (let y = Math.max(0, row - 1); y < Math.min(high, row + 2); y++) {
+      for (let x = Math.max(0, column - 1); x < Math.min(across, column + 2); x++) total += each[y * across + x];
+    }
+    return total;
+  };
+  const worths = Float64Array.from(sums[0], (_, i) => worthOf(sums.map((each) => around(each, Math.floor(i / across), i % across)), constants));
+  const film = new Float64Array(3 * hole.length);
+  for (let i = 0; i < hole.length; i++) {
+    film.fill(worths[Math.floor(Math.floor(i / width) / PLACE) * across + Math.floor((i % width) / PLACE)], 3 * i, 3 * i + 3);
+  }
+  harmonic(film, unknown, width, height, constants);
+  return Float64Array.from(hole, (_, i) => film[3 * i]);
+}
+
+// Sums over the pairs of neighbours near the hole, by squares of this side: of the slopes' products, of the result's squares, and how many.
+function slopes(result, picture, hole, unknown, width, height, side, constants) {
+  const near = grown(hole, width, height, constants.NEAR, constants).map((n, i) => n && !unknown[i]);
+  const [across, high] = [Math.ceil(width / side), Math.ceil(height / side)];
+  const sums = [0, 0, 0].map(() => new Float64Array(across * high));
   const add = (here, there) => {
     if (!near[here] || !near[there]) return;
+    const place = Math.floor(Math.floor(here / width) / side) * across + Math.floor((here % width) / side);
     for (let c = 0; c < 3; c++) {
       const slope = result[3 * here + c] - result[3 * there + c];
-      product += (picture[3 * here + c] - picture[3 * there + c]) * slope;
-      square += slope * slope;
-      count += 1;
+      sums[0][place] += (picture[3 * here + c] - picture[3 * there + c]) * slope;
+      sums[1][place] += slope * slope;
+      sums[2][place] += 1;
     }
   };
   for (let i = 0; i < hole.length; i++) {
     if (i >= width) add(i, i - width);
     if (i % width) add(i, i - 1);
   }
+  return { sums, across, high };
+}
+
+function worthOf([product, square, count], { NOTHING }) {
   const nothing = count * NOTHING ** 2;
   return count ? Math.min(1, Math.max(0, (product + nothing) / (square + nothing))) : 1;
 }
