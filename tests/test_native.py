@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from contextlib import nullcontext
 from dataclasses import replace
+from threading import Lock, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,6 +72,8 @@ def test_enumerations_are_their_numbers() -> None:
             if value.isalnum():
                 assert getattr(backend.lib, key) == int(value, 0), key
         assert backend.ffi.sizeof(name) == 4
+    wide = "typedef enum A { X = 0x100000000 } A;\n"
+    assert header.ENUM.sub(header.as_numbers, wide) == wide
     odd = header.ENUM.sub(header.as_numbers, "typedef enum A { X, Y = 3 } A;\ntypedef enum B { Z = 0x1, } B;\n")
     assert odd == "typedef enum A { X, Y = 3 } A;\n#define Z 0x1\ntypedef uint32_t B;\n"
 
@@ -79,6 +82,7 @@ STRANGE = {
     "an enumeration that is a field of what is left out": "typedef enum A { X = 1 } A;\ntypedef void (*WGPUProcX)(A a);\n"
     "typedef struct B { A a; WGPUProcX f; } B;\n",
     "a type that nothing declares": "typedef struct A { WGPUB b; } A;\nvoid wgpuX(A const * a);\n",
+    "another way of calling": "typedef struct WGPUA { int a; } WGPUA;\nint WINAPI wgpuX(WGPUA a);\nint __stdcall wgpuY(void);\n",
     "forms that are left to the parser": "typedef struct WGPUA { int a[3]; unsigned int b; } WGPUA;\nint wgpuX(WGPUA * const * a);\n",
 }
 
@@ -95,10 +99,64 @@ def test_a_header_of_another_kind_is_read_as_it_is(source: str) -> None:
                 errors.append(type(error))
     assert len(errors) in (0, 2)
     assert ffi._parser._declarations.keys() == plain._parser._declarations.keys()
+    functions = [
+        [repr(one._parser._declarations[key][0]) for key in plain._parser._declarations if "function" in key] for one in (ffi, plain)
+    ]
+    assert functions[0] == functions[1]
     for name in ("A", "B", "WGPUA"):
         if f"typedef {name}" in plain._parser._declarations:
             of = [[(n, f.type.cname, f.offset) for n, f in getattr(one.typeof(name), "fields", ())] for one in (ffi, plain)]
             assert of[0] == of[1]
+
+
+def test_another_librarys_calls_mean_the_same_meanwhile() -> None:
+    """In every form that `cdef` has, on this thread and another, and on top of what was declared before."""
+    made = []
+
+    def declare() -> None:
+        ffi = importlib.import_module("cffi").FFI()
+        ffi.cdef("typedef struct { char a; int b; } WGPUA;", False, True)
+        ffi.cdef(csource="typedef struct { char a; int b; } WGPUB;", packed=True)
+        ffi.cdef("typedef enum WGPUC { X = 1 } WGPUC;\n")
+        made.append((ffi.sizeof("WGPUA"), ffi.sizeof("WGPUB"), ffi.typeof("WGPUC").elements))
+
+    def fresh() -> None:
+        ffi = importlib.import_module("cffi").FFI()
+        ffi.cdef("typedef enum WGPUC { X = 1 } WGPUC;\n")
+        made.append(ffi.typeof("WGPUC").kind)
+
+    with header.read_quickly():
+        declare()
+        fresh()
+        for work in (declare, fresh):
+            (thread := Thread(target=work)).start()
+            thread.join()
+    assert made == [(5, 5, {1: "X"}), "primitive", (5, 5, {1: "X"}), "enum"]
+
+
+def test_another_cffi_reads_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose parser keeps what it reads elsewhere."""
+    made: list[Any] = []
+
+    class Parser:
+        def parse_type(self, name: str) -> str:
+            return f"type {name}"
+
+    class FFI:
+        def __init__(self) -> None:
+            self._parser, self.lock = Parser(), Lock()
+
+        def cdef(self, source: str, override: bool = False) -> None:
+            made.append(source)
+
+    found = {"cffi.cparser": SimpleNamespace(Parser=Parser), "cffi": SimpleNamespace(FFI=FFI)}
+    monkeypatch.setattr(header, "importlib", SimpleNamespace(import_module=lambda name: found.get(name, SimpleNamespace())))
+    with header.read_quickly():
+        ffi = FFI()
+        ffi.cdef("typedef enum WGPUA { X = 1 } WGPUA;\n")
+        assert ffi._parser.parse_type("WGPUA") == "type WGPUA"
+    assert made == ["typedef enum WGPUA { X = 1 } WGPUA;\n"]
+    assert Parser.parse_type.__name__ == "parse_type"
 
 
 # another version of wgpu ---------------------------------------------------------------------------------------------

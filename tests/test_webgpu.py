@@ -451,6 +451,9 @@ def test_discrete_comes_before_integrated_before_software(monkeypatch):
     assert gpu_module.choose(None).summary == "DiscreteGPU Vulkan"
     assert gpu_module.choose("opengl").summary == "DiscreteGPU OpenGL"
     assert gpu_module.choose("1").summary == "IntegratedGPU Vulkan"
+    for beyond in (5, "5", -1):
+        with pytest.raises(AdapterError, match=f"no adapter {beyond}"):
+            gpu_module.choose(beyond)
 
 
 def test_ops_outside_a_recording_are_refused(gpu):

@@ -1,6 +1,6 @@
 """Would the tests notice? One line of a shader or of what feeds it is made wrong at a time, in a copy, and the tests must fail.
 
-    python tools/mutate.py          every mutation, about a quarter of an hour
+    python tools/mutate.py          every mutation, which takes an hour or more
     python tools/mutate.py gemm     those whose file or lines hold the word
 
 Exits with 1 when a mutation survives, with 2 when the tests fail on the tree as it is.

@@ -52,7 +52,7 @@ def choose(name: str | int | None, implementation: str = "wgpu", listed: list[An
         raise AdapterError(NO_ADAPTER)
     listing = "; ".join(f"{i}: {a.summary}" for i, a in enumerate(listed))
     if (index := number(name)) is not None:
-        if index >= len(listed):
+        if not 0 <= index < len(listed):
             raise AdapterError(f"There is no adapter {name}. There are {listing}.")
         return listed[index]
     words = str(name or "").lower().split()

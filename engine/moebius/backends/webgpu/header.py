@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from copy import copy
+from threading import get_ident
 from types import MethodType
 from typing import Any
 
@@ -14,7 +14,7 @@ WORD = re.compile(r"\w+")
 KINDS = ("typedef", "struct", "union", "enum")
 UNUSED = re.compile(r"^typedef [^;{}]*\(\*WGPUProc\w+\)\([^;{}]*\);\n", re.M)  # pointers to functions, which are called by their names
 ENUM = re.compile(r"^typedef enum (\w+)\s*\{([^{}]*)\}\s*\1;\n", re.M)
-MEMBER = re.compile(r"\s*(\w+)\s*=\s*(0x[0-9A-Fa-f]+|[0-9]+)\s*")
+MEMBER = re.compile(r"\s*(\w+)\s*=\s*(0x[0-9A-Fa-f]{1,8}|[0-9]{1,9})\s*")  # that has 32 bits
 STRUCT = re.compile(r"^typedef struct (\w+)\s*\{([^{}]*)\}\s*\1;\n", re.M)
 FUNCTION = re.compile(r"^([\w *]+?)\b(wgpu[A-Z]\w*)\(([^(){};]*)\);\n", re.M)
 VALUE = re.compile(r"\s*(struct )?(\w+)( const\b)? ?(\*?) ?(\w*)\s*")  # a field, an argument or what is returned
@@ -33,26 +33,33 @@ def read_quickly() -> Iterator[None]:
         yield
         return
 
-    def typed(self: Any, name: str) -> Any:
-        every = self._declarations
-        self._declarations = {key: every[key] for word in WORD.findall(name) for kind in KINDS if (key := f"{kind} {word}") in every}
-        try:
-            return parse_type(self, name)
-        finally:
-            every.update(self._declarations)
-            self._declarations = every
+    thread = get_ident()
 
-    def declared(self: Any, source: str, **options: Any) -> Any:
-        if "WGPU" not in source:  # another library's, on another thread
-            return cdef(self, source, **options)
-        before = {name: copy(value) for name, value in vars(self._parser).items()}
-        try:
-            text, fields, functions = taken_apart(source)
-            cdef(self, text, **options)
-            fill(self._parser, fields, functions)
-        except Exception:  # a header that needs what is left out, or another cffi
-            vars(self._parser).update(before)
-            cdef(self, source, **options)
+    def typed(self: Any, name: str) -> Any:
+        with suppress(Exception):  # a name that needs others, or is wrong, or another cffi
+            every = self._declarations
+            few = {key: every[key] for word in WORD.findall(name) for kind in KINDS if (key := f"{kind} {word}") in every}
+            try:
+                self._declarations = few
+                found = parse_type(self, name)
+                every.update(few)
+                return found
+            finally:
+                self._declarations = every
+        return parse_type(self, name)
+
+    def declared(self: Any, *sources: Any, **options: Any) -> Any:
+        if thread == get_ident() and len(sources) == 1 and not options:  # and not another library's, on another thread
+            with suppress(Exception):  # a header that needs what is left out, or another cffi
+                if "WGPU" in sources[0] and not self._parser._declarations:
+                    other = library()
+                    text, fields, functions = taken_apart(sources[0])
+                    cdef(other, text)
+                    fill(other._parser, fields, functions)
+                    self._cdefsources.append(sources[0])
+                    self._parser = other._parser
+                    return
+        cdef(self, *sources, **options)
 
     parser.parse_type, library.cdef = typed, declared
     try:
@@ -82,7 +89,7 @@ def taken_apart(source: str) -> tuple[str, dict[str, Values], dict[str, Values]]
 
     def dropped(function: re.Match[str]) -> str:
         found = [VALUE.fullmatch(text) for text in (function[1], *function[3].split(","))]
-        if None in found:
+        if None in found or (found[0] and found[0][5]):  # the second word would be how it is called
             return function[0]
         functions[function[2]] = [value.groups("") for value in found if value is not None]
         return ""
