@@ -145,6 +145,8 @@ def main() -> None:
     parser.add_argument("--refine", type=float, default=0, help="with --whole: how strongly native windows draw over scaled ones (0)")
     parser.add_argument("--steps", type=int, default=STEPS, help="with --whole (20)")
     args = parser.parse_args()
+    if args.folder and not (args.whole and args.folder.is_dir()):
+        parser.error("--folder is for --whole, and names a folder that is there.")
     inpaint = Inpainter.from_pretrained(args.model, device=args.device)
     if args.whole:
         chosen = {"steps": args.steps, "guidance": args.guidance, "detail": args.detail, "refine": args.refine}

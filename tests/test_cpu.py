@@ -95,7 +95,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Small tensors fit in one block; with tiny blocks every loop over blocks is walked, its ragged end included."""
     if request.param == "in blocks":
         small = {"BLOCK": 40, "PIECE": 30, "COLUMNS": 300, "ROWS": 1, "PRODUCT": 5, "SMALL": 1, "FEW": 400}
-        small |= {"SLICE": 5, "BAND": 40, "LINE": 12, "TALL": 20, "CHANNELS": 1, "TILES": 900, "PLACES": 3}
+        small |= {"SLICE": 5, "BAND": 40, "LINE": 12, "TALL": 20, "CHANNELS": 1, "TILES": 900, "PLACES": 3, "LARGE": 1}
         for name, size in small.items():
             monkeypatch.setattr(sizes, name, size)
 

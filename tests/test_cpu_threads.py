@@ -7,14 +7,16 @@ import os
 import signal
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from moebius.backends.cpu import CPU, sizes
-from moebius.backends.cpu.blas import ONE_THREAD, Library, OneThread, libraries
-from moebius.backends.cpu.workers import Workers, block_of_product
+from moebius.backends.cpu.blas import ONE_THREAD, Library, OneThread, TurnsOnOneThread, libraries
+from moebius.backends.cpu.workers import Round, Spare, Workers, block_of_product
 from moebius.backends.turns import Turns
 from moebius.backends.webgpu import WebGPU
 from moebius.errors import AdapterError, DeviceLostError
@@ -153,6 +155,44 @@ def test_jobs_are_done_once_each_by_whoever_is_free_and_errors_come_back() -> No
         workers.spread(fails, ((i,) for i in range(50)))
     workers.spread(done.append, ((i,) for i in range(50)))
     assert len(done) == 100
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_round_that_is_over_holds_no_arrays(fails: bool) -> None:
+    """A helper that is late still has it in its queue; and an error that is caught leaves no circle."""
+    array, jobs = Spare(), deque([(1,), (0,)])
+    gone = weakref.ref(array)
+
+    def work(divisor: int, array: Spare = array) -> None:
+        array.append(np.array(1 // divisor if fails else 1))
+
+    now = Round(work, jobs)
+    del work, array
+    gc.disable()
+    try:
+        now.help()
+        if fails:
+            with pytest.raises(ZeroDivisionError):
+                now.lead()
+        else:
+            now.lead()
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_turn_whose_memory_is_not_given_back_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C may come at any time."""
+    library = pretend(monkeypatch, True)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    turns = TurnsOnOneThread(interrupted)
+    with pytest.raises(KeyboardInterrupt), turns:
+        assert library.get() == 1
+    assert library.get() == 4
+    in_thread(lambda: Turns.__enter__(turns))
 
 
 def test_one_job_and_one_thread_stay_where_they_are() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from batch_cases import small_model
 
-from moebius.backends.cpu import CPU
+from moebius.backends.cpu import CPU, sizes
 from moebius.backends.turns import Turns
 from moebius.backends.webgpu import WebGPU, native
 from moebius.backends.webgpu.menu import CPU as CPU_ROW
@@ -38,12 +38,15 @@ BOX = [(40, 30, 20, 20)]
 
 
 @pytest.fixture(scope="module", params=["cpu", "llvmpipe", "swiftshader"])
-def inpaint(request: pytest.FixtureRequest) -> Inpainter:
-    """llvmpipe as if it were a GPU, which is given a step ahead, with a kernel that it compiles quickly."""
+def inpaint(request: pytest.FixtureRequest) -> Iterator[Inpainter]:
+    """On the CPU every array takes the memory of one that is gone. llvmpipe as if it were a GPU, which is given a step ahead, with a kernel
+    that it compiles quickly."""
     ops = CPU() if request.param == "cpu" else request.getfixturevalue(request.param)
     if request.param == "llvmpipe":
         ops = WebGPU(ops.gpu, replace(ops.caps, kind="discrete"), always(CPU_ROW))
-    return build(ops)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sizes, "LARGE", 1)
+        yield build(ops)
 
 
 def build(ops: CPU | WebGPU) -> Inpainter:

@@ -92,8 +92,8 @@ def fidelity(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown:
 def fidelity_by_place(result: np.ndarray, picture: np.ndarray, hole: np.ndarray, unknown: np.ndarray, hanging: _Level) -> np.ndarray:
     """(h, w): the same for each part of the rim by itself, and in the hole the film of that, which `hanging` has.
 
-    A part are the squares of PLACE pixels of one place and of those around it. Where an edge enters the hole and the surroundings are
-    plain elsewhere, one factor for all would let the decoder's ripple in there, or keep the edge out.
+    A part is a square of PLACE pixels with those around it. Where an edge enters the hole and the surroundings are plain elsewhere, one
+    factor for all would let the decoder's ripple in there, or keep the edge out.
     """
     sums = np.pad(_slopes(result, picture, dilated(hole, NEAR) & ~unknown, PLACE), [(0, 0), (1, 1), (1, 1)])
     rows = sums[:, :-2] + sums[:, 1:-1] + sums[:, 2:]

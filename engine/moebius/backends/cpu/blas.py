@@ -118,6 +118,8 @@ class TurnsOnOneThread(Turns):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self._after()
-            ONE_THREAD.__exit__()
         finally:
-            super().__exit__(kind, error, trace)
+            try:
+                ONE_THREAD.__exit__()
+            finally:
+                super().__exit__(kind, error, trace)

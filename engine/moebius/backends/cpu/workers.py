@@ -60,8 +60,13 @@ class Round:
             except BaseException:  # Ctrl-C; what the helpers still do is written where the next round may write
                 self._idle.acquire()
                 raise
+            finally:
+                del self._work  # and its arrays: helpers that are late may have many rounds before them
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                self._error = None  # which knows this frame: in a circle, its arrays would stay until garbage is collected
 
     def _drain(self) -> None:
         while True:
@@ -93,8 +98,8 @@ class Returned:
     """The memory of an array; when the last view of it is gone, it is among the spare one, as long as that is kept."""
 
     def __init__(self, memory: np.ndarray, spare: Spare) -> None:
-        self.__array_interface__ = memory.__array_interface__
         self._memory, self._spare = memory, weakref.ref(spare)
+        self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
         if (spare := self._spare()) is not None:
