@@ -214,17 +214,22 @@ def test_auto_takes_them_where_they_are_right_and_faster(monkeypatch: pytest.Mon
 
 
 def test_a_try_that_does_not_come_back_is_the_last(monkeypatch: pytest.MonkeyPatch, llvmpipe: WebGPU, tmp_path: Path) -> None:
-    """Such as where a driver crashes over it."""
+    """Such as where a driver crashes over it; not where somebody had no time."""
     monkeypatch.setenv("MOEBIUS_CACHE", str(tmp_path))
     monkeypatch.setattr(devices, "find_spec", lambda name: object())
     half = WebGPU(llvmpipe.gpu, precision="f16")
 
+    ends: list[type[BaseException]] = [KeyboardInterrupt, SystemExit]
+
     def crash(*args: Any, **options: Any) -> None:
-        raise SystemExit
+        raise ends.pop(0)
 
     monkeypatch.setattr(native, "allow_matrix_units", lambda: None)
     monkeypatch.setattr(opening, "twin", lambda info: 0)
     monkeypatch.setattr("moebius.backends.webgpu.WebGPU", crash)
+    with pytest.raises(KeyboardInterrupt):
+        devices._on_units(half, asked=False)
+    assert contest.was_worth_it(half) is None
     with pytest.raises(SystemExit):
         devices._on_units(half, asked=False)
     assert devices._on_units(half, asked=False) is half

@@ -49,7 +49,7 @@ def was_worth_it(ops: WebGPU) -> bool | None:
     return None
 
 
-def keep(ops: WebGPU, worth: bool) -> None:
+def keep(ops: WebGPU, worth: bool | None) -> None:
     with suppress(OSError):
         folders.write_note(_beside(ops), {"worth": worth})
 
