@@ -130,10 +130,10 @@ def test_an_adapter_without_units_is_refused_and_wgpu_computes_on_beside_dawn() 
 import numpy as np
 from moebius.backends.webgpu import WebGPU, adapters
 from moebius.errors import AdapterError
-numbers = [str(i) for word in ("SwiftShader", "llvmpipe") for i, a in enumerate(adapters()) if word in a.summary]
-for name in ("dawn:SwiftShader", "SwiftShader", "wgpu:SwiftShader", *numbers[:2]):
+numbers = [[str(i) for i, a in enumerate(adapters()) if word in a.summary][:1] for word in ("SwiftShader", "llvmpipe")]
+for name in ("dawn:SwiftShader", "SwiftShader", "wgpu:SwiftShader", *sum(numbers, [])):
     try:
-        WebGPU(name, matrix_units=True)
+        print("opened:", WebGPU(name, matrix_units=True).name)
     except AdapterError as error:
         print("refused:", error)
 x = np.float32(np.arange(8).reshape(1, 2, 2, 2))
@@ -144,13 +144,13 @@ for name in ("dawn:SwiftShader", "SwiftShader"):
 """
     pytest.importorskip("wgpudawn")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    said = [line for line in run.stdout.splitlines() if line.startswith(("refused:", "None "))]  # and drivers say what they like
+    said = [line for line in run.stdout.splitlines() if line.startswith(("opened:", "refused:", "None "))]  # and drivers say what they like
     if "cannot be opened" in run.stderr or "No adapter matches" in run.stdout:
         pytest.skip("SwiftShader is not here.")
     assert run.returncode == 0, run.stderr
-    assert [line.startswith("refused:") for line in said] == [True] * 5 + [False] * 2
+    assert [line.startswith("refused:") for line in said[:4]] == [True] * 4
     assert "SwiftShader" in said[3], "a number is of wgpu's list, and the adapter that it names is Dawn's"
-    assert "Dawn does not find llvmpipe" in said[4]
+    assert "llvmpipe" in said[4], "which Dawn finds if Mesa is young enough, and later ones may have units"
     assert said[5:] == ["None True"] * 2
 
 
@@ -257,6 +257,7 @@ def test_the_layers_of_a_contest_are_a_precisions_own(llvmpipe: WebGPU, monkeypa
     """Until its time is up, and the default at least."""
     ops, measured = WebGPU(llvmpipe.gpu, precision=precision), list[Any]()
     monkeypatch.setattr(contest, "LAYERS", ((64, 8, 8),))
+    monkeypatch.setattr(contest, "BUDGET", math.inf)  # on a busy machine too
     monkeypatch.setattr(Tuner, "_time", lambda self, plan: measured.append(plan.dispatches[0]) or 3.0)
     assert contest.milliseconds(ops) == 3.0
     types = {b.name: b.dtype for b in measured[0].bindings}
