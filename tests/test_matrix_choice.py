@@ -175,6 +175,9 @@ def test_the_same_gpu_is_found_by_its_makers_numbers_and_of_several_by_its_place
     wgpus = [adapter("card", 1), adapter("card", 1, "OpenGL"), adapter("card of mine", 1), adapter("software", 0)]
     assert opening.twin(wgpus[0].info) == 2
     assert [opening.twin(a.info, wgpus[:i]) for i, a in enumerate(wgpus)] == [2, 2, 3, 4]
+    both = [adapter("card", 1, backend) for backend in ("D3D12", "Vulkan") * 2]
+    listed[:] = both
+    assert [opening.twin(a.info, both[:i]) for i, a in enumerate(both)] == [0, 0, 2, 2]
     for stranger in (adapter("card", 3), adapter("unknown", 0)):
         with pytest.raises(AdapterError, match="Dawn does not find"):
             opening.twin(stranger.info)
