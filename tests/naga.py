@@ -77,7 +77,7 @@ def main() -> None:
         print("null")
         return
 
-    def says(code: str) -> str:
+    def answer(code: str) -> str:
         try:
             device.create_shader_module(code=code)
         except wgpu.GPUError as error:
@@ -85,7 +85,7 @@ def main() -> None:
         return ""
 
     allow()
-    print("null" if says(LEAST) else json.dumps([says(code) for code in codes]))
+    print("null" if answer(LEAST) else json.dumps([answer(code) for code in codes]))
 
 
 if __name__ == "__main__":

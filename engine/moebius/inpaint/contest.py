@@ -33,7 +33,7 @@ def is_faster(one: WebGPU, other: WebGPU) -> bool:
         case {"ms": [int() | float() as ms, int() | float() as others]}:
             return ms < others
     log = logging.getLogger("moebius")  # without a handler of the user's, the line goes to standard error as it is
-    log.warning("Trying whether matrix units are faster on %s, once, for %.0f seconds at most.", one.name, 2 * BUDGET)
+    log.warning("Trying whether matrix units are faster on %s, once, for about %.0f seconds.", one.name, 2 * BUDGET)
     ms, others = milliseconds(one), milliseconds(other)
     with suppress(OSError):
         folders.write_note(file, {"ms": [ms, others]})
