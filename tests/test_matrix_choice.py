@@ -20,6 +20,7 @@ from moebius.backends.webgpu import device as opening
 from moebius.backends.webgpu.calls import Taps
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Matrix, Unit
 from moebius.backends.webgpu.menu import GEMMS, ROWS, THIN, UNITS, Gemm, candidates, choose
+from moebius.backends.webgpu.tuned import Table, Tuned
 from moebius.backends.webgpu.tuner import Measured, Tuner
 from moebius.backends.webgpu.units import Units
 from moebius.errors import AdapterError, UsageError
@@ -267,10 +268,13 @@ def test_the_layers_of_a_contest_are_a_precisions_own(llvmpipe: WebGPU, monkeypa
     assert types == {"a": precision, "w": precision, "out": "f32"}
     before = len(measured)
     assert before > 1
+    ops.choose = Tuned(Table({}, {choose(ops.caps, contest.layer(ops, 64, 8, 8)).key: "a test"}))  # which nobody gets
+    contest.milliseconds(ops)
+    assert len(measured) == 2 * before - 1
     monkeypatch.setattr(contest, "BUDGET", 0.0)
     assert contest.milliseconds(ops) == 3.0
-    assert len(measured) == before + 1
-    monkeypatch.setattr(Tuner, "measure", lambda self, call, **options: Measured("none"))
+    assert len(measured) == 2 * before
+    monkeypatch.setattr(Tuner, "measure", lambda self, call, *options: Measured("none"))
     assert contest.milliseconds(ops) == math.inf
 
 
