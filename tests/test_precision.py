@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -202,6 +203,24 @@ def test_runs_that_overflow_at_once_share_what_f32_takes() -> None:
     next(abandoned)
     del abandoned
     assert whole.forgotten == 4
+    circle: Any = made.steps(PHOTO, BOX, **NUMBERS)
+    circle.own = iter(circle)
+    next(circle.own)
+    del circle
+    gc.collect()
+    assert whole.forgotten == 6
+
+
+def test_a_run_may_end_in_any_thread_while_another_makes_a_step() -> None:
+    """As one does that is collected: its thread may have the turn that the other one waits for, with the lock in its hand."""
+    ops = Half(ENCODING)
+    made = model(ops)
+    steps = iter(made.steps(PHOTO, BOX, **NUMBERS))
+    next(steps)
+    with ThreadPoolExecutor(1) as threads, made._lock:
+        threads.submit(steps.close).result(timeout=60)
+    assert ops.others[0].forgotten == 2
+    made.close()
 
 
 @pytest.mark.parametrize("stage", ["encode", "decode"])

@@ -37,6 +37,7 @@ import contenders
 
 
 # choosing it ---------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("llvmpipe")
 def test_auto_is_f32_and_wrong_words_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "fault", lambda ops: "")
     assert [device.open_device(name).precision for name in ("cpu", "llvmpipe")] == ["f32", "f32"]
@@ -46,6 +47,7 @@ def test_auto_is_f32_and_wrong_words_are_refused(monkeypatch: pytest.MonkeyPatch
         device.open_device("cpu", precision=16)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("llvmpipe")
 def test_a_gpu_takes_the_one_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "fault", lambda ops: "")
     ops = device.open_device("llvmpipe", precision="f16")
@@ -134,6 +136,7 @@ def test_like_takes_the_precision_of_the_record(record: Any, typed: str | None, 
 
 
 # the commands that look at one ----------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("llvmpipe")
 def test_plan_says_weights_and_memory(capfd: pytest.CaptureFixture[str]) -> None:
     said = {}
     for precision in ("f32", "f16"):
@@ -198,6 +201,7 @@ def test_benchmarks_do_too(told: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     assert told == ["f32", "f16", "f16"]
 
 
+@pytest.mark.usefixtures("llvmpipe")
 def test_their_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -190,6 +190,8 @@ def test_a_default_that_makes_no_number_is_none(llvmpipe: WebGPU, monkeypatch: p
     assert elsewhere(llvmpipe.caps, call) == CPU_THIN
     assert why(elsewhere, llvmpipe.caps, call) == "the default is wrong"
     assert Tuned(Table({}, dict.fromkeys(times, "")), {})(llvmpipe.caps, call) == default  # where all are, there is nothing better
+    late = tuner.measure(call, enough=lambda: True)
+    assert (late.ms, late.wrong.keys(), late.whole) == ({}, {default.key}, False)  # a budget counts before there is a number too
 
 
 def test_a_row_that_was_wrong_once_is_tried_again_by_who_asks_for_it_alone(llvmpipe: WebGPU, cache: Path) -> None:

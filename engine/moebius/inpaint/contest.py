@@ -18,6 +18,7 @@ from moebius.backends.webgpu.calls import GemmCall, Operands, Weight
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, DType, Tensor, itemsize
+from moebius.backends.webgpu.tuned import Tuned
 from moebius.backends.webgpu.tuner import Tuner
 from moebius.inpaint import verdicts
 from moebius.weights import folders
@@ -33,7 +34,7 @@ def is_faster(one: WebGPU, other: WebGPU) -> bool:
         case {"ms": [int() | float() as ms, int() | float() as others]}:
             return ms < others
     log = logging.getLogger("moebius")  # without a handler of the user's, the line goes to standard error as it is
-    log.warning("Trying whether matrix units are faster on %s, once, for %.0f seconds at most.", one.name, 2 * BUDGET)
+    log.warning("Trying whether matrix units are faster on %s, once, for about %.0f seconds.", one.name, 2 * BUDGET)
     ms, others = milliseconds(one), milliseconds(other)
     with suppress(OSError):
         folders.write_note(file, {"ms": [ms, others]})
@@ -49,7 +50,7 @@ def was_worth_it(ops: WebGPU) -> bool | None:
     return None
 
 
-def keep(ops: WebGPU, worth: bool) -> None:
+def keep(ops: WebGPU, worth: bool | None) -> None:
     with suppress(OSError):
         folders.write_note(_beside(ops), {"worth": worth})
 
@@ -67,13 +68,16 @@ def _file(*of: str) -> Path:
 
 
 def milliseconds(ops: WebGPU) -> float:
-    """Of the layers in all, each on the fastest kernel that was tried before its time was up; infinite where none computes."""
+    """Of the layers in all, each on the fastest kernel that was tried before its time was up; infinite where none computes. One that is
+    known to be wrong is never used, so it does not count."""
     total, begin = 0.0, perf_counter()
+    wrong = dict(ops.choose.table.wrong) if isinstance(ops.choose, Tuned) else {}
     with ops.gpu.turns:
         tuner = Tuner(ops.gpu, ops.caps, candidates)
         for i, sizes in enumerate(LAYERS, 1):
             end = begin + i * BUDGET / len(LAYERS)
-            found = tuner.measure(layer(ops, *sizes), enough=lambda end=end: perf_counter() >= end)  # type: ignore[misc]
+            found = tuner.measure(layer(ops, *sizes), wrong, lambda end=end: perf_counter() >= end)  # type: ignore[misc]
+            wrong |= found.wrong
             total += min(found.ms.values(), default=math.inf)
     return total
 

@@ -145,6 +145,9 @@ def _on_units(ops: WebGPU, asked: bool) -> WebGPU:
             wrong = "" if contest.is_faster(other, ops) else f"{other.name} is no faster with its matrix units than {ops.name} without."
     except MoebiusError as error:
         wrong = str(error)
+    except KeyboardInterrupt:  # which is no crash
+        contest.keep(ops, known)
+        raise
     if known is not (not wrong):
         contest.keep(ops, not wrong)
     if wrong and asked:

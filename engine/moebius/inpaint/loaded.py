@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, get_args
-from weakref import WeakSet
+from weakref import ref
 
 import numpy as np
 
@@ -60,8 +60,8 @@ class LoadedModel:
         self.notes: tuple[str, ...] = ()  # what the user should know about the weights
         self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}
         self._f32: LoadedModel | None = None  # as `in_f32` gives it
-        self._guests = WeakSet[Any]()  # whoever goes on in that one
-        self._lock = threading.RLock()  # of these three; a run that is collected while its thread has it may come here again
+        self._guests: dict[int, ref[Any]] = {}  # whoever goes on in that one, by their ids: Python forgets a dying one's weak references
+        self._lock = threading.Lock()  # for what is made here. Nothing that gives back takes it: see `leave`
 
     @property
     def revision(self) -> str | None:
@@ -104,17 +104,19 @@ class LoadedModel:
                 which: dict[str, Any] = {"model": self.model, "blend": self.blend, "sources": self.sources, "digests": self.digests}
                 self._f32 = LoadedModel(*nets, self.scheduler, **which)
                 self._f32.detail, self._f32.notes = self.detail, self.notes
-            self._guests.add(guest)
+            self._guests[id(guest)] = ref(guest)
             return self._f32
 
     def leave(self, guest: object) -> None:
-        """Gives back what nobody else needs: f32 beside f16 where this was its last guest, and all of a model that was closed meanwhile."""
-        with self._lock:
-            is_last = guest in self._guests and len(self._guests) == 1
-            self._guests.discard(guest)
+        """Gives back what nobody else needs: f32 beside f16 where this was its last guest, and all of a model that was closed meanwhile.
+
+        A run that is collected comes here too, in whatever thread Python collects it. That one may have the device's turn, for which a
+        thread that has the lock may wait: so here are single operations of dicts, of which no other thread sees a half, and no lock.
+        """
+        was_guest = self._guests.pop(id(guest), None) is not None
         if self.closed:
             self.release()
-        elif is_last and self._f32 is not None:
+        elif was_guest and self._f32 is not None and all(other() is None for other in list(self._guests.values())):
             self._f32.release()
 
     def denoiser(self, batch: int, timesteps: np.ndarray, settings: Settings) -> Denoiser:
@@ -129,14 +131,13 @@ class LoadedModel:
                 denoiser = Denoiser(self.unet, ids, timesteps.tolist(), coefficients, settings.guidance)
                 denoiser.rehearse()
             self._denoisers[key] = denoiser  # the last one used is the last to go
-            while len(self._denoisers) > DENOISERS_KEPT:
-                self._denoisers.pop(next(iter(self._denoisers)))
+            for unused in list(self._denoisers)[:-DENOISERS_KEPT]:
+                self._denoisers.pop(unused, None)
             return denoiser
 
     def forget_denoisers(self) -> None:
         """Gives up the recorded steps and the memory they hold."""
-        with self._lock:
-            self._denoisers.clear()
+        self._denoisers.clear()
 
     def close(self) -> None:
         """Gives back the memory that this model takes on its device. No further run can begin; those under way go on to their end, and the

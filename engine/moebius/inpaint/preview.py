@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,7 @@ class Preview:
         self.scale = min(1.0, PREVIEW_SIDE / max(width, height))
         self.size = max(1, round(width * self.scale)), max(1, round(height * self.scale))
         self._maps: dict[Window, np.ndarray] = {}
+        self._making = Lock()  # of a map, by one thread for all
 
     @cached_property
     def _base(self) -> tuple[Image.Image, Image.Image]:
@@ -38,13 +40,14 @@ class Preview:
 
     def _map(self, item: Item) -> np.ndarray:
         """(5, 3): four latent channels and a constant to red, green and blue."""
-        if item.window not in self._maps:
-            vae, x = self.model.vae, item.cut.x[0]
-            mean, _ = item.clean or self._moments(item.cut.x)
-            z, f = mean[0].reshape(mean.shape[1], -1).T * vae.config.scaling_factor, vae.config.factor  # (positions, 4)
-            small = x.reshape(3, x.shape[1] // f, f, x.shape[2] // f, f).mean(axis=(2, 4)).reshape(3, -1).T
-            self._maps[item.window] = np.linalg.lstsq(np.column_stack([z, np.ones(len(z))]), small, rcond=None)[0]
-        return self._maps[item.window]
+        with self._making:
+            if item.window not in self._maps:
+                vae, x = self.model.vae, item.cut.x[0]
+                mean, _ = item.clean or self._moments(item.cut.x)
+                z, f = mean[0].reshape(mean.shape[1], -1).T * vae.config.scaling_factor, vae.config.factor  # (positions, 4)
+                small = x.reshape(3, x.shape[1] // f, f, x.shape[2] // f, f).mean(axis=(2, 4)).reshape(3, -1).T
+                self._maps[item.window] = np.linalg.lstsq(np.column_stack([z, np.ones(len(z))]), small, rcond=None)[0]
+            return self._maps[item.window]
 
     def _moments(self, x: np.ndarray) -> Moments:
         """In f32 where f16 overflows: the picture is made without these. What that takes on the device is given back at once, unless some

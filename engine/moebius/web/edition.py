@@ -59,7 +59,7 @@ class ForBrowsers(WebGPU):
         self.choose = choose
 
     def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
-        if not isinstance(x, Deferred):  # which the plan never has in memory
+        if not isinstance(x, Deferred):  # which the plan never has in memory, or in parts
             self.taps.append((path, x))
 
     def recorded(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> tuple[Plan, list[tuple[str, Tensor]]]:

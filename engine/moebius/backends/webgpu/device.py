@@ -74,6 +74,7 @@ def twin(info: Mapping[str, Any], before: Sequence[Any] = ()) -> int:
     found = sorted((i for i, a in enumerate(listed) if alike(a.info)), key=lambda i: rank(listed[i]))
     if not found:
         raise AdapterError(f"Dawn does not find {info.get('device')}; `moebius adapters --implementation dawn` lists what it does.")
+    found = [i for i in found if listed[i].info.get("backend_type") == listed[found[0]].info.get("backend_type")]  # each GPU once
     ahead = sum(alike(a.info) and a.info.get("backend_type") == info.get("backend_type") for a in before)
     return found[min(ahead, len(found) - 1)]
 

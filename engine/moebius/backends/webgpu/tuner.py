@@ -119,12 +119,12 @@ class Tuner:
         return out
 
     def measure(self, call: GemmCall, wrong: Iterable[str] = (), enough: Callable[[], bool] = lambda: False) -> Measured:
-        """Every row that the call may get but those that were wrong before, until it is `enough`."""
+        """Every row that the call may get but those that were wrong before, until it is `enough`: one at least."""
         out, layer, want = Measured(shape_of(call)), self._stand_in(call), None
         for row in self.candidates(self._recorder.caps, call):
             if row.key in wrong:
                 continue
-            if want is not None and enough():
+            if (want is not None or out.wrong) and enough():
                 out.whole = False
                 break
             try:
