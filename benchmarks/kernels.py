@@ -166,7 +166,7 @@ class Prepared:
     @property
     def nbytes(self) -> int:
         size = self.plan.summary()
-        return size["peak_bytes"] + size["weight_bytes"]
+        return size["peak_bytes"] + size["weight_bytes"] + size["early_bytes"]
 
     def settle(self, batch_ms: float) -> float:
         """Makes batches long enough; returns the seconds of one. A lone dispatch takes its submit's time too, or waits for others."""

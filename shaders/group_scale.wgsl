@@ -60,11 +60,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < AHEAD; i++) { // unroll
           value[i] = load(row0 + min(p + i * step, params.positions - 1u), c0 + c);
         }
+        // These first by themselves: a thread of a software driver has thousands, and what a sum loses grows with its terms.
+        var few = vec2<f32>(0.0);
         for (var i = 0u; i < AHEAD; i++) { // unroll
           let d = select(0.0, value[i] - x0, p + i * step < params.positions);
-          sum += d;
-          squares += d * d;
+          few += vec2<f32>(d, d * d);
         }
+        sum += few.x;
+        squares += few.y;
       }
     }
   }

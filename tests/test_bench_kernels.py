@@ -171,11 +171,12 @@ def test_a_dense_layer_is_measured_on_every_row_that_may_run_it(llvmpipe: WebGPU
     dense, norm = Call("linear", (1, 8, 8), (("k", 64), ("n", 128))), Call("layer_norm", (1, 8, 8), (("c", 64),))
     found = kernels.on_every_row(llvmpipe, {dense: {"step": 3}, norm: {"step": 1}})
     gpu = kernels.on_every_row(WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete")), {dense: {"step": 3}})
-    assert [str(c).removeprefix(f"{dense} on ") for c in found] == ["the default", "direct 32x32 4x4"]
-    assert list(found.values()) == [{"step": 3}, {}]  # what the rows add up to has each call once
+    assert [str(c).removeprefix(f"{dense} on ") for c in found] == ["the default", "direct 32x32 4x4", "direct 32x64 16x8"]
+    assert list(found.values()) == [{"step": 3}, {}, {}]  # what the rows add up to has each call once
     assert {"staged 64x64 8x4", "staged 64x128 8x8"} <= {str(c).removeprefix(f"{dense} on ") for c in gpu}
     rows = kernels.measure(llvmpipe, found, EFFORT, "wall")
-    assert [[k["kernel"].partition(";")[0] for k in row.kernels] for row in rows] == [["direct 64x64 8x8"], ["direct 32x32 4x4"]]
+    made = [[k["kernel"].partition(";")[0] for k in row.kernels] for row in rows]
+    assert made == [["direct 64x64 16x8"], ["direct 32x32 4x4"], ["direct 32x64 16x8"]]
 
 
 def test_rows_that_lie_apart_are_noisy() -> None:

@@ -324,6 +324,8 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "shaders/group_scale.wgsl": [
         ("    x0 = load(row0 + p0, c0 + local % wide);", "    x0 = 0.0;"),
         ("squares - sum * mean", "squares"),
+        ("sum += few.x;", "sum = few.x;"),
+        ("squares += few.y;", "squares = few.y;"),
         ("let c0 = group.x * params.channels;", "let c0 = 0u;"),
         ("let row0 = group.y * params.positions;", "let row0 = 0u;"),
         ("select(0.0, value[i] - x0, p + i * step < params.positions)", "value[i] - x0"),

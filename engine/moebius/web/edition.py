@@ -59,7 +59,7 @@ class ForBrowsers(WebGPU):
         self.choose = choose
 
     def tap(self, path: str, x: Tensor, layout: str = "image") -> None:
-        if not isinstance(x, Deferred):  # which the plan never has in memory, or in parts
+        if not isinstance(x, Deferred):  # which the plan does not have in memory, or not in one piece
             self.taps.append((path, x))
 
     def recorded(self, forward: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *args: Any) -> tuple[Plan, list[tuple[str, Tensor]]]:
@@ -112,7 +112,7 @@ class Edition:
         kept |= {id(b.buffer) for d in rec.prologue for b in d.outputs}  # read at every step
         arena, placed = place(rec.steps, kept, plan.device)
         self._alive.append((plan, list(taps), arena))
-        for rank, shared in enumerate(sorted(arena, key=lambda b: -b.nbytes)):
+        for rank, shared in enumerate(arena):
             if rank == len(self._arena):
                 self._arena.append(self._buffer(0))
             buffer = self._arena[rank]

@@ -104,7 +104,9 @@ def of_the_normed(call: GemmCall) -> GemmCall:
     """Of what a group norm is made of, where A is one that was put off: its 4×4 inputs are normed as they are loaded. That is done four
     times for each, and saves a pass that reads and writes all of them."""
     a = call.operands.a
-    return replace(call, operands=replace(call.operands, a=a.x, norm=a.norm)) if isinstance(a, GroupNormed) else call
+    if not isinstance(a, GroupNormed) or a.is_made:
+        return call
+    return replace(call, operands=replace(call.operands, a=a.x, norm=a.norm))
 
 
 class Dense:

@@ -77,7 +77,8 @@ class Place:
 
 
 def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device) -> tuple[list[Buffer], dict[int, Place]]:
-    """Memory for intermediate tensors, by the ids of their buffers: the largest first, each where there is room while it lives."""
+    """Memory that they share, the largest buffer first; and by the ids of their buffers where intermediate tensors lie in it: the largest
+    tensor first, each where there is room while it lives."""
     buffers, lives, below = _tensors(dispatches, kept)
     apart = _apart(dispatches, lives, below)
     arena: list[tuple[Buffer, list[int]]] = []  # each with the ids of what lies in it
@@ -103,7 +104,7 @@ def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device) -> tup
         there.append(key)
         placed[key] = Place(buffers[key], shared, offset)
     placed |= {key: replace(placed[root], buffer=buffers[key]) for key, root in below.items()}
-    return [shared for shared, _ in arena], placed
+    return sorted((shared for shared, _ in arena), key=lambda b: -b.nbytes), placed
 
 
 def _tensors(dispatches: Sequence[Dispatch], kept: set[int]) -> tuple[dict[int, Buffer], dict[int, tuple[int, int]], dict[int, int]]:

@@ -19,7 +19,6 @@ from moebius.model.params import Params
 WHOLE = 2**17  # elements of a group of one image that one workgroup reduces, at most
 SCALE_THREADS = 256  # of a GPU's workgroup of group_scale
 FEW_THREADS = 16  # of a software driver's workgroup: what is added up across threads costs it more than what each adds up
-CHAIN = 256  # values that one of its threads adds up, where more threads can do it: a longer chain loses digits
 CHUNK = 4096  # elements a workgroup of group_stats reduces, at least
 CHUNKS = 256  # chunks of a group, at most
 ROUNDS = 8  # at least the steps of a tree over the threads of a workgroup: what is added to a loop for the sum behind it
@@ -78,8 +77,7 @@ def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tens
     parts = (x.a, x.b) if isinstance(x, Joined) else (x,)
     if h * w * (c // groups) > WHOLE or not rec.fits(*parts):
         return _table_of_chunks(rec, x, p, groups, eps, table, affine)
-    width = c // groups
-    size = _threads(h * w * width) if rec.caps.is_software else SCALE_THREADS
+    width, size = c // groups, FEW_THREADS if rec.caps.is_software else SCALE_THREADS
     ahead, step = wgsl.numbers("group_scale")["AHEAD"], size // min(width, size)
     first, second = (*parts, None)[:2]
     rec.dispatch(
@@ -102,14 +100,6 @@ def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tens
         flops=4 * x.rows * c,
     )
     return table
-
-
-def _threads(values: int) -> int:
-    """Of a software driver's workgroup of group_scale."""
-    size = FEW_THREADS
-    while size < wgsl.numbers("group_scale")["SIZE"] and size * CHAIN < values:
-        size *= 2
-    return size
 
 
 def _table_of_chunks(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, table: Tensor, affine: Mapping[str, Binding]) -> Tensor:
