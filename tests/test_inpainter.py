@@ -308,6 +308,7 @@ def test_a_nan_is_reported_and_not_painted(stage: str) -> None:
 # Any photo, any mask, through the public call ------------------------------------------------------------------------
 SMALL_UNET = UNetConfig(4, block_out_channels=(8, 16), heads=2, cross_attention_dim=8, encoder_hid_dim=8, norm_num_groups=4)
 SMALL_VAE = VAEConfig((8, 8, 8, 8), norm_num_groups=4)  # windows of 32 pixels
+LARGE_STEP = replace(SMALL_UNET, sample_size=16, block_out_channels=(64, 64))  # which takes more than the decoder
 MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"]
 
 
@@ -484,7 +485,7 @@ def test_bytes_on_the_cpu_device(golden, blend: str) -> None:
 
 def test_a_batch_that_the_memory_refuses_is_halved(llvmpipe, monkeypatch) -> None:
     """Two windows at once need more than the pretended memory; one by one they fit, and the picture is the same."""
-    made = made_of(replace(SMALL_UNET, sample_size=16), SMALL_VAE, llvmpipe)  # a step takes more than the decoder
+    made = made_of(LARGE_STEP, SMALL_VAE, llvmpipe)
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     mask = np.zeros((128, 128), np.uint8)
     mask[40:80, 40:80] = 255
@@ -515,7 +516,7 @@ def test_a_batch_that_the_memory_refuses_is_halved(llvmpipe, monkeypatch) -> Non
 
 def test_a_part_that_the_memory_refuses_gets_that_of_the_part_before_it(llvmpipe, monkeypatch) -> None:
     """Three pictures where two fit at once: the third fits too, when the step of the first two is given up."""
-    made = made_of(replace(SMALL_UNET, sample_size=16), SMALL_VAE, llvmpipe)  # a step takes more than the decoder
+    made = made_of(LARGE_STEP, SMALL_VAE, llvmpipe)
     image, mask = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8), [(40, 40, 40, 40)]
     there: dict[str, float] = {"now": 0, "most": 0, "limit": float("inf"), "refused": 0}
     create = type(llvmpipe.gpu.device).create_buffer
