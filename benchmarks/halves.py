@@ -1,16 +1,17 @@
 """How far f16 is from f32 on an adapter: nano's picture of the sample, end to end; the tiny networks op by op, held against what halves may
-lose; with --full the full model's latents.
+lose; the full model's latents, with weights made from a seed.
 
-    python benchmarks/halves.py [--adapter NAME] [--full]
+    python benchmarks/halves.py [--adapter NAME] [--parts nano tiny full] [--side 512]
 
-Results are merged into benchmarks/results/halves.json, so that adapters can be measured one at a time; benchmarks/readme.py writes the
-table from that file. With --full it takes hours on a software driver.
+Results are merged into benchmarks/results/halves.json, so that adapters and parts can be measured one at a time; benchmarks/readme.py
+writes the table from that file. The full model's take hours at 512² on a software driver, and minutes at --side 128.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ from moebius.check import lockstep
 from moebius.inpaint.inpainter import Inpainter
 from moebius.many.recipe import made
 from moebius.model.contract import Precision
+from moebius.model.synthetic import synthetic
+from moebius.model.unet import UNet, UNetConfig
+from moebius.model.unet import shapes as unet_shapes
+from moebius.model.vae import VAE, VAEConfig
+from moebius.model.vae import shapes as vae_shapes
 from moebius.weights import store
 from moebius.weights.published import NANO
 
@@ -52,6 +58,14 @@ def pictures(gpu: WebGPU, inpainter: Any, **settings: Any) -> dict[str, float]:
     }
 
 
+def full(on: WebGPU, side: int) -> Inpainter:
+    """The full model's weights from a seed, for pictures of this size: its λ layers have tables of theirs, and all else is the same."""
+    config, vae_config = UNetConfig.full(), VAEConfig.full()
+    config = replace(config, sample_size=side // vae_config.factor)
+    unet = UNet(config, synthetic(unet_shapes(config), 0), on)
+    return Inpainter(unet, VAE(vae_config, synthetic(vae_shapes(vae_config), 0), on), model=f"synthetic full, {side}²")
+
+
 def ops(gpu: WebGPU, precision: Precision) -> dict[str, Any]:
     """Every op of the tiny networks against float64, from the adapter's own inputs."""
     rows: list[lockstep.Row] = []
@@ -66,20 +80,24 @@ def main() -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", help="by name or number, as `moebius adapters` lists them; default: the best")
-    parser.add_argument("--full", action="store_true", help="the full model's latents too, with weights made from a seed")
+    parser.add_argument("--parts", nargs="+", choices=("nano", "tiny", "full"), default=["nano", "tiny"], help="default: nano tiny")
+    parser.add_argument("--side", type=int, default=512, help="pixels of the full model's picture; default: the published 512")
     args = parser.parse_args()
     gpu, weights = WebGPU(args.adapter), store.load(NANO)
     result: dict[str, Any] = {"environment": environment(gpu.gpu)}
-    result["nano"] = pictures(gpu, lambda on: Inpainter.from_weights(weights, on), detail=0)
-    print(json.dumps(result["nano"]), flush=True)
-    result["tiny"] = {precision: ops(gpu, precision) for precision in ("f32", "f16")}
-    print(json.dumps(result["tiny"]), flush=True)
-    result["tiny"]["latents"] = pictures(gpu, lambda on: made("tiny", on))["latents"]
-    if args.full:
-        result["full"] = pictures(gpu, lambda on: made("full", on))
+    if "nano" in args.parts:
+        result["nano"] = pictures(gpu, lambda on: Inpainter.from_weights(weights, on), detail=0)
+        print(json.dumps(result["nano"]), flush=True)
+    if "tiny" in args.parts:
+        result["tiny"] = {precision: ops(gpu, precision) for precision in ("f32", "f16")}
+        print(json.dumps(result["tiny"]), flush=True)
+        result["tiny"]["latents"] = pictures(gpu, lambda on: made("tiny", on))["latents"]
+    if "full" in args.parts:
+        result["full"] = {**pictures(gpu, lambda on: full(on, args.side)), "side": args.side}
         print(json.dumps(result["full"]), flush=True)
-    old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    write_json(FILE, {"bench": "halves", "steps": STEPS, "adapters": dict(sorted({**old.get("adapters", {}), gpu.name: result}.items()))})
+    known = json.loads(FILE.read_text(encoding="utf-8"))["adapters"] if FILE.exists() else {}
+    merged = known | {gpu.name: known.get(gpu.name, {}) | result}
+    write_json(FILE, {"bench": "halves", "steps": STEPS, "adapters": dict(sorted(merged.items()))})
     return 0
 
 

@@ -128,11 +128,12 @@ def halves_table(adapters: Mapping[str, Any]) -> list[str]:
     )
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, row in adapters.items():
-        nano, tiny, full = row["nano"], row["tiny"], row.get("full")
-        ops = tiny["f16"]
-        cells = [name, f"{ops['inside']} of {ops['count']}; {100 * ops['used']:.0f} %", f"{tiny['latents']:.1e}"]
-        cells += [f"{nano['psnr']:.1f} dB", f"{nano['mean']:.2f}, {nano['largest']:.0f}", f"{nano['latents']:.1e}"]
-        cells.append(f"{full['latents']:.1e}" if full else "")
+        nano, tiny, full = (row.get(part) for part in ("nano", "tiny", "full"))
+        cells = [name]
+        cells += [f"{tiny['f16']['inside']} of {tiny['f16']['count']}; {100 * tiny['f16']['used']:.0f} %"] if tiny else [""]
+        cells += [f"{tiny['latents']:.1e}"] if tiny else [""]
+        cells += [f"{nano['psnr']:.1f} dB", f"{nano['mean']:.2f}, {nano['largest']:.0f}", f"{nano['latents']:.1e}"] if nano else [""] * 3
+        cells.append(f"{full['latents']:.1e} at {full['side']}²" if full else "")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
