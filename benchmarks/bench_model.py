@@ -35,6 +35,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds in all: who has not begun by then is left out")
     parser.add_argument("--brief", action="store_true", help="leave out what pictures cost us by size, batch and steps")
+    parser.add_argument(
+        "--reference", type=Path, metavar="FILE.npz", help="NumPy's outputs: read there, or made and written where it is not"
+    )
     parser.add_argument("--cores", type=int, help="keep everyone to so many cores; default: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result")

@@ -12,6 +12,9 @@
 # PRECISION=f16 takes that all the way; UNITS=1 takes matrix units, through Dawn (wgpudawn), wherever a step has kernels to choose. Each is a
 # run of six minutes by itself, with an OUT of its own, beside the plain one.
 #
+# REFERENCE=FILE keeps what NumPy makes of the model's work, which others are compared with: the second run need not make it again.
+# SECONDS_IN_ALL=N is another limit for everything.
+#
 # SHORT=1 tries the script itself, in two minutes, on a software driver in the place of a GPU: the tiny model, and a part of the rest.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -64,8 +67,9 @@ named=("${adapter[@]/#/--adapter=}")
 precision=(${PRECISION:+--precision=$PRECISION})
 chosen=("${precision[@]}")
 [ "${UNITS:-}" != 1 ] || chosen+=(--matrix-units)
-peers=("moebius WebGPU" "PyTorch CUDA eager" "PyTorch CUDA graph" "PyTorch CUDA TF32 eager" "PyTorch CUDA TF32 graph"
-    "PyTorch CUDA f16 eager" "PyTorch CUDA f16 graph")
+f16=("PyTorch CUDA f16 eager" "PyTorch CUDA f16 graph")
+peers=("moebius WebGPU" "PyTorch CUDA eager" "PyTorch CUDA graph" "PyTorch CUDA TF32 eager" "PyTorch CUDA TF32 graph" "${f16[@]}")
+[ "${PRECISION:-f32}" = f32 ] || peers=("moebius WebGPU" "${f16[@]}")
 if [ "${SHORT:-}" = 1 ]; then
     config=tiny tuning=150 kernels=(--seconds 0.05 --filter layer_norm) model=(--small --steps 2 --runs 1 --patience 60)
     tests=(tests/test_kernels.py -k "${adapter[0]:-llvmpipe} and layer_norm_widths")
@@ -81,6 +85,6 @@ SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${nam
 step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" "${chosen[@]}" --json "$out/kernels.json"
 step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 left=$((seconds - $(date +%s) + begin)) # what is stopped leaves no figures: it has to know how long it has
-step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((left < 180 ? left > 20 ? left - 15 : 5 : 165)) --brief "${named[@]}" "${chosen[@]}" --json "$out/model.json" --only "${peers[@]}"
+step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((left < 180 ? left > 20 ? left - 15 : 5 : 165)) --brief --reference "${REFERENCE:-$out/reference.npz}" "${named[@]}" "${chosen[@]}" --json "$out/model.json" --only "${peers[@]}"
 [ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" "${precision[@]}" -o "$out/compare.json" --report "$out/compare.md"
 "$python" benchmarks/on_gpu.py "$out"

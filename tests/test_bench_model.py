@@ -156,6 +156,37 @@ def test_a_peer_that_makes_something_else_is_left_out_untimed(weights: Path, mon
 
 
 @pytest.mark.usefixtures("here")
+def test_what_numpy_makes_is_kept_for_a_later_run(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def numpy(setting: contenders.Setting) -> Inpainter:
+        asked.append(setting)
+        return contenders.ours(CPU(), setting)
+
+    made = [
+        contenders.Contender(contenders.NUMPY, numpy),
+        *(
+            contenders.Contender(name, lambda s, x=x: inpainter("peer", numpy_nets(x), *TINY))
+            for name, x in (("right", 1.0), ("wrong", 1.001))
+        ),  # type: ignore[misc]
+    ]
+    monkeypatch.setattr(model, "contenders", lambda precision: made)
+    file = tmp_path / "reference.npz"
+    for steps in ("2", "2", "3"):
+        args = arguments(monkeypatch, "--small", "--steps", steps, "--runs", "1", "--only", "right", "wrong", "--reference", str(file))
+        if steps == "3":
+            with pytest.raises(UsageError, match="2 steps"):
+                model.measure("tiny", setting(weights), args)
+            continue
+        result = model.measure("tiny", setting(weights), args)
+        assert (list(result["contenders"]), list(result["left_out"])) == (["right"], ["wrong"])
+    assert len(asked) == 1
+    file.write_bytes(b"no archive")
+    with pytest.raises(UsageError, match="remove it"):
+        model.measure("tiny", setting(weights), args)
+
+
+@pytest.mark.usefixtures("here")
 def test_who_is_too_slow_is_left_out_by_name(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [
         contenders.Contender(contenders.NUMPY, lambda s: contenders.ours(CPU(), s)),
