@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from cases import OPS, conv3x3, in_bands, is_swiftshader, linear, some, upsample_conv3x3
+from cases import OPS, ORACLE, conv3x3, distance, in_bands, is_swiftshader, linear, some, upsample_conv3x3
 
-from moebius.backends.webgpu import WebGPU, gemm, menu
+from moebius.backends.cpu import winograd as cpu_winograd
+from moebius.backends.webgpu import WebGPU, gemm, menu, wgsl
 from moebius.backends.webgpu.menu import Gemm
 
 SMALL = [  # of every entry but `lines`, in which a small image has edges enough
@@ -35,10 +39,13 @@ def test_every_row_of_the_menu_runs_every_mode_beyond_its_edges(gpu: WebGPU, row
     cases += [conv3x3((2, 5, 7), 33, n), upsample_conv3x3((1, 6, 9), 32, n)]
     for case in cases:
         entries = [d.entry for d in case.check(gpu, row).dispatches]
-        if row.packing == "winograd" and "conv3x3 stride 1" in case.name:
-            assert entries == 2 * ["to_points", row.entry, "from_points"]
+        tiles = ["to_points", row.entry, "from_points"]
+        if row.packing == "winograd4" and "conv3x3" in case.name:
+            assert entries == ["to_filters", *case.inputs[0].shape[0] * tiles]
+        elif row.packing == "winograd" and "conv3x3 stride 1" in case.name:
+            assert entries == 2 * tiles
         else:
-            elsewhere = row.packing == "winograd" or (row.entry == "lines" and case.name == "linear")
+            elsewhere = row.side or (row.entry == "lines" and case.name == "linear")
             assert entries == ["direct" if elsewhere else row.entry]
 
 
@@ -85,6 +92,36 @@ def test_tiles_of_four_outputs_meet_every_edge(gpu: WebGPU, monkeypatch: pytest.
     banded = case.check(gpu, row)
     assert len(banded.dispatches) == 3 * 2 * 6
     np.testing.assert_array_equal(case.run(banded), whole)
+
+
+def test_tiles_of_sixteen_outputs_meet_every_edge(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, and of an image that is enlarged; the points of the weights are made once for all bands."""
+    row = replace(menu.WINOGRAD[-1], packing="winograd4")
+    tiles = ["to_points", "direct", "from_points"]
+    for size in some(gpu, [(1, 1, 5), (2, 3, 4)], [(1, 9, 1), (2, 5, 7), (1, 8, 8), (1, 6, 9), (1, 4, 13)]):
+        for case in (conv3x3(size), conv3x3(size, 9, 13, residual=False), upsample_conv3x3(size, 9, 5)):
+            assert [d.entry for d in case.check(gpu, row).dispatches] == ["to_filters", *size[0] * tiles]
+    for other in (conv3x3((1, 4, 6), stride=2), linear((1, 1, 6), 5, 7)):
+        assert [d.entry for d in other.check(gpu, row).dispatches] == ["direct"]
+    assert in_bands(conv3x3((2, 31, 7)), gpu, "gemm", row, max_storage_buffer_binding_size=12288) > 2
+    for case, lines in ((conv3x3((2, 31, 7)), 2 * 8), (upsample_conv3x3((1, 10, 4), 8, 5), 5)):
+        monkeypatch.setattr(gemm, "SCRATCH", 1 << 20)
+        whole = case.run(case.check(gpu, row))
+        monkeypatch.setattr(gemm, "SCRATCH", 4 * 36 * 2 * 8)  # of two tiles of 8 channels: a line of them
+        banded = case.check(gpu, row)
+        assert [d.entry for d in banded.dispatches] == ["to_filters", *lines * tiles]
+        np.testing.assert_array_equal(case.run(banded), whole)
+
+
+def test_points_are_compared_where_the_cpu_does(llvmpipe: WebGPU) -> None:
+    """And lose as little: half of what the usual 0, ±1, ±2 would."""
+    numbers = re.findall(r"^const ([PQ]): f32 = ([\d.]+);", wgsl.source("winograd4"), re.M)
+    p, q = (float(value) for _, value in numbers)
+    assert (0.0, p, -p, q, -q) == cpu_winograd.POINTS
+    case = conv3x3((1, 12, 12), 128, 16, residual=False)
+    row = replace(menu.WINOGRAD_LLVMPIPE, packing="winograd4")
+    (got,), (want,) = case.run(case.check(llvmpipe, row)), case.run(ORACLE)
+    assert distance(got, want)[0] < 1.5e-6
 
 
 def test_one_row_of_tokens_to_many_channels(gpu: WebGPU) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from moebius.backends.webgpu.calls import GemmCall, Operands, Phases, Rows, Taps, Weight
+from moebius.backends.webgpu.calls import GemmCall, Operands, Packing, Phases, Rows, Taps, Weight
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.menu import GEMMS, OF_LLVMPIPE, Gemm, candidates, choose
 from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor
@@ -51,6 +51,8 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
         "thin 8x16 2x16",
         "winograd staged 64x64 8x4",
         "winograd staged 128x64 8x8",
+        "winograd4 staged 64x64 8x4",
+        "winograd4 staged 128x64 8x8",
         "winograd direct 64x64 16x8",
         "winograd direct 32x32 4x4",
         "tiled 128x64 8x8",
@@ -78,8 +80,8 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
 )
 def test_a_row_that_a_device_has_no_room_for_does_not_fit_it(limit: str, room: int, lost: list[str]) -> None:
     small = replace(H200, limits={**DEFAULT_LIMITS, limit: room})
-    keys = [row.key.removeprefix("winograd ") for row in GEMMS if not row.fits(small)]
-    assert keys == [key for row in GEMMS if (key := row.key.removeprefix("winograd ")).startswith(tuple(lost))]
+    keys = [replace(row, packing="plain").key for row in GEMMS if not row.fits(small)]
+    assert keys == [key for row in GEMMS if (key := replace(row, packing="plain").key).startswith(tuple(lost))]
 
 
 def test_a_row_that_needs_a_feature_fits_only_a_device_that_has_it() -> None:
@@ -88,9 +90,9 @@ def test_a_row_that_needs_a_feature_fits_only_a_device_that_has_it() -> None:
     assert row.fits(replace(H200, features=frozenset({"shader-f16", "subgroups"})))
 
 
-def with_points(wanted: GemmCall) -> GemmCall:
+def with_points(wanted: GemmCall, packing: Packing = "winograd") -> GemmCall:
     w = wanted.operands.w
-    return replace(wanted, operands=replace(wanted.operands, w=replace(w, others={"winograd": w.binding})))
+    return replace(wanted, operands=replace(wanted.operands, w=replace(w, others={packing: w.binding})))
 
 
 def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
@@ -106,12 +108,14 @@ def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
         assert choose(caps, with_points(call(4096, 64, 64, Taps(1, 1)))).packing == "plain"
 
 
-def test_weights_packed_in_another_way_are_for_the_convolutions_that_have_them() -> None:
-    rows = [row for row in GEMMS if row.packing == "winograd"]
+@pytest.mark.parametrize("packing", ["winograd", "winograd4"])
+def test_weights_packed_in_another_way_are_for_the_convolutions_that_have_them(packing: Packing) -> None:
+    rows = [row for row in GEMMS if row.packing == packing]
     has, stride, pad = call(64, 8, 8, Taps(1, 1)), call(64, 8, 8, Taps(2, 1)), call(64, 8, 8, Taps(1, 0))
     for wanted in (has, stride, pad, call(64, 8, 8), call(64, 8, 8, Phases())):
         assert not any(row.supports(wanted) for row in rows)
-        assert [row.supports(with_points(wanted)) for row in rows] == [wanted is has] * len(rows)
+        enlarged = packing == "winograd4" and isinstance(wanted.mode, Phases)
+        assert [row.supports(with_points(wanted, packing)) for row in rows] == [wanted is has or enlarged] * len(rows)
 
 
 def test_a_tile_that_its_threads_cannot_share_is_refused() -> None:

@@ -13,8 +13,10 @@ from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.tensor import Binding, DType, Tensor
 
 SHADER = "gemm"
-# How a kernel wants its weights: `plain` is K rows of N columns, a tap after the other, `winograd` the same for each of its 16 points.
-Packing = Literal["plain", "winograd"]
+# How a kernel wants its weights: `plain` is K rows of N columns, a tap after the other; `winograd` the same for each of the 16 points of
+# F(2×2, 3×3); `winograd4` the 9 taps of a 3×3, of which it makes the 36 points of F(4×4, 3×3) itself.
+Packing = Literal["plain", "winograd", "winograd4"]
+TILES: Mapping[Packing, int] = {"winograd": 2, "winograd4": 4}  # outputs on a side of a tile
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from moebius.backends.webgpu import units, wgsl
-from moebius.backends.webgpu.calls import SHADER, GemmCall, Packing, Phases, Taps
+from moebius.backends.webgpu.calls import SHADER, TILES, GemmCall, Packing, Phases, Taps
 from moebius.backends.webgpu.caps import Caps, Kind
 from moebius.backends.webgpu.recorder import ceil
 from moebius.backends.webgpu.tensor import DType
@@ -51,6 +51,11 @@ class Gemm:
         packing = "" if self.packing == "plain" else f"{self.packing} "
         unit = "" if self.units is None else f" {self.units.key}"
         return f"{packing}{self.entry} {self.rows}x{4 * self.columns4} {self.tm}x{4 * self.tn4}{unit}{types}"
+
+    @property
+    def side(self) -> int:
+        """Of Winograd's tiles, in outputs; 0 where a product is a product."""
+        return TILES.get(self.packing, 0)
 
     @property
     def shader(self) -> str:
@@ -125,8 +130,11 @@ class Gemm:
         upsampling one."""
         if call.operands.w.packed_as(self.packing) is None or (self.entry == "thin" and call.n4 > THIN4):
             return False
-        if self.packing == "winograd":
-            return isinstance(call.mode, Taps) and (call.mode.stride, call.mode.pad) == (1, 1)
+        if self.side:
+            plain = isinstance(call.mode, Taps) and (call.mode.stride, call.mode.pad) == (1, 1)
+            if self.packing == "winograd4":
+                return (plain or isinstance(call.mode, Phases)) and 16 * call.k4 * call.n4 * (self.side + 2) ** 2 * 4 <= FILTERS
+            return plain
         return self.entry != "lines" or (isinstance(call.mode, Taps | Phases) and call.stride == 1 and call.operands.w.packed)
 
     # how it runs ---------------------------------------------------------------------------------------------------
@@ -188,10 +196,12 @@ LLVMPIPE_NARROW = Gemm("direct", 8, 2, 4, 16, software=True)  # 128×32
 LINES = Gemm("lines", 16, 1, 8, 4, software=True)  # 30 for 192, where CPU has 96
 LINES_THIN = Gemm("lines", 16, 1, 1, 32, software=True)
 
+FILTERS = 64 << 20  # bytes of weights' points that are made for a call, at most: more take longer than they save, and room
 THIN4 = THIN[-1].tn4  # vec4 of columns
-# 16 products for 36, which are made in tiles as above, between two passes over what they read and make.
+# 16 products for 36, and 36 for 144, which are made in tiles as above, between two passes over what they read and make.
 WINOGRAD_LLVMPIPE, WINOGRAD_CPU = (replace(row, packing="winograd") for row in (LLVMPIPE, CPU))
-WINOGRAD = (*(replace(row, packing="winograd") for row in (STAGED, STAGED_TALL)), WINOGRAD_LLVMPIPE, WINOGRAD_CPU)
+WINOGRAD4 = tuple(replace(row, packing="winograd4") for row in (STAGED, STAGED_TALL))
+WINOGRAD = (*(replace(row, packing="winograd") for row in (STAGED, STAGED_TALL)), *WINOGRAD4, WINOGRAD_LLVMPIPE, WINOGRAD_CPU)
 
 STAGES = (STAGED, STAGED_8X8, STAGED_TALL, STAGED_NARROW, STAGED_LOW, STAGED_WIDE)
 OF_LLVMPIPE = (WINOGRAD_LLVMPIPE, LLVMPIPE, LLVMPIPE_LOW, LLVMPIPE_NARROW, LINES, LINES_THIN)

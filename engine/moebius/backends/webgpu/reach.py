@@ -88,21 +88,27 @@ def _table(n: Numbers, last: int, width4: int) -> dict[str, Span]:
 
 
 def winograd(n: Numbers, grid: Grid) -> Reach:
-    """The two transforms: from the windows of A to their points, and from products to two lines of the output for a line of tiles."""
+    """The transforms: from the windows of A to their points, from products to lines of the output, `side` for a line of tiles; and, where
+    weights are not kept as points, from them to those."""
+    side = 4 if "TO_FILTERS" in n else 2
+    count = (side + 2) ** 2
+    if n["MODE"] == n.get("TO_FILTERS"):
+        rows = 4 * n["k4"]
+        return Reach(vec4(w=9 * rows * n["n4"], out=count * rows * n["n4"]), whole=min(n["k4"], n["n4"]) > 0)
     first, last, gathers = n["row0"], n["rows"] - 1, n["MODE"] == n["FROM_POINTS"]
     whole = 0 <= first <= last and min(n["n4"], n["k4"], n["out_width"]) > 0
     c4 = n["n4"] if gathers else n["k4"]
-    points = 0, VEC4 * (15 * n["plane"] + last + 1 - first) * c4
+    points = 0, VEC4 * ((count - 1) * n["plane"] + last + 1 - first) * c4
     if not gathers:
-        low, high = _lines(n, first // n["out_width"], last // n["out_width"], False)
+        low, high = _lines(n, first // n["out_width"], last // n["out_width"], False, 2 if n.get("DOUBLED") else 1)
         loaded = {"a": (VEC4 * (low - n["a_origin"]), VEC4 * max(high - n["a_origin"], c4)), "out": points}
         if n["NORMED"]:
             loaded |= vec4(norm=2 * (last // n["out_width"] // n["out_height"] + 1) * c4)
         return Reach(loaded, whole=whole)
-    across, down = (n["out_width"] + 1) // 2, (n["out_height"] + 1) // 2
+    across, down = -(-n["out_width"] // side), -(-n["out_height"] // side)
     begin, end = (
-        image * n["out_height"] + min(2 * y + past, n["out_height"])
-        for past, (image, y) in ((0, divmod(first // across, down)), (2, divmod(last // across, down)))
+        image * n["out_height"] + min(side * y + past, n["out_height"])
+        for past, (image, y) in ((0, divmod(first // across, down)), (side, divmod(last // across, down)))
     )
     origin = (n["out_origin"] + 2**31) % 2**32 - 2**31
     lines = VEC4 * (begin * n["out_width"] * c4 - origin), VEC4 * (end * n["out_width"] * c4 - origin)
@@ -120,13 +126,14 @@ def _rows(n: Numbers, first: int, last: int) -> Span:
     return n["a_offset"] + min(begins), n["a_offset"] + max(begins) + n["k4"]
 
 
-def _lines(n: Numbers, first: int, last: int, phase: bool) -> Span:
-    """vec4 of the input's lines under the filter, from the grid's line `first` to its line `last`, of all images."""
+def _lines(n: Numbers, first: int, last: int, phase: bool, scale: int = 1) -> Span:
+    """vec4 of the input's lines under the filter, from the grid's line `first` to its line `last`, of all images; the filter sees `scale`
+    lines for each."""
 
     def line(of: int, dy: int) -> int:
         image, y = divmod(of, n["out_height"])
         top = y - 1 if phase else y * n["stride"] - n["pad"]
-        return image * n["height"] + min(max(top + dy, 0), n["height"] - 1)
+        return image * n["height"] + min(max(top + dy, 0) // scale, n["height"] - 1)
 
     pitch = n["width"] * n["k4"]
     # The second phase's two taps begin a line below the first's.
@@ -272,6 +279,7 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "transpose": transpose,
     "unet_input": unet_input,
     "winograd": winograd,
+    "winograd4": winograd,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
 PARTS = "common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments"  # of others

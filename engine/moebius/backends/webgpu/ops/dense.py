@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
-from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Taps, Weight
+from moebius.backends.webgpu.calls import TILES, Epilogue, GemmCall, Operands, Phases, Taps, Weight
 from moebius.backends.webgpu.deferred import GroupNormed, Joined, Parted, is_parted
 from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.ops.norms import CHUNKS, behind
@@ -59,7 +59,7 @@ def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, r
     weight = Weight(rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])))
     if rec.caps.precision == "f32":  # the points of an input are sums of four values: rounded, they would lose more than the input does
         tiles = rec.constant(p, "winograd", (16, up4(k), up4(n)), lambda p: pack.winograd(p["weight"]))
-        weight = replace(weight, others={"winograd": tiles})
+        weight = replace(weight, others={"winograd": tiles, "winograd4": weight.binding})
     epilogue = Epilogue(bias=rec.vector(p, "bias"), residuals=present(residual))
     dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), Taps(stride, pad), epilogue))
     return out
@@ -80,6 +80,9 @@ def _upsample(dense: Dense, x: Tensor, p: Params, out: Tensor) -> Tensor:
     rec = dense.recorder
     n, k = p["weight"].shape[:2]
     weight = Weight(rec.weight(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])))
+    if rec.caps.precision == "f32":
+        taps = rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"]))
+        weight = replace(weight, others={"winograd4": taps})
     dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(bias=rec.vector(p, "bias"))))
     return out
 
@@ -148,10 +151,10 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
 
 
 def can_be_parted(rec: Recorder, shape: tuple[int, int, int, int]) -> bool:
-    """Whether a tensor is large, every two lines of it can be where a part begins, and a norm's chunks are whole in one."""
+    """Whether a tensor is large, every line of tiles of it can be where a part begins, and a norm's chunks are whole in one."""
     b, h, w, c = shape
     large = b == 1 and 4 * h * w * up4(c) > WHOLE
-    return large and h % (2 * PARTS) == 0 and w * up4(c) % rec.alignment == 0 and h * w % CHUNKS == 0
+    return large and h % (max(TILES.values()) * PARTS) == 0 and w * up4(c) % rec.alignment == 0 and h * w % CHUNKS == 0
 
 
 def parted(rec: Recorder, shape: tuple[int, int, int, int], label: str, make: Callable[[Tensor], Tensor]) -> Parted:
