@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from cases import OPS, ORACLE, conv3x3, distance, in_bands, is_swiftshader, linear, some, upsample_conv3x3
 
 from moebius.backends.cpu import winograd as cpu_winograd
-from moebius.backends.webgpu import WebGPU, gemm, menu, wgsl
+from moebius.backends.webgpu import WebGPU, calls, gemm, menu, wgsl
 from moebius.backends.webgpu.menu import Gemm
 
 SMALL = [  # of every entry but `lines`, in which a small image has edges enough
@@ -40,12 +39,10 @@ def test_every_row_of_the_menu_runs_every_mode_beyond_its_edges(gpu: WebGPU, row
     for case in cases:
         entries = [d.entry for d in case.check(gpu, row).dispatches]
         tiles = ["to_points", row.entry, "from_points"]
-        if row.packing == "winograd4" and "conv3x3" in case.name:
+        if row.packing == "winograd" and "conv3x3" in case.name:
             assert entries == ["to_filters", *case.inputs[0].shape[0] * tiles]
-        elif row.packing == "winograd" and "conv3x3 stride 1" in case.name:
-            assert entries == 2 * tiles
         else:
-            elsewhere = row.side or (row.entry == "lines" and case.name == "linear")
+            elsewhere = row.packing == "winograd" or (row.entry == "lines" and case.name == "linear")
             assert entries == ["direct" if elsewhere else row.entry]
 
 
@@ -78,25 +75,10 @@ def test_lines_meet_every_edge(gpu: WebGPU) -> None:
         assert [d.entry for d in conv3x3((1, 4, 6), stride=2).check(gpu, tile).dispatches] == ["direct"]  # no neighbours to share
 
 
-def test_tiles_of_four_outputs_meet_every_edge(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images of odd and even sides, of one line; lines of tiles in bands; what has no tiles gets another kernel."""
-    row = menu.WINOGRAD[-1]
-    for size in some(gpu, [(1, 1, 5), (2, 3, 4)], [(1, 5, 1), (2, 5, 7), (2, 4, 4), (1, 6, 9)]):
-        for case in (conv3x3(size), conv3x3(size, 9, 13, residual=False)):
-            assert [d.entry for d in case.check(gpu, row).dispatches] == size[0] * ["to_points", "direct", "from_points"]
-    assert [d.entry for d in conv3x3((1, 4, 6), stride=2).check(gpu, row).dispatches] == ["direct"]
-    case = conv3x3((2, 31, 7))
-    assert in_bands(case, gpu, "gemm", row, max_storage_buffer_binding_size=4096) == 2 * 16  # a line of tiles at a time
-    whole = case.run(case.check(gpu, row))
-    monkeypatch.setattr(gemm, "SCRATCH", 3 * 4 * 16 * 4 * 8)  # of 4 tiles of 8 channels: three lines of them
-    banded = case.check(gpu, row)
-    assert len(banded.dispatches) == 3 * 2 * 6
-    np.testing.assert_array_equal(case.run(banded), whole)
-
-
 def test_tiles_of_sixteen_outputs_meet_every_edge(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, and of an image that is enlarged; the points of the weights are made once for all bands."""
-    row = replace(menu.WINOGRAD[-1], packing="winograd4")
+    """Images of odd and even sides, of one line, and enlarged ones; lines of tiles in bands, for all of which the points of the weights are
+    made once; what has no tiles gets another kernel."""
+    row = menu.WINOGRAD[-1]
     tiles = ["to_points", "direct", "from_points"]
     for size in some(gpu, [(1, 1, 5), (2, 3, 4)], [(1, 9, 1), (2, 5, 7), (1, 8, 8), (1, 6, 9), (1, 4, 13)]):
         for case in (conv3x3(size), conv3x3(size, 9, 13, residual=False), upsample_conv3x3(size, 9, 5)):
@@ -115,11 +97,12 @@ def test_tiles_of_sixteen_outputs_meet_every_edge(gpu: WebGPU, monkeypatch: pyte
 
 def test_points_are_compared_where_the_cpu_does(llvmpipe: WebGPU) -> None:
     """And lose as little: half of what the usual 0, ±1, ±2 would."""
-    numbers = re.findall(r"^const ([PQ]): f32 = ([\d.]+);", wgsl.source("winograd4"), re.M)
+    numbers = re.findall(r"^const ([PQ]): f32 = ([\d.]+);", wgsl.source("winograd"), re.M)
     p, q = (float(value) for _, value in numbers)
     assert (0.0, p, -p, q, -q) == cpu_winograd.POINTS
+    assert calls.WINDOW == wgsl.numbers("winograd")["SIDE"] == cpu_winograd.N
     case = conv3x3((1, 12, 12), 128, 16, residual=False)
-    row = replace(menu.WINOGRAD_LLVMPIPE, packing="winograd4")
+    row = menu.WINOGRAD_LLVMPIPE
     (got,), (want,) = case.run(case.check(llvmpipe, row)), case.run(ORACLE)
     assert distance(got, want)[0] < 1.5e-6
 

@@ -11,7 +11,6 @@ from cases import OPS, self_lambda, upsample_conv3x3
 from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, native, reach
-from moebius.backends.webgpu.calls import Packing
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.menu import UNITS, WINOGRAD, Gemm, always
@@ -81,16 +80,14 @@ def test_bands_are_reached_in_their_windows(llvmpipe: WebGPU, monkeypatch: pytes
             assert all(begin >= 0 for begin, _ in spans(d).values())
 
 
-@pytest.mark.parametrize(("packing", "op"), [("winograd", "conv3x3"), ("winograd4", "conv3x3"), ("winograd4", "upsample_conv3x3")])
-def test_tiles_are_reached_in_their_windows(llvmpipe: WebGPU, packing: Packing, op: str) -> None:
+@pytest.mark.parametrize("op", ["conv3x3", "upsample_conv3x3"])
+def test_tiles_are_reached_in_their_windows(llvmpipe: WebGPU, op: str) -> None:
     case = OPS[op]((2, 5, 7))
-    row = replace(WINOGRAD[-1], packing=packing)
-    dispatches = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(row)), case.params).dispatches
-    assert [d.entry for d in dispatches if d.entry != "to_filters"] == 2 * ["to_points", "direct", "from_points"]
-    if packing == "winograd4":
-        grown = replace(dispatches[1], params=dispatches[1].params | {"height": dispatches[1].params["height"] + 32})
-        with pytest.raises(LimitError, match=r"winograd4\.wgsl"):
-            check(grown, llvmpipe.caps)
+    dispatches = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(WINOGRAD[-1])), case.params).dispatches
+    assert [d.entry for d in dispatches] == ["to_filters", *2 * ["to_points", "direct", "from_points"]]
+    for name in ("rows", "k4", "plane", "height"):
+        with pytest.raises(LimitError, match=r"winograd\.wgsl"):
+            check(replace(dispatches[1], params=dispatches[1].params | {name: dispatches[1].params[name] + 32}), llvmpipe.caps)
     for d in dispatches:
         for b in d.bindings:
             begin, end = spans(d).get(b.name, (0, b.nbytes // 4))
@@ -117,8 +114,7 @@ WIDER = {
     "softmax": ("rows", "n4"),
     "transpose": ("columns", "pitch", "offset", "out_pitch"),
     "unet_input": ("rows", "copies", "y_pitch", "pitch"),
-    "winograd": ("rows", "k4", "plane", "height"),
-    "winograd4": ("n4", "k4"),
+    "winograd": ("n4", "k4"),
 }
 FROM = {"gemm": "linear", "depthwise": "dwconv", "softmax": "attention", "transpose": "attention", "cross_lambda": "cross_lambda"}
 FROM |= {name: "self_lambda" for name in WIDER if name.startswith("lambda_")} | {n: "group_norm" for n in WIDER if n.startswith("group_")}
@@ -130,8 +126,8 @@ def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shade
     assert WIDER.keys() == reach.REACH.keys()
     if shader in ("group_stats", "group_finish"):  # of large tensors
         monkeypatch.setattr(norms, "WHOLE", 0)
-    if shader in ("winograd", "winograd4", "gemm_matrix"):
-        op, row = ("linear", UNITS[0]) if shader == "gemm_matrix" else ("conv3x3", replace(WINOGRAD[-1], packing=shader))
+    if shader in ("winograd", "gemm_matrix"):
+        op, row = ("linear", UNITS[0]) if shader == "gemm_matrix" else ("conv3x3", WINOGRAD[-1])
         case = OPS[op]((1, 5, 7))
         d = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(row)), case.params).dispatches[0]
     else:

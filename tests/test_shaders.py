@@ -202,7 +202,7 @@ def test_no_mark_is_left_in_what_is_compiled(shader: str) -> None:
 # what Python reads from them -----------------------------------------------------------------------------------------
 FLAT = (64, 1)
 WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
-    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in ("gemm", "gemm_matrix", "winograd", "winograd4")},
+    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in ("gemm", "gemm_matrix", "winograd")},
     ("group_stats", "main"): (FLAT, 64 * 16),  # a vec3 takes the room of a vec4
     ("group_scale", "main"): (FLAT, 64 * 16),
     ("layer_norm", "row_variance"): (FLAT, 64 * 4),
@@ -216,9 +216,7 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("gemm", "staged"): ((8, 8), 4 * 16 * (8 * 4 + 4) + 16 * 16 * 8 * 2),  # tile_w is `tiled`'s too
     ("gemm", "thin"): ((8, 8), 16 * 8 * 8 * (8 + 1)),
     ("gemm_matrix", "units"): ((128, 1), 2 * (64 * 40 + 32 * 72) + 4 * 4 * 16 * 16),
-    ("winograd", "to_points"): ((8, 8), 0),
-    ("winograd", "from_points"): ((8, 8), 0),
-    **{("winograd4", entry): ((8, 8), 0) for entry in ("to_filters", "to_points", "from_points")},
+    **{("winograd", entry): ((8, 8), 0) for entry in ("to_filters", "to_points", "from_points")},
 }
 
 

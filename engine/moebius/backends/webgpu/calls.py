@@ -13,10 +13,12 @@ from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.tensor import Binding, DType, Tensor
 
 SHADER = "gemm"
-# How a kernel wants its weights: `plain` is K rows of N columns, a tap after the other; `winograd` the same for each of the 16 points of
-# F(2×2, 3×3); `winograd4` the 9 taps of a 3×3, of which it makes the 36 points of F(4×4, 3×3) itself.
-Packing = Literal["plain", "winograd", "winograd4"]
-TILES: Mapping[Packing, int] = {"winograd": 2, "winograd4": 4}  # outputs on a side of a tile
+# How a kernel wants its weights: `plain` is K rows of N columns, a tap after the other; `winograd` the 9 taps of a 3×3, of which it makes
+# the points of F(4×4, 3×3) itself.
+Packing = Literal["plain", "winograd"]
+TILE = 4  # Winograd's tiles: outputs on a side
+WINDOW = TILE + 2  # and inputs
+POINTS = WINDOW**2
 
 
 @dataclass(frozen=True)

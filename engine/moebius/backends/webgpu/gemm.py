@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from moebius.backends.webgpu import wgsl
-from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Weight
+from moebius.backends.webgpu.calls import POINTS, TILE, WINDOW, Epilogue, GemmCall, Operands, Phases, Rows, Weight
 from moebius.backends.webgpu.deferred import GroupNormed, is_parted
 from moebius.backends.webgpu.menu import Choose, Gemm
 from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder, ceil
@@ -25,8 +25,8 @@ class Band:
     normed: bool = False  # A is a norm, and made for this band
 
 
-# Additions and products of a channel, for a tile of so many outputs on a side.
-TRANSFORM = {2: {"to_points": 32, "from_points": 24}, 4: {"to_points": 12 * 22, "from_points": 10 * 18}}
+TRANSFORMS = "winograd"
+OPERATIONS = {"to_filters": 9 * 12, "to_points": 12 * 22, "from_points": 10 * 18}  # of each, for a channel of a tile
 SCRATCH = 32 << 20  # bytes of what a band of tiles becomes, at most: half of a large GPU's cache, and no great part of any memory
 NORMED = 64 << 20  # bytes of a norm in front of a 3×3 convolution that are in memory at a time
 
@@ -36,8 +36,8 @@ def bands(call: GemmCall, recorder: Recorder, row: Gemm) -> Iterable[Band]:
     a, out = call.operands.a, call.operands.out
     if is_parted(a) and not isinstance(call.mode, Rows):
         _ = a.buffer  # a filter reaches across its parts
-    if row.side:
-        return _bands_of_tiles(call, recorder, row.side)
+    if row.packing == "winograd":
+        return _bands_of_tiles(call, recorder)
     if recorder.fits(a, out, *call.epilogue.residuals) and not normed_in_bands(call, recorder):
         return [Band(0, call.rows)]
     return _bands_of_rows(call, call.mode, recorder) if isinstance(call.mode, Rows) else _bands_of_lines(call, recorder)
@@ -83,21 +83,21 @@ def _bands_of_lines(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
             yield Band((image * grid_height + y) * grid_width, (image * grid_height + y1) * grid_width, (a_span, out_span), normed)
 
 
-def _bands_of_tiles(call: GemmCall, recorder: Recorder, side: int) -> Iterator[Band]:
-    """Whole lines of tiles of one image each: `side` lines of the output, and those of the input that the filter reaches."""
+def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
+    """Whole lines of tiles of one image each: TILE lines of the output, and those of the input that the filter reaches."""
     a, out = call.operands.a, call.operands.out
     images, height, width, _ = out.shape
     scale = height // a.shape[1]  # output lines per line of the input
-    down, across = ceil(height, side), ceil(width, side)
-    in_line, out_line, points = a.shape[2] * a.pitch, width * out.pitch, (side + 2) ** 2 * across * max(a.pitch, out.pitch)
-    step = recorder.bands(f"{call.op} ({call.path})", down, side * in_line, side * out_line, points, overhead=2 * in_line)
+    down, across = ceil(height, TILE), ceil(width, TILE)
+    in_line, out_line, points = a.shape[2] * a.pitch, width * out.pitch, POINTS * across * max(a.pitch, out.pitch)
+    step = recorder.bands(f"{call.op} ({call.path})", down, TILE * in_line, TILE * out_line, points, overhead=2 * in_line)
     step = min(step, max(1, SCRATCH // (4 * points)))
     normed = isinstance(a, GroupNormed) and is_parted(a.x) and normed_in_bands(call, recorder)
     for image in range(images):
         for y, y1 in recorder.pieces(0, down, step, down, out, *call.epilogue.residuals):
-            top, bottom = max(side * y - 1, 0) // scale, ceil(min(side * y1 + 1, height), scale)
+            top, bottom = max(TILE * y - 1, 0) // scale, ceil(min(TILE * y1 + 1, height), scale)
             a_span = ((image * a.shape[1] + top) * in_line, (image * a.shape[1] + bottom) * in_line)
-            out_span = ((image * height + side * y) * out_line, (image * height + min(side * y1, height)) * out_line)
+            out_span = ((image * height + TILE * y) * out_line, (image * height + min(TILE * y1, height)) * out_line)
             yield Band((image * down + y) * across, (image * down + y1) * across, (a_span, out_span), normed)
 
 
@@ -125,7 +125,7 @@ class Dense:
     def record(self, call: GemmCall, row: Gemm) -> None:
         """In all its bands: those of one row are not those of another."""
         row, chosen = row.on(self.recorder.caps), f"{row.key}; {why(self.choose, self.recorder.caps, call)}"
-        filters = self._filters(call, row, chosen) if row.side else None
+        filters = self._filters(call, row, chosen) if row.packing == "winograd" else None
         for band in bands(call, self.recorder, row):
             if filters is None:
                 self._record(call, row, band, chosen)
@@ -154,24 +154,22 @@ class Dense:
         )
 
     def _filters(self, call: GemmCall, row: Gemm, chosen: str) -> Binding:
-        """The weights' points: those that are kept, or made now."""
-        kept = call.operands.w.packed_as(row.packing)
-        assert kept is not None  # `supports` said so
-        if row.packing == "winograd":
-            return kept
-        shader, k, n4 = row.packing, 4 * call.k4, call.n4
-        names = wgsl.numbers(shader)
-        made = self.recorder.new(((row.side + 2) ** 2, 1, k, call.operands.n), f"{call.path} filters")
+        """The weights' points: kept, those of all layers would be four times the weights."""
+        taps = call.operands.w.packed_as(row.packing)
+        assert taps is not None  # `supports` said so
+        names, k, n4 = wgsl.numbers(TRANSFORMS), 4 * call.k4, call.n4
+        unbound = {slot.name: None for slot in wgsl.interface(TRANSFORMS).slots if slot.access != "uniform"}
+        made = self.recorder.new((POINTS, 1, k, call.operands.n), f"{call.path} filters")
         self.recorder.dispatch(
             call.op,
             call.path,
-            shader,
+            TRANSFORMS,
             (ceil(n4, names["WGX"]), ceil(k, names["WGY"]), 1),
-            {**dict.fromkeys(slot.name for slot in wgsl.interface(shader).slots if slot.access != "uniform"), "w": kept, "out": made},
+            {**unbound, "w": taps, "out": made},
             {"row0": 0, "rows": k, **call.params(), "a_origin": 0, "out_origin": 0},
             {"MODE": names["TO_FILTERS"], "BIAS": False},
             entry="to_filters",
-            flops=4 * k * n4 * 9 * 12,
+            flops=4 * k * n4 * OPERATIONS["to_filters"],
             prologue=call.prologue,
             chosen=chosen,
         )
@@ -181,37 +179,36 @@ class Dense:
         """Three dispatches: the points of every window of A, their products with the weights' points, and the tiles that those make."""
         if not band.normed:
             call = of_the_normed(call)
-        operands, shader, points = call.operands, row.packing, (row.side + 2) ** 2
-        names, doubled = wgsl.numbers(shader), isinstance(call.mode, Phases)
+        operands, names = call.operands, wgsl.numbers(TRANSFORMS)
         _, height, width, _ = operands.out.shape
-        tiles, down, across = band.end - band.begin, ceil(height, row.side), ceil(width, row.side)
-        windows = self.recorder.new((points, 1, tiles, operands.k), f"{call.path} windows")
-        products = self.recorder.new((points, 1, tiles, operands.n), f"{call.path} products")
+        tiles, down, across = band.end - band.begin, ceil(height, TILE), ceil(width, TILE)
+        windows = self.recorder.new((POINTS, 1, tiles, operands.k), f"{call.path} windows")
+        products = self.recorder.new((POINTS, 1, tiles, operands.n), f"{call.path} products")
 
         def transform(entry: str, of: GemmCall, over: tuple[int, int], a: Tensor | None = None, **bound: Tensor) -> None:
             """Its grid is over columns, in vec4, and tiles; `over` has the lines and columns that its rows are numbered by."""
             found, a_origin, out_origin = self._bound(of, row, band, a)
             into = entry == "to_points"
             c4, origins = (of.k4, {"a_origin": a_origin // 4}) if into else (of.n4, {"out_origin": out_origin // 4})
-            window = {"KERNEL": row.side + 2} | ({"DOUBLED": True} if doubled else {}) if into else {}
+            window = {"KERNEL": WINDOW, "DOUBLED": isinstance(call.mode, Phases)} if into else {}
             sizes = {"row0": band.begin, "rows": band.end, "plane": tiles, "out_height": over[0], "out_width": over[1]}
-            sizes |= {"stride": row.side, "pad": 1}
+            sizes |= {"stride": TILE, "pad": 1}
             self.recorder.dispatch(
                 call.op,
                 call.path,
-                shader,
+                TRANSFORMS,
                 (ceil(c4, names["WGX"]), ceil(tiles, names["WGY"]), 1),
                 {**found, "w": None, **bound},
                 {**of.params(), "a_origin": 0, "out_origin": 0, **sizes, **origins},
                 {**of.constants(), "MODE": names[entry.upper()], **window},
                 entry=entry,
-                flops=4 * c4 * tiles * TRANSFORM[row.side][entry],
+                flops=4 * c4 * tiles * OPERATIONS[entry],
                 prologue=call.prologue,
                 chosen=chosen,
             )
 
         transform("to_points", replace(call, epilogue=Epilogue()), (down, across), out=windows)
-        mode = Rows(tiles, matrices=points, plane=tiles)
+        mode = Rows(tiles, matrices=POINTS, plane=tiles)
         inner = Operands(windows, Weight(filters), products, operands.k, operands.n)
         multiply = GemmCall(call.op, call.path, inner, mode, prologue=call.prologue)
         self._record(multiply, replace(row, packing="plain"), Band(0, tiles), chosen)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from moebius.backends.webgpu import units, wgsl
-from moebius.backends.webgpu.calls import SHADER, TILES, GemmCall, Packing, Phases, Taps
+from moebius.backends.webgpu.calls import POINTS, SHADER, TILE, GemmCall, Packing, Phases, Rows, Taps
 from moebius.backends.webgpu.caps import Caps, Kind
 from moebius.backends.webgpu.recorder import ceil
 from moebius.backends.webgpu.tensor import DType
@@ -51,11 +51,6 @@ class Gemm:
         packing = "" if self.packing == "plain" else f"{self.packing} "
         unit = "" if self.units is None else f" {self.units.key}"
         return f"{packing}{self.entry} {self.rows}x{4 * self.columns4} {self.tm}x{4 * self.tn4}{unit}{types}"
-
-    @property
-    def side(self) -> int:
-        """Of Winograd's tiles, in outputs; 0 where a product is a product."""
-        return TILES.get(self.packing, 0)
 
     @property
     def shader(self) -> str:
@@ -130,11 +125,10 @@ class Gemm:
         upsampling one."""
         if call.operands.w.packed_as(self.packing) is None or (self.entry == "thin" and call.n4 > THIN4):
             return False
-        if self.side:
-            plain = isinstance(call.mode, Taps) and (call.mode.stride, call.mode.pad) == (1, 1)
-            if self.packing == "winograd4":
-                return (plain or isinstance(call.mode, Phases)) and 16 * call.k4 * call.n4 * (self.side + 2) ** 2 * 4 <= FILTERS
-            return plain
+        if self.packing == "winograd":
+            if isinstance(call.mode, Taps) and (call.mode.stride, call.mode.pad) != (1, 1):
+                return False
+            return not isinstance(call.mode, Rows) and 64 * POINTS * call.k4 * call.n4 <= FILTERS
         return self.entry != "lines" or (isinstance(call.mode, Taps | Phases) and call.stride == 1 and call.operands.w.packed)
 
     # how it runs ---------------------------------------------------------------------------------------------------
@@ -198,14 +192,17 @@ LINES_THIN = Gemm("lines", 16, 1, 1, 32, software=True)
 
 FILTERS = 64 << 20  # bytes of weights' points that are made for a call, at most: more take longer than they save, and room
 THIN4 = THIN[-1].tn4  # vec4 of columns
-# 16 products for 36, and 36 for 144, which are made in tiles as above, between two passes over what they read and make.
-WINOGRAD_LLVMPIPE, WINOGRAD_CPU = (replace(row, packing="winograd") for row in (LLVMPIPE, CPU))
-WINOGRAD4 = tuple(replace(row, packing="winograd4") for row in (STAGED, STAGED_TALL))
-WINOGRAD = (*(replace(row, packing="winograd") for row in (STAGED, STAGED_TALL)), *WINOGRAD4, WINOGRAD_LLVMPIPE, WINOGRAD_CPU)
+# 36 products for 144, which are made in tiles as above, between two passes over what they read and make.
+WINOGRAD_GPU, WINOGRAD_TALL = (replace(row, packing="winograd") for row in (STAGED, STAGED_TALL))
+WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW = (
+    replace(row, packing="winograd") for row in (LLVMPIPE, replace(LLVMPIPE, wgy=1), LLVMPIPE_NARROW)
+)
+WINOGRAD_CPU, WINOGRAD_CPU_LOW = (replace(row, packing="winograd") for row in (CPU, replace(CPU, tm=2)))
+WINOGRAD = (WINOGRAD_GPU, WINOGRAD_TALL, WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW, WINOGRAD_CPU, WINOGRAD_CPU_LOW)
 
 STAGES = (STAGED, STAGED_8X8, STAGED_TALL, STAGED_NARROW, STAGED_LOW, STAGED_WIDE)
-OF_LLVMPIPE = (WINOGRAD_LLVMPIPE, LLVMPIPE, LLVMPIPE_LOW, LLVMPIPE_NARROW, LINES, LINES_THIN)
-GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[1:])
+OF_LLVMPIPE = (LLVMPIPE, LLVMPIPE_LOW, LLVMPIPE_NARROW, LINES, LINES_THIN, WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW)
+GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5])
 
 
 # On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth); a subgroup has registers for 64×32 sums at most.
@@ -242,6 +239,12 @@ def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
     rest = [row for row in others if row.fits(caps) and row.supports(call)]
     least = min(computed(row, call) for row in (default, *rest))
     return default, *(row for row in rest if computed(row, call) <= WASTE * least)
+
+
+def tiles(call: GemmCall) -> int:
+    """Winograd's, of a convolution's output."""
+    images, height, width, _ = call.operands.out.shape
+    return images * ceil(height, TILE) * ceil(width, TILE)
 
 
 def computed(row: Gemm, call: GemmCall) -> int:
@@ -300,13 +303,16 @@ def _gpu(caps: Caps, call: GemmCall) -> Gemm:
 
 def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
     """Milliseconds of the processors, at M×N×K. 512×160×32: LLVMPIPE 5.3, with threads of 8×8 in its place 6.6; 32×640×128: 8.6 and 10.5;
-    512×32×32: LLVMPIPE_NARROW 1.5, CPU 3.6. 3×3 of 16, 32 and 64 channels to as many, on 128², 64² and 32²: LINES 87, 45 and 44, Winograd's
-    tiles 97, 47 and 33.
+    512×32×32: LLVMPIPE_NARROW 1.5, CPU 3.6. 3×3 of 16, 32 and 64 channels to as many, on 128², 64² and 32²: LINES 120, 103 and 85,
+    Winograd's tiles 81, 70 and 26 to 39; of 64 on 16²: 28, and 7 on WINOGRAD_LOW. Enlarging, 64 and 32 channels: LINES 118 and 134, tiles 90 and 155.
     """
     if call.phases * call.rows * call.mode.side**2 * call.operands.n * call.operands.k < WORTH:
         return _software(caps, call)
-    if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= LLVMPIPE.columns4:
-        return WINOGRAD_LLVMPIPE
+    wide = 12 if isinstance(call.mode, Phases) else 4
+    if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= wide:
+        if call.n4 <= WINOGRAD_NARROW.columns4:
+            return WINOGRAD_NARROW
+        return WINOGRAD_LLVMPIPE if tiles(call) >= WINOGRAD_LLVMPIPE.rows else WINOGRAD_LOW
     if LINES.supports(call) and call.grid_size[1] >= LINES.tm:
         return LINES_THIN if call.n4 <= 2 else LINES
     if call.n4 <= 2:
@@ -317,8 +323,12 @@ def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
 
 
 def _swiftshader(caps: Caps, call: GemmCall) -> Gemm:
-    """CPU takes 18, 56, 90, 85 and 325 ms for 8, 16, 32, 64 and 128 channels to as many, WINOGRAD_CPU 62, 37, 51, 42 and 142."""
-    return WINOGRAD_CPU if WINOGRAD_CPU.supports(call) and min(call.k4, call.n4) >= 4 else _software(caps, call)
+    """Milliseconds: 32 to 64 channels on 64²: CPU 226, WINOGRAD_CPU 63; 64 to 32 on 32²: 75 and 28; 3 to 16 and back on 128²: 272 and 170,
+    94 and 81. Enlarging 64 channels from 8²: 38, WINOGRAD_CPU_LOW 26; 128 from 4²: 32 and 55."""
+    count = tiles(call)
+    if WINOGRAD_CPU.supports(call) and max(call.k4, call.n4) >= 4 and count >= WINOGRAD_CPU_LOW.rows:
+        return WINOGRAD_CPU if count > WINOGRAD_CPU.rows else WINOGRAD_CPU_LOW
+    return _software(caps, call)
 
 
 def _software(caps: Caps, call: GemmCall) -> Gemm:

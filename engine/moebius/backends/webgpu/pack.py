@@ -132,15 +132,6 @@ def phases(w: Array) -> Array:
     return out
 
 
-FILTER_POINTS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # G of F(2, 3)
-
-
-def winograd(w: Array) -> Array:
-    """(N, K, 3, 3) → G·w·Gᵀ, (16, 4·K4, 4·N4)."""
-    points = np.einsum("iy,nkyx,jx->ijkn", FILTER_POINTS, w, FILTER_POINTS, optimize=True)
-    return f32(pad4(pad4(points.reshape(16, *points.shape[2:]), 1), 2))
-
-
 def heads_rows(w: Array, heads: int) -> Array:
     """(heads·k, …) → (heads·4·K4, …): every head padded by itself, so that a head is a run of vec4."""
     return pad4(w.reshape(heads, -1, *w.shape[1:]), 1).reshape(-1, *w.shape[1:])

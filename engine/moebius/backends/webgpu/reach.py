@@ -88,19 +88,16 @@ def _table(n: Numbers, last: int, width4: int) -> dict[str, Span]:
 
 
 def winograd(n: Numbers, grid: Grid) -> Reach:
-    """The transforms: from the windows of A to their points, from products to lines of the output, `side` for a line of tiles; and, where
-    weights are not kept as points, from them to those."""
-    side = 4 if "TO_FILTERS" in n else 2
-    count = (side + 2) ** 2
-    if n["MODE"] == n.get("TO_FILTERS"):
+    """The transforms: from weights to their points, from the windows of A to theirs, and from products to the outputs of tiles."""
+    if n["MODE"] == n["TO_FILTERS"]:
         rows = 4 * n["k4"]
-        return Reach(vec4(w=9 * rows * n["n4"], out=count * rows * n["n4"]), whole=min(n["k4"], n["n4"]) > 0)
-    first, last, gathers = n["row0"], n["rows"] - 1, n["MODE"] == n["FROM_POINTS"]
+        return Reach(vec4(w=9 * rows * n["n4"], out=n["POINTS"] * rows * n["n4"]), whole=min(n["k4"], n["n4"]) > 0)
+    first, last, gathers, side = n["row0"], n["rows"] - 1, n["MODE"] == n["FROM_POINTS"], n["SIDE"] - 2
     whole = 0 <= first <= last and min(n["n4"], n["k4"], n["out_width"]) > 0
     c4 = n["n4"] if gathers else n["k4"]
-    points = 0, VEC4 * ((count - 1) * n["plane"] + last + 1 - first) * c4
+    points = 0, VEC4 * ((n["POINTS"] - 1) * n["plane"] + last + 1 - first) * c4
     if not gathers:
-        low, high = _lines(n, first // n["out_width"], last // n["out_width"], False, 2 if n.get("DOUBLED") else 1)
+        low, high = _lines(n, first // n["out_width"], last // n["out_width"], False, 2 if n["DOUBLED"] else 1)
         loaded = {"a": (VEC4 * (low - n["a_origin"]), VEC4 * max(high - n["a_origin"], c4)), "out": points}
         if n["NORMED"]:
             loaded |= vec4(norm=2 * (last // n["out_width"] // n["out_height"] + 1) * c4)
@@ -279,7 +276,6 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "transpose": transpose,
     "unet_input": unet_input,
     "winograd": winograd,
-    "winograd4": winograd,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
 PARTS = "common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments"  # of others

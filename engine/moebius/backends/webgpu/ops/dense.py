@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
-from moebius.backends.webgpu.calls import TILES, Epilogue, GemmCall, Operands, Phases, Taps, Weight
+from moebius.backends.webgpu.calls import TILE, Epilogue, GemmCall, Operands, Phases, Taps, Weight
 from moebius.backends.webgpu.deferred import GroupNormed, Joined, Parted, is_parted
 from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.ops.norms import CHUNKS, behind
@@ -57,9 +57,8 @@ def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, r
     b, h, w, _ = x.shape
     out = rec.new((b, ceil(h, stride), ceil(w, stride), n), p.path)
     weight = Weight(rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])))
-    if rec.caps.precision == "f32":  # the points of an input are sums of four values: rounded, they would lose more than the input does
-        tiles = rec.constant(p, "winograd", (16, up4(k), up4(n)), lambda p: pack.winograd(p["weight"]))
-        weight = replace(weight, others={"winograd": tiles, "winograd4": weight.binding})
+    if rec.caps.precision == "f32":  # the points of an input are sums of it: rounded, they would lose more than the input does
+        weight = replace(weight, others={"winograd": weight.binding})
     epilogue = Epilogue(bias=rec.vector(p, "bias"), residuals=present(residual))
     dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), Taps(stride, pad), epilogue))
     return out
@@ -82,7 +81,7 @@ def _upsample(dense: Dense, x: Tensor, p: Params, out: Tensor) -> Tensor:
     weight = Weight(rec.weight(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])))
     if rec.caps.precision == "f32":
         taps = rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"]))
-        weight = replace(weight, others={"winograd4": taps})
+        weight = replace(weight, others={"winograd": taps})
     dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(bias=rec.vector(p, "bias"))))
     return out
 
@@ -154,7 +153,7 @@ def can_be_parted(rec: Recorder, shape: tuple[int, int, int, int]) -> bool:
     """Whether a tensor is large, every line of tiles of it can be where a part begins, and a norm's chunks are whole in one."""
     b, h, w, c = shape
     large = b == 1 and 4 * h * w * up4(c) > WHOLE
-    return large and h % (max(TILES.values()) * PARTS) == 0 and w * up4(c) % rec.alignment == 0 and h * w % CHUNKS == 0
+    return large and h % (TILE * PARTS) == 0 and w * up4(c) % rec.alignment == 0 and h * w % CHUNKS == 0
 
 
 def parted(rec: Recorder, shape: tuple[int, int, int, int], label: str, make: Callable[[Tensor], Tensor]) -> Parted:
