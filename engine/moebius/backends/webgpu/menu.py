@@ -303,7 +303,7 @@ def _gpu(caps: Caps, call: GemmCall) -> Gemm:
 
 def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
     """Milliseconds of the processors, at M×N×K. 512×160×32: LLVMPIPE 5.3, with threads of 8×8 in its place 6.6; 32×640×128: 8.6 and 10.5;
-    512×32×32: LLVMPIPE_NARROW 1.5, CPU 3.6. 3×3 of 16, 32 and 64 channels to as many, on 128², 64² and 32²: LINES 120, 103 and 85, Winograd's
+    512×32×32: LLVMPIPE_NARROW 1.5, CPU 3.6. 3×3 of 16, 32 and 64 channels on 128², 64² and 32²: LINES 120, 103 and 85, Winograd's
     tiles 81, 70 and 26; of 64 on 16²: 28 and 7. Enlarging 64 and 32 channels: LINES 118 and 134, tiles 90 and 155.
     """
     if call.phases * call.rows * call.mode.side**2 * call.operands.n * call.operands.k < WORTH:
