@@ -159,13 +159,14 @@ def test_fused_sums_stay_close_where_the_mean_is_large(llvmpipe: WebGPU) -> None
 
 # Every way to divide a window's work: runs longer than a line, as long, and shorter; lines of the window that are none of the image's.
 WAYS = [
-    lambdas.Window(*way)
-    for way in ((4, 1, 1, 4, False), (4, 1, 3, 8, True), (4, 2, 3, 1, True), (8, 4, 2, 2, False), (1, 1, 4, 2, True), (2, 2, 1, 4, True))
+    lambdas.Window(*way) for way in ((4, 1, 1, 4, False), (4, 1, 3, 8, True), (4, 2, 3, 1, True), (8, 4, 2, 2, False), (2, 1, 5, 2, True))
 ]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(str(int(n)) for n in way))
 def test_windows_of_every_shape(gpu: WebGPU, way: lambdas.Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way.each > 2 and "SwiftShader" in gpu.name:
+        pytest.skip("It takes ten seconds to compile it.")
     monkeypatch.setattr(lambdas, "WINDOWS", (way,))
     monkeypatch.setattr(lambdas, "SMALL_WINDOWS", (way,))
     sizes = [(5, 5), (2, 17), (17, 18), (1, 31), (23, 7)]
@@ -191,7 +192,7 @@ def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: We
     assert runs(caps, 64, 32, 16) == [(16, 1), (8, 1), (2, 1)]  # the last for the number of workgroups
     roomy = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 48 << 10})
     assert runs(roomy, 64, 32, 16) == [(8, 3), (4, 3), (2, 3)]
-    assert runs(roomy, 8, 1, 4, images=1) == [(1, 1), (1, 1), (1, 1)]
+    assert runs(roomy, 8, 1, 4, images=1) == [(2, 3), (2, 3), (2, 3)]
     assert lambdas.windows(caps, 8, 257, (2, 64, 64)) is None  # more lanes than a workgroup has threads
     narrow = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-size-x": 128})
     assert runs(narrow, 64, 32, 16) == [(8, 1), (4, 1), (2, 1)]

@@ -35,7 +35,7 @@ class Window(NamedTuple):
 # In the order of preference, with and without more workgroup memory than WebGPU's default limit.
 ROOMY = 32 << 10
 WINDOWS = (Window(8, 1, 3, 8, True), Window(4, 1, 3, 4, True), Window(2, 1, 3, 4, True))
-SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2, 1))
+SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
 GROUPS = 256  # workgroups that make a GPU busy
 CROSS_LANES, CROSS_ROWS = 10, 2  # of cross_lambda_rows, at most
 CONTENT_THREADS = 8  # of a software driver's workgroup of lambda_content: as many as llvmpipe has lanes
@@ -114,7 +114,7 @@ def windows(caps: Caps, heads: int, k4: int, size: tuple[int, int, int]) -> dict
     images, height, width = size
     found: list[dict[str, int | bool]] = []
     for form in (WINDOWS if caps.limits[MEMORY] >= ROOMY else ()) + SMALL_WINDOWS:
-        if form.run > 1 and form.run >= 2 * width:
+        if form.run > 2 and form.run >= 2 * width:
             continue
         names = {name.upper(): value for name, value in form._asdict().items()}
         constants = names | {"HEADS": heads, "LANES": k4, "SHARE": gcd(form.share, form.run * heads)}
