@@ -169,7 +169,7 @@ def test_windows_of_every_shape(gpu: WebGPU, way: lambdas.Window, monkeypatch: p
         pytest.skip("It takes ten seconds to compile it.")
     monkeypatch.setattr(lambdas, "WINDOWS", (way,))
     monkeypatch.setattr(lambdas, "SMALL_WINDOWS", (way,))
-    sizes = [(5, 5), (2, 17), (17, 18), (1, 31), (23, 7)]
+    sizes = [(5, 5), (2, 17), (17, 18)][: 2 if way.each > 2 else None]
     for height, width in sizes[:1] if "SwiftShader" in gpu.name else sizes:
         made = self_lambda((1 if height > 2 else 2, height, width), 2, 5 if height > 2 else 8).check(gpu, CPU, kind="discrete").dispatches
         assert made[-1].shader == "lambda_window"
@@ -209,7 +209,7 @@ def test_rows_of_a_cross_lambda_are_divided_among_lanes(llvmpipe: WebGPU, monkey
     ]
     assert [(f["LANES"], f["ROWS"]) for f in found if f is not None] == [(10, 2), (10, 2), (7, 2), (10, 1), (5, 1)]
     assert lambdas.cross_rows(caps, 300, 10, 10) is None
-    for lanes, rows, k, tokens in ((2, 2, 16, 10), (1, 3, 9, 3), (3, 2, 11, 77)):
+    for lanes, rows, k, tokens in ((2, 2, 16, 10), (1, 3, 9, 3), (3, 2, 11, 12)):
         monkeypatch.setattr(lambdas, "CROSS_LANES", lanes)
         monkeypatch.setattr(lambdas, "CROSS_ROWS", rows)
         made = cross_lambda((2, 5, 1), 2, k, tokens).check(llvmpipe, CPU, kind="discrete").dispatches

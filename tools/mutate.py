@@ -399,7 +399,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("(HEADS + 1u) * LANES + v]", "HEADS * LANES + v]"),
         ("min(group.x * RUN + p, params.width - 1u)", "min(group.x * RUN, params.width - 1u)"),
         ("query[i / LANES * QUERY + i % LANES] =", "query[i] ="),
-        ("      if (p + l * STEP < COLUMNS) {", "      if (p + l * STEP < COLUMNS - 1u) {"),
+        ("      if (p + l * STEP < COLUMNS) {", "      if (p + l * STEP < COLUMNS - 2u) {"),
         ("let part = o / 4u % PARTS;", "let part = o / 4u % PARTS / 2u;"),
         ("let line = o / 4u / PARTS;", "let line = 0u;"),
         ("(4u * k * WINDOW + dy + line) * 4u + d;", "(4u * k * WINDOW + dy) * 4u + d;"),
