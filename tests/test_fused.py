@@ -104,7 +104,7 @@ FUSED: dict[str, tuple[Callable[[Size], Case], list[str]]] = {
         ["gemm", "lambda_content", "lambda_window", "gemm", "depthwise", "gemm"],
     ),
     "feed_forward of a layer norm of cross_lambda with whole vec4": (
-        lambda s: in_transformer(cross_lambda(s, 2, 8), s),
+        lambda s: in_transformer(cross_lambda(s, 8, 8), s),
         ["gemm", "cross_lambda_rows", "gemm", "depthwise", "gemm"],
     ),
     "feed_forward of a layer norm of cross_lambda": (
@@ -176,10 +176,12 @@ def test_windows_of_every_shape(gpu: WebGPU, way: lambdas.Window, monkeypatch: p
         assert dict(made[-1].constants)["LINES"] == way.lines
 
 
-def test_windows_of_many_heads(gpu: WebGPU) -> None:
-    """A head for every lane; a head's last vec4 that is not full is in FUSED."""
+def test_windows_of_many_heads(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head for every lane, and λ made by the largest workgroup that there is room for."""
+    monkeypatch.setattr(lambdas, "CONTENT", ((10_000, 8), (0, 4096), (0, 128)))
     made = self_lambda((1, 2, 17), 8, 10).check(gpu, CPU, kind="discrete").dispatches
-    assert made[-1].shader == "lambda_window"
+    assert [d.shader for d in made[-2:]] == ["lambda_content", "lambda_window"]
+    assert dict(made[-2].constants)["SIZE"] == 128
 
 
 def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: WebGPU) -> None:
