@@ -14,7 +14,7 @@ from goldens import noise, relative
 
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
-from moebius.backends.webgpu.caps import DEFAULT_LIMITS
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.menu import CPU, WINOGRAD, always
 from moebius.backends.webgpu.ops import lambdas
 from moebius.check.lockstep import LockStep, Row
@@ -64,7 +64,7 @@ FUSED: dict[str, tuple[Callable[[Size], Case], list[str]]] = {
     ),
     "cross_lambda of a layer norm": (
         lambda s: chained(layer_norm(s, 6), cross_lambda(s)),
-        ["layer_norm", "gemm", "cross_lambda"],
+        ["layer_norm", "gemm", "cross_lambda_rows"],
     ),
     "dwconv of a group norm": (
         lambda s: chained(group_norm(s, 3, 3, silu=True), dwconv(s, 9, 10)),
@@ -99,9 +99,17 @@ FUSED: dict[str, tuple[Callable[[Size], Case], list[str]]] = {
         lambda s: in_transformer(self_lambda(s, 2, 10), s),  # the three lanes of a position, too, are not always run in one go
         ["gemm", "lambda_content", "lambda_window", "gemm", "depthwise", "gemm"],
     ),
+    "feed_forward of a layer norm of self_lambda with whole vec4": (
+        lambda s: in_transformer(self_lambda(s, 2, 8), s),
+        ["gemm", "lambda_content", "lambda_window", "gemm", "depthwise", "gemm"],
+    ),
+    "feed_forward of a layer norm of cross_lambda with whole vec4": (
+        lambda s: in_transformer(cross_lambda(s, 8, 8), s),
+        ["gemm", "cross_lambda_rows", "gemm", "depthwise", "gemm"],
+    ),
     "feed_forward of a layer norm of cross_lambda": (
         lambda s: in_transformer(cross_lambda(s, 16, 3), s),  # a row is more threads than a driver runs in one go
-        ["gemm", "cross_lambda", "gemm", "depthwise", "gemm"],
+        ["gemm", "cross_lambda_rows", "gemm", "depthwise", "gemm"],
     ),
 }
 
@@ -149,25 +157,67 @@ def test_fused_sums_stay_close_where_the_mean_is_large(llvmpipe: WebGPU) -> None
         case.check(llvmpipe, CPU, kind="discrete")
 
 
-def test_windows_of_every_shape(gpu: WebGPU) -> None:
-    """Runs longer than a line, as long, and shorter; a head for every lane and fewer; the widths of the window's own tests."""
-    sizes = [(5, 3), (2, 17), (17, 18), (1, 31), (23, 1)]
-    for height, width in sizes[:2] if "SwiftShader" in gpu.name else sizes:
-        for heads, k in ((2, 3), (8, 10)) if (height, width) == (2, 17) else ((2, 5),):
-            made = self_lambda((1, height, width), heads, k).check(gpu, CPU, kind="discrete").dispatches
-            assert made[-1].shader == "lambda_window"
+# Every way to divide a window's work: runs longer than a line, as long, and shorter; lines of the window that are none of the image's.
+WAYS = [
+    lambdas.Window(*way) for way in ((4, 1, 1, 4, False), (4, 1, 3, 8, True), (4, 2, 3, 1, True), (8, 4, 2, 2, False), (2, 1, 5, 2, True))
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(str(int(n)) for n in way))
+def test_windows_of_every_shape(gpu: WebGPU, way: lambdas.Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way.each > 2 and "SwiftShader" in gpu.name:
+        pytest.skip("It takes ten seconds to compile it.")
+    monkeypatch.setattr(lambdas, "WINDOWS", (way,))
+    monkeypatch.setattr(lambdas, "SMALL_WINDOWS", (way,))
+    sizes = [(5, 5), (2, 17), (17, 18)][: 2 if way.each > 2 else None]
+    for height, width in sizes[:1] if "SwiftShader" in gpu.name else sizes:
+        made = self_lambda((1 if height > 2 else 2, height, width), 2, 5 if height > 2 else 8).check(gpu, CPU, kind="discrete").dispatches
+        assert made[-1].shader == "lambda_window"
+        assert dict(made[-1].constants)["LINES"] == way.lines
+
+
+def test_windows_of_many_heads(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head for every lane, and λ made by the largest workgroup that there is room for."""
+    monkeypatch.setattr(lambdas, "CONTENT", ((10_000, 8), (0, 4096), (0, 128)))
+    made = self_lambda((1, 2, 17), 8, 10).check(gpu, CPU, kind="discrete").dispatches
+    assert [d.shader for d in made[-2:]] == ["lambda_content", "lambda_window"]
+    assert dict(made[-2].constants)["SIZE"] == 128
 
 
 def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: WebGPU) -> None:
     caps = replace(llvmpipe.caps, limits=DEFAULT_LIMITS)
-    assert [lambdas.windows(caps, 8, k4, 64) for k4 in (10, 20, 40)] == [
-        {"HEADS": 8, "LANES": lanes, "RUN": run, "SHARE": share} for lanes, run, share in ((10, 16, 4), (20, 8, 2), (40, 4, 1))
-    ]
-    assert lambdas.windows(caps, 8, 257, 64) is None  # more lanes than a workgroup has threads
+
+    def runs(caps: Caps, *sides: int, images: int = 2) -> list[tuple[int, int]]:
+        made = [lambdas.windows(caps, 8, k4, (images, side, side)) for k4, side in zip((10, 20, 40), sides, strict=True)]
+        return [(int(constants["RUN"]), int(constants["LINES"])) for constants in made if constants is not None]
+
+    assert runs(caps, 64, 32, 16) == [(16, 1), (8, 1), (2, 1)]  # the last for the number of workgroups
+    roomy = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 48 << 10})
+    assert runs(roomy, 64, 32, 16) == [(8, 3), (4, 3), (2, 3)]
+    assert runs(roomy, 8, 1, 4, images=1) == [(2, 3), (2, 3), (2, 3)]
+    assert lambdas.windows(caps, 8, 257, (2, 64, 64)) is None  # more lanes than a workgroup has threads
     narrow = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-size-x": 128})
-    assert lambdas.windows(narrow, 8, 10, 64) == {"HEADS": 8, "LANES": 10, "RUN": 8, "SHARE": 4}
+    assert runs(narrow, 64, 32, 16) == [(8, 1), (4, 1), (2, 1)]
     made = self_lambda((1, 2, 2), 2, 80).check(llvmpipe, CPU, kind="discrete", max_compute_workgroup_storage_size=5120).dispatches
     assert made[-1].shader == "lambda_apply"
+
+
+def test_rows_of_a_cross_lambda_are_divided_among_lanes(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More vec4 than lanes, rows that do not fill a workgroup, and what has no room for one."""
+    caps = replace(llvmpipe.caps, limits=DEFAULT_LIMITS)
+    found = [
+        lambdas.cross_rows(caps, heads, k4, tokens)
+        for heads, k4, tokens in ((8, 10, 10), (8, 40, 10), (8, 7, 10), (16, 10, 10), (8, 10, 77))
+    ]
+    assert [(f["LANES"], f["ROWS"]) for f in found if f is not None] == [(10, 2), (10, 2), (7, 2), (10, 1), (5, 1)]
+    assert lambdas.cross_rows(caps, 300, 10, 10) is None
+    for lanes, rows, k, tokens in ((2, 2, 16, 10), (1, 3, 9, 3), (3, 2, 11, 12)):
+        monkeypatch.setattr(lambdas, "CROSS_LANES", lanes)
+        monkeypatch.setattr(lambdas, "CROSS_ROWS", rows)
+        made = cross_lambda((2, 5, 1), 2, k, tokens).check(llvmpipe, CPU, kind="discrete").dispatches
+        assert made[-1].shader == "cross_lambda_rows"
+    cut = cross_lambda((1, 2, 2), 2, 3).check(llvmpipe, CPU, kind="discrete", max_compute_workgroup_storage_size=64)
+    assert cut.dispatches[-1].shader == "cross_lambda"
 
 
 def test_a_full_step_keeps_its_budget(llvmpipe: WebGPU) -> None:

@@ -99,6 +99,7 @@ def test_tiles_are_reached_in_their_windows(llvmpipe: WebGPU, op: str) -> None:
 WIDER = {
     "concat": ("rows", "a_pitch", "pitch"),
     "cross_lambda": ("images", "positions", "q_pitch", "k4", "v4", "pitch"),
+    "cross_lambda_rows": ("rows", "positions", "q_pitch", "k4", "v_dim", "pitch"),
     "depthwise": ("images", "height", "width", "c4"),
     "gemm": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
     "gemm_matrix": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
@@ -118,7 +119,7 @@ WIDER = {
 }
 FROM = {"gemm": "linear", "depthwise": "dwconv", "softmax": "attention", "transpose": "attention", "cross_lambda": "cross_lambda"}
 FROM |= {name: "self_lambda" for name in WIDER if name.startswith("lambda_")} | {n: "group_norm" for n in WIDER if n.startswith("group_")}
-FROM |= {"lambda_window": "self_lambda of a layer norm, fused"}
+FROM |= {"lambda_window": "self_lambda of a layer norm, fused", "cross_lambda_rows": "cross_lambda of a layer norm, fused"}
 
 
 @pytest.mark.parametrize("shader", WIDER)

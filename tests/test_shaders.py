@@ -207,7 +207,8 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("group_scale", "main"): (FLAT, 64 * 16),
     ("layer_norm", "row_variance"): (FLAT, 64 * 4),
     ("lambda_content", "main"): (FLAT, 5 * 64 * 16),
-    ("lambda_window", "main"): ((40, 1), 16 * (19 * 10 + 4 * 8 * 4)),
+    ("lambda_window", "main"): ((40, 1), 16 * (19 * 10 + 4 * (8 * 4 + 1))),
+    ("cross_lambda_rows", "main"): ((160, 1), 4 * 160 * 10 + 4 * 16 * 10 + 16 * 160),
     ("layer_norm", "main"): (FLAT, 64 * 4),
     ("softmax", "main"): (FLAT, 64 * 4),
     ("gemm", "direct"): ((8, 8), 0),  # tile_a and tile_w are the other entry's

@@ -200,7 +200,8 @@ def lambda_window(n: Numbers, grid: Grid) -> Reach:
     spans = vec4(qkv=(rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 2) * lanes, variance=rows, filters=4 * lanes * n["WINDOW"] * 4)
     spans |= vec4(**{"lambda": 4 * images * lanes * lanes})
     heads = {**n, "v4": lanes}
-    return Reach(spans | _heads(heads, rows), whole=_fills(heads) and grid[1] == n["height"] and n["width"] > 0)
+    whole = _fills(heads) and grid[1] == n["height"] and n["width"] > 0
+    return Reach(spans | _heads(heads, rows), whole=whole and n["RUN"] % n["EACH"] == 0 and n["ROWS"] % n["SHARE"] == 0)
 
 
 def lambda_apply(n: Numbers, grid: Grid) -> Reach:
@@ -216,9 +217,16 @@ def cross_lambda(n: Numbers, grid: Grid) -> Reach:
     rows, tokens = n["images"] * n["positions"], n["images"] * n["TOKENS"]
     table = n["positions"] * n["TOKENS"] * n["k4"]
     spans = vec4(q=(rows - 1) * n["q_pitch"] + n["HEADS"] * n["k4"], table=table, keys=tokens * n["k4"], values=tokens * n["v4"])
-    if n["VARIANCE"]:
-        spans |= vec4(variance=rows)
     return Reach(spans | _heads(n, rows), whole=_fills(n))
+
+
+def cross_lambda_rows(n: Numbers, grid: Grid) -> Reach:
+    """Rows beyond the last are computed as the last."""
+    rows, k4 = n["rows"], n["k4"]
+    tokens = ((rows - 1) // n["positions"] + 1) * n["TOKENS"] * k4
+    spans = vec4(q=(rows - 1) * n["q_pitch"] + n["HEADS"] * k4, table=n["positions"] * n["TOKENS"] * k4, variance=rows)
+    heads = {**n, "v4": k4}
+    return Reach(spans | vec4(keys=tokens, values=tokens) | _heads(heads, rows), whole=_fills(heads) and rows > 0)
 
 
 def _heads(n: Numbers, rows: int) -> dict[str, Span]:
@@ -260,6 +268,7 @@ def guided_ddim(n: Numbers, grid: Grid) -> Reach:
 REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "concat": concat,
     "cross_lambda": cross_lambda,
+    "cross_lambda_rows": cross_lambda_rows,
     "depthwise": depthwise,
     "gemm": gemm,
     "gemm_matrix": gemm,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import gcd
+from typing import NamedTuple
+
 import numpy as np
 
 from moebius.backends.webgpu import pack, wgsl
@@ -15,10 +19,27 @@ from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.model.contract import POSITION_WINDOW, Condition
 from moebius.model.params import Params
 
-RUNS = (16, 8, 4, 2, 1)  # positions of a workgroup of lambda_window
-CONTENT_THREADS = 8  # of a software driver's workgroup of lambda_content: as many as llvmpipe has lanes
 CHANNELS = (2, 1)  # of a thread of lambda_apply, in vec4: two take 16 loads of 32 products each, one takes 12 of 16
-SHARES = (1, 2, 4)  # positions whose logits a thread of it makes
+
+
+class Window(NamedTuple):
+    """How lambda_window divides its work: its constants of these names."""
+
+    run: int
+    each: int
+    lines: int
+    share: int
+    kept: bool
+
+
+# In the order of preference, with and without more workgroup memory than WebGPU's default limit.
+ROOMY = 32 << 10
+WINDOWS = (Window(8, 1, 3, 8, True), Window(4, 1, 3, 4, True), Window(2, 1, 3, 4, True))
+SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
+GROUPS = 256  # workgroups that make a GPU busy
+CROSS_LANES, CROSS_ROWS = 10, 2  # of cross_lambda_rows, at most
+CONTENT_THREADS = 8  # of a software driver's workgroup of lambda_content: as many as llvmpipe has lanes
+CONTENT = ((2048, 256), (512, 128), (0, 64))  # of a GPU's, from so many positions on
 SELF, CROSS = "self_lambda", "cross_lambda"
 
 
@@ -34,7 +55,7 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(spread, bias)))
     content = _content(rec, qkv, p, heads, k)
     filters = rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
-    if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, w)):
+    if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, (b, h, w))):
         return _window(rec, qkv, content, filters, p, heads, k, constants, residual)
     return _apply(dense, qkv, content, filters, p, heads, k, residual)
 
@@ -43,7 +64,8 @@ def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tenso
     """λ = λc + bias of every image, (4·K4, 4·V4): the part that is the same at all positions."""
     b, h, w, width = qkv.shape
     n, k4 = h * w, up4(k)
-    size = CONTENT_THREADS if rec.caps.is_software else wgsl.numbers("lambda_content")["SIZE"]
+    sizes = (size for least, size in CONTENT if n >= least and _fits(rec.caps, "lambda_content", {"SIZE": size}))
+    size = CONTENT_THREADS if rec.caps.is_software else next(sizes)
     content = rec.new((b, 1, k4, k4), f"{p.path} lambda")
     rec.dispatch(
         SELF,
@@ -86,18 +108,47 @@ def _apply(dense: Dense, qkv: Tensor, content: Tensor, filters: Binding, p: Para
     return out
 
 
-def windows(caps: Caps, heads: int, k4: int, width: int) -> dict[str, int] | None:
-    """The constants of lambda_window: as many positions as its workgroup has room for; None where there is none for one."""
-    for run in (r for r in RUNS if r < 2 * width):
-        logits = 4 * heads * run
-        share = next((s for s in SHARES if run % s == 0 and logits <= s * run * k4), max(s for s in SHARES if run % s == 0))
-        constants = {"HEADS": heads, "LANES": k4, "RUN": run, "SHARE": share}
-        kernel = wgsl.kernel("lambda_window", "main", tuple(sorted(constants.items())))
-        names = "workgroup-storage-size", "invocations-per-workgroup", "workgroup-size-x"
-        room, threads, wide = (caps.limits[f"max-compute-{name}"] for name in names)
-        if kernel.workgroup_bytes <= room and kernel.threads <= min(threads, wide):
+def windows(caps: Caps, heads: int, k4: int, size: tuple[int, int, int]) -> dict[str, int | bool] | None:
+    """The constants of lambda_window: the first that the device has room for and that make enough workgroups of these images, else those
+    that make the most; None where there is no room at all."""
+    images, height, width = size
+    found: list[dict[str, int | bool]] = []
+    for form in (WINDOWS if caps.limits[MEMORY] >= ROOMY else ()) + SMALL_WINDOWS:
+        if form.run > 2 and form.run >= 2 * width:
+            continue
+        names = {name.upper(): value for name, value in form._asdict().items()}
+        constants = names | {"HEADS": heads, "LANES": k4, "SHARE": gcd(form.share, form.run * heads)}
+        if not _fits(caps, "lambda_window", constants):
+            continue
+        if images * height * ceil(width, form.run) >= GROUPS:
             return constants
+        found.append(constants)
+    return min(found, key=lambda constants: constants["RUN"], default=None)
+
+
+def cross_rows(caps: Caps, heads: int, k4: int, tokens: int) -> dict[str, int] | None:
+    """The constants of cross_lambda_rows: as many lanes of a head as share its channels evenly, then as many rows as there is room for."""
+    for lanes in (n for n in range(CROSS_LANES, 0, -1) if k4 % n == 0):
+        for rows in range(CROSS_ROWS, 0, -1):
+            constants = {"HEADS": heads, "TOKENS": tokens, "LANES": lanes, "ROWS": rows}
+            if _fits(caps, "cross_lambda_rows", constants):
+                return constants
     return None
+
+
+def _whole(k: int) -> dict[str, int | bool | str]:
+    """The constants of a kernel of GPUs that writes k channels a head."""
+    return {"WHOLE": True, "Number": "vec4<f32>"} if k % 4 == 0 else {}
+
+
+MEMORY = "max-compute-workgroup-storage-size"
+
+
+def _fits(caps: Caps, shader: str, constants: Mapping[str, int | bool]) -> bool:
+    """Whether the device has room for a workgroup."""
+    kernel = wgsl.kernel(shader, "main", tuple(sorted(constants.items())))
+    threads = min(caps.limits[f"max-compute-{name}"] for name in ("invocations-per-workgroup", "workgroup-size-x"))
+    return kernel.workgroup_bytes <= caps.limits[MEMORY] and kernel.threads <= threads
 
 
 def _window(
@@ -108,7 +159,7 @@ def _window(
     p: Params,
     heads: int,
     k: int,
-    constants: dict[str, int],
+    constants: dict[str, int | bool],
     residual: Tensor,
 ) -> Tensor:
     """Logits and sums in one kernel, and the variance of every row."""
@@ -116,8 +167,9 @@ def _window(
     c, k4, window = residual.shape[3], up4(k) // 4, POSITION_WINDOW * WINDOW_PITCH
     out = rec.new(residual.shape, p.path)
     out.variance = rec.new((1, 1, out.rows, 1), f"{p.path} variance")
-    run, threads = constants["RUN"], constants["RUN"] * k4
-    line = ceil((run + POSITION_WINDOW) * k4, threads) + ceil(4 * heads * run // constants["SHARE"], threads) * (1 + k4)
+    run, lines = constants["RUN"], constants["LINES"]
+    threads = run // constants["EACH"] * k4 * lines
+    line = ceil(4 * heads * run * lines // constants["SHARE"], threads) * (1 + k4)
     rec.dispatch(
         SELF,
         f"{p.path}.window",
@@ -125,8 +177,8 @@ def _window(
         (ceil(w, run), h, b),
         {"qkv": qkv, "lambda": content, "filters": filters, "residual": residual, "out": out, "variance": out.variance},
         {"height": h, "width": w, "qkv_pitch": width // 4, "v_dim": k, "pitch": out.pitch},
-        constants,
-        iterations=POSITION_WINDOW * (1 + line) + 2 * k4 + 4 * heads,
+        constants | _whole(k),
+        iterations=ceil(POSITION_WINDOW, lines) * (1 + line) + ceil(heads * run * k4, threads) + 2 * k4 + lines * heads * constants["EACH"],
         flops=2 * b * h * w * c * (2 * window + k),
     )
     return out
@@ -147,26 +199,26 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
 
     table = rec.weight(p, "rel_pos_emb", (n, tokens, k4), lambda p: pack.position_table(p))
     out = rec.new(x.shape, p.path)
-    whole = rec.caps.fuses and wgsl.numbers("cross_lambda")["SIZE"] % heads == 0  # rows in a workgroup
-    if whole:
+    bound: dict[str, Tensor | Binding | None] = {
+        "q": q,
+        "table": table,
+        "keys": rec.constant(p, "keys", (b, tokens, k4), lambda p: constants(p, 0), cond.key),
+        "values": rec.constant(p, "values", (b, tokens, k4), lambda p: constants(p, 1), cond.key),
+        "residual": residual,
+        "out": out,
+    }
+    sizes: dict[str, int | float] = {"positions": n, "q_pitch": q.pitch // 4, "k4": k4 // 4, "v_dim": k, "pitch": out.pitch}
+    at, flops = f"{p.path}.apply", 4 * b * n * tokens * c
+    if rec.caps.fuses and (shared := cross_rows(rec.caps, heads, k4 // 4, tokens)):
         out.variance = rec.new((1, 1, out.rows, 1), f"{p.path} variance")
-    rec.dispatch(
-        CROSS,
-        f"{p.path}.apply",
-        "cross_lambda",
-        b * n * heads,
-        {
-            "q": q,
-            "table": table,
-            "keys": rec.constant(p, "keys", (b, tokens, k4), lambda p: constants(p, 0), cond.key),
-            "values": rec.constant(p, "values", (b, tokens, k4), lambda p: constants(p, 1), cond.key),
-            "residual": residual,
-            "out": out,
-            "variance": out.variance,
-        },
-        {"images": b, "positions": n, "q_pitch": q.pitch // 4, "k4": k4 // 4, "v4": k4 // 4, "v_dim": k, "pitch": out.pitch},
-        {"HEADS": heads, "TOKENS": tokens, "VARIANCE": whole},
-        iterations=6 * (k4 // 4) + 4 + 2 * heads,
-        flops=4 * b * n * tokens * c,
-    )
+        grid = rec.flat(b * n, shared["ROWS"])
+        rounds = 2 * ceil(k4 // 4, shared["LANES"]) + ceil(tokens, shared["LANES"]) + shared["LANES"] + heads
+        bound |= {"variance": out.variance}
+        rec.dispatch(
+            CROSS, at, "cross_lambda_rows", grid, bound, sizes | {"rows": b * n}, shared | _whole(k), iterations=rounds, flops=flops
+        )
+    else:
+        sizes |= {"images": b, "v4": k4 // 4}
+        own = {"HEADS": heads, "TOKENS": tokens}
+        rec.dispatch(CROSS, at, "cross_lambda", b * n * heads, bound, sizes, own, iterations=6 * (k4 // 4) + 4, flops=flops)
     return out
