@@ -31,9 +31,9 @@ def call(m: int, n: int, k: int, mode: Rows | Taps | Phases = Rows(), packed: bo
 def test_every_row_keeps_to_the_default_limits_and_says_so() -> None:
     for row in GEMMS:
         assert row.fits(GPU), row
-        assert row.threads == row.wgx * row.wgy <= 256
+        assert row.threads == row.wgx * row.wgy * row.groups <= 256
         assert 0 <= row.workgroup_bytes <= 16384
-        assert (row.workgroup_bytes > 0) == (row.entry in ("tiled", "staged", "thin"))
+        assert (row.workgroup_bytes > 0) == (row.entry in ("tiled", "staged", "blocked", "thin"))
 
 
 def test_keys_name_rows_and_stay_as_they_are() -> None:
@@ -46,6 +46,11 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
         "staged 64x32 8x4",
         "staged 32x64 4x4",
         "staged 64x128 8x8",
+        "blocked 64x64 8x4",
+        "blocked 64x64 8x8",
+        "blocked 64x32 8x4",
+        "blocked 64x32 8x4 in 2",
+        "blocked 32x32 8x4 in 4",
         "thin 32x4 8x4",
         "thin 16x8 4x8",
         "thin 8x16 2x16",
