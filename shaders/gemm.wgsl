@@ -270,8 +270,8 @@ const PART: u32 = ACC / GROUPS; // of a thread's sums: what each group of thread
 const THREADS: u32 = WGX * WGY; // of a group
 const BOTH: bool = true; // all threads stage blocks of A, LOAD_A each, and LOAD_W vec4 of W; else a block each, and the others W
 const FROM_W: u32 = 0u; // the first thread that stages W
-const BLOCKS: u32 = 4u; // 4·LOAD_A
-const AHEAD: u32 = 8u; // vec4 that a thread has under way: at first those of A, at last those of W
+const BLOCKS: u32 = 4u * LOAD_A; // vec4 of A that a thread stages
+const AHEAD: u32 = 12u; // vec4 that a thread has under way: at first those of A, at last those of W
 var<workgroup> tiles: array<vec4<f32>, GROUPS * TILE>;
 
 // Tap and vec4 of it, for a vec4 of the taps side by side, each of `depth`; past all of them the end of the last one.

@@ -54,6 +54,12 @@ def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
             linear((1, 1, rows), depth, columns).check(gpu, tile)
 
 
+def test_blocks_lie_across_a_whole_tile(llvmpipe: WebGPU) -> None:
+    """Of more threads than the 32 that are arranged together, across and down."""
+    row = menu.BLOCKED
+    linear((1, 1, row.rows + 1), 20, 4 * row.columns4 + 1).check(llvmpipe, row)
+
+
 def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
     names = ["linear without bias", "conv3x3 stride 2 pad 0", "upsample_conv3x3", "dwconv with all"]
     more = ["conv3x3", "conv3x3 stride 2", "feed_forward", "self_lambda", "attention"]

@@ -137,6 +137,7 @@ class Gemm:
             and self.threads <= limits["max-compute-invocations-per-workgroup"]
             and self.wgx <= limits["max-compute-workgroup-size-x"]
             and self.wgy <= limits["max-compute-workgroup-size-y"]
+            and self.groups <= limits["max-compute-workgroup-size-z"]
             and self.workgroup_bytes <= limits["max-compute-workgroup-storage-size"]
         )
 
@@ -164,7 +165,7 @@ class Gemm:
             each, split = self.wgx * self.wgy, self._from_w
             blocks, loads_w = max(1, self._blocks // each), self._staged_w // (each - split)
             ahead = max(4 * blocks, loads_w) if split else 4 * blocks + loads_w
-            out |= {"LOAD_A": blocks, "LOAD_W": loads_w, "BLOCKS": 4 * blocks, "AHEAD": ahead}
+            out |= {"LOAD_A": blocks, "LOAD_W": loads_w, "AHEAD": ahead}
             out |= {"GROUPS": self.groups, "BOTH": split == 0, "FROM_W": split}
         elif self.entry in STAGING:
             out |= {"LOAD_A": self._staged_a // self.threads, "LOAD_W": self._staged_w // self.threads}
