@@ -19,9 +19,11 @@ SMALL = [  # of every entry but `lines`, in which a small image has edges enough
     Gemm("direct", 2, 1, 8, 8),
     Gemm("tiled", 2, 1, 8, 8),
     Gemm("staged", 2, 1, 8, 8),
+    Gemm("blocked", 8, 1, 8, 4, groups=2),
     Gemm("thin", 4, 2, 4, 8),
     Gemm("tiled", 4, 1, 4, 16),
     Gemm("staged", 2, 2, 4, 8),
+    Gemm("blocked", 4, 1, 8, 8),
 ]
 LINES = [Gemm("lines", 2, 1, 4, 4), Gemm("lines", 3, 1, 1, 8)]
 LARGE = [menu.LINES, Gemm("direct", 3, 2, 16, 4)]  # slow on SwiftShader
@@ -56,10 +58,18 @@ def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
             linear((1, 1, rows), depth, columns).check(gpu, tile)
 
 
+def test_blocks_lie_across_a_whole_tile(gpu: WebGPU) -> None:
+    """Of more threads than the 32 that are arranged together, across and down."""
+    if is_swiftshader(gpu):
+        pytest.skip("It takes minutes to compile.")
+    row = menu.BLOCKED
+    linear((1, 1, row.rows + 1), 20, 4 * row.columns4 + 1).check(gpu, row)
+
+
 def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
     names = ["linear without bias", "conv3x3 stride 2 pad 0", "upsample_conv3x3", "dwconv with all"]
     more = ["conv3x3", "conv3x3 stride 2", "feed_forward", "self_lambda", "attention"]
-    for tile in some(gpu, SMALL[3:7], LINES[:1]):
+    for tile in some(gpu, SMALL[3:8], LINES[:1]):
         for name in some(gpu, names, more):
             OPS[name]((2, 5, 7)).check(gpu, tile)
             OPS[name]((1, 6, 9)).check(gpu, tile)

@@ -31,9 +31,9 @@ def call(m: int, n: int, k: int, mode: Rows | Taps | Phases = Rows(), packed: bo
 def test_every_row_keeps_to_the_default_limits_and_says_so() -> None:
     for row in GEMMS:
         assert row.fits(GPU), row
-        assert row.threads == row.wgx * row.wgy <= 256
+        assert row.threads == row.wgx * row.wgy * row.groups <= 256
         assert 0 <= row.workgroup_bytes <= 16384
-        assert (row.workgroup_bytes > 0) == (row.entry in ("tiled", "staged", "thin"))
+        assert (row.workgroup_bytes > 0) == (row.entry in ("tiled", "staged", "blocked", "thin"))
 
 
 def test_keys_name_rows_and_stay_as_they_are() -> None:
@@ -46,6 +46,11 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
         "staged 64x32 8x4",
         "staged 32x64 4x4",
         "staged 64x128 8x8",
+        "blocked 64x64 8x4",
+        "blocked 64x64 8x8",
+        "blocked 64x32 8x4",
+        "blocked 64x32 8x4 in 2",
+        "blocked 32x32 8x4 in 4",
         "thin 32x4 8x4",
         "thin 16x8 4x8",
         "thin 8x16 2x16",
@@ -69,13 +74,18 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
     assert Gemm("staged", 8, 1, 16, 8, operands="f16").key == "staged 64x64 8x4 f16-f32"
 
 
+WIDE = ("staged 64x64 8x4", "blocked 64x64 8x4")
+IN_GROUPS = ("blocked 64x32 8x4 in 2", "blocked 32x32 8x4 in 4")
+
+
 @pytest.mark.parametrize(
     ("limit", "room", "lost"),
     [
-        ("max-compute-workgroup-storage-size", 14000, ["tiled 128x64 8x8"]),
-        ("max-compute-workgroup-storage-size", 8600, ["staged 128x64 8x8", "staged 64x128 8x8", "thin", "tiled"]),
-        ("max-compute-invocations-per-workgroup", 127, ["staged 64x64 8x4", "staged 128", "staged 32x64", "staged 64x128", "tiled"]),
-        ("max-compute-workgroup-size-x", 15, ["direct 4x64", "staged 64x64 8x4", "staged 32x64", "staged 64x128", "thin"]),
+        ("max-compute-workgroup-storage-size", 14000, ["blocked 32x32 8x4 in 4", "tiled 128x64 8x8"]),
+        ("max-compute-workgroup-storage-size", 8600, ["staged 128x64 8x8", "staged 64x128 8x8", *IN_GROUPS, "thin", "tiled"]),
+        ("max-compute-invocations-per-workgroup", 127, [*WIDE, "staged 128", "staged 32x64", "staged 64x128", *IN_GROUPS, "tiled"]),
+        ("max-compute-workgroup-size-x", 15, ["direct 4x64", *WIDE, "staged 32x64", "staged 64x128", "thin"]),
+        ("max-compute-workgroup-size-z", 3, ["blocked 32x32 8x4 in 4"]),
         ("max-compute-workgroup-size-y", 15, ["staged 128x64", "tiled", "direct 256x4", "direct 128x32", "lines 512x4"]),
     ],
 )
@@ -124,9 +134,13 @@ def test_weights_packed_in_another_way_are_for_the_convolutions_that_have_them()
 
 
 def test_a_tile_that_its_threads_cannot_share_is_refused() -> None:
-    for row in (lambda: Gemm("tiled", 1, 1, 8, 8), lambda: Gemm("staged", 1, 1, 8, 8), lambda: Gemm("lines", 8, 2, 8, 8)):
+    for row in (("tiled", 1, 1, 8, 8), ("staged", 1, 1, 8, 8), ("lines", 8, 2, 8, 8), ("blocked", 2, 1, 8, 8), ("blocked", 8, 1, 4, 8)):
         with pytest.raises(UsageError):
-            row()
+            Gemm(*row)  # type: ignore[arg-type]
+    Gemm("blocked", 8, 2, 8, 8, groups=2)
+    for groups in (3, 4):  # 16 sums a thread; and what three groups give a fourth is more than the tiles have room for
+        with pytest.raises(UsageError):
+            Gemm("blocked", 8, 2, 8, 8, groups=groups)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +183,9 @@ def test_candidates_are_what_may_run_and_the_default_comes_first(caps: Caps) -> 
 
 def test_candidates_keep_to_the_device_and_waste_little() -> None:
     narrow = replace(H200, limits={**DEFAULT_LIMITS, "max-compute-invocations-per-workgroup": 64})
-    assert [row.key for row in candidates(narrow, call(8192, 320, 320))[1:]] == ["staged 64x64 8x8", "staged 64x32 8x4"]
+    assert [row.key for row in candidates(narrow, call(8192, 320, 320))[1:]] == [
+        f"{entry} {tile}" for entry in ("staged", "blocked") for tile in ("64x64 8x8", "64x32 8x4")
+    ]
     few = [row.key for row in candidates(H200, call(4096, 8, 512, Taps(1, 1)))]
     assert few == ["thin 16x8 4x8", "thin 32x4 8x4"]  # 16 columns would be twice, 32 four times as much
 

@@ -14,8 +14,8 @@ from moebius.backends.webgpu.tensor import DType
 from moebius.backends.webgpu.units import Units
 from moebius.errors import UsageError
 
-Entry = Literal["direct", "lines", "tiled", "staged", "thin", "units"]
-STAGING = ("tiled", "staged", "units")  # their threads share tiles of both operands
+Entry = Literal["direct", "lines", "tiled", "staged", "blocked", "thin", "units"]
+STAGING = ("tiled", "staged", "blocked", "units")  # their threads share tiles of both operands
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,20 @@ class Gemm:
     packing: Packing = "plain"  # of the weights
     features: frozenset[str] = frozenset()  # that a device must have
     units: Units | None = None  # of a device, which has them or has not
+    groups: int = 1  # blocked: WGX×WGY threads each, among which K is divided
 
     def __post_init__(self) -> None:
         if self.units is not None:
             if self.tm % self.units.m or 4 * self.tn4 % self.units.n or self.units.depth % self.units.k:
                 raise UsageError(f"{self}: a subgroup owns whole fragments, and a tile is whole fragments deep.")
+        elif self.entry == "blocked":
+            loads_w, loaders = self._staged_w, self.threads // self.groups - self._from_w
+            fills = self.tm in (4, 8) and self.wgx % 8 == 0 and self.wgy % 4 == 0 and self.rows % 32 == 0
+            shares = loads_w % loaders == 0 and (self._from_w > 0 or self._blocks % loaders == 0)
+            adds = self.tm * self.tn4 % self.groups == 0
+            room = self.groups * (self._staged_a + loads_w) >= (self.groups - 1) * self.outputs() // 4
+            if not (fills and shares and adds and room):
+                raise UsageError(f"{self} does not divide its tiles or its sums among its threads: see `blocked` of gemm.wgsl.")
         elif self.entry in STAGING and (self._staged_a % self.threads or self._staged_w % self.threads):
             raise UsageError(f"{self} does not divide its tiles among its threads: 4·tm / wgx and 16·tn4 / wgy must be whole.")
         if self.entry == "lines" and self.tn4 != 1:
@@ -50,7 +59,8 @@ class Gemm:
         types = "" if (self.operands, self.accumulator) == ("f32", "f32") else f" {self.operands}-{self.accumulator}"
         packing = "" if self.packing == "plain" else f"{self.packing} "
         unit = "" if self.units is None else f" {self.units.key}"
-        return f"{packing}{self.entry} {self.rows}x{4 * self.columns4} {self.tm}x{4 * self.tn4}{unit}{types}"
+        groups = "" if self.groups == 1 else f" in {self.groups}"
+        return f"{packing}{self.entry} {self.rows}x{4 * self.columns4} {self.tm}x{4 * self.tn4}{groups}{unit}{types}"
 
     @property
     def shader(self) -> str:
@@ -58,7 +68,7 @@ class Gemm:
 
     @property
     def threads(self) -> int:
-        return self.wgx * self.wgy * (1 if self.units is None else self.units.lanes)
+        return self.wgx * self.wgy * (self.groups if self.units is None else self.units.lanes)
 
     @property
     def rows(self) -> int:
@@ -93,6 +103,16 @@ class Gemm:
     def _staged_w(self) -> int:
         return 4 * self.depth4 * self.columns4
 
+    @property
+    def _blocks(self) -> int:
+        """Of four vec4 of A, under `blocked`."""
+        return self._staged_a // 4
+
+    @property
+    def _from_w(self) -> int:
+        """Under `blocked` the first thread of a group that stages W: 0 where each stages both."""
+        return self._blocks if self._blocks < self.wgx * self.wgy else 0
+
     # where it can be -----------------------------------------------------------------------------------------------
     def on(self, caps: Caps) -> Self:
         """As a device runs it: matrix units are of its own kind."""
@@ -117,6 +137,7 @@ class Gemm:
             and self.threads <= limits["max-compute-invocations-per-workgroup"]
             and self.wgx <= limits["max-compute-workgroup-size-x"]
             and self.wgy <= limits["max-compute-workgroup-size-y"]
+            and self.groups <= limits["max-compute-workgroup-size-z"]
             and self.workgroup_bytes <= limits["max-compute-workgroup-storage-size"]
         )
 
@@ -134,12 +155,21 @@ class Gemm:
     # how it runs ---------------------------------------------------------------------------------------------------
     def options(self, call: GemmCall) -> dict[str, bool]:
         """What a call adds to the constants of this kernel alone."""
-        return {"RAGGED": call.k4 % self.depth4 > 0} if self.entry in ("staged", "units") else {}
+        if self.entry not in ("staged", "blocked", "units"):
+            return {}
+        steps = call.mode.side**2 * ceil(call.k4, self.depth4)
+        return {"RAGGED": call.k4 % self.depth4 > 0 or steps % self.groups > 0}
 
     def constants(self) -> dict[str, int | bool | str]:
         out: dict[str, int | bool | str] = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy}
         out |= {"ACC": self.tm * self.tn4} if self.units is None else self.units.constants(self.operands == "f32")
-        if self.entry in STAGING:
+        if self.entry == "blocked":
+            each, split = self.wgx * self.wgy, self._from_w
+            blocks, loads_w = max(1, self._blocks // each), self._staged_w // (each - split)
+            ahead = max(4 * blocks, loads_w) if split else 4 * blocks + loads_w
+            out |= {"LOAD_A": blocks, "LOAD_W": loads_w, "AHEAD": ahead}
+            out |= {"GROUPS": self.groups, "BOTH": split == 0, "FROM_W": split}
+        elif self.entry in STAGING:
             out |= {"LOAD_A": self._staged_a // self.threads, "LOAD_W": self._staged_w // self.threads}
         return out
 
@@ -174,6 +204,11 @@ STAGED_TALL = Gemm("staged", 8, 2, 8, 16)  # 128×64: 30.9 / 23.6 / 21.9 / 41.5
 STAGED_NARROW = Gemm("staged", 8, 1, 8, 8)  # 64×32: 26.4 / 28.9 / 23.1 / 35.3
 STAGED_LOW = Gemm("staged", 4, 1, 16, 8)  # 32×64
 STAGED_WIDE = Gemm("staged", 8, 2, 16, 8)  # 64×128
+BLOCKED = Gemm("blocked", 8, 1, 16, 8)  # 64×64
+BLOCKED_8X8 = Gemm("blocked", 8, 2, 8, 8)
+BLOCKED_NARROW = Gemm("blocked", 8, 1, 8, 8)  # 64×32
+BLOCKED_IN_2 = Gemm("blocked", 8, 1, 8, 8, groups=2)
+BLOCKED_IN_4 = Gemm("blocked", 8, 1, 8, 4, groups=4)  # 32×32
 # With bounds checks these are ahead in larger layers: 25.0 / 18.0 / 14.5 / 32.7 for the first, where STAGED has 23.8 / 20.0 / 15.0 / 26.3.
 TILED = Gemm("tiled", 8, 2, 8, 16)  # 128×64
 TILED_SMALL = Gemm("tiled", 4, 2, 8, 16)  # 64×64: the 16² level has 512 rows, which must make enough workgroups
@@ -202,7 +237,8 @@ WINOGRAD = (WINOGRAD_GPU, WINOGRAD_TALL, WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGR
 
 STAGES = (STAGED, STAGED_8X8, STAGED_TALL, STAGED_NARROW, STAGED_LOW, STAGED_WIDE)
 OF_LLVMPIPE = (LLVMPIPE, LLVMPIPE_LOW, LLVMPIPE_NARROW, LINES, LINES_THIN, WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW)
-GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5])
+BLOCKS = (BLOCKED, BLOCKED_8X8, BLOCKED_NARROW, BLOCKED_IN_2, BLOCKED_IN_4)
+GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *BLOCKS, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5])
 
 
 # On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth); a subgroup has registers for 64×32 sums at most.

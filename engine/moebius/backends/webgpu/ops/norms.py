@@ -17,7 +17,8 @@ from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.model.params import Params
 
 WHOLE = 2**17  # elements of a group of one image that one workgroup reduces, at most
-SCALE_THREADS = 256  # of a GPU's workgroup of group_scale
+SCALE_THREADS = 1024  # of a GPU's workgroup of group_scale, at most: there are fewer workgroups than a large GPU has processors
+SCALE_AHEAD = 16  # loads that each of them has under way
 FEW_THREADS = 16  # of a software driver's workgroup: what is added up across threads costs it more than what each adds up
 CHUNK = 4096  # elements a workgroup of group_stats reduces, at least
 CHUNKS = 256  # chunks of a group, at most
@@ -77,8 +78,11 @@ def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tens
     parts = (x.a, x.b) if isinstance(x, Joined) else (x,)
     if h * w * (c // groups) > WHOLE or not rec.fits(*parts):
         return _table_of_chunks(rec, x, p, groups, eps, table, affine)
-    width, size = c // groups, FEW_THREADS if rec.caps.is_software else SCALE_THREADS
-    ahead, step = wgsl.numbers("group_scale")["AHEAD"], size // min(width, size)
+    width, size, ahead = c // groups, FEW_THREADS, wgsl.numbers("group_scale")["AHEAD"]
+    if not rec.caps.is_software:
+        limits = [rec.caps.limits[f"max-compute-{name}"] for name in ("invocations-per-workgroup", "workgroup-size-x")]
+        size, ahead = 1 << min(SCALE_THREADS, *limits).bit_length() - 1, SCALE_AHEAD
+    step = size // min(width, size)
     first, second = (*parts, None)[:2]
     rec.dispatch(
         OP,
@@ -95,7 +99,7 @@ def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tens
             "pitch": table.pitch,
             "eps": eps,
         },
-        {"SIZE": size, "JOINED": second is not None},
+        {"SIZE": size, "AHEAD": ahead, "JOINED": second is not None},
         iterations=ceil(width, size) * (1 + ceil(h * w, ahead * step)) + ROUNDS + ceil(width, size),
         flops=4 * x.rows * c,
     )
