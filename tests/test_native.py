@@ -174,7 +174,7 @@ class Without:
 
 LOST = {  # a private name, and what is not there without it
     "libf": {"unchecked", "number", "period"},
-    "lib": {"unchecked"},
+    "lib": {"unchecked", "number"},
     "ffi": {"unchecked", "number"},
     "new_struct_p": {"unchecked"},
     "new_array": {"number"},
@@ -183,6 +183,8 @@ LOST = {  # a private name, and what is not there without it
     "libf.wgpuDeviceCreateShaderModuleTrusted": {"unchecked"},
     "libf.wgpuQueueSubmitForIndex": {"number"},
     "libf.wgpuDevicePoll": {"number"},
+    "libf.wgpuBufferMapAsync": {"number"},
+    "new_struct": {"number"},
     "libf.wgpuQueueGetTimestampPeriod": {"period"},
     "": {"unchecked", "number", "period"},  # the module itself
 }

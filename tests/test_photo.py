@@ -9,6 +9,7 @@ import types
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from moebius.pictures.cut import cut_out
 from moebius.pictures.formats import ENDINGS
 from moebius.pictures.metadata import read_metadata
 from moebius.pictures.photo import Photo, load
-from moebius.pictures.pixels import bounds, luma
+from moebius.pictures.pixels import bounds, luma, put, taken
 from moebius.pictures.save import save
 from moebius.pictures.windows import windows
 
@@ -956,3 +957,20 @@ def test_json_is_what_is_in_the_png(tmp_path: Path) -> None:
     save(smooth(8, 8), tmp_path / "out.png", metadata={"seed": 1, "name": "漢字"})
     with Image.open(tmp_path / "out.png") as image:
         assert json.loads(image.info["moebius"]) == {"seed": 1, "name": "漢字"}
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_whole_pixels_are_taken_and_put_as_by_an_index(channels: int, order: Literal["C", "F"]) -> None:
+    """Of parts of pictures, with and without a channel beside the colours, in any order of their bytes."""
+    random = np.random.default_rng(0)
+    into, values = (random.integers(0, 256, (9, 8, channels), dtype=np.uint8).copy(order)[1:, 2:, :3] for _ in range(2))
+    where = random.random(into.shape[:2]) < 0.5
+    np.testing.assert_array_equal(taken(values, where), values[where])
+    want = into.copy()
+    want[where] = values[where]
+    for given in (values, taken(values, where)):
+        made = into.copy(order)
+        put(made, given, where)
+        np.testing.assert_array_equal(made, want)
+        put(made[:0], values[:0], where[:0])

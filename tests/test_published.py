@@ -5,7 +5,18 @@ import pytest
 from PIL import Image, ImageFilter
 
 from moebius.errors import UsageError
-from moebius.pictures.published import compensate, latent_mask, masked_image, neighbourhood, paste, prepare, target_size, to_uint8
+from moebius.model.synthetic import rng
+from moebius.pictures.published import (
+    compensate,
+    latent_mask,
+    masked_image,
+    neighbourhood,
+    normalized,
+    paste,
+    prepare,
+    target_size,
+    to_uint8,
+)
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -203,3 +214,18 @@ def test_the_neighbourhood_is_the_grown_box_without_the_mask(mask_rows: tuple[in
 def test_mistakes_are_named(image: Image.Image, mask: Image.Image, size: int, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         prepare(image, mask, size)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_normalized_is_the_published_float64_rounded_for_every_number(dtype: type[np.unsignedinteger]) -> None:
+    white = np.iinfo(dtype).max
+    numbers = np.arange(white + 1, dtype=dtype).reshape(1, -1, 1).repeat(3, axis=2)
+    want = (numbers / white * 2 - 1).astype(np.float32).transpose(2, 0, 1)[None]
+    np.testing.assert_array_equal(normalized(numbers).view(np.uint32), want.view(np.uint32))
+
+
+def test_to_uint8_is_the_same_strip_by_strip() -> None:
+    x = rng(0, "to_uint8").standard_normal((1, 3, 150, 7), dtype=np.float32)
+    want = (np.clip((x[0] + 1) / 2, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    np.testing.assert_array_equal(to_uint8(x), want)
+    np.testing.assert_array_equal(to_uint8(np.asfortranarray(x)), want)

@@ -14,10 +14,13 @@ from test_webgpu import END_TO_END
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, native
 from moebius.backends.webgpu.device import SIZES, Device
+from moebius.backends.webgpu.plan import FIRST, Plan
 from moebius.backends.webgpu.readback import Readback
 from moebius.backends.webgpu.tensor import Buffer
 from moebius.errors import MoebiusError, NonFiniteError
+from moebius.inpaint import draws
 from moebius.inpaint.inpainter import Inpainter
+from moebius.inpaint.loaded import LoadedModel
 from moebius.model import unet, vae
 from moebius.model.denoise import Denoiser
 from moebius.model.scheduler import DDIM
@@ -144,10 +147,9 @@ def test_memory_to_read_into_is_kept_for_few_sizes_and_not_after_a_failure(llvmp
     for n in range(1, 100):
         np.testing.assert_array_equal(copied(4 * n).read()[0].view(np.uint32), np.arange(n))
     assert list(own._memory) == [4 * n for n in range(100 - SIZES, 100)]
-    first = own._memory[396][0]
     failing = copied(396)
     assert own._memory[396] == []
-    monkeypatch.setattr(first, "map_async", lambda mode: 1 / 0)
+    monkeypatch.setattr(native, "read", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(MoebiusError, match="source"):
             failing.read()
@@ -161,3 +163,37 @@ def test_what_is_not_finite_is_found_though_others_are_queued_behind_it(llvmpipe
     np.testing.assert_array_equal(next(decoded), coder.decode(z))
     with pytest.raises(NonFiniteError, match=r"decoder|post_quant"):
         next(decoded)
+
+
+def test_an_idle_gpu_has_work_while_the_rest_is_encoded(as_gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step, and the first of pictures that come one behind the other, are two submissions; nothing changes but when it begins."""
+    coder, z = VAE(SMALL_VAE, synthetic(vae.shapes(SMALL_VAE), 0), as_gpu), [noise(n, (1, 4, 4, 4)) for n in "ab"]
+    net, given = sampler(as_gpu), [noise("y", (1, 4, 4, 4)), np.ones((1, 1, 4, 4), np.float32), noise("zm", (1, 4, 4, 4))]
+    want = [state.latents() for state in net.steps(*given)], list(coder.decode_each(z))
+    sizes: list[int] = []
+    encode = Plan.encode
+    monkeypatch.setattr(Plan, "encode", lambda self, run, indices: (sizes.append(len(indices)), encode(self, run, indices))[1])
+    made = [state.latents() for state in net.steps(*given)], list(coder.decode_each(z))
+    first, rest, *others = sizes
+    assert first == FIRST
+    assert others[:3] == [FIRST + rest] * 3  # the steps behind it
+    assert others[3] == FIRST
+    assert others[3] + others[4] == others[5]
+    np.testing.assert_array_equal(made[0], want[0])
+    np.testing.assert_array_equal(made[1], want[1])
+
+
+def test_noise_is_drawn_behind_the_first_encoding_or_when_it_is_prepared(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    made, drawn = LoadedModel.moments_each, draws.draws
+    monkeypatch.setattr(LoadedModel, "moments_each", lambda self, x: (happened.append("encoded") or each for each in made(self, x)))
+    monkeypatch.setattr(draws, "draws", lambda *args: happened.append("drawn") or drawn(*args))
+    model, latents = small(llvmpipe), []
+    for ahead, given in ((False, None), (True, None), (False, {})):
+        run = model.steps(*picture(1), steps=2, strength=0.5, noise=given)
+        if ahead:
+            run.prepare()
+        list(run)
+        latents.append(run.result.latents)
+    assert happened == ["encoded", "drawn", "encoded", *["drawn", "encoded", "encoded"] * 2]
+    np.testing.assert_array_equal(latents[1:], [latents[0]] * 2)

@@ -638,7 +638,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("timesteps is None or np.array_equal(timesteps, self._tables)", "True"),
         ("if not again:", "if True:"),
         ("key not in stay]", "True]"),
-        ("if step is not None:\n                encoder.copy", "if step is None:\n                encoder.copy"),
+        ("if step is not None and first:", "if step is None and first:"),
     ],
     "engine/moebius/backends/webgpu/places.py": [
         ("lives[k][0] <= last and first <= lives[k][1]", "lives[k][0] <= first <= lives[k][1]"),

@@ -34,15 +34,16 @@ def encode(
     moments = model.moments_each(pictures())
     for w in range(count):
         clean = next(moments) if strength < 1 else None
+        noise = [item.noise for item in items[w::count]]  # drawn now, if it was not, while the device has the masked ones
         masked = next(moments)
         mask = published.latent_mask(items[w].cut.m, model.vae.config.factor)
-        for item in items[w::count]:
-            start = item.noise["start"] + settings.noise_offset * item.noise["offset"]
+        for item, drawn in zip(items[w::count], noise, strict=True):
+            start = drawn["start"] + settings.noise_offset * drawn["offset"]
             if clean is not None:
-                start = model.scheduler.add_noise(model.sample(clean, item.noise["image"]), start, int(timesteps[0]))
+                start = model.scheduler.add_noise(model.sample(clean, drawn["image"]), start, int(timesteps[0]))
             item.clean, item.mask = clean, mask
             item.start = start.astype(np.float64)
-            item.masked = model.sample(masked, item.noise["masked"]).astype(np.float64)
+            item.masked = model.sample(masked, drawn["masked"]).astype(np.float64)
 
 
 def are_finite(items: Sequence[Item]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from moebius.model import noise
 from moebius.pictures.windows import Window
 
 Draw = Callable[[Settings, Sequence[Window]], Mapping[str, np.ndarray]]  # a run's draws for some of its windows
+Drawn = Callable[[], Mapping[str, np.ndarray]]
 Origin = tuple[int, int, int]  # whose draws a window has, and how many latent rows and columns they are shifted
 
 
@@ -25,6 +27,16 @@ def shared(windows: Sequence[Window], side: int) -> list[Origin]:
         at = windows[origin]
         found.append((origin, round((window.y - at.y) * side / window.height), round((window.x - at.x) * side / window.width)))
     return found
+
+
+def drawn_later(
+    settings: Settings, own: Mapping[str, np.ndarray] | None, shape: tuple[int, int, int, int], windows: Sequence[Origin]
+) -> Drawn:
+    """`draws` when they are first asked for: while the device has work the host has time for them. The caller's own are looked at now."""
+    drawn = cache(partial(draws, settings, own, shape, windows))
+    if own is not None:
+        drawn()
+    return drawn
 
 
 def draws(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from moebius.inpaint.draws import Drawn
 from moebius.inpaint.loaded import Moments
 from moebius.pictures.cut import Cut
 from moebius.pictures.windows import Window
@@ -17,7 +18,8 @@ class Item:
 
     image: int  # which of the run's pictures it is a part of
     cut: Cut  # prepare: the window's pixels, the same for every seed
-    noise: dict[str, np.ndarray]  # prepare: its draws, by name
+    drawn: Drawn  # prepare: the draws of all windows and seeds,
+    row: int  # of which this one has so-and-so
 
     clean: Moments | None = field(default=None, init=False)  # encode: of the pixels as they are, where the start needs them
     start: np.ndarray = field(init=False)  # encode: the latents that sampling starts from
@@ -28,9 +30,14 @@ class Item:
 
     def drop(self) -> None:
         """Keeps but what putting it back takes."""
-        self.clean, self.noise = None, {}
+        self.clean, self.drawn = None, dict
         self.start = self.mask = self.masked = self.latents = np.empty(0)
         self.cut = replace(self.cut, x=np.empty(0, np.float32), m=np.empty(0, np.float32))
+
+    @property
+    def noise(self) -> dict[str, np.ndarray]:
+        """Its draws, by name."""
+        return {name: array[self.row : self.row + 1] for name, array in self.drawn().items()}
 
     @property
     def window(self) -> Window:

@@ -16,7 +16,7 @@ from moebius.errors import LimitError, NonFiniteError, OutOfMemoryError, UsageEr
 from moebius.inpaint.clock import Clock
 from moebius.inpaint.coding import decode, encode
 from moebius.inpaint.cost import large_mask
-from moebius.inpaint.draws import Draw, draws, shared
+from moebius.inpaint.draws import Draw, drawn_later, shared
 from moebius.inpaint.item import Item
 from moebius.inpaint.loaded import LoadedModel, check_finite, wider
 from moebius.inpaint.preview import Preview
@@ -169,7 +169,7 @@ class Run:
         """Up to the latents that sampling starts from."""
         self._check_not_started()
         self._started = True
-        self.prepare()
+        self.prepare(drawn=False)
         self._clock.resume()
         self._begin()
 
@@ -225,9 +225,9 @@ class Run:
         settings, side = replace(self.settings, seed=mixed(self.settings.seed + image, FINER), num_images=1), self._side
         canvas, _ = self._canvas(image, self.model.blend if self.blend == "raw" else self.blend, NO_DETAIL)
         shape = len(self.finer), self.model.vae.config.latent_channels, side, side
-        noise = draws(settings, self._draw and self._draw(settings, self.finer), shape, shared(self.finer, side))
+        noise = drawn_later(settings, self._draw and self._draw(settings, self.finer), shape, shared(self.finer, side))
         cuts = [cut_out(window, canvas) for window in self.finer]
-        items = [Item(image, cut, {name: array[w : w + 1] for name, array in noise.items()}) for w, cut in enumerate(cuts)]
+        items = [Item(image, cut, noise, w) for w, cut in enumerate(cuts)]
         self._clock.book("prepare")
         preview, after = Preview(self.model, canvas, self.mask.fill), self._after(self.settings.num_images - image - 1)
         encode(self.model, items, settings, settings.refine, self._finer_timesteps)
@@ -241,8 +241,9 @@ class Run:
         self._finer_items += items
 
     # prepare -----------------------------------------------------------------------------------------------------
-    def prepare(self, draw: Draw | None = None, start: np.ndarray | None = None, keep: float = 0.0) -> None:
-        """Cuts the windows out of the photo and draws the noise: before the first step, or now, while another run has the device.
+    def prepare(self, draw: Draw | None = None, start: np.ndarray | None = None, keep: float = 0.0, drawn: bool = True) -> None:
+        """Cuts the windows out of the photo and, unless it is not to be `drawn` yet, draws the noise: before the first step, or now, while
+        another run has the device.
 
         `draw` gives what `steps` takes as its noise, of these windows and of the finer ones. `start` (H, W, 3) takes the photo's place
         where the strength is below 1 and a picture has a part in the beginning; of its hole the result keeps the part `keep`, 0 to 1.
@@ -254,6 +255,8 @@ class Run:
         if draw is not None:
             self.noise = draw(self.settings, self.modelled)
         self._prepare()
+        if drawn and self.items:
+            self.items[0].drawn()
         self._prepared = True
         self._clock.book("prepare")
 
@@ -267,10 +270,8 @@ class Run:
                     f"{size}×{size} alone; use crop='auto', or a square image."
                 )
         count, side = self.settings.num_images * len(cuts), self._side
-        noise = draws(self.settings, self.noise, (count, model.vae.config.latent_channels, side, side), shared(self.modelled, side))
-        for i in range(count):
-            image, w = divmod(i, len(cuts))
-            self.items.append(Item(image, cuts[w], {name: array[i : i + 1] for name, array in noise.items()}))
+        noise = drawn_later(self.settings, self.noise, (count, model.vae.config.latent_channels, side, side), shared(self.modelled, side))
+        self.items += [Item(i // len(cuts), cuts[i % len(cuts)], noise, i) for i in range(count)]
 
     # denoise -----------------------------------------------------------------------------------------------------
     def _sample(self, every: Sequence[Item], timesteps: np.ndarray, preview: Preview, after: int) -> Iterator[Step]:
@@ -376,14 +377,15 @@ class Run:
         canvas, changed = np.array(self.photo.rgb), np.zeros(self.mask.fill.shape, bool)
         made = {i.window: i for i in self.items[image * len(self.modelled) : (image + 1) * len(self.modelled)]}
         for window in self.windows:
+            seam = None if blend == "raw" else seam_weights(window)
             if window in made:
-                put_back(canvas, made[window].decoded, made[window].cut, blend, self.photo.rgb, detail)
-            elif blend != "raw":
-                put_film(canvas, window, self.photo.rgb)
-            if blend == "raw":
+                put_back(canvas, made[window].decoded, made[window].cut, blend, self.photo.rgb, detail, seam)
+            elif seam is not None:
+                put_film(canvas, window, self.photo.rgb, seam)
+            if seam is None:
                 changed[window.inside()] |= window in made
             else:
-                rows, columns, weights = seam_weights(window)
+                rows, columns, weights = seam
                 changed[rows, columns] |= weights > 0
         if self._start is not None:
             kept(canvas, self._start, self.mask.fill, self._keep)

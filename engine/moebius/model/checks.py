@@ -12,7 +12,7 @@ def check_floats(array: np.ndarray, what: str) -> None:
     if np.asarray(array).dtype.kind != "f":
         raise UsageError(f"The {what} are {np.asarray(array).dtype}; give floating-point numbers.")
     with np.errstate(over="ignore"):
-        if not np.isfinite(np.asarray(array).astype(np.float32)).all():
+        if not np.isfinite(np.asarray(array).astype(np.float32, copy=False)).all():
             raise UsageError(f"The {what} hold a NaN, an infinity, or a number beyond float32; give finite numbers.")
 
 

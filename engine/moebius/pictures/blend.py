@@ -12,11 +12,12 @@ from moebius.pictures import published
 from moebius.pictures.cut import Cut
 from moebius.pictures.grain import BEYOND, Detail, grain, inward, mixed, residual
 from moebius.pictures.mask import dilated, feathered, support
-from moebius.pictures.pixels import LANCZOS, bounds, piece, rescaled
+from moebius.pictures.pixels import LANCZOS, bounds, piece, put, rescaled, taken
 from moebius.pictures.seam import film, matched, thickness
 from moebius.pictures.windows import Window
 
 Blend = Literal["paste", "match", "compensate", "raw"]
+Seam = tuple[slice, slice, np.ndarray]  # rows, columns, and of these how much of a filling shows
 
 NO_DETAIL = Detail()
 MARGIN = 8  # pixels of the picture around what a scaled window fills that joining looks at, at least: all of `seam`, and the box that
@@ -31,6 +32,7 @@ def put_back(
     blend: Blend = "paste",
     picture: np.ndarray | None = None,
     detail: Detail = NO_DETAIL,
+    seam: Seam | None = None,
 ) -> None:
     """Puts the model's `result` (h, w, 3) into the picture's pixels, of the same or the other integer type.
 
@@ -40,7 +42,7 @@ def put_back(
     `compensate` adds 1.1 times how much brighter the picture is than the result around the mask. `raw` replaces the whole window.
     `detail` is the grain that `match` adds.
     `picture` is what the windows were cut from, where `into` has other windows' fillings already. Of several windows of one island each
-    shows as `Window.share` says.
+    shows as `Window.share` says. `seam` is its `seam_weights`, where they are there.
     """
     if blend not in get_args(Blend):
         raise UsageError(f"blend is {blend!r}; choose one of {', '.join(get_args(Blend))}.")
@@ -54,7 +56,7 @@ def put_back(
         rows, columns = window.inside()
         into[rows, columns] = _in_the_picture(window, result, rows, columns)
         return
-    rows, columns, w = seam_weights(window)
+    rows, columns, w = seam_weights(window) if seam is None else seam
     if not w.any():
         return
     picture = into if picture is None else picture
@@ -111,9 +113,9 @@ def is_thin(window: Window) -> bool:
     return not thickness(window.islands.fill[rows, columns], window.width / window.target[0])[window.own(rows, columns)].any()
 
 
-def put_film(into: np.ndarray, window: Window, picture: np.ndarray) -> None:
+def put_film(into: np.ndarray, window: Window, picture: np.ndarray, seam: Seam | None = None) -> None:
     """`put_back` with `match` for what `is_thin`: no model needed."""
-    rows, columns, w = seam_weights(window)
+    rows, columns, w = seam_weights(window) if seam is None else seam
     if w.any():
         here, inner = _around(window, rows, columns)
         filling = film(picture[here], window.islands.fill[here])[inner]
@@ -173,7 +175,7 @@ def _around(window: Window, rows: slice, columns: slice) -> tuple[tuple[slice, s
     return (slice(top, bottom), slice(left, right)), inner
 
 
-def seam_weights(window: Window) -> tuple[slice, slice, np.ndarray]:
+def seam_weights(window: Window) -> Seam:
     """Rows, columns, and how much of the filling shows there, 0 to 255 (uint8); nothing of it shows elsewhere."""
     rows, columns = window.inside()
     own = window.own(rows, columns)
@@ -216,12 +218,12 @@ def _in_the_picture(window: Window, result: np.ndarray, rows: slice, columns: sl
 def _mix(picture: np.ndarray, filling: np.ndarray, w: np.ndarray, delta: np.ndarray) -> None:
     """⌊((filling + delta)·w + picture·(255-w)) / 255⌋, clipped, into `picture`."""
     if not delta.any():
-        np.copyto(picture, filling, where=w[..., None] == 255)
+        put(picture, filling, w == 255)
         w = np.where(w == 255, np.uint8(0), w)
     step = max(1, 2**20 // w.shape[1])  # rows at a time: the floats of a whole photo would take gigabytes
     for top in range(0, len(w), step):
         strip = slice(top, top + step)
-        seam = np.nonzero(w[strip])
+        seam = w[strip] != 0
         shown = w[strip][seam][:, None].astype(np.float64)
-        exact = ((filling[strip][seam] + delta) * shown + picture[strip][seam] * (255 - shown)) / 255
-        picture[strip][seam] = np.floor(np.clip(exact, 0, np.iinfo(picture.dtype).max))
+        exact = ((taken(filling[strip], seam) + delta) * shown + taken(picture[strip], seam) * (255 - shown)) / 255
+        put(picture[strip], np.floor(np.clip(exact, 0, np.iinfo(picture.dtype).max)).astype(picture.dtype), seam)

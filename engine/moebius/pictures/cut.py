@@ -43,7 +43,7 @@ def cut_out(window: Window, rgb: np.ndarray) -> Cut:
         y, x = reflected(min(0, window.y), window.height, tall), reflected(min(0, window.x), window.width, wide)
         padded = np.zeros((window.height, window.width), bool)
         padded[window.relative(rows, columns)] = own
-        square, mask, own = square[np.ix_(y, x)], mask[np.ix_(y, x)], padded
+        square, mask, own = _at(square, y, x), _at(mask, y, x), padded
     elif window.width > wide:
         square, mask, own = _scaled(square.transpose(1, 0, 2), mask.T, own.T, window.x, window.width, window.size)
         square, mask, own = np.ascontiguousarray(square.transpose(1, 0, 2)), mask.T, own.T
@@ -57,6 +57,13 @@ def _published_cut(window: Window, rgb: np.ndarray) -> Cut:
     mask = Image.fromarray(window.islands.fill.astype(np.uint8) * 255)
     p = published.prepare(picture, mask, window.size)
     return Cut(window, p.x, p.m, rescaled(np.asarray(p.image), rgb.dtype), np.asarray(p.mask) > 128, p)
+
+
+def _at(pixels: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """pixels[y][:, x], in memory of its own; y and x begin by running through all rows and columns where they are no longer than these."""
+    if (len(y), len(x)) == pixels.shape[:2]:
+        return pixels.copy()
+    return pixels.take(y, axis=0).take(x, axis=1)
 
 
 def reflected(start: int, length: int, n: int) -> np.ndarray:

@@ -58,6 +58,10 @@ class Mode:
                 return mode or self.name
         return None
 
+    def is_rgb(self, colours: Colours) -> bool:
+        """Its colours are RGB as it is, number for number."""
+        return self.from_rgb is _rgb_to_colour and colours.key is None
+
     def alpha(self, pixels: np.ndarray, colours: Colours) -> np.ndarray | None:
         """(H, W) of native pixels, in the type of their RGB; None where the picture has no transparency."""
         if self.transparency == "channel":

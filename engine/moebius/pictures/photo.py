@@ -20,7 +20,7 @@ from moebius.pictures import modes, palette
 from moebius.pictures.formats import opened, reading
 from moebius.pictures.metadata import Extras, exif_of, extras_of
 from moebius.pictures.modes import MODES, READ_AS, Colours, Mode
-from moebius.pictures.pixels import bounds, rescaled
+from moebius.pictures.pixels import bounds, put, rescaled, taken
 from moebius.pictures.source import MAX_PIXELS as MAX_PIXELS
 from moebius.pictures.source import FileSource, file_of
 
@@ -89,15 +89,18 @@ class Photo:
         where = self._to_write(rgb[box], box, None if changed is None else changed[box], opaque)
         if not where.any():
             return pixels, None
-        values = rgb[box][where]
-        alphas = np.full(len(values), 255, np.uint8) if opaque or alpha is None else alpha[where]
-        if colours.palette is not None:
-            colours = replace(colours, palette=palette.extended(colours.palette, values, alphas))
-        native = mode.from_rgb(values, alphas, colours)
-        if native.ndim == 1:
-            part[where] = native
+        if mode.is_rgb(colours):
+            put(part[..., :3], rgb[box], where)
         else:
-            part[where, : native.shape[1]] = native
+            values = taken(rgb[box], where)
+            alphas = np.full(len(values), 255, np.uint8) if opaque or alpha is None else alpha[where]
+            if colours.palette is not None:
+                colours = replace(colours, palette=palette.extended(colours.palette, values, alphas))
+            native = mode.from_rgb(values, alphas, colours)
+            if native.ndim == 1:
+                part[where] = native
+            else:
+                part[where, : native.shape[1]] = native
         if opaque and mode.transparency == "channel":
             part[where, -1] = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
         return pixels, None if colours.palette is self.colours.palette else colours.palette

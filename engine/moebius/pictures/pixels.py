@@ -58,6 +58,32 @@ def resized(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.rint(np.clip(np.stack(planes, axis=-1), 0, 65535)).astype(rgb.dtype)
 
 
+def taken(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """pixels[where] of (h, w, c): (n, c)."""
+    whole = _whole(pixels)
+    return pixels[where] if whole is None else whole[where].view(pixels.dtype).reshape(-1, pixels.shape[2])
+
+
+def put(into: np.ndarray, values: np.ndarray, where: np.ndarray) -> None:
+    """into[where] = values of (h, w, c), and values (n, c), as `taken` gives them, or (h, w, c)."""
+    one, other = _whole(into), _whole(values)
+    if one is None or other is None or into.dtype != values.dtype:
+        into[where] = values if values.ndim == 2 else values[where]
+    elif values.ndim == 2:
+        one[where] = other
+    else:
+        np.copyto(one, other, where=where)
+
+
+def _whole(pixels: np.ndarray) -> np.ndarray | None:
+    """(…, c) → (…), a pixel's numbers as one thing: so NumPy is twenty times as quick with some of them. None where they do not lie side
+    by side."""
+    if pixels.strides[-1] != pixels.itemsize:
+        return None
+    whole: np.ndarray = pixels.view(np.dtype((np.void, pixels.itemsize * pixels.shape[-1])))[..., 0]
+    return whole
+
+
 def piece(rgb: np.ndarray, size: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
     """These rows and columns of `resized(rgb, size)`, at the cost of these alone, and to the byte: Pillow can cut a piece out, too, but
     rounds where it begins to 32 bits."""

@@ -23,7 +23,7 @@ from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.readback import Readback
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tenant import Tenant
-from moebius.backends.webgpu.tensor import Tensor, read, unpadded, write
+from moebius.backends.webgpu.tensor import Tensor, planes, read, write
 from moebius.errors import AdapterError, NonFiniteError, OutOfMemoryError
 from moebius.model.arrays import time_sinusoid, to_nchw
 from moebius.model.contract import Condition, Precision, Step, StepState, Tap, Timesteps
@@ -111,7 +111,7 @@ class WebGPU:
             begun: Callable[[], np.ndarray] | None = None
             if under_way:
                 with suppress(OutOfMemoryError):
-                    begun = self._begun(forward, arrays, ())
+                    begun = self._begun(forward, arrays, (), idle=False)
             while begun is None and under_way:
                 yield under_way.popleft()()
             under_way.append(begun or self._begun(forward, arrays, ()))
@@ -120,15 +120,17 @@ class WebGPU:
         while under_way:
             yield under_way.popleft()()
 
-    def _begun(self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], args: tuple[Any, ...]) -> Callable[[], np.ndarray]:
-        """A run that is queued, and what waits for its result."""
+    def _begun(
+        self, forward: Callable[..., Tensor], arrays: Sequence[np.ndarray], args: tuple[Any, ...], idle: bool = True
+    ) -> Callable[[], np.ndarray]:
+        """A run that is queued, on an `idle` device or behind others, and what waits for its result."""
         nhwc = [np.moveaxis(np.asarray(a, np.float32), 1, -1) for a in arrays]
 
         def queue(plan: Plan, into: Readback | None = None) -> None:
             plan.upload(nhwc)
             times = [a for a in args if isinstance(a, Timesteps)]
             plan.start(time_sinusoid(times[0], plan.recording.sinusoid.shape[3]) if times and plan.recording.sinusoid else None)
-            plan.replay(into=into)
+            plan.replay(into=into, idle=idle)
 
         with self.gpu.turns:
             plan = self.plan(forward, [a.shape for a in nhwc], *args)
@@ -138,7 +140,7 @@ class WebGPU:
 
         def result() -> np.ndarray:
             with self.gpu.turns:
-                out = to_nchw(unpadded(coming.read()[0], made.shape, made.dtype))
+                out = planes(coming.read()[0], made.shape, made.dtype)
                 if not np.isfinite(out).all():
                     queue(plan)  # another one may be in its buffers by now
                     plan.find_non_finite()

@@ -134,10 +134,12 @@ def submit(module: ModuleType, queue: Any, commands: Sequence[Any]) -> Any:
 
 
 def _submission(queue: Any, commands: Sequence[Any]) -> Callable[[], Any] | None:
-    """The call that submits and gives a number, made ready; None where this wgpu has not all that it and `wait` need."""
+    """The call that submits and gives a number, made ready; None where this wgpu has not all that it, `wait` and `read` need."""
     with suppress(Exception):  # nothing is submitted in here
         api: Any = importlib.import_module(PRIVATE)
-        _ = api.libf.wgpuDevicePoll, api.ffi.typeof("WGPUSubmissionIndex *")
+        _ = api.libf.wgpuDevicePoll, api.ffi.typeof("WGPUSubmissionIndex *"), api.ffi.typeof("WGPUBufferMapCallbackInfo *"), api.new_struct
+        _ = api.libf.wgpuBufferMapAsync, api.libf.wgpuBufferGetMappedRange, api.libf.wgpuBufferUnmap, api.from_c_string_view
+        _ = api.lib.WGPUCallbackMode_AllowProcessEvents, api.lib.WGPUMapMode_Read, api.lib.WGPUMapAsyncStatus_Success
         numbers = api.new_array("WGPUCommandBuffer[]", [c._internal for c in commands])
         return partial(api.libf.wgpuQueueSubmitForIndex, queue._internal, len(commands), numbers)
     return None
@@ -148,6 +150,51 @@ def wait(module: ModuleType, device: Any, submitted: Any) -> None:
     if submitted is not None:
         api: Any = importlib.import_module(PRIVATE)
         api.libf.wgpuDevicePoll(device._internal, True, api.ffi.new("WGPUSubmissionIndex *", submitted))
+
+
+def read(device: Any, memory: Any, submitted: Any) -> Any:
+    """The bytes of a buffer for reading, copied; what writes them is `submitted`, as `submit` gave it, and done."""
+    if submitted is not None:
+        return _read_now(device, memory)
+    memory.map_async("READ").sync_wait()
+    data = memory.read_mapped()
+    memory.unmap()
+    return data
+
+
+def _read_now(device: Any, memory: Any) -> bytearray:
+    """By this thread alone. wgpu's own call submits once more, and wakes a thread that waits for all that is queued: meanwhile nothing else
+    can be."""
+    api: Any = importlib.import_module(PRIVATE)
+    said: list[tuple[int, str]] = []
+
+    @api.ffi.callback("void(WGPUMapAsyncStatus, WGPUStringView, void *, void *)")  # type: ignore[untyped-decorator]
+    def mapped(status: int, message: Any, *_: Any) -> None:
+        said.append((status, api.from_c_string_view(message)))
+
+    wanted = api.new_struct("WGPUBufferMapCallbackInfo", mode=api.lib.WGPUCallbackMode_AllowProcessEvents, callback=mapped)
+    api.libf.wgpuBufferMapAsync(memory._internal, api.lib.WGPUMapMode_Read, 0, memory.size, wanted)
+    for wait_for_all in (False, True):
+        if not said:
+            api.libf.wgpuDevicePoll(device._internal, wait_for_all, api.ffi.NULL)
+    if not said or said[0][0] != api.lib.WGPUMapAsyncStatus_Success:
+        raise RuntimeError(f"The memory cannot be mapped: {said[0][1] if said else 'it was not'}")
+    data = bytearray(api.ffi.buffer(api.libf.wgpuBufferGetMappedRange(memory._internal, 0, memory.size), memory.size))
+    api.libf.wgpuBufferUnmap(memory._internal)
+    return data
+
+
+def calls(module: ModuleType, run: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[int, int, int], Any]]:
+    """What sets a pipeline, sets the bind group and dispatches in a compute pass. wgpu's own look for an error at every call, which takes
+    ten times as long as the call, though it comes at the pass's end; past them where this wgpu lets us."""
+    if module.__name__ == IMPLEMENTATIONS["wgpu"]:
+        with suppress(Exception):
+            api: Any = importlib.import_module(PRIVATE)
+            this, lib, null = run._internal, api.lib, api.ffi.NULL
+            pipeline, group = lib.wgpuComputePassEncoderSetPipeline, lib.wgpuComputePassEncoderSetBindGroup
+            dispatch = partial(lib.wgpuComputePassEncoderDispatchWorkgroups, this)
+            return lambda p: pipeline(this, p._internal), lambda g: group(this, 0, g._internal, 0, null), dispatch
+    return run.set_pipeline, partial(run.set_bind_group, 0), run.dispatch_workgroups
 
 
 def timestamp_period(module: ModuleType, queue: Any) -> float | None:

@@ -15,7 +15,7 @@ from weakref import ReferenceType
 
 import numpy as np
 
-from moebius.backends.webgpu import places, reach, wgsl
+from moebius.backends.webgpu import native, places, reach, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.device import Device, guard
 from moebius.backends.webgpu.dispatch import Dispatch
@@ -33,6 +33,7 @@ EXPONENTS: dict[DType, dict[str, int]] = {
     "f32": {"low": 0x7F800000, "high": 0x7F800000},
     "f16": {"low": 0x7C00, "high": 0x7C000000},
 }
+FIRST = 24  # dispatches of a step that an idle device gets at once: more work than encoding the others takes
 PARAMS_PITCH = DEFAULT_LIMITS["min-uniform-buffer-offset-alignment"]  # bytes from the parameters of one dispatch to the next
 
 
@@ -189,9 +190,15 @@ class Plan:
                     if fill is not None:
                         buffer.give_back(fill)
 
-    def replay(self, step: int = 0, into: Readback | None = None) -> None:
-        """One step: one compute pass over recorded objects, and what `into` wants of its results."""
-        self._submit(range(len(self.recording.prologue), len(self.dispatches)), self._row(step), into)
+    def replay(self, step: int = 0, into: Readback | None = None, idle: bool = False) -> None:
+        """One step: one compute pass over recorded objects, and what `into` wants of its results. An `idle` device gets the first of them
+        beforehand, and has work while the others are encoded."""
+        indices, step = range(len(self.recording.prologue), len(self.dispatches)), self._row(step)
+        if idle and len(indices) > FIRST:
+            self._submit(indices[:FIRST], step, last=False)
+            self._submit(indices[FIRST:], step, into, first=False)
+        else:
+            self._submit(indices, step, into)
 
     def _row(self, step: int) -> int:
         """The step, where every table of the plan has a row for it: kernels take it without a look."""
@@ -199,17 +206,17 @@ class Plan:
             raise MoebiusError(f"This plan has tables for {self._steps} steps, 0 to {self._steps - 1}, and was to take step {step}.")
         return step
 
-    def _submit(self, indices: range, step: int | None = None, into: Readback | None = None) -> None:
+    def _submit(self, indices: range, step: int | None = None, into: Readback | None = None, first: bool = True, last: bool = True) -> None:
         self.prepare()
         self._command_each(indices)  # what is wrong with a weight shows before anything is encoded
         with guard(self.device.name, "running a plan"):
             encoder = self.device.device.create_command_encoder()
-            if step is not None:
+            if step is not None and first:
                 encoder.copy_buffer_to_buffer(self._numbers.handle, 4 * step, self.recording.state.handle, 0, 4)
             run = encoder.begin_compute_pass()
             self.encode(run, indices)
             run.end()
-            if step is not None:
+            if step is not None and last:
                 for source, target, nbytes in self.recording.carry:
                     encoder.copy_buffer_to_buffer(source.handle, 0, target.handle, 0, nbytes)
             if into is not None:
@@ -222,14 +229,14 @@ class Plan:
         self.prepare()
         if not self._commands.keys() >= set(indices):
             self._command_each(indices)
-        current, dispatches = None, self.dispatches
+        current, dispatches, (set_pipeline, set_group, dispatch) = None, self.dispatches, native.calls(self.device.module, run)
         for i in indices:
             pipeline, group = self._commands[i]
             if pipeline is not current:
-                run.set_pipeline(pipeline)
+                set_pipeline(pipeline)
                 current = pipeline
-            run.set_bind_group(0, group)
-            run.dispatch_workgroups(*dispatches[i].grid)
+            set_group(group)
+            dispatch(*dispatches[i].grid)
 
     # looking into it ---------------------------------------------------------------------------------------------
     def find_non_finite(self, step: int = 0) -> None:

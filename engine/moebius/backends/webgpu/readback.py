@@ -44,9 +44,7 @@ class Readback:
                 memory, self._memory = self._memory, None  # nobody else's, should what follows fail: it may be mapped then
                 if memory is None:
                     raise MoebiusError(f"{self._label} could not be read before, and is gone.")
-                memory.map_async("READ").sync_wait()
-                data = np.frombuffer(memory.read_mapped(), np.uint8)
-                memory.unmap()
+                data = np.frombuffer(native.read(self._device.device, memory, self._submitted), np.uint8)
                 self._parts = np.split(data, np.cumsum(self._sizes)[:-1])
                 self._device.return_memory(len(data), memory)
         return self._parts

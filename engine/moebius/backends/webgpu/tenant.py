@@ -10,8 +10,8 @@ import numpy as np
 from moebius.backends.turns import Turns
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.readback import Readback
-from moebius.backends.webgpu.tensor import unpadded
-from moebius.model.arrays import time_sinusoid, to_nchw
+from moebius.backends.webgpu.tensor import planes, unpadded
+from moebius.model.arrays import time_sinusoid
 from moebius.model.contract import Timesteps
 
 Shape = tuple[int, int, int, int]
@@ -25,14 +25,15 @@ class After:
 
     def latents(self) -> np.ndarray:
         """NCHW."""
-        return to_nchw(self.channels_last(0))
+        return planes(self._part(0), self._shapes[0], "f32")
 
     def estimate(self) -> np.ndarray:
         """NCHW, x0 as this step predicts it."""
-        return to_nchw(self.channels_last(1))
+        return planes(self._part(1), self._shapes[1], "f32")
 
-    def channels_last(self, which: int) -> np.ndarray:
-        return unpadded(self._part(which), self._shapes[which], "f32")
+    def channels_last(self) -> np.ndarray:
+        """The latents."""
+        return unpadded(self._part(0), self._shapes[0], "f32")
 
     def flags(self) -> np.ndarray:
         """A word a step, not zero where its result was not finite."""
@@ -63,7 +64,7 @@ class Tenant:
         if plan.tenant is not None and plan.tenant() is self:
             return
         plan.tenant = None  # nobody's, should what follows fail
-        plan.upload([self._inputs[0] if self._after is None else self._after.channels_last(0), *self._inputs[1:]])
+        plan.upload([self._inputs[0] if self._after is None else self._after.channels_last(), *self._inputs[1:]])
         plan.start(self._table)
         if self._after is not None and plan.recording.flags is not None:
             plan.recording.flags.write(self._after.flags())
@@ -75,6 +76,6 @@ class Tenant:
         latents, estimate, flags = plan.inputs[0], plan.outputs[1], plan.recording.flags
         assert flags is not None
         coming = Readback(plan.device, [(latents.buffer, latents.nbytes), (estimate.buffer, estimate.nbytes), (flags, 4 * self._steps)])
-        plan.replay(index, coming)
+        plan.replay(index, coming, idle=index == 0)
         self._after = After(coming, (latents.shape, estimate.shape), plan.device.turns)
         return self._after

@@ -150,13 +150,23 @@ def write(tensor: Tensor, array: np.ndarray) -> None:
         raise MoebiusError(f"{tensor.buffer.label} holds {tensor.shape}, not {tuple(array.shape)}.")
     padded = np.zeros((*tensor.shape[:3], tensor.pitch), NUMPY[tensor.dtype])
     with np.errstate(over="ignore"):  # an infinity then, as kernels make it
-        padded[..., : tensor.shape[3]] = array
+        if tensor.shape[3] < tensor.pitch:
+            for c in range(tensor.shape[3]):  # of an array that is turned, much quicker than all at once
+                padded[..., c] = array[..., c]
+        else:
+            padded[...] = array
     tensor.buffer.write(padded)
 
 
 def read(tensor: Tensor) -> np.ndarray:
     """(B, H, W, C) float32."""
     return unpadded(tensor.buffer.read(tensor.nbytes, np.uint8), tensor.shape, tensor.dtype)
+
+
+def planes(data: np.ndarray, shape: tuple[int, int, int, int], dtype: DType) -> np.ndarray:
+    """Bytes in the padded layout → (B, C, H, W) float32, turned once."""
+    padded = data.view(NUMPY[dtype]).reshape(*shape[:3], up4(shape[3]))
+    return np.ascontiguousarray(np.moveaxis(padded[..., : shape[3]], -1, 1), np.float32)
 
 
 def unpadded(data: np.ndarray, shape: tuple[int, int, int, int], dtype: DType) -> np.ndarray:
