@@ -3,10 +3,12 @@
 // `to_points` makes (Bᵀ·d·B)ᵢⱼ of the 4×4 inputs d under a tile, matrix 4i+j, or of a group norm of them; the products of all 16 matrices are
 // one dispatch of gemm.wgsl (ROWS, z over matrices) with G·g·Gᵀ as W; and `from_points` makes the sum of dense.wgsl of Aᵀ·M·A.
 // Grid: x over K4 or N4, y over tiles, which are the rows of both.
+// `filter_points` makes G·g·Gᵀ of the nine taps of a convolution's weights, K rows of N4 each. Grid: x over N4, y over K.
 // Reference: those of dense.wgsl.
 
 const TO_POINTS: u32 = 3u; // modes, beside those of dense.wgsl
 const FROM_POINTS: u32 = 4u;
+const FILTER_POINTS: u32 = 5u;
 const WGX: u32 = 8u;
 const WGY: u32 = 8u;
 
@@ -57,6 +59,36 @@ fn to_points(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
   }
   for (var t = 0u; t < POINTS; t++) { // unroll
     out[(t * params.plane + r - params.row0) * params.k4 + c] = d[t];
+  }
+}
+
+@compute @workgroup_size(WGX, WGY)
+fn filter_points(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+  let c = group.x * WGX + local.x;
+  let r = group.y * WGY + local.y;
+  if (c >= params.n4 || r >= params.rows) {
+    return;
+  }
+  let at = r * params.n4 + c;
+  let plane = params.rows * params.n4;
+  var g: array<vec4<f32>, 12>; // four lines of three
+  for (var x = 0u; x < 3u; x++) { // unroll
+    let top = w[x * plane + at];
+    let middle = 0.5 * w[(3u + x) * plane + at];
+    let bottom = w[(6u + x) * plane + at];
+    let ends = 0.5 * (top + bottom);
+    g[x] = top;
+    g[3u + x] = ends + middle;
+    g[6u + x] = ends - middle;
+    g[9u + x] = bottom;
+  }
+  for (var y = 0u; y < 4u; y++) { // unroll
+    let middle = 0.5 * g[3u * y + 1u];
+    let ends = 0.5 * (g[3u * y] + g[3u * y + 2u]);
+    out[4u * y * plane + at] = g[3u * y];
+    out[(4u * y + 1u) * plane + at] = ends + middle;
+    out[(4u * y + 2u) * plane + at] = ends - middle;
+    out[(4u * y + 3u) * plane + at] = g[3u * y + 2u];
   }
 }
 

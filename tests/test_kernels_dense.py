@@ -78,10 +78,13 @@ def test_tiles_of_four_outputs_meet_every_edge(gpu: WebGPU, monkeypatch: pytest.
         for case in (conv3x3(size), conv3x3(size, 9, 13, residual=False)):
             assert [d.entry for d in case.check(gpu, row).dispatches] == size[0] * ["to_points", "direct", "from_points"]
     assert [d.entry for d in conv3x3((1, 4, 6), stride=2).check(gpu, row).dispatches] == ["direct"]
+    for case in (conv3x3((1, 4, 6), 9, 13), conv3x3((1, 3, 3), 3, 2)):  # the points of the weights are made beside those of the windows
+        entries = [d.entry for d in case.check(gpu, row, kind="discrete").dispatches]
+        assert entries == ["filter_points", "to_points", "direct", "from_points"]
     case = conv3x3((2, 31, 7))
     assert in_bands(case, gpu, "gemm", row, max_storage_buffer_binding_size=4096) == 2 * 16  # a line of tiles at a time
     whole = case.run(case.check(gpu, row))
-    monkeypatch.setattr(gemm, "SCRATCH", 3 * 4 * 16 * 4 * 8)  # of 4 tiles of 8 channels: three lines of them
+    monkeypatch.setattr(gemm, "SCRATCH", 3 * 4 * 16 * 4 * (8 + 8))  # of 4 tiles of 8 channels each: three lines of them
     banded = case.check(gpu, row)
     assert len(banded.dispatches) == 3 * 2 * 6
     np.testing.assert_array_equal(case.run(banded), whole)

@@ -11,6 +11,7 @@ from cases import OPS, self_lambda, upsample_conv3x3
 from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, native, reach
+from moebius.backends.webgpu.caps import Kind
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.menu import UNITS, WINOGRAD, Gemm, always
@@ -80,10 +81,11 @@ def test_bands_are_reached_in_their_windows(llvmpipe: WebGPU, monkeypatch: pytes
             assert all(begin >= 0 for begin, _ in spans(d).values())
 
 
-def test_tiles_are_reached_in_their_windows(llvmpipe: WebGPU) -> None:
+@pytest.mark.parametrize("kind", ["software", "discrete"])
+def test_tiles_are_reached_in_their_windows(llvmpipe: WebGPU, kind: Kind) -> None:
     case = OPS["conv3x3"]((2, 5, 7))
-    dispatches = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(WINOGRAD[-1])), case.params).dispatches
-    assert [d.entry for d in dispatches] == 2 * ["to_points", "direct", "from_points"]
+    dispatches = case.record(WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind=kind), always(WINOGRAD[-1])), case.params).dispatches
+    assert [d.entry for d in dispatches] == ["filter_points"] * (kind == "discrete") + 2 * ["to_points", "direct", "from_points"]
     for d in dispatches:
         for b in d.bindings:
             begin, end = spans(d).get(b.name, (0, b.nbytes // 4))
@@ -249,7 +251,10 @@ def test_dawn_drops_its_checks_by_the_device(dawn: WebGPU, monkeypatch: pytest.M
     for keep, expected in (("0", True), ("1", False)):
         monkeypatch.setenv(native.CHECKED, keep)
         device = Device.open("dawn:SwiftShader")
-        assert [name in extras.get_toggles(device.device) for name in native.UNCHECKED_TOGGLES] == [expected] * 3
+        toggles = extras.get_toggles(device.device)
+        assert [name in toggles for name in native.UNCHECKED_TOGGLES] == [expected] * 3
+        assert not set(native.ROUNDING_TOGGLES) & set(toggles)
+        assert set(native.ROUNDING_TOGGLES) <= extras.all_toggles().keys()
 
 
 def test_a_workgroup_wider_than_the_device_has_is_refused(llvmpipe: WebGPU) -> None:

@@ -76,7 +76,7 @@ def recorded(webgpu: WebGPU, *caps: tuple[str, Any]) -> list[Dispatch]:
     return out
 
 
-GPU = (("kind", "discrete"),)  # some GPU, such as a browser's
+GPU = (("kind", "discrete"), ("checked", True))  # some GPU, such as a browser's
 H200 = (*GPU, ("vendor", "NVIDIA"), ("checked", False))
 
 
@@ -218,6 +218,7 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("gemm_matrix", "units"): ((128, 1), 2 * (64 * 40 + 32 * 72) + 4 * 4 * 16 * 16),
     ("winograd", "to_points"): ((8, 8), 0),
     ("winograd", "from_points"): ((8, 8), 0),
+    ("winograd", "filter_points"): ((8, 8), 0),
 }
 
 

@@ -27,7 +27,7 @@ class Band:
 
 TRANSFORMS = "winograd"
 POINTS = 16  # of Winograd's F(2×2, 3×3): the products for a tile of 2×2 outputs
-SCRATCH = 32 << 20  # bytes of what a band of tiles becomes, at most: half of a large GPU's cache, and no great part of any memory
+SCRATCH = 64 << 20  # bytes of a band's windows and products, at most: about a large GPU's cache, and what lies idle at a picture's peak
 NORMED = 64 << 20  # bytes of a norm in front of a 3×3 convolution that are in memory at a time
 
 
@@ -90,7 +90,7 @@ def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
     down, across = ceil(height, 2), ceil(width, 2)
     in_line, out_line, points = width * a.pitch, width * out.pitch, POINTS * across * max(a.pitch, out.pitch)
     step = recorder.bands(f"{call.op} ({call.path})", down, 2 * in_line, 2 * out_line, points, overhead=2 * in_line)
-    step = min(step, max(1, SCRATCH // (4 * points)))
+    step = min(step, max(1, SCRATCH // (4 * POINTS * across * (a.pitch + out.pitch))))
     normed = isinstance(a, GroupNormed) and is_parted(a.x) and normed_in_bands(call, recorder)
     for image in range(images):
         for y, y1 in recorder.pieces(0, down, step, down, out, *call.epilogue.residuals):
@@ -119,13 +119,37 @@ class Dense:
     def __call__(self, call: GemmCall) -> None:
         if self.calls is not None:
             self.calls.append(call)
-        row = self.choose(self.recorder.caps, call)
-        for band in bands(call, self.recorder, row):
-            self.record(call, row, band)
+        self.record(call, self.choose(self.recorder.caps, call))
 
-    def record(self, call: GemmCall, row: Gemm, band: Band) -> None:
-        row, chosen = row.on(self.recorder.caps), f"{row.key}; {why(self.choose, self.recorder.caps, call)}"
-        (self._record_tiles if row.packing == "winograd" else self._record)(call, row, band, chosen)
+    def record(self, call: GemmCall, row: Gemm) -> None:
+        """A call on a row of the menu, in all its bands."""
+        caps, tiles = self.recorder.caps, row.packing == "winograd"
+        parts, chosen = bands(call, self.recorder, row), f"{row.key}; {why(self.choose, caps, call)}"
+        if tiles and caps.fuses:
+            call = self._with_points(call, chosen)
+        for band in parts:
+            (self._record_tiles if tiles else self._record)(call, row.on(caps), band, chosen)
+
+    def _with_points(self, call: GemmCall, chosen: str) -> GemmCall:
+        """With weights whose points are made here, of the nine taps: a GPU does so in less time than it takes for two of its bands' points,
+        and where all of a network's points stayed in memory they would take 16 numbers for nine beside what other kernels want."""
+        operands, names = call.operands, wgsl.numbers(TRANSFORMS)
+        points = self.recorder.new((POINTS, 1, 4 * call.k4, operands.n), f"{call.path} points")
+        self.recorder.dispatch(
+            call.op,
+            call.path,
+            TRANSFORMS,
+            (ceil(call.n4, names["WGX"]), ceil(4 * call.k4, names["WGY"]), 1),
+            {"w": operands.w.binding, "out": points},
+            {**call.params(), "row0": 0, "rows": 4 * call.k4, "a_origin": 0, "out_origin": 0},
+            {**replace(call, epilogue=Epilogue()).constants(), "MODE": names["FILTER_POINTS"]},
+            entry="filter_points",
+            flops=4 * 4 * call.k4 * call.n4 * 42,
+            prologue=call.prologue,
+            chosen=chosen,
+        )
+        made = Binding("w", "read", points.buffer, (POINTS, 4 * call.k4, 4 * call.n4))
+        return replace(call, operands=replace(operands, w=replace(operands.w, others={"winograd": made})))
 
     def _record(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
         bound, a_origin, out_origin = self._bound(call, row, band)

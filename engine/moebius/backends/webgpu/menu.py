@@ -9,6 +9,7 @@ from typing import Literal, Self
 from moebius.backends.webgpu import units, wgsl
 from moebius.backends.webgpu.calls import SHADER, GemmCall, Packing, Phases, Taps
 from moebius.backends.webgpu.caps import Caps, Kind
+from moebius.backends.webgpu.deferred import GroupNormed, is_parted
 from moebius.backends.webgpu.recorder import ceil
 from moebius.backends.webgpu.tensor import DType
 from moebius.backends.webgpu.units import Units
@@ -270,6 +271,8 @@ def _h200(caps: Caps, call: GemmCall) -> Gemm:
     thin = _thin(call)
     if thin is not None or caps.checked:
         return thin or _gpu(caps, call)
+    if _in_tiles(caps, call, 128):
+        return WINOGRAD[0]
     outputs = call.phases * call.rows * call.operands.n
     if outputs >= 2**22 and call.k4 * call.mode.side**2 >= 2**9:
         return STAGED_TALL
@@ -285,7 +288,26 @@ def _thin(call: GemmCall) -> Gemm | None:
 def _gpu(caps: Caps, call: GemmCall) -> Gemm:
     if (thin := _thin(call)) is not None:
         return thin
+    if caps.kind == "discrete" and not caps.checked and _in_tiles(caps, call, 256):
+        return WINOGRAD[0]
     return TILED if call.rows * call.operands.n >= 2**21 else TILED_SMALL
+
+
+def _in_tiles(caps: Caps, call: GemmCall, channels: int) -> bool:
+    """Whether a 3×3 is worth Winograd's tiles: 16 products for 36, between passes that move 64·M·(K+N)/2 bytes more.
+
+    TFLOP/s of the layer on an H200, at M×N×K of a tap, in tiles of 64×64 / of 128×64 / on the best row without: 4096×512×512 68 / 70 / 38;
+    65536×256×256 59 / 61 / 37; 65536×256×512 64 / 56 / 38; 262144×128×256 58 / 52 / 38; 262144×128×128 51 / – / 38. A GPU whose
+    memory is slower for what it computes wants more channels: elsewhere twice as many have to do, where it has memory of its own.
+    What is there in parts is so where memory is at its peak, which a band's windows and products would be above.
+    """
+    row, a, points = WINOGRAD[0], call.operands.a, 4 * 16 * 16 * call.k4 * call.n4
+    if min(call.operands.k, call.operands.n) < channels or not (row.supports(call) and row.fits(caps)):
+        return False
+    if any(is_parted(t) for t in (a.x if isinstance(a, GroupNormed) else a, *call.epilogue.residuals)):
+        return False
+    groups = 16 * ceil(call.rows, 4 * row.rows) * ceil(call.n4, row.columns4)
+    return groups >= 2 * PROCESSORS and points <= caps.limits["max-storage-buffer-binding-size"]
 
 
 def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:

@@ -25,6 +25,7 @@ PRIVATE = "wgpu.backends.wgpu_native._api"  # what is used of it may have anothe
 MATRIX_TOGGLES = ("allow_unsafe_apis", "vulkan_enable_f16_on_nvidia")
 MATRIX_FEATURES = ("shader-f16", "subgroups", "chromium-experimental-subgroup-matrix")
 UNCHECKED_TOGGLES = ("disable_robustness", "disable_workgroup_init", "skip_validation")  # Dawn's, for a whole device
+ROUNDING_TOGGLES = ("timestamp_quantization",)  # which are on where nothing is said: timestamps in steps of 65.5 µs, for pages
 
 
 def load(implementation: str) -> ModuleType:
@@ -92,14 +93,14 @@ def may_be_unchecked() -> bool:
 
 
 def request_device(adapter: Any, module: ModuleType, unchecked: bool, features: Sequence[str], limits: dict[str, int]) -> Any:
-    """An opened device. Dawn's are `unchecked` as a whole, wgpu's by the module (`shader_module`)."""
+    """An opened device. Dawn's are `unchecked` as a whole, wgpu's by the module (`shader_module`); Dawn's timestamps are exact."""
     wanted: dict[str, Any] = {"label": "moebius", "required_features": list(features), "required_limits": limits}
-    if unchecked and module.__name__ == IMPLEMENTATIONS["dawn"]:
+    if module.__name__ == IMPLEMENTATIONS["dawn"]:
         with suppress(ImportError, AttributeError, TypeError):  # another version's private parts
             extras = importlib.import_module("wgpudawn.backends.dawn.extras")
-            known = extras.all_toggles()
-            toggles = [name for name in UNCHECKED_TOGGLES if known.get(name, {}).get("stage") == "device"]
-            return extras.request_device_sync(adapter, enable_toggles=toggles, **wanted)
+            known, wished = extras.all_toggles(), (UNCHECKED_TOGGLES if unchecked else (), ROUNDING_TOGGLES)
+            on, off = ([name for name in names if known.get(name, {}).get("stage") == "device"] for names in wished)
+            return extras.request_device_sync(adapter, enable_toggles=on, disable_toggles=off, **wanted)
     return adapter.request_device_sync(**wanted)
 
 

@@ -88,8 +88,11 @@ def _table(n: Numbers, last: int, width4: int) -> dict[str, Span]:
 
 
 def winograd(n: Numbers, grid: Grid) -> Reach:
-    """The two transforms: from the windows of A to their points, and from products to two lines of the output for a line of tiles."""
+    """The transforms: from nine taps of the weights to their points, from the windows of A to theirs, and from products to two lines of the
+    output for a line of tiles."""
     first, last, gathers = n["row0"], n["rows"] - 1, n["MODE"] == n["FROM_POINTS"]
+    if n["MODE"] == n["FILTER_POINTS"]:
+        return Reach(vec4(w=9 * n["rows"] * n["n4"], out=16 * n["rows"] * n["n4"]), whole=min(n["rows"], n["n4"]) > 0)
     whole = 0 <= first <= last and min(n["n4"], n["k4"], n["out_width"]) > 0
     c4 = n["n4"] if gathers else n["k4"]
     points = 0, VEC4 * (15 * n["plane"] + last + 1 - first) * c4

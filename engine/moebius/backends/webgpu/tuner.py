@@ -21,7 +21,7 @@ from moebius.backends.webgpu.calls import GemmCall, Weight
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.deferred import Norm
 from moebius.backends.webgpu.device import Device, guard
-from moebius.backends.webgpu.gemm import Dense, bands
+from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.menu import FEW, Gemm
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
@@ -184,8 +184,7 @@ class Tuner:
         """The layer on a row, in all its bands: those of one row are not those of another."""
         dense = Dense(self._recorder, lambda caps, call: row)
         with self._recorder.open(eager=False) as recording:
-            for band in bands(layer, self._recorder, row):
-                dense.record(layer, row, band)
+            dense.record(layer, row)
             weights = [b.buffer for d in recording.steps for b in d.bindings if b.buffer.kind == "weight"]
             self._taken += [(buffer, buffer.fill) for buffer in weights if buffer.fill is not None]
             return Plan(recording, [], [layer.operands.out])
