@@ -123,12 +123,19 @@ class Dense:
 
     def record(self, call: GemmCall, row: Gemm) -> None:
         """A call on a row of the menu, in all its bands."""
-        caps, tiles = self.recorder.caps, row.packing == "winograd"
-        parts, chosen = bands(call, self.recorder, row), f"{row.key}; {why(self.choose, caps, call)}"
-        if tiles and caps.fuses:
+        rec, parts = self.recorder, list(bands(call, self.recorder, row))
+        chosen = f"{row.key}; {why(self.choose, rec.caps, call)}"
+        if row.packing == "plain":
+            for band in parts:
+                self._record(call, row.on(rec.caps), band, chosen)
+            return
+        if rec.caps.fuses:
             call = self._with_points(call, chosen)
+        most = max(band.end - band.begin for band in parts)  # of the tiles of a band: all of them have the same memory
+        windows = rec.new((POINTS, 1, most, call.operands.k), f"{call.path} windows")
+        products = rec.new((POINTS, 1, most, call.operands.n), f"{call.path} products")
         for band in parts:
-            (self._record_tiles if tiles else self._record)(call, row.on(caps), band, chosen)
+            self._record_tiles(call, row, band, windows, products, chosen)
 
     def _with_points(self, call: GemmCall, chosen: str) -> GemmCall:
         """With weights whose points are made here, of the nine taps: a GPU does so in less time than it takes for two of its bands' points,
@@ -172,16 +179,14 @@ class Dense:
             chosen=chosen,
         )
 
-    def _record_tiles(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
+    def _record_tiles(self, call: GemmCall, row: Gemm, band: Band, windows: Tensor, products: Tensor, chosen: str) -> None:
         """Three dispatches: the points of every window of A, their products with the weights' points, and the tiles that those make."""
         if not band.normed:
             call = of_the_normed(call)
         operands, names = call.operands, wgsl.numbers(TRANSFORMS)
         height, width = call.grid_size
         tiles, down, across = band.end - band.begin, ceil(height, 2), ceil(width, 2)
-        windows = self.recorder.new((POINTS, 1, tiles, operands.k), f"{call.path} windows")
-        products = self.recorder.new((POINTS, 1, tiles, operands.n), f"{call.path} products")
-        weight = operands.w.packed_as(row.packing)
+        plane, weight = windows.shape[2], operands.w.packed_as(row.packing)
         assert weight is not None  # `supports` said so
 
         def transform(entry: str, of: GemmCall, over: tuple[int, int], a: Tensor | None = None, **bound: Tensor) -> None:
@@ -190,7 +195,7 @@ class Dense:
             into = entry == "to_points"
             c4, origins = (of.k4, {"a_origin": a_origin // 4}) if into else (of.n4, {"out_origin": out_origin // 4})
             window = {"KERNEL": 4} if into else {}
-            sizes = {"row0": band.begin, "rows": band.end, "plane": tiles, "out_height": over[0], "out_width": over[1], "stride": 2}
+            sizes = {"row0": band.begin, "rows": band.end, "plane": plane, "out_height": over[0], "out_width": over[1], "stride": 2}
             self.recorder.dispatch(
                 call.op,
                 call.path,
@@ -206,7 +211,7 @@ class Dense:
             )
 
         transform("to_points", replace(call, epilogue=Epilogue()), (down, across), out=windows)
-        mode = Rows(tiles, matrices=POINTS, plane=tiles)
+        mode = Rows(tiles, matrices=POINTS, plane=plane)
         inner = Operands(windows, Weight(weight), products, operands.k, operands.n)
         multiply = GemmCall(call.op, call.path, inner, mode, prologue=call.prologue)
         self._record(multiply, replace(row, packing="plain"), Band(0, tiles), chosen)
