@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
 from functools import partial
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from moebius.backends.webgpu import header
 from moebius.errors import AdapterError
@@ -124,6 +125,30 @@ def _unchecked_module(device: Any, label: str, code: str) -> Any:
     if made == api.ffi.NULL:
         raise RuntimeError(label)
     return api.GPUShaderModule(label, made, device)
+
+
+def pipeline_later(
+    module: ModuleType, device: Any, pool: Executor, described: Callable[[], tuple[dict[str, Any], Any]]
+) -> Callable[[], tuple[Any, Any]]:
+    """What waits for the pipeline and the layout that are described so. Dawn makes it on threads of its own, and is not to be called from
+    two of ours; wgpu makes it on the thread that asks for it."""
+    if module.__name__ != IMPLEMENTATIONS["dawn"]:
+
+        def make() -> tuple[Any, Any]:
+            wanted, layout = described()
+            return device.create_compute_pipeline(**wanted), layout
+
+        return pool.submit(make).result
+    try:
+        wanted, layout = described()
+        promise = device.create_compute_pipeline_async(**wanted)
+    except Exception as error:
+        return partial(_raise, error)
+    return lambda: (promise.sync_wait(), layout)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def submit(module: ModuleType, queue: Any, commands: Sequence[Any]) -> Any:
