@@ -9,7 +9,7 @@ import pytest
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Taps, Weight
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.deferred import GroupNormed, Norm, Parted
-from moebius.backends.webgpu.menu import GEMMS, OF_LLVMPIPE, Gemm, candidates, choose
+from moebius.backends.webgpu.menu import FEW_ROWS, GEMMS, OF_LLVMPIPE, Gemm, candidates, choose, on_paper, promising
 from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor
 from moebius.errors import UsageError
 
@@ -197,3 +197,16 @@ def test_swiftshader_is_not_given_what_it_takes_minutes_to_compile() -> None:
     swiftshader, wanted = replace(SOFTWARE, name="SwiftShader Device (Subzero)"), with_points(call(4096, 64, 64, Taps(1, 1)))
     assert set(OF_LLVMPIPE) & set(candidates(LLVMPIPE, wanted))
     assert not set(OF_LLVMPIPE) & set(candidates(swiftshader, wanted))
+
+
+def test_who_has_little_time_tries_what_looks_best() -> None:
+    for wanted in (call(8192, 1600, 320), call(512, 6400, 1280), with_points(call(4096, 512, 512, Taps(1, 1)))):
+        every, few = candidates(H200, wanted), promising(H200, wanted)
+        assert few[0] == every[0] == choose(H200, wanted)
+        assert len(set(few)) == FEW_ROWS < len(every)
+        left = set(every) - set(few)
+        assert max(on_paper(row, wanted) for row in few[1:]) <= min(on_paper(row, wanted) for row in left)
+    assert {row.packing for row in few[:2]} == {"winograd"}
+    assert all(
+        row.rows * 4 * row.columns4 >= 64 * 64 for row in promising(H200, call(8192, 1600, 320))
+    )  # what loads least for its products

@@ -604,7 +604,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("LimitError | OutOfMemoryError", "LimitError"),
         ("if row.key in wrong:", "if False:"),
         ("if all(np.isnan(part).all() for part in got):", "if False:"),
-        ("math.ceil(repeats * long / max(taken, 1e-4))", "repeats"),
+        ("math.ceil(n * BATCH_MS / max(ms, 1e-4))", "n"),
     ],
     "engine/moebius/backends/webgpu/wgsl.py": [
         ("if found != 1:", "if found < 1:"),

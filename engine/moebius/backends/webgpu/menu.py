@@ -221,6 +221,7 @@ Choose = Callable[[Caps, GemmCall], Gemm]
 FEW = 4  # rows that have a kernel of their own
 PROCESSORS = 132  # of an H200
 WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
+FEW_ROWS = 5  # that are tried where there is little time
 WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
 
 
@@ -233,6 +234,21 @@ def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
     rest = [row for row in others if row.fits(caps) and row.supports(call)]
     least = min(computed(row, call) for row in (default, *rest))
     return default, *(row for row in rest if computed(row, call) <= WASTE * least)
+
+
+def promising(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
+    """A few of them, for who has little time: the default, and those that look best on paper."""
+    default, *others = candidates(caps, call)
+    return default, *sorted(others, key=lambda row: on_paper(row, call))[: FEW_ROWS - 1]
+
+
+def on_paper(row: Gemm, call: GemmCall) -> float:
+    """What a processor has to do for its share of a layer: rounds of workgroups, times the products of one, with what it loads for them."""
+    x, y, z = row.grid(call, call.rows)
+    groups, each = x * y * z, row.outputs() * (1 + 8 / row.rows + 8 / (4 * row.columns4))
+    if row.packing == "winograd":  # 16 products for each 4 outputs' 36
+        groups, each = x * ceil(call.rows, 4 * row.rows) * 16, each / 9
+    return ceil(groups, PROCESSORS) * each * (1.0 if row.units is None else 0.5)
 
 
 def computed(row: Gemm, call: GemmCall) -> int:
