@@ -149,7 +149,7 @@ class Dense:
             (ceil(call.n4, names["WGX"]), ceil(4 * call.k4, names["WGY"]), 1),
             {"w": operands.w.binding, "out": points},
             {**call.params(), "row0": 0, "rows": 4 * call.k4, "a_origin": 0, "out_origin": 0},
-            {**replace(call, epilogue=Epilogue()).constants(), "MODE": names["FILTER_POINTS"]},
+            {**GemmCall(call.op, call.path, operands, call.mode).constants(), "MODE": names["FILTER_POINTS"]},
             entry="filter_points",
             flops=4 * 4 * call.k4 * call.n4 * 42,
             prologue=call.prologue,
