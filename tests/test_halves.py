@@ -350,7 +350,7 @@ def test_shapes_of_halves_are_measured_by_themselves(llvmpipe: WebGPU) -> None:
         floats = [np.moveaxis(a, 1, -1).shape for a in case.inputs]
         calls, _ = gpu.layers(lambda x, r, p=case.params, o=gpu: case.call(o, p, x, r), floats)
         table = Table()
-        rows = Tuner(gpu.gpu, gpu.caps, clock=lambda plan, repeats: float(repeats)).run(calls, table)
+        rows = Tuner(gpu.gpu, gpu.caps, clock=lambda batches: [float(repeats) for _, repeats in batches]).run(calls, table)
         assert len(rows) == len(table.picks) == 2
         assert not table.wrong
         found[precision] = [shape_of(call) for call in calls]

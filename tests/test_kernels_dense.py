@@ -99,7 +99,7 @@ def test_tiles_of_sixteen_outputs_meet_every_edge(gpu: WebGPU, monkeypatch: pyte
     for case, lines in ((conv3x3((2, 31, 7)), 2 * 8), (upsample_conv3x3((1, 10, 4), 8, 5), 5)):
         monkeypatch.setattr(gemm, "SCRATCH", 1 << 20)
         whole = case.run(case.check(gpu, row))
-        monkeypatch.setattr(gemm, "SCRATCH", 4 * 36 * 2 * 8)  # of two tiles of 8 channels: a line of them
+        monkeypatch.setattr(gemm, "SCRATCH", 4 * 36 * 2 * (8 + 8))  # of two tiles of 8 channels each: a line of them
         banded = case.check(gpu, row)
         assert [d.entry for d in banded.dispatches] == ["to_filters", *lines * tiles]
         np.testing.assert_array_equal(case.run(banded), whole)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from moebius.backends.webgpu.calls import GemmCall, Operands, Phases, Rows, Taps, Weight
+from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Taps, Weight
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
-from moebius.backends.webgpu.menu import GEMMS, OF_LLVMPIPE, Gemm, candidates, choose
+from moebius.backends.webgpu.deferred import GroupNormed, Norm, Parted
+from moebius.backends.webgpu.menu import FEW_ROWS, GEMMS, OF_LLVMPIPE, Gemm, candidates, choose, on_paper, promising
 from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor
 from moebius.errors import UsageError
 
@@ -117,8 +118,35 @@ def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
     }
     few = with_points(call(256, 64, 64, Taps(1, 1)))
     assert [choose(caps, few).key for caps in (LLVMPIPE, swiftshader)] == ["winograd direct 16x64 16x8", "winograd direct 16x32 2x4"]
-    for caps in (H200, GPU, SOFTWARE):  # nobody measured it there; a tuner may. A page would have more to load
+    for caps in (H200, GPU, SOFTWARE):
         assert choose(caps, with_points(call(4096, 64, 64, Taps(1, 1)))).packing == "plain"
+
+
+def test_gpus_take_fewer_products_in_wide_layers() -> None:
+    """Of many channels, and of more where nobody measured it; where there are workgroups enough; and not with bounds checks."""
+    other, tiles = replace(H200, name="a GPU", vendor="other"), "winograd staged 64x64 8x4"
+
+    def got(m: int, n: int, k: int, mode: Taps = Taps(1, 1)) -> list[bool]:  # noqa: B008
+        return [choose(caps, with_points(call(m, n, k, mode))).key == tiles for caps in (H200, other)]
+
+    assert got(4096, 512, 512) == got(65536, 256, 512) == [True, True]
+    assert got(262144, 128, 128) == got(262144, 128, 256) == [True, False]
+    assert got(262144, 64, 256) == got(262144, 3, 128) == got(256, 256, 256) == got(4096, 512, 512, Taps(2, 1)) == [False, False]
+    wide = with_points(call(4096, 512, 512, Taps(1, 1)))
+    for caps in (replace(H200, checked=True), replace(other, checked=True), replace(other, kind="integrated"), GPU):
+        assert choose(caps, wide).packing == "plain"
+    assert choose(replace(H200, limits={**DEFAULT_LIMITS, "max-storage-buffer-binding-size": 15 << 20}), wide).packing == "plain"
+
+
+def test_what_is_in_parts_stays_as_large_as_it_is() -> None:
+    """A band's windows and products beside it would be above the peak of a picture."""
+    wide, parts = with_points(call(262144, 128, 128, Taps(1, 1))), [Tensor(Buffer(None, 4, "none", "pinned"), (1, 256, 512, 128))] * 2  # type: ignore[arg-type]
+    parted = Parted(parts, lambda: parts[0])
+    normed = GroupNormed(parted, Norm(parts[0], True), "f32", lambda: parts[0], lambda *_: parts[0])
+    assert choose(H200, wide).packing == "winograd"
+    for a in (parted, normed):
+        assert choose(H200, replace(wide, operands=replace(wide.operands, a=a))).packing == "plain"
+    assert choose(H200, replace(wide, epilogue=Epilogue(residuals=(parted,)))).packing == "plain"
 
 
 def test_weights_packed_in_another_way_are_for_the_convolutions_that_have_them() -> None:
@@ -194,3 +222,16 @@ def test_swiftshader_is_not_given_what_it_takes_minutes_to_compile() -> None:
     swiftshader, wanted = replace(SOFTWARE, name="SwiftShader Device (Subzero)"), with_points(call(4096, 64, 64, Taps(1, 1)))
     assert set(OF_LLVMPIPE) & set(candidates(LLVMPIPE, wanted))
     assert not set(OF_LLVMPIPE) & set(candidates(swiftshader, wanted))
+
+
+def test_who_has_little_time_tries_what_looks_best() -> None:
+    for wanted in (call(8192, 1600, 320), call(512, 6400, 1280), with_points(call(4096, 512, 512, Taps(1, 1)))):
+        every, few = candidates(H200, wanted), promising(H200, wanted)
+        assert few[0] == every[0] == choose(H200, wanted)
+        assert len(set(few)) == FEW_ROWS < len(every)
+        left = set(every) - set(few)
+        assert max(on_paper(row, wanted) for row in few[1:]) <= min(on_paper(row, wanted) for row in left)
+    assert {row.packing for row in few[:2]} == {"winograd"}
+    assert all(
+        row.rows * 4 * row.columns4 >= 64 * 64 for row in promising(H200, call(8192, 1600, 320))
+    )  # what loads least for its products

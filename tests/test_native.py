@@ -5,18 +5,23 @@ from __future__ import annotations
 import importlib
 from contextlib import nullcontext
 from dataclasses import replace
-from threading import Lock, Thread
+from threading import Lock, Thread, get_ident
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import OPS
 
-from moebius.backends.webgpu import WebGPU, header, native
+from moebius.backends.webgpu import WebGPU, header, native, wgsl
+from moebius.backends.webgpu.caps import Kind
 from moebius.backends.webgpu.device import Device
+from moebius.backends.webgpu.menu import CPU
 from moebius.backends.webgpu.readback import Readback
 from moebius.backends.webgpu.tensor import Buffer
+from moebius.errors import MoebiusError
 
+KINDS: tuple[Kind, ...] = ("software", "discrete")
 TYPES = ["WGPULimits *", "uint8_t []", "void(WGPUDevice const *, WGPUErrorType, WGPUStringView, void *, void *)", "struct WGPUBufferImpl *"]
 
 
@@ -217,3 +222,33 @@ def test_what_another_wgpu_has_not_is_done_without(llvmpipe: WebGPU, name: str, 
     opened.pipeline("softmax", "main", ())
     found |= {"unchecked"} if made else set()
     assert found == {"unchecked", "number", "period"} - LOST[name]
+
+
+@pytest.mark.parametrize("implementation", ["llvmpipe", "dawn"])
+def test_a_gpus_pipelines_are_made_together_and_what_fails_fails_where_it_is_wanted(
+    implementation: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, wrong = request.getfixturevalue(implementation).gpu, "softmax"
+    keys = [(shader, "main", ()) for shader in ("concat", "transpose", wrong, "layer_norm", "concat")]
+    specialise, makers = wgsl.specialise, set[int]()
+
+    def specialised(shader: str, constants: wgsl.Constants = (), entry: str | None = None) -> str:
+        makers.add(get_ident())
+        return "fn" if shader == wrong else specialise(shader, constants, entry)
+
+    monkeypatch.setattr(wgsl, "specialise", specialised)
+    software, discrete = (Device(gpu.implementation, gpu.module, gpu.device, gpu.info, replace(gpu.caps, kind=k)) for k in KINDS)
+    for device, there in ((software, set()), (discrete, {"concat", "transpose", "layer_norm"})):
+        with device.compiling(keys):
+            pass
+        assert {shader for shader, _, _ in device._pipelines} == there
+    assert (get_ident() in makers) == (implementation == "dawn")  # which has threads of its own
+    made = dict(discrete._pipelines)
+    with pytest.raises(MoebiusError, match=r"failed while compiling softmax\.wgsl"):
+        discrete.pipeline(*keys[2])
+    assert {key: discrete.pipeline(*key) for key in made} == made
+    with pytest.raises(MoebiusError, match="of the block"), discrete.compiling([("group_apply", "main", ()), ("group_finish", "main", ())]):
+        raise MoebiusError("of the block")
+    case = OPS["attention"]((1, 5, 7))
+    monkeypatch.undo()
+    case.check(WebGPU(Device(gpu.implementation, gpu.module, gpu.device, gpu.info, discrete.caps)), CPU)

@@ -255,7 +255,10 @@ def test_dawn_drops_its_checks_by_the_device(dawn: WebGPU, monkeypatch: pytest.M
     for keep, expected in (("0", True), ("1", False)):
         monkeypatch.setenv(native.CHECKED, keep)
         device = Device.open("dawn:SwiftShader")
-        assert [name in extras.get_toggles(device.device) for name in native.UNCHECKED_TOGGLES] == [expected] * 3
+        toggles = extras.get_toggles(device.device)
+        assert [name in toggles for name in native.UNCHECKED_TOGGLES] == [expected] * 3
+        assert not set(native.ROUNDING_TOGGLES) & set(toggles)
+        assert set(native.ROUNDING_TOGGLES) <= extras.all_toggles().keys()
 
 
 def test_a_workgroup_wider_than_the_device_has_is_refused(llvmpipe: WebGPU) -> None:

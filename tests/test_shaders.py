@@ -76,7 +76,7 @@ def recorded(webgpu: WebGPU, *caps: tuple[str, Any]) -> list[Dispatch]:
     return out
 
 
-GPU = (("kind", "discrete"),)  # some GPU, such as a browser's
+GPU = (("kind", "discrete"), ("checked", True))  # some GPU, such as a browser's
 H200 = (*GPU, ("vendor", "NVIDIA"), ("checked", False))
 
 

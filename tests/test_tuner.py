@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,9 @@ def three(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
     return ROWS
 
 
-def clock(ms: dict[str, float]) -> Callable[[Plan, int], float]:
+def clock(ms: dict[str, float]) -> Callable[[Sequence[tuple[Plan, int]]], list[float]]:
     """Milliseconds of each row, by key."""
-    return lambda plan, repeats: repeats * ms[plan.dispatches[0].kernel.partition(";")[0]]
+    return lambda batches: [repeats * ms[plan.dispatches[0].kernel.partition(";")[0]] for plan, repeats in batches]
 
 
 TIMES = {CPU.key: 1.0, CPU_THIN.key: 2.0, OTHER.key: 0.5}
@@ -115,15 +115,39 @@ def test_a_clock_of_the_machine_is_asked_for_long_enough(llvmpipe: WebGPU) -> No
     (call,) = calls_of(llvmpipe, "linear")
     asked: list[int] = []
 
-    def short(plan: Plan, repeats: int) -> float:
+    def short(batches: Sequence[tuple[Plan, int]]) -> list[float]:
+        ((_, repeats),) = batches
         asked.append(repeats)
-        return (0.3 if len(asked) > 1 else 1.0) * repeats  # slow at first
+        return [(0.3 if len(asked) > 1 else 1.0) * repeats]  # slow at first
 
     tuner = Tuner(llvmpipe.gpu, llvmpipe.caps, lambda *_: (CPU,), short)
     tuner.measure(call)
     assert (tuner.by, asked) == ("wall", [1, 2, 7, *[7] * 5])  # 2 ms at least, five times
     real = Tuner(llvmpipe.gpu, llvmpipe.caps, lambda *_: (CPU, OTHER)).measure(call)
     assert all(0 < ms < 1000 for ms in real.ms.values())
+
+
+def test_rows_are_compared_at_one_clock_and_timed_at_the_highest(llvmpipe: WebGPU) -> None:
+    """Of a GPU that is slow until it has worked for a while, and never the same."""
+    gpu = as_hardware(llvmpipe)
+    (call,) = calls_of(gpu, "linear")
+    worked, steady, asked = 0.0, clock(TIMES), []
+
+    def rising(batches: Sequence[tuple[Plan, int]]) -> list[float]:
+        nonlocal worked
+        asked.append(len(batches))
+        slow = (6.0 if worked < 30 else 2.0 if worked < 55 else 1.0) * (1.2 if len(asked) % 3 == 0 and worked > 200 else 1.0)
+        out = [slow * ms for ms in steady(batches)]
+        worked += sum(out)
+        return out
+
+    found = Tuner(gpu.gpu, gpu.caps, three, rising).measure(call)
+    assert found.ms == pytest.approx(TIMES)
+    warm = asked.index(3)
+    assert asked == [1] * warm + [3] * (len(asked) - warm)  # then all of them in every round
+    assert warm > 4
+    stuck = Tuner(gpu.gpu, gpu.caps, three, lambda batches: [0.0] * len(batches))  # a clock that stands still ends, too
+    assert max(stuck.measure(call).ms.values()) <= 1e-6
 
 
 def test_weights_that_were_only_tried_take_no_memory(llvmpipe: WebGPU) -> None:
@@ -426,7 +450,7 @@ def test_the_command_measures_keeps_and_says(
 ) -> None:
     """On a software driver too, for it was asked for."""
     monkeypatch.setattr("moebius.cli.tune.layers", lambda ops, config: calls_of(ops, "linear"))
-    monkeypatch.setattr(Tuner, "_clock", lambda self, plan, repeats: clock(TIMES)(plan, repeats))
+    monkeypatch.setattr(Tuner, "_clock", lambda self, batches: clock(TIMES)(batches))
     monkeypatch.setattr(menu, "candidates", three)
     monkeypatch.setattr(Tuner.__init__, "__defaults__", (three, None))
     assert run(["tune", "--config", "tiny", "--adapter", "llvmpipe", "--json"]) == 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,8 @@ STAGING = 64 << 20
 MEMORIES = 4  # of one size that are kept for the next ones,
 SIZES = 8  # and of so many sizes: a batch and a number of steps have one of their own
 TIMESTAMPS = "timestamp-query"
+COMPILERS = 8  # threads that make pipelines, at most
+Key = tuple[str, str, wgsl.Constants]  # of a pipeline: its shader, entry and constants
 NO_ADAPTER_DRIVER = (
     "No WebGPU adapter was found. Install a Vulkan driver (on Debian or Ubuntu, software: apt-get install -y mesa-vulkan-drivers)"
 )
@@ -94,7 +99,7 @@ class Device:
         self.arena = Arena()
         self._staged = 0
         self._memory: dict[int, list[Any]] = {}  # of the host's, by its size: what Readbacks are not using
-        self._pipelines: dict[tuple[str, str, wgsl.Constants], tuple[Any, Any]] = {}
+        self._pipelines: dict[Key, tuple[Any, Any]] = {}
 
     @classmethod
     def open(
@@ -189,20 +194,48 @@ class Device:
         """(pipeline, bind group layout), compiled once for every (shader, entry, constants)."""
         key = (shader, entry, constants)
         if key not in self._pipelines:
-            stage, kinds = self.module.ShaderStage.COMPUTE, {"read": "read-only-storage", "read_write": "storage", "uniform": "uniform"}
-            slots = wgsl.interface(shader, constants, entry).slots
-            entries = [{"binding": s.index, "visibility": stage, "buffer": {"type": kinds[s.access]}} for s in slots]
-            with guard(self.name, f"compiling {shader}.wgsl"):
-                layout = self.device.create_bind_group_layout(label=shader, entries=entries)
-                code, unchecked = wgsl.specialise(shader, constants, entry), not self.caps.checked and reach.is_known(shader)
-                module = native.shader_module(self.device, self.module, shader, code, unchecked)
-                pipeline = self.device.create_compute_pipeline(
-                    label=f"{shader}.{entry}",
-                    layout=self.device.create_pipeline_layout(bind_group_layouts=[layout]),
-                    compute={"module": module, "entry_point": entry},
-                )
-            self._pipelines[key] = pipeline, layout
+            self._pipelines[key] = self._compiled(key)
         return self._pipelines[key]
+
+    def _compiled(self, key: Key) -> tuple[Any, Any]:
+        with guard(self.name, f"compiling {key[0]}.wgsl"):
+            wanted, layout = self._described(key)
+            return self.device.create_compute_pipeline(**wanted), layout
+
+    def _described(self, key: Key) -> tuple[dict[str, Any], Any]:
+        """What a pipeline is made of, and the layout of its bind group."""
+        shader, entry, constants = key
+        stage, kinds = self.module.ShaderStage.COMPUTE, {"read": "read-only-storage", "read_write": "storage", "uniform": "uniform"}
+        slots = wgsl.interface(shader, constants, entry).slots
+        entries = [{"binding": s.index, "visibility": stage, "buffer": {"type": kinds[s.access]}} for s in slots]
+        layout = self.device.create_bind_group_layout(label=shader, entries=entries)
+        code, unchecked = wgsl.specialise(shader, constants, entry), not self.caps.checked and reach.is_known(shader)
+        module = native.shader_module(self.device, self.module, shader, code, unchecked)
+        made_of = {"module": module, "entry_point": entry}
+        layouts = self.device.create_pipeline_layout(bind_group_layouts=[layout])
+        return {"label": f"{shader}.{entry}", "layout": layouts, "compute": made_of}, layout
+
+    @contextmanager
+    def compiling(self, wanted: Iterable[Key]) -> Iterator[None]:
+        """Has these pipelines made while the block runs, several at a time, and ends when they are there: a GPU's driver takes a tenth of a
+        second for each of a plan's seventy, on one core. What fails here is left to whoever wants it, and fails again there, by itself.
+
+        A software driver makes them one by one, as they are wanted: it compiles on cores that compute as well, and large tiles take it
+        gigabytes each.
+        """
+        new = [key for key in dict.fromkeys(wanted) if key not in self._pipelines]
+        if self.caps.is_software or len(new) < 2:
+            yield
+            return
+        with ThreadPoolExecutor(min(COMPILERS, os.cpu_count() or 1), "moebius-compiling") as pool:
+            later = {key: native.pipeline_later(self.module, self.device, pool, partial(self._described, key)) for key in new}
+            try:
+                yield
+                for key, made in later.items():
+                    with suppress(Exception):
+                        self._pipelines[key] = made()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def trim(self) -> None:
         """Gives dropped buffers back to the system now."""

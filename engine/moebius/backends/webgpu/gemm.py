@@ -27,7 +27,7 @@ class Band:
 
 TRANSFORMS = "winograd"
 OPERATIONS = {"to_filters": 9 * 12, "to_points": 12 * 22, "from_points": 10 * 18}  # of each, for a channel of a tile
-SCRATCH = 32 << 20  # bytes of what a band of tiles becomes, at most: half of a large GPU's cache, and no great part of any memory
+SCRATCH = 64 << 20  # bytes of a band's windows and products, at most: about a large GPU's cache, and what lies idle at a picture's peak
 NORMED = 64 << 20  # bytes of a norm in front of a 3×3 convolution that are in memory at a time
 
 
@@ -91,7 +91,7 @@ def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
     down, across = ceil(height, TILE), ceil(width, TILE)
     in_line, out_line, points = a.shape[2] * a.pitch, width * out.pitch, POINTS * across * max(a.pitch, out.pitch)
     step = recorder.bands(f"{call.op} ({call.path})", down, TILE * in_line, TILE * out_line, points, overhead=2 * in_line)
-    step = min(step, max(1, SCRATCH // (4 * points)))
+    step = min(step, max(1, SCRATCH // (4 * POINTS * across * (a.pitch + out.pitch))))
     normed = isinstance(a, GroupNormed) and is_parted(a.x) and normed_in_bands(call, recorder)
     for image in range(images):
         for y, y1 in recorder.pieces(0, down, step, down, out, *call.epilogue.residuals):
@@ -123,14 +123,19 @@ class Dense:
         self.record(call, self.choose(self.recorder.caps, call))
 
     def record(self, call: GemmCall, row: Gemm) -> None:
-        """In all its bands: those of one row are not those of another."""
-        row, chosen = row.on(self.recorder.caps), f"{row.key}; {why(self.choose, self.recorder.caps, call)}"
-        filters = self._filters(call, row, chosen) if row.packing == "winograd" else None
-        for band in bands(call, self.recorder, row):
-            if filters is None:
+        """A call on a row of the menu, in all its bands."""
+        rec, parts = self.recorder, list(bands(call, self.recorder, row))
+        row, chosen = row.on(rec.caps), f"{row.key}; {why(self.choose, rec.caps, call)}"
+        if row.packing == "plain":
+            for band in parts:
                 self._record(call, row, band, chosen)
-            else:
-                self._record_tiles(call, row, band, chosen, filters)
+            return
+        most = max(band.end - band.begin for band in parts)  # of the tiles of a band: all of them have the same memory
+        filters = self._filters(call, row, chosen)
+        windows = rec.new((POINTS, 1, most, call.operands.k), f"{call.path} windows")
+        products = rec.new((POINTS, 1, most, call.operands.n), f"{call.path} products")
+        for band in parts:
+            self._record_tiles(call, row, band, chosen, filters, windows, products)
 
     def _record(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
         bound, a_origin, out_origin = self._bound(call, row, band)
@@ -175,15 +180,16 @@ class Dense:
         )
         return Binding("w", "read", made.buffer, made.shape)
 
-    def _record_tiles(self, call: GemmCall, row: Gemm, band: Band, chosen: str, filters: Binding) -> None:
+    def _record_tiles(
+        self, call: GemmCall, row: Gemm, band: Band, chosen: str, filters: Binding, windows: Tensor, products: Tensor
+    ) -> None:
         """Three dispatches: the points of every window of A, their products with the weights' points, and the tiles that those make."""
         if not band.normed:
             call = of_the_normed(call)
         operands, names = call.operands, wgsl.numbers(TRANSFORMS)
         _, height, width, _ = operands.out.shape
         tiles, down, across = band.end - band.begin, ceil(height, TILE), ceil(width, TILE)
-        windows = self.recorder.new((POINTS, 1, tiles, operands.k), f"{call.path} windows")
-        products = self.recorder.new((POINTS, 1, tiles, operands.n), f"{call.path} products")
+        plane = windows.shape[2]
 
         def transform(entry: str, of: GemmCall, over: tuple[int, int], a: Tensor | None = None, **bound: Tensor) -> None:
             """Its grid is over columns, in vec4, and tiles; `over` has the lines and columns that its rows are numbered by."""
@@ -191,7 +197,7 @@ class Dense:
             into = entry == "to_points"
             c4, origins = (of.k4, {"a_origin": a_origin // 4}) if into else (of.n4, {"out_origin": out_origin // 4})
             window = {"KERNEL": WINDOW, "DOUBLED": isinstance(call.mode, Phases)} if into else {}
-            sizes = {"row0": band.begin, "rows": band.end, "plane": tiles, "out_height": over[0], "out_width": over[1]}
+            sizes = {"row0": band.begin, "rows": band.end, "plane": plane, "out_height": over[0], "out_width": over[1]}
             sizes |= {"stride": TILE, "pad": 1}
             self.recorder.dispatch(
                 call.op,
@@ -208,7 +214,7 @@ class Dense:
             )
 
         transform("to_points", replace(call, epilogue=Epilogue()), (down, across), out=windows)
-        mode = Rows(tiles, matrices=POINTS, plane=tiles)
+        mode = Rows(tiles, matrices=POINTS, plane=plane)
         inner = Operands(windows, Weight(filters), products, operands.k, operands.n)
         multiply = GemmCall(call.op, call.path, inner, mode, prologue=call.prologue)
         self._record(multiply, replace(row, packing="plain"), Band(0, tiles), chosen)

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from moebius.backends.webgpu import units, wgsl
 from moebius.backends.webgpu.calls import POINTS, SHADER, TILE, GemmCall, Packing, Phases, Rows, Taps
 from moebius.backends.webgpu.caps import Caps, Kind
+from moebius.backends.webgpu.deferred import GroupNormed, is_parted
 from moebius.backends.webgpu.recorder import ceil
 from moebius.backends.webgpu.tensor import DType
 from moebius.backends.webgpu.units import Units
@@ -263,6 +264,7 @@ Choose = Callable[[Caps, GemmCall], Gemm]
 FEW = 4  # rows that have a kernel of their own
 PROCESSORS = 132  # of an H200
 WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
+FEW_ROWS = 5  # that are tried where there is little time
 WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
 
 
@@ -281,6 +283,21 @@ def tiles(call: GemmCall) -> int:
     """Winograd's, of a convolution's output."""
     images, height, width, _ = call.operands.out.shape
     return images * ceil(height, TILE) * ceil(width, TILE)
+
+
+def promising(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
+    """A few of them, for who has little time: the default, and those that look best on paper."""
+    default, *others = candidates(caps, call)
+    return default, *sorted(others, key=lambda row: on_paper(row, call))[: FEW_ROWS - 1]
+
+
+def on_paper(row: Gemm, call: GemmCall) -> float:
+    """What a processor has to do for its share of a layer: rounds of workgroups, times the products of one, with what it loads for them."""
+    x, y, z = row.grid(call, call.rows)
+    groups, each = x * y * z, row.outputs() * (1 + 8 / row.rows + 8 / (4 * row.columns4))
+    if row.packing == "winograd":  # 36 products for a tile, with as much again for its points, where others make one for each tap
+        groups, each = x * ceil(tiles(call), row.rows) * POINTS, 2 * each / call.mode.side**2
+    return ceil(groups, PROCESSORS) * each * (1.0 if row.units is None else 0.5)
 
 
 def computed(row: Gemm, call: GemmCall) -> int:
@@ -319,6 +336,8 @@ def _h200(caps: Caps, call: GemmCall) -> Gemm:
     thin = _thin(call)
     if thin is not None or caps.checked:
         return thin or _gpu(caps, call)
+    if _in_tiles(caps, call, 128):
+        return WINOGRAD_GPU
     outputs = call.phases * call.rows * call.operands.n
     if outputs >= 2**22 and call.k4 * call.mode.side**2 >= 2**9:
         return STAGED_TALL
@@ -334,7 +353,23 @@ def _thin(call: GemmCall) -> Gemm | None:
 def _gpu(caps: Caps, call: GemmCall) -> Gemm:
     if (thin := _thin(call)) is not None:
         return thin
+    if caps.kind == "discrete" and not caps.checked and _in_tiles(caps, call, 256):
+        return WINOGRAD_GPU
     return TILED if call.rows * call.operands.n >= 2**21 else TILED_SMALL
+
+
+def _in_tiles(caps: Caps, call: GemmCall, channels: int) -> bool:
+    """Whether a 3×3 is worth Winograd's tiles: 36 products for 144, or for the 64 of an enlarging one, between passes that move 4.5 times
+    what is read and written. A GPU whose memory is slower for what it computes than an H200's wants more channels:
+    elsewhere twice as many have to do, where it has memory of its own. What is there in parts is so where memory is at its peak, which a
+    band's windows and products would be above.
+    """
+    row, a = WINOGRAD_GPU, call.operands.a
+    if min(call.operands.k, call.operands.n) < channels or not (row.supports(call) and row.fits(caps)):
+        return False
+    if any(is_parted(t) for t in (a.x if isinstance(a, GroupNormed) else a, *call.epilogue.residuals)):
+        return False
+    return POINTS * ceil(tiles(call), row.rows) * ceil(call.n4, row.columns4) >= 2 * PROCESSORS
 
 
 def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
 from functools import partial
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from moebius.backends.webgpu import header
 from moebius.errors import AdapterError
@@ -25,6 +26,7 @@ PRIVATE = "wgpu.backends.wgpu_native._api"  # what is used of it may have anothe
 MATRIX_TOGGLES = ("allow_unsafe_apis", "vulkan_enable_f16_on_nvidia")
 MATRIX_FEATURES = ("shader-f16", "subgroups", "chromium-experimental-subgroup-matrix")
 UNCHECKED_TOGGLES = ("disable_robustness", "disable_workgroup_init", "skip_validation")  # Dawn's, for a whole device
+ROUNDING_TOGGLES = ("timestamp_quantization",)  # which are on where nothing is said: timestamps in steps of 65.5 µs, for pages
 
 
 def load(implementation: str) -> ModuleType:
@@ -92,14 +94,14 @@ def may_be_unchecked() -> bool:
 
 
 def request_device(adapter: Any, module: ModuleType, unchecked: bool, features: Sequence[str], limits: dict[str, int]) -> Any:
-    """An opened device. Dawn's are `unchecked` as a whole, wgpu's by the module (`shader_module`)."""
+    """An opened device. Dawn's are `unchecked` as a whole, wgpu's by the module (`shader_module`); Dawn's timestamps are exact."""
     wanted: dict[str, Any] = {"label": "moebius", "required_features": list(features), "required_limits": limits}
-    if unchecked and module.__name__ == IMPLEMENTATIONS["dawn"]:
+    if module.__name__ == IMPLEMENTATIONS["dawn"]:
         with suppress(ImportError, AttributeError, TypeError):  # another version's private parts
             extras = importlib.import_module("wgpudawn.backends.dawn.extras")
-            known = extras.all_toggles()
-            toggles = [name for name in UNCHECKED_TOGGLES if known.get(name, {}).get("stage") == "device"]
-            return extras.request_device_sync(adapter, enable_toggles=toggles, **wanted)
+            known, wished = extras.all_toggles(), (UNCHECKED_TOGGLES if unchecked else (), ROUNDING_TOGGLES)
+            on, off = ([name for name in names if known.get(name, {}).get("stage") == "device"] for names in wished)
+            return extras.request_device_sync(adapter, enable_toggles=on, disable_toggles=off, **wanted)
     return adapter.request_device_sync(**wanted)
 
 
@@ -123,6 +125,30 @@ def _unchecked_module(device: Any, label: str, code: str) -> Any:
     if made == api.ffi.NULL:
         raise RuntimeError(label)
     return api.GPUShaderModule(label, made, device)
+
+
+def pipeline_later(
+    module: ModuleType, device: Any, pool: Executor, described: Callable[[], tuple[dict[str, Any], Any]]
+) -> Callable[[], tuple[Any, Any]]:
+    """What waits for the pipeline and the layout that are described so. Dawn makes it on threads of its own, and is not to be called from
+    two of ours; wgpu makes it on the thread that asks for it."""
+    if module.__name__ != IMPLEMENTATIONS["dawn"]:
+
+        def make() -> tuple[Any, Any]:
+            wanted, layout = described()
+            return device.create_compute_pipeline(**wanted), layout
+
+        return pool.submit(make).result
+    try:
+        wanted, layout = described()
+        promise = device.create_compute_pipeline_async(**wanted)
+    except Exception as error:
+        return partial(_raise, error)
+    return lambda: (promise.sync_wait(), layout)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def submit(module: ModuleType, queue: Any, commands: Sequence[Any]) -> Any:

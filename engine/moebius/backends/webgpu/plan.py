@@ -110,7 +110,8 @@ class Plan:
         """Uploads weights and makes every pipeline and bind group. Called by the first run."""
         if self._params is not None:
             return
-        self._allocate()
+        with self.device.compiling((d.shader, d.entry, d.constants) for d in self.dispatches):
+            self._allocate()
         device, data = self.device, bytearray(PARAMS_PITCH * max(1, len(self.dispatches)))
         for i, d in enumerate(self.dispatches):
             packed = wgsl.pack_params(d.shader, d.params)

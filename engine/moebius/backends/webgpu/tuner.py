@@ -2,16 +2,17 @@
 
 Every candidate computes the same layer on the same numbers. The default's result is what the others are held to, and a row that makes
 something else, or no number at all, is dropped for good and named: the tests hold all rows to the oracle, so it is the driver that is
-wrong. A time is the median of some batches, each long enough for the clock.
+wrong. All rows of a shape are made first, and then timed in turns: a time is the median of some rounds, in each of which every row has a
+batch that is long enough for the clock.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,12 @@ from moebius.backends.webgpu.timing import timed
 from moebius.backends.webgpu.tuned import Pick, Table, shape_of
 from moebius.errors import DeviceLostError, LimitError, MoebiusError, OutOfMemoryError
 
-BATCHES = 5
-BATCH_MS = {"timestamp": 0.2, "wall": 2.0}  # of a batch at least: what the clock tells apart
+ROUNDS = 5
+BATCH_MS = 2.0  # at least: what a clock tells apart, even one whose steps are 65 µs
 MOST_REPEATS, SETTLING = 1000, 4
+TOGETHER = 8  # rows whose pipelines are made at a time: between two such times it may be enough
+WARM_MS = 60.0, 150.0  # of work before anything is timed: at least, and at most
+WARM_BATCH_MS, STEADY = 10.0, 0.03
 BETTER = 1.03  # the default's time in a row's own, from which on it takes the default's place: less is noise
 NOISE = 65_521  # random numbers that are repeated: a prime, so that rows and columns do not repeat
 VARIANCE = "variance"
@@ -40,7 +44,7 @@ SAMPLE = 2**20  # bytes of the result that are compared, at its beginning, in it
 EPS = float(np.finfo(np.float32).eps)
 
 Candidates = Callable[[Caps, GemmCall], Sequence[Gemm]]  # the default first
-Clock = Callable[[Plan, int], float]  # milliseconds of so many dispatches of a plan, one after the other
+Clock = Callable[[Sequence[tuple[Plan, int]]], list[float]]  # milliseconds of so many runs of each plan, one plan after the other
 
 
 @dataclass
@@ -121,14 +125,15 @@ class Tuner:
     def measure(self, call: GemmCall, wrong: Iterable[str] = (), enough: Callable[[], bool] = lambda: False) -> Measured:
         """Every row that the call may get but those that were wrong before, until it is `enough`: one at least."""
         out, layer, want = Measured(shape_of(call)), self._stand_in(call), None
-        for row in self.candidates(self._recorder.caps, call):
-            if row.key in wrong:
-                continue
-            if (want is not None or out.wrong) and enough():
+        rows = [row for row in self.candidates(self._recorder.caps, call) if row.key not in wrong]
+        right: dict[str, Plan] = {}
+        for row, plan in self._compiled(layer, rows):
+            if (right or out.wrong) and enough():
                 out.whole = False
                 break
             try:
-                plan = self._plan(layer, row)
+                if isinstance(plan, MoebiusError):
+                    raise plan
                 got = self._result(plan)
                 if all(np.isnan(part).all() for part in got):  # the default's too: the others are held to the next one then
                     out.wrong[row.key] = f"{out.shape}: it makes no number"
@@ -138,7 +143,7 @@ class Tuner:
                 elif said := differs(got, want, call, self._recorder.caps.precision == "f16"):
                     out.wrong[row.key] = f"{out.shape}: {said}"
                     continue
-                out.ms[row.key] = self._time(plan)
+                right[row.key] = plan
             except MoebiusError as error:
                 if want is None:
                     raise
@@ -147,7 +152,23 @@ class Tuner:
                 if isinstance(error, DeviceLostError):
                     raise
                 out.wrong[row.key] = f"{out.shape}: {error}"
+        if right:
+            out.ms = dict(zip(right, self._times(list(right.values())), strict=True))
         return out
+
+    def _compiled(self, layer: GemmCall, rows: Sequence[Gemm]) -> Iterator[tuple[Gemm, Plan | MoebiusError]]:
+        """The layer on each row, or why it cannot be; some rows' pipelines are made at a time."""
+        for first in range(0, len(rows), TOGETHER):
+            plans: list[tuple[Gemm, Plan | MoebiusError]] = []
+            for row in rows[first : first + TOGETHER]:
+                try:
+                    plans.append((row, self._plan(layer, row)))
+                except MoebiusError as error:
+                    plans.append((row, error))
+            made = [d for _, plan in plans if isinstance(plan, Plan) for d in plan.dispatches]
+            with self.device.compiling((d.shader, d.entry, d.constants) for d in made):
+                pass
+            yield from plans
 
     # one layer ---------------------------------------------------------------------------------------------------
     def _stand_in(self, call: GemmCall) -> GemmCall:
@@ -208,26 +229,44 @@ class Tuner:
         with guard(device.name, doing):
             return [np.frombuffer(device.device.queue.read_buffer(handle, offset, nbytes), dtype) for offset, nbytes in places]
 
-    def _time(self, plan: Plan) -> float:
-        """Milliseconds of the layer."""
-        repeats = 1
-        for _ in range(SETTLING):  # the first batches may be slow: a clock that still rises, caches that are cold
-            taken, long = self.clock(plan, repeats), BATCH_MS[self.by]
-            if taken >= long or repeats == MOST_REPEATS:
+    def _times(self, plans: Sequence[Plan]) -> list[float]:
+        """Milliseconds of the layer on each. A GPU's clock falls while the host compiles, and takes a tenth of a second of work to come
+        back: so first the GPU is kept busy, and then all have a batch in each round, one behind the other. What counts is how a row
+        compares with the first one within a round, for that the clock, whatever it is, does not change."""
+        self._warm(plans[0])
+        repeats = [1] * len(plans)
+        for _ in range(SETTLING):
+            taken = self.clock(list(zip(plans, repeats, strict=True)))
+            longer = [min(MOST_REPEATS, math.ceil(n * BATCH_MS / max(ms, 1e-4))) for n, ms in zip(repeats, taken, strict=True)]
+            if all(ms >= BATCH_MS or n == MOST_REPEATS for n, ms in zip(repeats, taken, strict=True)):
                 break
-            repeats = min(MOST_REPEATS, math.ceil(repeats * long / max(taken, 1e-4)))
-        return max(median(self.clock(plan, repeats) / repeats for _ in range(BATCHES)), 1e-6)
+            repeats = [max(n, more) for n, more in zip(repeats, longer, strict=True)]
+        rounds = np.array([self.clock(list(zip(plans, repeats, strict=True))) for _ in range(ROUNDS)]) / repeats
+        rounds = np.maximum(rounds, 1e-6)
+        return [float(ms) for ms in np.median(rounds[:, 0]) * np.median(rounds / rounds[:, :1], axis=0)]
 
-    def _clock(self, plan: Plan, repeats: int) -> float:
-        def encode(run: Any) -> None:
+    def _warm(self, plan: Plan) -> None:
+        """Until two batches in a row take as long as each other, and the clock had some time to rise before them; or it had enough."""
+        if self._recorder.caps.is_software:
+            return
+        repeats, before, busy = 1, 0.0, 0.0
+        while busy < WARM_MS[1]:
+            (taken,) = self.clock([(plan, repeats)])
+            busy += max(taken, WARM_MS[1] / MOST_REPEATS)
+            if busy >= WARM_MS[0] and abs(taken / repeats - before) <= STEADY * before:
+                return
+            before, repeats = taken / repeats, min(MOST_REPEATS, max(repeats, math.ceil(repeats * WARM_BATCH_MS / max(taken, 1e-4))))
+
+    def _clock(self, batches: Sequence[tuple[Plan, int]]) -> list[float]:
+        def encode(plan: Plan, repeats: int, run: Any) -> None:
             for _ in range(repeats):
                 plan.encode(run, range(len(plan.dispatches)))
 
-        ms = float(timed(self.device, [encode], self.by)[0])
-        if ms <= 0 and self.by == "timestamp":  # there are drivers whose timestamps are all zero
+        ms = timed(self.device, [partial(encode, plan, repeats) for plan, repeats in batches], self.by)
+        if self.by == "timestamp" and not (ms > 0).all():  # there are drivers whose timestamps are all zero
             self.by = "wall"
-            return self._clock(plan, repeats)
-        return ms
+            return self._clock(batches)
+        return [float(each) for each in ms]
 
 
 def sampled(nbytes: int) -> list[tuple[int, int]]:

@@ -108,7 +108,11 @@ def whole(shader: str, constants: Constants = ()) -> str:
 
 
 def _with_constants(shader: str, constants: Constants, entry: str | None = None) -> str:
-    text, files_named = whole(shader, constants), {name for _, name in INCLUDE.findall(source(shader))}
+    return _chosen(whole(shader, constants), shader, frozenset(name for _, name in INCLUDE.findall(source(shader))), constants, entry)
+
+
+@cache
+def _chosen(text: str, shader: str, files_named: frozenset[str], constants: Constants, entry: str | None) -> str:
     for name, value in constants:
         if name in files_named or name == HALVES:
             continue
@@ -159,8 +163,10 @@ BRANCH = re.compile(r"^( *)if \((!?)(\w+)\) \{ // compiled\n", re.M)
 def _decided(text: str, shader: str) -> str:
     """Branches on a `const NAME: bool` that are marked: what is in them, or behind their `else`, stays in a block of its own."""
     given = {name: value == "true" for name, value in re.findall(r"^const (\w+): bool = (true|false);", text, re.M)}
-    while branch := BRANCH.search(text):
+    at = 0
+    while branch := BRANCH.search(text, at):
         indent, no, name = branch.groups()
+        at = branch.start()  # what is in it may have branches, and what is before it has none
         end = text.find(f"\n{indent}}}\n", branch.end() - 1)
         if end < 0 or name not in given:
             raise MoebiusError(f"{shader}.wgsl: the branch on {name} marked `// compiled` has no end at its own indent, or no constant.")
@@ -180,7 +186,7 @@ def _needed(text: str) -> str:
     entries = [name for mark, name in FUNCTION.findall(bare) if mark]
     if not entries:
         return text
-    words = set(entries).union(*(_words_below(bare, entry) for entry in entries))
+    words = set(entries).union(_words_below(bare, *entries))
     lines, number = [], 0
     for line in FUNCTION.sub(lambda f: f[0] if f[2] in words else "", text).splitlines(keepends=True):
         if slot := BINDING.search(line):
@@ -255,12 +261,12 @@ def kernel(shader: str, entry: str, constants: Constants = ()) -> Kernel:
     return Kernel((sides[0], prod(sides[1:])), nbytes)
 
 
-def _words_below(text: str, entry: str) -> set[str]:
-    """Every word in the body of a function and of the functions it calls."""
-    bodies = {name: set(re.findall(r"\w+", body)) for name, body in re.findall(r"^fn (\w+)\((.*?)^\}", text, re.M | re.S)}
-    words, ahead = set[str](), [entry]
+def _words_below(text: str, *entries: str) -> set[str]:
+    """Every word in the bodies of these functions and of those that they call."""
+    bodies = dict(re.findall(r"^fn (\w+)\((.*?)^\}", text, re.M | re.S))
+    words, ahead = set[str](), list(entries)
     while ahead:
-        below = bodies[ahead.pop()] - words
+        below = set(re.findall(r"\w+", bodies[ahead.pop()])) - words
         words |= below
         ahead += below & bodies.keys()
     return words
@@ -273,8 +279,10 @@ UNROLL = re.compile(r"^( *)for \(var (\w+) = 0u; \2 < (\w+); \2\+\+\) \{ // unro
 
 
 def _unroll(text: str, constants: Mapping[str, int], shader: str) -> str:
-    while loop := UNROLL.search(text):
+    at = 0
+    while loop := UNROLL.search(text, at):
         indent, variable, bound = loop.groups()
+        at = loop.start()
         end = text.find(f"\n{indent}}}\n", loop.end() - 1)
         if end < 0:
             raise MoebiusError(f"{shader}.wgsl: the loop over {variable} marked `// unroll` has no closing brace at its own indent.")
