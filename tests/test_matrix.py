@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import OPS, Case, conv3x3, in_bands, linear, upsample_conv3x3
-from matrix_cases import ALL, HALF, SPLIT
+from matrix_cases import ALL, HALF, SHARED, SPLIT
 from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, prove
@@ -50,15 +50,16 @@ def check_modes(gpu: WebGPU, row: Gemm) -> None:
 
 
 of_a_row = pytest.mark.parametrize("row", [HALF, SPLIT], ids=["f16", "split"])
+of_every_row = pytest.mark.parametrize("row", [HALF, SPLIT, SHARED], ids=["f16", "split", "shared"])
 
 
 # what they compute ---------------------------------------------------------------------------------------------------
-@of_a_row
+@of_every_row
 def test_units_run_every_mode_beyond_their_edges(swiftshader: WebGPU, row: Gemm) -> None:
     check_modes(swiftshader, row)
 
 
-@of_a_row
+@of_every_row
 def test_units_run_on_llvmpipe(llvmpipe: WebGPU, row: Gemm) -> None:
     checked(edges(row)[0], llvmpipe, row)
 
@@ -71,7 +72,7 @@ def test_every_row_on_units_runs_every_mode_beyond_its_edges(request: pytest.Fix
 
 
 def test_a_subgroup_of_several_fragments_stores_each_in_its_place(swiftshader: WebGPU) -> None:
-    row = Gemm("units", 16, 4, 1, 2, units=Units(16, 8, 8, 8, lanes=32))
+    row = Gemm("units", 16, 4, 1, 2, units=Units(16, 8, 8, 8, lanes=16))
     checked(linear((1, 1, 35), 40, 17), swiftshader, row)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal, Self
 
 from moebius.backends.webgpu import units, wgsl
@@ -37,9 +38,9 @@ class Gemm:
 
     def __post_init__(self) -> None:
         if self.units is not None:
-            if self.tm % self.units.m or 4 * self.tn4 % self.units.n or self.units.depth % self.units.k:
-                raise UsageError(f"{self}: a subgroup owns whole fragments, and a tile is whole fragments deep.")
-        elif self.entry in STAGING and (self._staged_a % self.threads or self._staged_w % self.threads):
+            if self.tm % self.units.m or 4 * self.tn4 % self.units.n or self.units.depth % (self.units.k * self.units.share):
+                raise UsageError(f"{self}: a subgroup owns whole fragments, and a tile is whole fragments deep, for each that shares it.")
+        elif self.entry in STAGING and not self.is_shared:
             raise UsageError(f"{self} does not divide its tiles among its threads: 4·tm / wgx and 16·tn4 / wgy must be whole.")
         if self.entry == "lines" and self.tn4 != 1:
             raise UsageError(f"{self}: a thread of `lines` owns one vec4 of columns.")
@@ -58,7 +59,7 @@ class Gemm:
 
     @property
     def threads(self) -> int:
-        return self.wgx * self.wgy * (1 if self.units is None else self.units.lanes)
+        return self.wgx * self.wgy * (1 if self.units is None else self.units.lanes * self.units.share)
 
     @property
     def rows(self) -> int:
@@ -77,7 +78,7 @@ class Gemm:
     @property
     def workgroup_bytes(self) -> int:
         """Of the arrays that the entry declares in workgroup memory."""
-        return wgsl.kernel(self.shader, self.entry, tuple(sorted(self.constants().items()))).workgroup_bytes
+        return self._bytes(self.constants())
 
     @property
     def depth4(self) -> int:
@@ -86,12 +87,17 @@ class Gemm:
 
     @property
     def _staged_a(self) -> int:
-        """vec4 of A that are staged at a time."""
-        return self.rows * self.depth4
+        """vec4 of A that are staged at a time; pairs of them, on units."""
+        return self.rows * self.depth4 // (1 if self.units is None else 2)
 
     @property
     def _staged_w(self) -> int:
-        return 4 * self.depth4 * self.columns4
+        return 4 * self.depth4 * self.columns4 // (1 if self.units is None else 2)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its threads stage as much each."""
+        return not (self._staged_a % self.threads or self._staged_w % self.threads)
 
     # where it can be -----------------------------------------------------------------------------------------------
     def on(self, caps: Caps) -> Self:
@@ -105,8 +111,7 @@ class Gemm:
     def _has_room(self, caps: Caps) -> bool:
         limits = caps.limits
         if self.units is not None:
-            is_shared = not (self._staged_a % self.threads or self._staged_w % self.threads)
-            if not (is_shared and self.operands == caps.precision and self.units.there(caps)):
+            if not (self.is_shared and self.operands == caps.precision and self.units.there(caps)):
                 return False
             return (
                 self.threads <= min(limits["max-compute-invocations-per-workgroup"], limits["max-compute-workgroup-size-x"])
@@ -130,16 +135,23 @@ class Gemm:
         return self.entry != "lines" or (isinstance(call.mode, Taps | Phases) and call.stride == 1 and call.operands.w.packed)
 
     # how it runs ---------------------------------------------------------------------------------------------------
-    def options(self, call: GemmCall) -> dict[str, bool]:
+    def options(self, call: GemmCall) -> dict[str, bool | str]:
         """What a call adds to the constants of this kernel alone."""
-        return {"RAGGED": call.k4 % self.depth4 > 0} if self.entry in ("staged", "units") else {}
+        out: dict[str, bool | str] = {"RAGGED": call.k4 % self.depth4 > 0} if self.entry in ("staged", "units") else {}
+        return out | units.raw(call) if self.operands == "f16" else out
 
     def constants(self) -> dict[str, int | bool | str]:
         out: dict[str, int | bool | str] = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy}
         out |= {"ACC": self.tm * self.tn4} if self.units is None else self.units.constants(self.operands == "f32")
         if self.entry in STAGING:
             out |= {"LOAD_A": self._staged_a // self.threads, "LOAD_W": self._staged_w // self.threads}
+        if self.units is not None:
+            abreast = 4 * self.tn4 // self.units.n
+            out["ABREAST"] = abreast if self._bytes(out | {"ABREAST": abreast}) <= self.units.room else 1
         return out
+
+    def _bytes(self, constants: dict[str, int | bool | str]) -> int:
+        return wgsl.kernel(self.shader, self.entry, tuple(sorted(constants.items()))).workgroup_bytes
 
     def grid(self, call: GemmCall, rows: int) -> tuple[int, int, int]:
         """Workgroups for `rows` rows of a call; those of `lines` are whole lines, each cut in runs of TM."""
@@ -198,20 +210,31 @@ OF_LLVMPIPE = (WINOGRAD_LLVMPIPE, LLVMPIPE, LLVMPIPE_LOW, LLVMPIPE_NARROW, LINES
 GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[1:])
 
 
-# On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth); a subgroup has registers for 64×32 sums at most.
-Tile = tuple[int, int, int, int, int]
-WHOLE: tuple[Tile, ...] = ((64, 8, 2, 2, 32), (32, 8, 2, 2, 64), (32, 8, 2, 2, 32), (32, 8, 1, 2, 64), (16, 4, 2, 2, 64))
-SPLIT: tuple[Tile, ...] = ((64, 8, 2, 2, 16), (32, 8, 2, 2, 32), (32, 8, 2, 2, 16), (32, 8, 1, 2, 16), (16, 4, 2, 2, 32))
+# On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth, subgroups that share it); a subgroup has registers
+# for 64×32 sums at most.
+Tile = tuple[int, int, int, int, int, int]
+WHOLE: tuple[Tile, ...] = (
+    (64, 8, 4, 2, 32, 1),
+    (32, 8, 4, 2, 32, 1),
+    (64, 8, 2, 2, 32, 1),
+    (32, 8, 2, 2, 32, 1),
+    (32, 8, 2, 2, 64, 2),
+    (32, 8, 2, 1, 64, 2),
+    (16, 4, 2, 2, 64, 1),
+)
+SPLIT: tuple[Tile, ...] = ((64, 8, 2, 2, 16, 1), (32, 8, 4, 2, 32, 1), (32, 8, 2, 2, 16, 1), (32, 8, 1, 2, 16, 1), (16, 4, 2, 2, 32, 1))
 
 
-def _on_units(m: int, n: int, k: int, tiles: Iterable[Tile], operands: DType) -> tuple[Gemm, ...]:
-    return tuple(Gemm("units", tm, tn4, x, y, operands=operands, units=Units(depth, m, n, k)) for tm, tn4, x, y, depth in tiles)
+def _on_units(shape: tuple[int, int, int], tiles: Iterable[Tile], operands: DType) -> tuple[Gemm, ...]:
+    return tuple(
+        Gemm("units", tm, tn4, x, y, operands=operands, units=Units(depth, *shape, share)) for tm, tn4, x, y, depth, share in tiles
+    )
 
 
 # What most have, then what some have alone: 8×8×8 is Apple's. Numbers are f16, or f32 by splitting.
-UNITS: tuple[Gemm, ...] = (*_on_units(16, 16, 16, WHOLE, "f16"), *_on_units(16, 16, 16, SPLIT, "f32"))
+UNITS: tuple[Gemm, ...] = (*_on_units((16, 16, 16), WHOLE, "f16"), *_on_units((16, 16, 16), SPLIT, "f32"))
 for shape in ((16, 8, 16), (8, 8, 8)):
-    UNITS += (*_on_units(*shape, WHOLE[2::2], "f16"), *_on_units(*shape, SPLIT[4:], "f32"))
+    UNITS += (*_on_units(shape, (WHOLE[3], WHOLE[-1]), "f16"), *_on_units(shape, SPLIT[-1:], "f32"))
 ROWS = (*GEMMS, *UNITS)
 
 
@@ -219,6 +242,8 @@ ROWS = (*GEMMS, *UNITS)
 Choose = Callable[[Caps, GemmCall], Gemm]
 FEW = 4  # rows that have a kernel of their own
 PROCESSORS = 132  # of an H200
+LOADED, MULTIPLIED = 12, 1024  # halves and products in a cycle of one, on matrix units
+THREADS, LATENCY = 512, 700  # of such a kernel on a processor at a time, and the cycles from a load to what was loaded
 WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
 WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
 
@@ -255,14 +280,21 @@ def _said(caps: Caps) -> str:
 
 
 def _units(caps: Caps, call: GemmCall) -> Gemm | None:
-    """Halves, on units where there are some: the largest tile of which there are enough, else the smallest. Numbers of f32 are split
-    where that was measured to be faster, and never by default."""
+    """Halves, on units where there are some, in the tiles that are done first. Numbers of f32 are split where that was measured to be
+    faster, and never by default."""
     if caps.precision != "f16" or _thin(call) is not None:
         return None
-    fitting = [row for row in UNITS if row.fits(caps) and row.supports(call)]
-    outputs = call.phases * call.rows * call.operands.n
-    enough = [row for row in fitting if outputs >= 2 * PROCESSORS * row.outputs()]
-    return max(enough, key=Gemm.outputs, default=min(fitting, key=Gemm.outputs, default=None))
+    return min((row for row in UNITS if row.fits(caps) and row.supports(call)), key=lambda row: _cycles(row, call), default=None)
+
+
+def _cycles(row: Gemm, call: GemmCall) -> float:
+    """Of the processor of an H200 that has most to do: of its workgroups together for what they load and multiply, or, where those are
+    few, of one behind the other for what a step waits for."""
+    each = ceil(prod(row.grid(call, call.rows)), PROCESSORS)
+    rows, columns, depth = row.rows, 4 * row.columns4, 4 * row.depth4
+    step = max((rows + columns) * depth / LOADED, rows * columns * depth / MULTIPLIED)
+    rounds = ceil(each, max(1, THREADS // row.threads))
+    return call.mode.side**2 * ceil(call.k4, row.depth4) * max(each * step, rounds * LATENCY)
 
 
 def _h200(caps: Caps, call: GemmCall) -> Gemm:
