@@ -70,7 +70,7 @@ const STEPS: u32 = 4u * BK4 / FK / SHARE; // slices of a tile's depth that a sub
 const VALUES: u32 = FM * FN / LANES; // of a fragment of sums, in a lane
 const TURNS: u32 = ACROSS / ABREAST;
 const ROW_S: u32 = ABREAST * FN / 4u; // vec4 of a row of a strip: a strip is what is passed at a time
-const PITCH_S: u32 = 4u * ROW_S + 8u; // floats from one to the next
+const PITCH_S: u32 = 4u * ROW_S + 4u; // floats from one to the next
 const STRIP: u32 = FM * PITCH_S;
 const STORED: u32 = FM * ROW_S; // vec4
 const STORERS: u32 = LANES * SHARE;
@@ -110,7 +110,7 @@ fn next_of_w(base: u32, k: u32, c: u32) -> NextW {
   let last = params.n4 - 1u;
   if (RAW_W) { // compiled
     if ((!RAGGED || k < 4u * params.k4) && (!TAIL || k < params.k)) {
-      x = raw(w[(base + k * params.ldb4 + min(c, last - 1u)) / 2u]);
+      x = raw(w[(base + k * params.ldb4 + min(c, last)) / 2u]);
     }
   } else {
     x = NextW(ahead_w(base, k, min(c, last)), ahead_w(base, k, min(c + 1u, last)));

@@ -10,6 +10,7 @@ from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import GemmCall, Phases, Taps
 from moebius.backends.webgpu.caps import Matrix
 from moebius.backends.webgpu.menu import UNITS, Gemm
+from moebius.backends.webgpu.tensor import Tensor
 from moebius.backends.webgpu.units import Units
 
 ALL = frozenset(row.units.shape for row in UNITS if row.units)
@@ -27,4 +28,14 @@ def text(row: Gemm, wanted: GemmCall, matrix: Matrix) -> str:
     """What is compiled for a device with such units."""
     row = row.on(replace(H200, matrix=matrix))
     constants = {**wanted.constants(), **row.options(wanted), **row.constants()}
+    halves = {"a": wanted.operands.a.dtype, "w": wanted.operands.w.binding.dtype}
+    constants[wgsl.HALVES] = " ".join(name for name, dtype in halves.items() if dtype == "f16")
     return wgsl.specialise(row.shader, tuple(sorted(constants.items())), row.entry)
+
+
+def stored(wanted: GemmCall) -> GemmCall:
+    """The call on halves in memory."""
+    operands = wanted.operands
+    a, w = operands.a, operands.w
+    half = replace(operands, a=Tensor(a.buffer, a.shape, "f16"), w=replace(w, binding=replace(w.binding, dtype="f16")))
+    return replace(wanted, operands=half)

@@ -220,6 +220,7 @@ WHOLE: tuple[Tile, ...] = (
     (32, 8, 2, 2, 32, 1),
     (32, 8, 2, 2, 64, 2),
     (32, 8, 2, 1, 64, 2),
+    (32, 8, 1, 2, 32, 1),
     (16, 4, 2, 2, 64, 1),
 )
 SPLIT: tuple[Tile, ...] = ((64, 8, 2, 2, 16, 1), (32, 8, 4, 2, 32, 1), (32, 8, 2, 2, 16, 1), (32, 8, 1, 2, 16, 1), (16, 4, 2, 2, 32, 1))
@@ -242,8 +243,8 @@ ROWS = (*GEMMS, *UNITS)
 Choose = Callable[[Caps, GemmCall], Gemm]
 FEW = 4  # rows that have a kernel of their own
 PROCESSORS = 132  # of an H200
-LOADED, MULTIPLIED = 12, 1024  # halves and products in a cycle of one, on matrix units
-THREADS, LATENCY = 512, 700  # of such a kernel on a processor at a time, and the cycles from a load to what was loaded
+LOADED, MULTIPLIED = 20, 800  # halves and products in a cycle of one, on matrix units
+THREADS, LATENCY = 512, 500  # of such a kernel on a processor at a time, and the cycles from a load to what was loaded
 WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
 WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
 
@@ -280,11 +281,12 @@ def _said(caps: Caps) -> str:
 
 
 def _units(caps: Caps, call: GemmCall) -> Gemm | None:
-    """Halves, on units where there are some, in the tiles that are done first. Numbers of f32 are split where that was measured to be
-    faster, and never by default."""
+    """Halves, on units where there are some, in the tiles that are done first, the smaller of equals. Numbers of f32 are split where that
+    was measured to be faster, and never by default."""
     if caps.precision != "f16" or _thin(call) is not None:
         return None
-    return min((row for row in UNITS if row.fits(caps) and row.supports(call)), key=lambda row: _cycles(row, call), default=None)
+    fitting = [row for row in UNITS if row.fits(caps) and row.supports(call)]
+    return min(fitting, key=lambda row: (_cycles(row, call), row.outputs()), default=None)
 
 
 def _cycles(row: Gemm, call: GemmCall) -> float:
@@ -294,7 +296,7 @@ def _cycles(row: Gemm, call: GemmCall) -> float:
     rows, columns, depth = row.rows, 4 * row.columns4, 4 * row.depth4
     step = max((rows + columns) * depth / LOADED, rows * columns * depth / MULTIPLIED)
     rounds = ceil(each, max(1, THREADS // row.threads))
-    return call.mode.side**2 * ceil(call.k4, row.depth4) * max(each * step, rounds * LATENCY)
+    return call.mode.side**2 * ceil(call.k4, row.depth4) * max(each * step, rounds * (step + LATENCY))
 
 
 def _h200(caps: Caps, call: GemmCall) -> Gemm:

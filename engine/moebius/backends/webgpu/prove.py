@@ -61,7 +61,7 @@ def is_right(device: Device, ways: Matrix, shape: Unit) -> bool:
 def tried(shape: Unit, lanes: int) -> Gemm | None:
     """The smallest tile: a fragment a subgroup, and as many deep as its threads can load alike."""
     for fragments in range(1, 9):
-        row = Gemm("units", shape.m, shape.n // 4, 1, 2, operands="f16", units=Units(fragments * shape.k, *shape[2:], lanes))
+        row = Gemm("units", shape.m, shape.n // 4, 1, 2, operands="f16", units=Units(fragments * shape.k, *shape[2:], lanes=lanes))
         if row.is_shared:
             return row
     return None
