@@ -42,7 +42,8 @@ const BK4: u32 = 8u; // depth of a tile, in vec4
 const SHARE: u32 = 1u; // subgroups that have a depth in common
 const BUFFERS: u32 = 1u; // of a tile: 1 or 2
 const ALONE: bool = true; // one
-const ABREAST: u32 = 2u; // fragments of a row of them that are passed to memory at a time
+const ABREAST: u32 = 2u; // fragments side by side that are passed to memory at a time
+const HIGH: u32 = 2u; // and one above the other
 const LOAD_A: u32 = 2u; // times eight numbers of A that a thread stages, WGY·TM·BK4 / 2 / threads
 const LOAD_W: u32 = 2u; // the same of W, 4·BK4·WGX·TN4 / 2 / threads
 const RAW_A: bool = false; // halves that stay as they are
@@ -71,8 +72,9 @@ const VALUES: u32 = FM * FN / LANES; // of a fragment of sums, in a lane
 const TURNS: u32 = ACROSS / ABREAST;
 const ROW_S: u32 = ABREAST * FN / 4u; // vec4 of a row of a strip: a strip is what is passed at a time
 const PITCH_S: u32 = 4u * ROW_S + 4u; // floats from one to the next
-const STRIP: u32 = FM * PITCH_S;
-const STORED: u32 = FM * ROW_S; // vec4
+const STRIP: u32 = HIGH * FM * PITCH_S;
+const STORED: u32 = HIGH * FM * ROW_S; // vec4
+const LEVELS: u32 = DOWN / HIGH;
 const STORERS: u32 = LANES * SHARE;
 const STORES: u32 = (STORED + STORERS - 1u) / STORERS; // of a lane
 
@@ -277,11 +279,20 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     }
   }
   let mine = thread / LANES * STRIP;
-  for (var i = 0u; i < DOWN; i++) { // unroll
+  for (var i = 0u; i < LEVELS; i++) { // unroll
     for (var t = 0u; t < TURNS; t++) { // unroll
+      let r = r0 + down + i * HIGH * FM;
+      let c = c0 + across4 + t * ROW_S;
+      var near: array<Beside, STORES>;
       var v: array<vec4<f32>, STORES>;
-      for (var j = 0u; j < ABREAST; j++) { // unroll
-        pass_on(mine + j * FN, sum[i * ACROSS + t * ABREAST + j]);
+      for (var s = 0u; s < STORES; s++) { // unroll
+        let e = share * LANES + lane + s * STORERS;
+        near[s] = beside(row_of(min(r + e / ROW_S, params.rows - 1u), group.z), min(c + e % ROW_S, params.n4 - 1u));
+      }
+      for (var h = 0u; h < HIGH; h++) { // unroll
+        for (var j = 0u; j < ABREAST; j++) { // unroll
+          pass_on(mine + h * FM * PITCH_S + j * FN, sum[(i * HIGH + h) * ACROSS + t * ABREAST + j]);
+        }
       }
       workgroupBarrier();
       for (var s = 0u; s < STORES; s++) { // unroll
@@ -289,8 +300,10 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
       }
       workgroupBarrier();
       if (SPLIT) { // compiled
-        for (var j = 0u; j < ABREAST; j++) { // unroll
-          pass_on(mine + j * FN, correction[i * ACROSS + t * ABREAST + j]);
+        for (var h = 0u; h < HIGH; h++) { // unroll
+          for (var j = 0u; j < ABREAST; j++) { // unroll
+            pass_on(mine + h * FM * PITCH_S + j * FN, correction[(i * HIGH + h) * ACROSS + t * ABREAST + j]);
+          }
         }
         workgroupBarrier();
         for (var s = 0u; s < STORES; s++) { // unroll
@@ -300,9 +313,10 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
       }
       for (var s = 0u; s < STORES; s++) { // unroll
         let e = share * LANES + lane + s * STORERS;
-        if (e < STORED) {
-          let c = across4 + t * ROW_S + e % ROW_S;
-          store(r0 + down + i * FM + e / ROW_S, c0 + c, group.z, checked(v[s], is_sound));
+        let y = r + e / ROW_S;
+        let x = c + e % ROW_S;
+        if (e < STORED && y < params.rows && x < params.n4) {
+          finish(row_of(y, group.z), x, checked(v[s], is_sound), near[s]);
         }
       }
     }

@@ -79,11 +79,11 @@ def test_every_row_on_units_runs_every_mode_beyond_its_edges(request: pytest.Fix
     check_modes(request.getfixturevalue("swiftshader" if int(row.constants()["LOAD_A"]) <= 4 else "llvmpipe"), row)
 
 
-@pytest.mark.parametrize("room", [16384, 0])
-def test_a_subgroup_of_several_fragments_stores_each_in_its_place(swiftshader: WebGPU, room: int) -> None:
-    """A row of them at a time, or one where there is no room for more."""
+@pytest.mark.parametrize(("room", "passed"), [(16384, (2, 2)), (6000, (1, 2)), (0, (1, 1))])
+def test_a_subgroup_of_several_fragments_stores_each_in_its_place(swiftshader: WebGPU, room: int, passed: tuple[int, int]) -> None:
+    """All at a time, or a row, or one where there is no room for more."""
     row = Gemm("units", 16, 4, 1, 2, units=Units(16, 8, 8, 8, lanes=16, room=room))
-    assert row.constants()["ABREAST"] == (2 if room else 1)
+    assert tuple(row.constants()[name] for name in ("HIGH", "ABREAST")) == passed
     checked(linear((1, 1, 35), 40, 17), swiftshader, row)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal, Self
@@ -146,11 +146,12 @@ class Gemm:
         if self.entry in STAGING:
             out |= {"LOAD_A": self._staged_a // self.threads, "LOAD_W": self._staged_w // self.threads}
         if self.units is not None:
-            abreast = 4 * self.tn4 // self.units.n
-            out["ABREAST"] = abreast if self._bytes(out | {"ABREAST": abreast}) <= self.units.room else 1
+            across, down = 4 * self.tn4 // self.units.n, self.tm // self.units.m
+            passed = [{"HIGH": high, "ABREAST": abreast} for high, abreast in ((2, across), (1, across), (1, 1)) if down % high == 0]
+            out |= next((each for each in passed if self._bytes(out | each) <= self.units.room), passed[-1])
         return out
 
-    def _bytes(self, constants: dict[str, int | bool | str]) -> int:
+    def _bytes(self, constants: Mapping[str, int | bool | str]) -> int:
         return wgsl.kernel(self.shader, self.entry, tuple(sorted(constants.items()))).workgroup_bytes
 
     def grid(self, call: GemmCall, rows: int) -> tuple[int, int, int]:
