@@ -186,10 +186,10 @@ fn put(row: u32, c: u32, sum: vec4<f32>) {
 // What a sum is put together with, for kernels that load it before they need it.
 struct Beside {
   deviation: f32,
-  bias: vec4<f32>,
-  shift: vec4<f32>,
-  first: vec4<f32>,
-  second: vec4<f32>,
+  of_bias: vec4<f32>,
+  of_shift: vec4<f32>,
+  of_first: vec4<f32>,
+  of_second: vec4<f32>,
 }
 
 fn beside(row: u32, c: u32) -> Beside {
@@ -198,24 +198,24 @@ fn beside(row: u32, c: u32) -> Beside {
     x.deviation = sqrt(variance[row].x + params.eps);
   }
   if (BIAS) { // compiled
-    x.bias = bias[c];
+    x.of_bias = bias[c];
   }
   if (SHIFT) { // compiled
-    x.shift = shift[state[0] * params.n4 + c];
+    x.of_shift = shift[state[0] * params.n4 + c];
   }
   let index = row * params.n4 + c - params.out_origin;
   if (FIRST) { // compiled
     if (OVER) { // compiled
-      x.first = out[index];
+      x.of_first = out[index];
     } else {
-      x.first = first[index];
+      x.of_first = first[index];
     }
     if (FIRST_NORMED) { // compiled
-      x.first = normed(x.first, row, params.n4, c);
+      x.of_first = normed(x.of_first, row, params.n4, c);
     }
   }
   if (SECOND) { // compiled
-    x.second = second[index];
+    x.of_second = second[index];
   }
   return x;
 }
@@ -226,19 +226,19 @@ fn finish(row: u32, c: u32, sum: vec4<f32>, x: Beside) {
     v /= x.deviation;
   }
   if (BIAS) { // compiled
-    v += x.bias;
+    v += x.of_bias;
   }
   if (ACT == SILU) {
     v = silu(v);
   }
   if (SHIFT) { // compiled
-    v += x.shift;
+    v += x.of_shift;
   }
   if (FIRST) { // compiled
-    v += x.first;
+    v += x.of_first;
   }
   if (SECOND) { // compiled
-    v += x.second;
+    v += x.of_second;
   }
   out[row * params.n4 + c - params.out_origin] = v;
 }
