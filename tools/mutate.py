@@ -250,7 +250,6 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("let r = r0 + down + i * HIGH * FM;", "let r = r0 + down;"),
         ("let c = c0 + across4 + t * ROW_S;", "let c = c0 + across4;"),
         ("min(r + e / ROW_S, params.rows - 1u)", "min(r, params.rows - 1u)"),
-        ("row_of(min(r + e / ROW_S, params.rows - 1u), group.z)", "min(r + e / ROW_S, params.rows - 1u)"),
         ("min(c + e % ROW_S, params.n4 - 1u));", "min(c, params.n4 - 1u));"),
         ("&& x < params.n4) {", "&& x <= params.n4) {"),
         ("y < params.rows && x", "x"),
