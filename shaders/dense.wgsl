@@ -162,6 +162,11 @@ fn store(r: u32, c: u32, phase: u32, sum: vec4<f32>) {
   if (r >= params.rows || c >= params.n4) {
     return;
   }
+  put(row_of(r, phase), c, sum);
+}
+
+// Where row r lands.
+fn row_of(r: u32, phase: u32) -> u32 {
   var row = r;
   if (MODE == ROWS) {
     row += phase * params.plane;
@@ -171,38 +176,69 @@ fn store(r: u32, c: u32, phase: u32, sum: vec4<f32>) {
     let y = 2u * (r / params.out_width) + (phase >> 1u); // image·2·height + 2·y + py: the images stay apart by themselves
     row = y * 2u * params.out_width + x;
   }
-  put(row, c, sum);
+  return row;
 }
 
 fn put(row: u32, c: u32, sum: vec4<f32>) {
-  var v = sum;
+  finish(row, c, sum, beside(row, c));
+}
+
+// What a sum is put together with, for kernels that load it before they need it.
+struct Beside {
+  deviation: f32,
+  of_bias: vec4<f32>,
+  of_shift: vec4<f32>,
+  of_first: vec4<f32>,
+  of_second: vec4<f32>,
+}
+
+fn beside(row: u32, c: u32) -> Beside {
+  var x: Beside;
   if (SPREAD) { // compiled
-    v /= sqrt(variance[row].x + params.eps);
+    x.deviation = sqrt(variance[row].x + params.eps);
   }
   if (BIAS) { // compiled
-    v += bias[c];
+    x.of_bias = bias[c];
+  }
+  if (SHIFT) { // compiled
+    x.of_shift = shift[state[0] * params.n4 + c];
+  }
+  let index = row * params.n4 + c - params.out_origin;
+  if (FIRST) { // compiled
+    if (OVER) { // compiled
+      x.of_first = out[index];
+    } else {
+      x.of_first = first[index];
+    }
+    if (FIRST_NORMED) { // compiled
+      x.of_first = normed(x.of_first, row, params.n4, c);
+    }
+  }
+  if (SECOND) { // compiled
+    x.of_second = second[index];
+  }
+  return x;
+}
+
+fn finish(row: u32, c: u32, sum: vec4<f32>, x: Beside) {
+  var v = sum;
+  if (SPREAD) { // compiled
+    v /= x.deviation;
+  }
+  if (BIAS) { // compiled
+    v += x.of_bias;
   }
   if (ACT == SILU) {
     v = silu(v);
   }
   if (SHIFT) { // compiled
-    v += shift[state[0] * params.n4 + c];
+    v += x.of_shift;
   }
-  let index = row * params.n4 + c - params.out_origin;
   if (FIRST) { // compiled
-    var x: vec4<f32>;
-    if (OVER) { // compiled
-      x = out[index];
-    } else {
-      x = first[index];
-    }
-    if (FIRST_NORMED) { // compiled
-      x = normed(x, row, params.n4, c);
-    }
-    v += x;
+    v += x.of_first;
   }
   if (SECOND) { // compiled
-    v += second[index];
+    v += x.of_second;
   }
-  out[index] = v;
+  out[row * params.n4 + c - params.out_origin] = v;
 }

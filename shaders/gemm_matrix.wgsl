@@ -4,20 +4,26 @@
 // in a language is a handful of primitives in a file of its own, a DIALECT:
 //
 //   Halves, PER                    an element of a tile in workgroup memory, and how many halves it holds
+//   Passed                         one of what sums are passed through there
 //   Left, Right, Sum               fragments: of A, of W, of sums
-//   place                          four numbers into a tile, as halves
+//   as_halves                      four numbers as halves, in two words
+//   place                          eight halves into a tile
 //   load_left, load_right          a fragment out of it
 //   multiply_add                   sum + left · right
-//   pass_on                        a fragment of sums into workgroup memory
+//   pass_on                        a fragment of sums into workgroup memory, where rows are PITCH_S floats apart
+//   received                       four floats out of it
 //   is_subgroup                    whether LANES neighbours are one
 //
 // The next tile is under way in registers while the present one is multiplied, as in `staged` of gemm.wgsl. Rows of a tile are eight halves
-// longer than what is in them, which spreads them over the banks.
+// longer than what is in them, which spreads them over the banks. What is loaded and stored at a time is eight numbers of a row: halves in
+// memory that nothing is done to (RAW_A, RAW_W) go through as they are, four words. With BUFFERS of 2 a tile is filled while the one before
+// is read, and there is one barrier a step instead of two. SHARE subgroups make the same sums, each of its slices of every tile's depth.
 //
 // SPLIT makes numbers of f32 grade: v = hi + lo / 2048, both halves. hi is v without the low 13 bits of its word, so that v - hi is exact;
 // Σ hi·hi and Σ (hi·lo + lo·hi) have sums of their own, and lo·lo, 2⁻²⁰ of a product at most, is left out. Below 2⁻¹⁴, where halves have
-// fewer digits, hi is 0. What no half can hold becomes a NaN, so that the result is none either: an infinity's may be -∞, of which a softmax
-// behind it makes a sound 0.
+// fewer digits, hi is 0. What no half can hold becomes a NaN. Halves in memory may be infinities, which were such numbers when they were
+// stored: a sum with one among its terms is infinite or a NaN, as no sum of finite halves is, and such a sum is stored as a NaN. Either way
+// the result is no number: of -∞ a softmax behind it would make a sound 0.
 //
 // Grid: x over columns of 4·WGX·TN4, y over rows of WGY·TM, z over phases. A subgroup owns TM rows × 4·TN4 columns.
 // Reference: those of dense.wgsl.
@@ -33,12 +39,22 @@ const FM: u32 = 16u;
 const FN: u32 = 16u;
 const FK: u32 = 16u;
 const BK4: u32 = 8u; // depth of a tile, in vec4
-const LOAD_A: u32 = 4u; // vec4 of A a thread stages, WGY·TM·BK4 / threads
-const LOAD_W: u32 = 4u; // vec4 of W a thread stages, 4·BK4·WGX·TN4 / threads
+const SHARE: u32 = 1u; // subgroups that have a depth in common
+const BUFFERS: u32 = 1u; // of a tile: 1 or 2
+const ALONE: bool = true; // one
+const ABREAST: u32 = 2u; // fragments side by side that are passed to memory at a time
+const HIGH: u32 = 2u; // and one above the other
+const LOAD_A: u32 = 2u; // times eight numbers of A that a thread stages, WGY·TM·BK4 / 2 / threads
+const LOAD_W: u32 = 2u; // the same of W, 4·BK4·WGX·TN4 / 2 / threads
+const RAW_A: bool = false; // halves that stay as they are
+const RAW_W: bool = false;
+alias NextA = Eight; // vec4<u32> where they do
+alias NextW = Eight;
 const SPLIT: bool = false;
 const PARTS: u32 = 1u; // halves that a number becomes: 2 under SPLIT
 
-const THREADS: u32 = LANES * WGX * WGY;
+const PLACES: u32 = WGX * WGY; // parts of a tile of sums
+const THREADS: u32 = LANES * PLACES * SHARE;
 const PITCH_A: u32 = 4u * BK4 + 8u; // halves from one row of a tile to the next
 const PITCH_W: u32 = 4u * WGX * TN4 + 8u;
 const TILE_A: u32 = WGY * TM * PITCH_A; // halves of a part
@@ -48,22 +64,67 @@ const DOWN: u32 = TM / FM; // fragments of a subgroup
 const ACROSS: u32 = 4u * TN4 / FN;
 const SUMS: u32 = DOWN * ACROSS;
 const CORRECTIONS: u32 = (PARTS - 1u) * SUMS + 2u - PARTS; // as many under SPLIT, else one that nothing uses
-const STEPS: u32 = 4u * BK4 / FK;
+const ROW_A: u32 = BK4 / 2u; // eights of a row of a tile
+const ROW_W: u32 = WGX * TN4 / 2u;
+const BUFFER: u32 = PARTS * (TILE_A + TILE_W);
+const STEPS: u32 = 4u * BK4 / FK / SHARE; // slices of a tile's depth that a subgroup multiplies
 const VALUES: u32 = FM * FN / LANES; // of a fragment of sums, in a lane
-const PASSED: u32 = FM * FN; // floats of such a fragment
-const STORES: u32 = (FM * FN / 4u + LANES - 1u) / LANES; // of vec4, a lane
+const TURNS: u32 = ACROSS / ABREAST;
+const ROW_S: u32 = ABREAST * FN / 4u; // vec4 of a row of a strip: a strip is what is passed at a time
+const PITCH_S: u32 = 4u * ROW_S + 4u; // floats from one to the next
+const STRIP: u32 = HIGH * FM * PITCH_S;
+const STORED: u32 = HIGH * FM * ROW_S; // vec4
+const LEVELS: u32 = DOWN / HIGH;
+const STORERS: u32 = LANES * SHARE;
+const STORES: u32 = (STORED + STORERS - 1u) / STORERS; // of a lane
 
 // include dense.wgsl
 
-var<workgroup> tile: array<Halves, PARTS * (TILE_A + TILE_W) / PER>; // of A, [part][row][k], then of W, [part][k][column]
-var<workgroup> passed: array<f32, WGX * WGY * PASSED>;
+var<workgroup> tile: array<Halves, BUFFERS * BUFFER / PER>; // of A, [part][row][k], then of W, [part][k][column]
+var<workgroup> passed: array<Passed, SHARE * PLACES * STRIP / FLOATS>;
 var<private> lane: u32;
 
-// A NaN for what no half can hold, from 65520 on: what a conversion would make of it may be anything.
+struct Eight {
+  left: vec4<f32>,
+  right: vec4<f32>,
+}
+
+// Eight numbers of a row of A from vec4 k on, zeros past the end of K.
+fn next_of_a(index: i32, k: u32) -> NextA {
+  var x: NextA;
+  if (RAW_A) { // compiled
+    if (!RAGGED || k < params.k4) { // which is even
+      if (MODE == ROWS) {
+        x = raw(a[(u32(index) + k) / 2u]);
+      } else {
+        x = select(vec4<u32>(0u), raw(a[(u32(max(index, 0)) + k) / 2u]), index >= 0);
+      }
+    }
+  } else {
+    x = NextA(ahead_a(index, k), ahead_a(index, k + 1u));
+  }
+  return x;
+}
+
+// The same of row k of W from column c on, in vec4.
+fn next_of_w(base: u32, k: u32, c: u32) -> NextW {
+  var x: NextW;
+  let last = params.n4 - 1u;
+  if (RAW_W) { // compiled
+    if ((!RAGGED || k < 4u * params.k4) && (!TAIL || k < params.k)) {
+      x = raw(w[(base + k * params.ldb4 + min(c, last)) / 2u]);
+    }
+  } else {
+    x = NextW(ahead_w(base, k, min(c, last)), ahead_w(base, k, min(c + 1u, last)));
+  }
+  return x;
+}
+
+// A NaN for what no half can hold, from 65520 on: what a conversion would make of it may be anything. What is a NaN stays one, however the
+// comparison ends.
 fn bounded(v: vec4<f32>) -> vec4<f32> {
-  let bits = bitcast<vec4<u32>>(v);
-  let none = bitcast<vec4<f32>>(bits | vec4<u32>(0x7fc00000u));
-  return select(v, none, (bits & vec4<u32>(0x7fffffffu)) >= vec4<u32>(0x477ff000u));
+  let none = vec4<f32>(bitcast<f32>(params.rows | 0x7fc00000u));
+  return select(v, none, abs(v) >= vec4<f32>(65520.0));
 }
 
 fn high(v: vec4<f32>) -> vec4<f32> {
@@ -78,59 +139,88 @@ fn low(v: vec4<f32>) -> vec4<f32> {
 }
 
 // Under SPLIT in two parts, the low one `rest` halves behind the high one.
-fn stage(at: u32, rest: u32, v: vec4<f32>) {
+fn stage(at: u32, rest: u32, v: Eight) {
   if (SPLIT) { // compiled
-    place(at, bounded(high(v)));
-    place(at + rest, low(v));
+    place(at, vec4<u32>(as_halves(bounded(high(v.left))), as_halves(bounded(high(v.right)))));
+    place(at + rest, vec4<u32>(as_halves(low(v.left)), as_halves(low(v.right))));
   } else {
-    place(at, bounded(v));
+    place(at, vec4<u32>(as_halves(bounded(v.left)), as_halves(bounded(v.right))));
   }
 }
 
-// Vec4 i of what was passed on.
-fn received(at: u32, i: u32) -> vec4<f32> {
-  let q = at + 4u * min(i, PASSED / 4u - 1u);
-  return vec4<f32>(passed[q], passed[q + 1u], passed[q + 2u], passed[q + 3u]);
+fn stage_a(at: u32, v: NextA) {
+  if (RAW_A) { // compiled
+    place(at, v);
+  } else {
+    stage(at, TILE_A, v);
+  }
+}
+
+fn stage_w(at: u32, v: NextW) {
+  if (RAW_W) { // compiled
+    place(at, v);
+  } else {
+    stage(at, TILE_W, v);
+  }
+}
+
+// Vec4 i of a strip that was passed on, of all the subgroups that share it.
+fn summed(strip: u32, i: u32) -> vec4<f32> {
+  let e = min(i, STORED - 1u);
+  let at = strip * STRIP + e / ROW_S * PITCH_S + 4u * (e % ROW_S);
+  var v = received(at);
+  for (var s = 1u; s < SHARE; s++) {
+    v += received(at + s * PLACES * STRIP);
+  }
+  return v;
+}
+
+// A NaN for an infinity, and for all where the units are not what they were taken for.
+fn checked(v: vec4<f32>, is_sound: bool) -> vec4<f32> {
+  let bits = bitcast<vec4<u32>>(v);
+  let none = bitcast<vec4<f32>>(bits | vec4<u32>(0x7fc00000u));
+  return select(none, v, ((bits & vec4<u32>(0x7f800000u)) < vec4<u32>(0x7f800000u)) & vec4<bool>(is_sound));
 }
 
 @compute @workgroup_size(THREADS)
 fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let is_sound = is_subgroup(thread);
   lane = thread % LANES;
-  let subgroup = thread / LANES;
-  let down = subgroup / WGX * TM; // where the subgroup's part of a tile begins
-  let across4 = subgroup % WGX * TN4;
+  let strip = thread / LANES % PLACES;
+  let share = thread / LANES / PLACES;
+  let down = strip / WGX * TM; // where the subgroup's part of a tile begins
+  let across4 = strip % WGX * TN4;
   let c0 = group.x * WGX * TN4;
   let r0 = params.row0 + group.y * WGY * TM;
-  let last = params.n4 - 1u;
   let steps = KERNEL * KERNEL * ((params.k4 + BK4 - 1u) / BK4);
   var sum: array<Sum, SUMS>;
   var correction: array<Sum, CORRECTIONS>;
   var row: array<vec3<i32>, LOAD_A>;
   var at: array<i32, LOAD_A>;
   var base = params.w_offset + group.z * KERNEL * KERNEL * params.k4 * 4u * params.ldb4;
-  var next_a: array<vec4<f32>, LOAD_A>;
-  var next_w: array<vec4<f32>, LOAD_W>;
+  var next_a: array<NextA, LOAD_A>;
+  var next_w: array<NextW, LOAD_W>;
   for (var l = 0u; l < LOAD_A; l++) { // unroll
     let e = thread + l * THREADS;
-    row[l] = locate(min(r0 + e / BK4, params.rows - 1u), group.z);
+    row[l] = locate(min(r0 + e / ROW_A, params.rows - 1u), group.z);
     at[l] = tap_index(row[l], 0u);
-    next_a[l] = ahead_a(at[l], e % BK4);
+    next_a[l] = next_of_a(at[l], 2u * (e % ROW_A));
   }
   for (var l = 0u; l < LOAD_W; l++) { // unroll
     let e = thread + l * THREADS;
-    next_w[l] = ahead_w(base, e / (WGX * TN4), min(c0 + e % (WGX * TN4), last));
+    next_w[l] = next_of_w(base, e / ROW_W, c0 + 2u * (e % ROW_W));
   }
   var k0 = 0u;
   var tap = 0u;
+  var buffer = 0u;
   for (var step = 1u; step <= steps; step++) {
     for (var l = 0u; l < LOAD_A; l++) { // unroll
       let e = thread + l * THREADS;
-      stage(e / BK4 * PITCH_A + 4u * (e % BK4), TILE_A, next_a[l]);
+      stage_a(buffer + e / ROW_A * PITCH_A + 8u * (e % ROW_A), next_a[l]);
     }
     for (var l = 0u; l < LOAD_W; l++) { // unroll
       let e = thread + l * THREADS;
-      stage(OF_W + e / (WGX * TN4) * PITCH_W + 4u * (e % (WGX * TN4)), TILE_W, next_w[l]);
+      stage_w(buffer + OF_W + e / ROW_W * PITCH_W + 8u * (e % ROW_W), next_w[l]);
     }
     workgroupBarrier();
     if (step < steps) { // what is loaded here is not waited for before the products are made
@@ -144,21 +234,22 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
         }
       }
       for (var l = 0u; l < LOAD_A; l++) { // unroll
-        next_a[l] = ahead_a(at[l], k0 + (thread + l * THREADS) % BK4);
+        next_a[l] = next_of_a(at[l], k0 + 2u * ((thread + l * THREADS) % ROW_A));
       }
       for (var l = 0u; l < LOAD_W; l++) { // unroll
         let e = thread + l * THREADS;
-        next_w[l] = ahead_w(base, 4u * k0 + e / (WGX * TN4), min(c0 + e % (WGX * TN4), last));
+        next_w[l] = next_of_w(base, 4u * k0 + e / ROW_W, c0 + 2u * (e % ROW_W));
       }
     }
-    for (var k = 0u; k < STEPS; k++) {
+    for (var s = 0u; s < STEPS; s++) {
+      let k = (share * STEPS + s) * FK;
       var x: array<Left, DOWN>;
       var y: array<Right, ACROSS>;
       for (var i = 0u; i < DOWN; i++) { // unroll
-        x[i] = load_left((down + i * FM) * PITCH_A + k * FK);
+        x[i] = load_left(buffer + (down + i * FM) * PITCH_A + k);
       }
       for (var j = 0u; j < ACROSS; j++) { // unroll
-        y[j] = load_right(OF_W + k * FK * PITCH_W + 4u * across4 + j * FN);
+        y[j] = load_right(buffer + OF_W + k * PITCH_W + 4u * across4 + j * FN);
       }
       for (var i = 0u; i < DOWN; i++) { // unroll
         for (var j = 0u; j < ACROSS; j++) { // unroll
@@ -167,45 +258,65 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
       }
       if (SPLIT) { // compiled
         for (var i = 0u; i < DOWN; i++) { // unroll
-          let rest = load_left(TILE_A + (down + i * FM) * PITCH_A + k * FK);
+          let rest = load_left(buffer + TILE_A + (down + i * FM) * PITCH_A + k);
           for (var j = 0u; j < ACROSS; j++) { // unroll
             correction[i * ACROSS + j] = multiply_add(rest, y[j], correction[i * ACROSS + j]);
           }
         }
         for (var j = 0u; j < ACROSS; j++) { // unroll
-          let rest = load_right(OF_W + TILE_W + k * FK * PITCH_W + 4u * across4 + j * FN);
+          let rest = load_right(buffer + OF_W + TILE_W + k * PITCH_W + 4u * across4 + j * FN);
           for (var i = 0u; i < DOWN; i++) { // unroll
             correction[i * ACROSS + j] = multiply_add(x[i], rest, correction[i * ACROSS + j]);
           }
         }
       }
     }
-    workgroupBarrier();
+    if (ALONE) { // compiled
+      workgroupBarrier();
+    } else {
+      // Who fills the other one has passed the barrier above, and with it all who read what was in there.
+      buffer = BUFFER - buffer;
+    }
   }
-  let mine = subgroup * PASSED;
-  let unsound = vec4<f32>(bitcast<f32>(params.rows | 0x7fc00000u)); // a NaN
-  for (var i = 0u; i < DOWN; i++) { // unroll
-    for (var j = 0u; j < ACROSS; j++) { // unroll
+  let mine = thread / LANES * STRIP;
+  for (var i = 0u; i < LEVELS; i++) { // unroll
+    for (var t = 0u; t < TURNS; t++) { // unroll
+      let r = r0 + down + i * HIGH * FM;
+      let c = c0 + across4 + t * ROW_S;
+      var near: array<Beside, STORES>;
       var v: array<vec4<f32>, STORES>;
-      pass_on(mine, sum[i * ACROSS + j]);
+      for (var s = 0u; s < STORES; s++) { // unroll
+        let e = share * LANES + lane + s * STORERS;
+        near[s] = beside(row_of(min(r + e / ROW_S, params.rows - 1u), group.z), min(c + e % ROW_S, params.n4 - 1u));
+      }
+      for (var h = 0u; h < HIGH; h++) { // unroll
+        for (var j = 0u; j < ABREAST; j++) { // unroll
+          pass_on(mine + h * FM * PITCH_S + j * FN, sum[(i * HIGH + h) * ACROSS + t * ABREAST + j]);
+        }
+      }
       workgroupBarrier();
       for (var s = 0u; s < STORES; s++) { // unroll
-        v[s] = received(mine, lane + s * LANES);
+        v[s] = summed(strip, share * LANES + lane + s * STORERS);
       }
       workgroupBarrier();
       if (SPLIT) { // compiled
-        pass_on(mine, correction[i * ACROSS + j]);
+        for (var h = 0u; h < HIGH; h++) { // unroll
+          for (var j = 0u; j < ABREAST; j++) { // unroll
+            pass_on(mine + h * FM * PITCH_S + j * FN, correction[(i * HIGH + h) * ACROSS + t * ABREAST + j]);
+          }
+        }
         workgroupBarrier();
         for (var s = 0u; s < STORES; s++) { // unroll
-          v[s] += received(mine, lane + s * LANES) / 2048.0;
+          v[s] += summed(strip, share * LANES + lane + s * STORERS) / 2048.0;
         }
         workgroupBarrier();
       }
       for (var s = 0u; s < STORES; s++) { // unroll
-        let e = lane + s * LANES;
-        if (e < PASSED / 4u) {
-          let c = across4 + j * FN / 4u + e % (FN / 4u);
-          store(r0 + down + i * FM + e / (FN / 4u), c0 + c, group.z, select(unsound, v[s], is_sound));
+        let e = share * LANES + lane + s * STORERS;
+        let y = r + e / ROW_S;
+        let x = c + e % ROW_S;
+        if (e < STORED && y < params.rows && x < params.n4) {
+          finish(row_of(y, group.z), x, checked(v[s], is_sound), near[s]);
         }
       }
     }

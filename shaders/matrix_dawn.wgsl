@@ -8,6 +8,9 @@ enable chromium_experimental_subgroup_matrix;
 alias Halves = f16; // an element of a tile
 const PER: u32 = 1u; // halves in one
 const PAIRED: bool = false; // vec2<f16>: stores of four bytes, where a matrix may be loaded of pairs
+const WIDE: bool = false; // vec4<u32>: of sixteen, where it may be loaded of those; sums are then passed in vec4 too
+alias Passed = f32;
+const FLOATS: u32 = 1u; // in one of those
 alias Left = subgroup_matrix_left<f16, FK, FM>;
 alias Right = subgroup_matrix_right<f16, FN, FK>;
 alias Sum = subgroup_matrix_result<f32, FN, FM>;
@@ -19,16 +22,23 @@ fn is_subgroup(thread: u32) -> bool {
   return lowest == thread / LANES * LANES && highest == lowest + LANES - 1u;
 }
 
-fn place(at: u32, v: vec4<f32>) {
-  let h = vec4<f16>(v);
-  if (PAIRED) { // compiled
-    tile[at / PER] = h.xy;
-    tile[at / PER + 1u] = h.zw;
+fn as_halves(v: vec4<f32>) -> vec2<u32> {
+  return bitcast<vec2<u32>>(vec4<f16>(v));
+}
+
+fn place(at: u32, v: vec4<u32>) {
+  if (WIDE) { // compiled
+    tile[at / PER] = v;
   } else {
-    tile[at] = h.x;
-    tile[at + 1u] = h.y;
-    tile[at + 2u] = h.z;
-    tile[at + 3u] = h.w;
+    for (var i = 0u; i < 4u; i++) { // unroll
+      let pair = bitcast<vec2<f16>>(v[i]);
+      if (PAIRED) { // compiled
+        tile[at / PER + i] = pair;
+      } else {
+        tile[at + 2u * i] = pair.x;
+        tile[at + 2u * i + 1u] = pair.y;
+      }
+    }
   }
 }
 
@@ -45,5 +55,15 @@ fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
 }
 
 fn pass_on(at: u32, sum: Sum) {
-  subgroupMatrixStore<row_major>(&passed, at, sum, FN);
+  subgroupMatrixStore<row_major>(&passed, at / FLOATS, sum, PITCH_S / FLOATS);
+}
+
+fn received(at: u32) -> vec4<f32> {
+  var v: vec4<f32>;
+  if (WIDE) { // compiled
+    v = passed[at / FLOATS];
+  } else {
+    v = vec4<f32>(passed[at], passed[at + 1u], passed[at + 2u], passed[at + 3u]);
+  }
+  return v;
 }

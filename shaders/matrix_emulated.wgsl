@@ -5,6 +5,8 @@
 
 alias Halves = u32; // an element of a tile
 const PER: u32 = 2u; // halves in one
+alias Passed = f32;
+const FLOATS: u32 = 1u; // in one of those
 alias Left = u32;
 alias Right = u32;
 alias Sum = array<f32, VALUES>;
@@ -19,9 +21,14 @@ fn is_subgroup(thread: u32) -> bool {
   return true;
 }
 
-fn place(at: u32, v: vec4<f32>) {
-  tile[at / PER] = pack2x16float(v.xy);
-  tile[at / PER + 1u] = pack2x16float(v.zw);
+fn as_halves(v: vec4<f32>) -> vec2<u32> {
+  return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));
+}
+
+fn place(at: u32, v: vec4<u32>) {
+  for (var i = 0u; i < 4u; i++) { // unroll
+    tile[at / PER + i] = v[i];
+  }
 }
 
 fn load_left(at: u32) -> Left {
@@ -53,6 +60,11 @@ fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
 
 fn pass_on(at: u32, sum: Sum) {
   for (var i = 0u; i < VALUES; i++) {
-    passed[at + lane + i * LANES] = sum[i];
+    let e = lane + i * LANES;
+    passed[at + e / FN * PITCH_S + e % FN] = sum[i];
   }
+}
+
+fn received(at: u32) -> vec4<f32> {
+  return vec4<f32>(passed[at], passed[at + 1u], passed[at + 2u], passed[at + 3u]);
 }

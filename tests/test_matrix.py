@@ -12,13 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import OPS, Case, conv3x3, in_bands, linear, upsample_conv3x3
-from matrix_cases import ALL, HALF, SPLIT
+from matrix_cases import ALL, HALF, SHARED, SPLIT
 from test_fused import FUSED
 
-from moebius.backends.webgpu import WebGPU, prove
+from moebius.backends.webgpu import WebGPU, prove, reach
+from moebius.backends.webgpu.calls import GemmCall, Operands, Phases, Rows, Taps, Weight
 from moebius.backends.webgpu.caps import Matrix
+from moebius.backends.webgpu.dispatch import Dispatch
+from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.menu import UNITS, Gemm
+from moebius.backends.webgpu.plan import Plan
+from moebius.backends.webgpu.recorder import Recorder
+from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, DType, Tensor, itemsize, read
 from moebius.backends.webgpu.units import Units
+
+Mode = Rows | Taps | Phases
 
 
 def halves(case: Case) -> Case:
@@ -50,15 +58,16 @@ def check_modes(gpu: WebGPU, row: Gemm) -> None:
 
 
 of_a_row = pytest.mark.parametrize("row", [HALF, SPLIT], ids=["f16", "split"])
+of_every_row = pytest.mark.parametrize("row", [HALF, SPLIT, SHARED], ids=["f16", "split", "shared"])
 
 
 # what they compute ---------------------------------------------------------------------------------------------------
-@of_a_row
+@of_every_row
 def test_units_run_every_mode_beyond_their_edges(swiftshader: WebGPU, row: Gemm) -> None:
     check_modes(swiftshader, row)
 
 
-@of_a_row
+@of_every_row
 def test_units_run_on_llvmpipe(llvmpipe: WebGPU, row: Gemm) -> None:
     checked(edges(row)[0], llvmpipe, row)
 
@@ -70,8 +79,11 @@ def test_every_row_on_units_runs_every_mode_beyond_its_edges(request: pytest.Fix
     check_modes(request.getfixturevalue("swiftshader" if int(row.constants()["LOAD_A"]) <= 4 else "llvmpipe"), row)
 
 
-def test_a_subgroup_of_several_fragments_stores_each_in_its_place(swiftshader: WebGPU) -> None:
-    row = Gemm("units", 16, 4, 1, 2, units=Units(16, 8, 8, 8, lanes=32))
+@pytest.mark.parametrize(("room", "passed"), [(16384, (2, 2)), (6000, (1, 2)), (0, (1, 1))])
+def test_a_subgroup_of_several_fragments_stores_each_in_its_place(swiftshader: WebGPU, room: int, passed: tuple[int, int]) -> None:
+    """All at a time, or a row, or one where there is no room for more."""
+    row = Gemm("units", 16, 4, 1, 2, units=Units(16, 8, 8, 8, lanes=16, room=room))
+    assert tuple(row.constants()[name] for name in ("HIGH", "ABREAST")) == passed
     checked(linear((1, 1, 35), 40, 17), swiftshader, row)
 
 
@@ -88,11 +100,64 @@ def test_units_run_in_bands(swiftshader: WebGPU) -> None:
         in_bands(case, swiftshader, "gemm_matrix", SPLIT, **small_bindings)
 
 
+# halves in memory ----------------------------------------------------------------------------------------------------
+def halved(gpu: WebGPU, row: Gemm, a: np.ndarray, w: np.ndarray, mode: Mode, dtype: DType, tail: int = 0) -> tuple[np.ndarray, Dispatch]:
+    """What a row makes of an image and of filters, both of this type in memory, and how. W has `tail` rows of NaN at its end."""
+    recorder = Recorder(gpu.gpu, replace(gpu.caps, matrix=Matrix("emulated", ALL, row.units.lanes if row.units else 0)))
+    (images, height, width, k), n, scale = a.shape, w.shape[-1], 2 if isinstance(mode, Phases) else 1
+
+    def filled(array: np.ndarray) -> Buffer:
+        return recorder.buffer(array.size * itemsize(dtype), "numbers", "pinned", lambda: array.astype(NUMPY[dtype]))
+
+    left, right = Tensor(filled(a), (images, height, width, k - tail), dtype), filled(w)
+    out = recorder.new((images, scale * height, scale * width, n), "product", "pinned")
+    weight = Weight(Binding("w", "read", right, w.shape, dtype=dtype), packed=not tail)
+    with recorder.open(eager=False) as recording:
+        Dense(recorder, lambda caps, call: row)(GemmCall("op", "path", Operands(left, weight, out, k - tail, n), mode))
+        plan = Plan(recording, [], [out])
+    plan.start()
+    plan.replay()
+    return read(out), plan.dispatches[0]
+
+
+@pytest.mark.parametrize("row", [HALF, SHARED], ids=["f16", "shared"])
+@pytest.mark.parametrize("mode", [Rows(), Taps(1, 1), Phases()], ids=lambda mode: mode.name)
+def test_halves_in_memory_are_the_numbers_that_they_stand_for(swiftshader: WebGPU, row: Gemm, mode: Mode) -> None:
+    """Of sums that are exact. K ends within a tile, and columns do; of W there may be fewer rows than are loaded, and no zeros behind."""
+    random = np.random.default_rng(0)
+    a, w = (
+        np.float32(random.integers(-8, 9, size) / 8) for size in ((2, 3, 6, 40), (mode.side**2 * (4 if mode.side == 2 else 1) * 40, 24))
+    )
+    want, _ = halved(swiftshader, row, a, w, mode, "f32")
+    got, dispatch = halved(swiftshader, row, a, w, mode, "f16")
+    assert [dict(dispatch.constants)[name] for name in ("RAW_A", "RAW_W")] == [True, True]
+    assert np.array_equal(got, want)
+    if isinstance(mode, Rows):
+        a[..., 39], w[39] = 0.0, np.nan
+        want = a[..., :39] @ w[:39]
+        assert np.array_equal(halved(swiftshader, row, a, w, mode, "f16", tail=1)[0], want)
+        given = dispatch.constants, dispatch.params, dispatch.grid
+        for name, is_whole in (("eps", True), ("inner", False), ("ldb4", False), ("n4", False)):
+            found = reach.reach("gemm_matrix", given[0], {**given[1], name: dispatch.params[name] + 1}, given[2])
+            assert found is not None
+            assert found.whole == is_whole, name
+
+
+def test_an_infinity_in_memory_makes_no_number(llvmpipe: WebGPU) -> None:
+    """Nor does it reach the rows beside its own, whose depth ends within a tile."""
+    a, w = np.ones((20, 40), np.float32), np.ones((40, 16), np.float32)
+    w[:, 3] = 0.0
+    a[3, 5], a[7, 30], a[9, 0], a[11, 2] = np.inf, -np.inf, np.nan, 65504.0
+    got = products(llvmpipe, HALF, a, w, "f16")
+    assert np.flatnonzero(np.isnan(got).all(axis=1)).tolist() == [3, 7, 9]
+    assert np.array_equal(np.delete(got, [3, 7, 9], axis=0), np.delete(a, [3, 7, 9], axis=0) @ w)
+
+
 # splitting -----------------------------------------------------------------------------------------------------------
-def products(gpu: WebGPU, row: Gemm, a: np.ndarray, w: np.ndarray) -> np.ndarray:
+def products(gpu: WebGPU, row: Gemm, a: np.ndarray, w: np.ndarray, dtype: DType = "f32") -> np.ndarray:
     """a · w as a row of the menu makes it."""
     assert row.units
-    return prove.product(gpu.gpu, Matrix("emulated", ALL, row.units.lanes), row, a, w)
+    return prove.product(gpu.gpu, Matrix("emulated", ALL, row.units.lanes), row, a, w, dtype)
 
 
 def parts(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,17 +12,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from matrix_cases import ALL, DAWN, OTHERS
+from matrix_cases import ALL, DAWN, OTHERS, stored
 from test_menu import GPU, H200, LLVMPIPE, call
 
 from moebius.backends.webgpu import WebGPU, native, prove, wgsl
 from moebius.backends.webgpu import device as opening
-from moebius.backends.webgpu.calls import Taps
+from moebius.backends.webgpu.calls import GemmCall, Rows, Taps
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Matrix, Unit
+from moebius.backends.webgpu.deferred import Norm
 from moebius.backends.webgpu.menu import GEMMS, ROWS, THIN, UNITS, Gemm, candidates, choose
 from moebius.backends.webgpu.tuned import Table, Tuned
 from moebius.backends.webgpu.tuner import Measured, Tuner
-from moebius.backends.webgpu.units import Units
+from moebius.backends.webgpu.units import Units, raw
 from moebius.errors import AdapterError, UsageError
 from moebius.inpaint import contest, verdicts
 from moebius.inpaint import device as devices
@@ -41,7 +42,7 @@ def test_who_asked_gets_halves_in_f16_and_may_measure_splitting_in_f32() -> None
     f32, f16 = replace(H200, matrix=DAWN), replace(H200, matrix=DAWN, precision="f16")
     assert [choose(f16, wanted).key for wanted in OTHERS] == [
         "units 64x64 32x32 k32 16x16x16 f16-f32",
-        "units 64x32 32x32 k64 16x16x16 f16-f32",
+        "units 64x32 32x32 k32 16x16x16 f16-f32",
         "units 64x64 32x32 k32 16x16x16 f16-f32",
         "units 64x64 32x32 k32 16x16x16 f16-f32",
     ]
@@ -52,7 +53,8 @@ def test_who_asked_gets_halves_in_f16_and_may_measure_splitting_in_f32() -> None
         assert all(row.operands == "f32" for row in split)
     assert choose(f16, call(4096, 8, 512, Taps(1, 1))) in THIN
     wide = replace(f16, limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152})
-    assert [choose(wide, wanted).key.split()[1] for wanted in OTHERS] == ["128x64", "64x32", "128x64", "64x64"]
+    picked = [tuple(choose(wide, wanted).key.split()[i] for i in (1, 3)) for wanted in OTHERS]
+    assert picked == [("128x64", "k32"), ("64x64", "k64/2"), ("128x64", "k32"), ("64x64", "k32")]
 
 
 def test_rows_are_no_larger_than_a_subgroup_has_registers_for() -> None:
@@ -61,23 +63,43 @@ def test_rows_are_no_larger_than_a_subgroup_has_registers_for() -> None:
         assert row.units
         assert row.tm * 4 * row.tn4 <= 64 * 32, row
         assert row.units.depth in ((32, 64) if row.operands == "f16" else (16, 32)), row
-    for operands in ("f32", "f16"):
+        assert row.is_shared, row
+    for operands, larger in (("f32", {(64, 128)}), ("f16", {(128, 128), (64, 128), (32, 64)})):
         tiles = {(row.rows, 4 * row.columns4) for row in UNITS if row.operands == operands}
-        assert tiles == {(128, 64), (64, 64), (64, 32), (32, 32)}
+        assert tiles == {(128, 64), (64, 64), (64, 32), (32, 32), *larger}
 
 
 def test_the_turns_of_the_emulations_loops_are_counted() -> None:
     """Two steps of a fragment of four values a lane, whose products are made in pairs; by splitting three times."""
     units = Units(16, 8, 8, 8, lanes=16)
     assert [units.products(8, 8, split) for split in (False, True)] == [2 * 4 * 4, 3 * 2 * 4 * 4]
+    assert replace(units, share=2).products(8, 8, False) == 4 * 4
     assert replace(units, dialect="dawn").products(8, 8, True) == 0
+
+
+def test_halves_go_into_a_tile_as_they_are_where_rows_begin_with_eights_and_nothing_is_done_to_them() -> None:
+    def kept(wanted: GemmCall) -> tuple[bool, bool]:
+        found = raw(wanted)
+        return found["RAW_A"] is True, found["RAW_W"] is True
+
+    whole = stored(call(64, 320, 320))
+    assert (kept(whole), kept(call(64, 320, 320))) == ((True, True), (False, False))
+    assert [kept(stored(call(64, n, k))) for n, k in ((36, 320), (320, 36))] == [(True, False), (False, True)]
+    of_rows = (Rows(inner=1), Rows(outer=81), Rows(offset=3))
+    assert [kept(replace(whole, mode=mode)) for mode in of_rows] == [(False, True)] * 3
+    operands = whole.operands
+    of_w = (replace(operands.w, pitch4=81), replace(operands.w, offset4=1))
+    assert [kept(replace(whole, operands=replace(operands, w=w))) for w in of_w] == [(True, False)] * 2
+    made = ({"joined": operands.a}, {"norm": Norm(operands.a, False)})
+    assert [kept(replace(whole, operands=replace(operands, **each))) for each in made] == [(False, True)] * 2
+    assert raw(whole)["NextA"] == raw(whole)["NextW"] == "vec4<u32>"
 
 
 def test_rows_take_the_devices_own_subgroups_and_shapes() -> None:
     f16 = replace(H200, matrix=DAWN, precision="f16", limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152})
-    for lanes, threads in ((32, 128), (64, 256)):
+    for lanes, threads in ((32, {64, 128, 256}), (64, {128, 256})):
         caps = replace(f16, matrix=replace(DAWN, lanes=lanes))
-        assert {row.on(caps).threads for row in UNITS if row.fits(caps) and row.wgx == 2} == {threads}
+        assert {row.on(caps).threads for row in UNITS if row.fits(caps)} == threads
     assert not any(row.fits(replace(f16, matrix=replace(DAWN, lanes=256))) for row in UNITS)
     for lanes, have_numbers in ((64, True), (128, False)):  # all of them, of 8×8
         caps = replace(f16, matrix=replace(DAWN, lanes=lanes))

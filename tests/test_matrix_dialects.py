@@ -13,12 +13,13 @@ from pathlib import Path
 import naga
 import pytest
 from javascript import Node, find_node
-from matrix_cases import DAWN, text
+from matrix_cases import DAWN, stored, text
 from test_menu import call
 
 from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.calls import Phases, Rows, Taps
 from moebius.backends.webgpu.menu import UNITS
+from moebius.backends.webgpu.units import TILES
 
 ROOT = Path(__file__).parents[1]
 OBLONG = next(row for row in UNITS if "16x8x16" in row.key)
@@ -33,10 +34,11 @@ def test_dialects_have_the_same_primitives() -> None:
     assert set(names("emulated")) == {*names("dawn"), "unknown"}
 
 
-def test_halves_lie_in_pairs_where_a_device_loads_them_so() -> None:
-    for paired in (False, True):
-        code = text(OBLONG, call(512, 320, 36), replace(DAWN, paired=paired))
-        assert ("alias Halves = vec2<f16>;" in code, "const PER: u32 = 2u;" in code, "= h.xy;" in code) == (paired,) * 3
+@pytest.mark.parametrize(("per", "kind", "stored"), [(8, "vec4<u32>", "= v;"), (2, "vec2<f16>", "= pair;"), (1, "f16", "= pair.x;")])
+def test_as_many_halves_lie_together_as_a_device_loads(per: int, kind: str, stored: str) -> None:
+    code = text(OBLONG, call(512, 320, 36), replace(DAWN, per=per))
+    assert all(part in code for part in (f"alias Halves = {kind};", f"const PER: u32 = {per}u;", stored))
+    assert ("alias Passed = vec4<f32>;" in code, "const FLOATS: u32 = 4u;" in code) == (per == 8,) * 2
 
 
 # Dawn's ------------------------------------------------------------------------------------------------------------------
@@ -79,11 +81,12 @@ def says(tint: Node, code: str) -> list[str]:
 
 def test_tint_takes_every_row_in_dawns_dialect(tint: Node) -> None:
     for row in UNITS:
-        for paired in (False, True):
-            assert says(tint, text(row, call(512, 320, 36), replace(DAWN, paired=paired))) == [], row
+        for per in TILES:
+            assert says(tint, text(row, call(512, 320, 36), replace(DAWN, per=per))) == [], row
     for mode in (Rows(), Taps(1, 1), Phases()):
         for row in (UNITS[0], UNITS[-1]):
             assert says(tint, text(row, call(64, 320, 320, mode), DAWN)) == []
+        assert says(tint, text(UNITS[0], stored(call(64, 320, 320, mode)), replace(DAWN, per=8))) == []
 
 
 def test_tint_refuses_what_is_wrong(tint: Node) -> None:

@@ -243,7 +243,7 @@ def test_kernels_keep_to_their_guards_in_both_modes(either: WebGPU, name: str) -
 
 
 def test_bands_and_tiles_keep_to_their_guards_in_both_modes(either: WebGPU) -> None:
-    on_units = Gemm("units", 8, 2, 2, 2, units=Units(16, 8, 8, 8, lanes=16))
+    on_units = Gemm("units", 8, 2, 2, 2, units=Units(16, 8, 8, 8, lanes=8))
     in_groups = Gemm("blocked", 4, 1, 8, 8, groups=2)
     for row in (Gemm("tiled", 2, 1, 8, 8), Gemm("staged", 2, 1, 8, 8), in_groups, Gemm("thin", 4, 2, 8, 4), on_units):
         upsample_conv3x3((2, 13, 5)).check(either, row, max_storage_buffer_binding_size=4096)

@@ -51,7 +51,7 @@ def digest_of(ops: WebGPU) -> str:
         "shaders": shaders_digest(),
     }
     if (has := ops.caps.matrix) is not None:
-        what["matrix"] = [has.dialect, sorted(has.shapes), has.lanes, has.paired]
+        what["matrix"] = [has.dialect, sorted(has.shapes), has.lanes, has.per]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 

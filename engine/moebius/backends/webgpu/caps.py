@@ -32,7 +32,7 @@ class Matrix:
     dialect: Dialect
     shapes: frozenset[Unit]
     lanes: int = 32  # of a subgroup
-    paired: bool = False  # whether operands may be loaded of pairs of halves, which are stored as one
+    per: int = 1  # how many halves an element of what operands are loaded of may be: as many are stored at a time
 
 
 # WebGPU's default limits: what every implementation grants, and what everything here is designed for.

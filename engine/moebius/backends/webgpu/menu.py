@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal, Self
 
 from moebius.backends.webgpu import units, wgsl
@@ -39,8 +40,8 @@ class Gemm:
 
     def __post_init__(self) -> None:
         if self.units is not None:
-            if self.tm % self.units.m or 4 * self.tn4 % self.units.n or self.units.depth % self.units.k:
-                raise UsageError(f"{self}: a subgroup owns whole fragments, and a tile is whole fragments deep.")
+            if self.tm % self.units.m or 4 * self.tn4 % self.units.n or self.units.depth % (self.units.k * self.units.share):
+                raise UsageError(f"{self}: a subgroup owns whole fragments, and a tile is whole fragments deep, for each that shares it.")
         elif self.entry == "blocked":
             loads_w, loaders = self._staged_w, self.threads // self.groups - self._from_w
             fills = self.tm in (4, 8) and self.wgx % 8 == 0 and self.wgy % 4 == 0 and self.rows % 32 == 0
@@ -49,7 +50,7 @@ class Gemm:
             room = self.groups * (self._staged_a + loads_w) >= (self.groups - 1) * self.outputs() // 4
             if not (fills and shares and adds and room):
                 raise UsageError(f"{self} does not divide its tiles or its sums among its threads: see `blocked` of gemm.wgsl.")
-        elif self.entry in STAGING and (self._staged_a % self.threads or self._staged_w % self.threads):
+        elif self.entry in STAGING and not self.is_shared:
             raise UsageError(f"{self} does not divide its tiles among its threads: 4·tm / wgx and 16·tn4 / wgy must be whole.")
         if self.entry == "lines" and self.tn4 != 1:
             raise UsageError(f"{self}: a thread of `lines` owns one vec4 of columns.")
@@ -69,7 +70,7 @@ class Gemm:
 
     @property
     def threads(self) -> int:
-        return self.wgx * self.wgy * (self.groups if self.units is None else self.units.lanes)
+        return self.wgx * self.wgy * (self.groups if self.units is None else self.units.lanes * self.units.share)
 
     @property
     def rows(self) -> int:
@@ -88,7 +89,7 @@ class Gemm:
     @property
     def workgroup_bytes(self) -> int:
         """Of the arrays that the entry declares in workgroup memory."""
-        return wgsl.kernel(self.shader, self.entry, tuple(sorted(self.constants().items()))).workgroup_bytes
+        return self._bytes(self.constants())
 
     @property
     def depth4(self) -> int:
@@ -97,12 +98,17 @@ class Gemm:
 
     @property
     def _staged_a(self) -> int:
-        """vec4 of A that are staged at a time."""
-        return self.rows * self.depth4
+        """vec4 of A that are staged at a time; pairs of them, on units."""
+        return self.rows * self.depth4 // (1 if self.units is None else 2)
 
     @property
     def _staged_w(self) -> int:
-        return 4 * self.depth4 * self.columns4
+        return 4 * self.depth4 * self.columns4 // (1 if self.units is None else 2)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its threads stage as much each."""
+        return not (self._staged_a % self.threads or self._staged_w % self.threads)
 
     @property
     def _blocks(self) -> int:
@@ -126,8 +132,7 @@ class Gemm:
     def _has_room(self, caps: Caps) -> bool:
         limits = caps.limits
         if self.units is not None:
-            is_shared = not (self._staged_a % self.threads or self._staged_w % self.threads)
-            if not (is_shared and self.operands == caps.precision and self.units.there(caps)):
+            if not (self.is_shared and self.operands == caps.precision and self.units.there(caps)):
                 return False
             return (
                 self.threads <= min(limits["max-compute-invocations-per-workgroup"], limits["max-compute-workgroup-size-x"])
@@ -154,12 +159,13 @@ class Gemm:
         return self.entry != "lines" or (isinstance(call.mode, Taps | Phases) and call.stride == 1 and call.operands.w.packed)
 
     # how it runs ---------------------------------------------------------------------------------------------------
-    def options(self, call: GemmCall) -> dict[str, bool]:
+    def options(self, call: GemmCall) -> dict[str, bool | str]:
         """What a call adds to the constants of this kernel alone."""
         if self.entry not in ("staged", "blocked", "units"):
             return {}
         steps = call.mode.side**2 * ceil(call.k4, self.depth4)
-        return {"RAGGED": call.k4 % self.depth4 > 0 or steps % self.groups > 0}
+        out: dict[str, bool | str] = {"RAGGED": call.k4 % self.depth4 > 0 or steps % self.groups > 0}
+        return out | units.raw(call) if self.operands == "f16" else out
 
     def constants(self) -> dict[str, int | bool | str]:
         out: dict[str, int | bool | str] = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy}
@@ -172,7 +178,14 @@ class Gemm:
             out |= {"GROUPS": self.groups, "BOTH": split == 0, "FROM_W": split}
         elif self.entry in STAGING:
             out |= {"LOAD_A": self._staged_a // self.threads, "LOAD_W": self._staged_w // self.threads}
+        if self.units is not None:
+            across, down = 4 * self.tn4 // self.units.n, self.tm // self.units.m
+            passed = [{"HIGH": high, "ABREAST": abreast} for high, abreast in ((2, across), (1, across), (1, 1)) if down % high == 0]
+            out |= next((each for each in passed if self._bytes(out | each) <= self.units.room), passed[-1])
         return out
+
+    def _bytes(self, constants: Mapping[str, int | bool | str]) -> int:
+        return wgsl.kernel(self.shader, self.entry, tuple(sorted(constants.items()))).workgroup_bytes
 
     def grid(self, call: GemmCall, rows: int) -> tuple[int, int, int]:
         """Workgroups for `rows` rows of a call; those of `lines` are whole lines, each cut in runs of TM."""
@@ -242,20 +255,32 @@ BLOCKS = (BLOCKED, BLOCKED_8X8, BLOCKED_NARROW, BLOCKED_IN_2, BLOCKED_IN_4)
 GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *BLOCKS, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5])
 
 
-# On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth); a subgroup has registers for 64×32 sums at most.
-Tile = tuple[int, int, int, int, int]
-WHOLE: tuple[Tile, ...] = ((64, 8, 2, 2, 32), (32, 8, 2, 2, 64), (32, 8, 2, 2, 32), (32, 8, 1, 2, 64), (16, 4, 2, 2, 64))
-SPLIT: tuple[Tile, ...] = ((64, 8, 2, 2, 16), (32, 8, 2, 2, 32), (32, 8, 2, 2, 16), (32, 8, 1, 2, 16), (16, 4, 2, 2, 32))
+# On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth, subgroups that share it); a subgroup has registers
+# for 64×32 sums at most.
+Tile = tuple[int, int, int, int, int, int]
+WHOLE: tuple[Tile, ...] = (
+    (64, 8, 4, 2, 32, 1),
+    (32, 8, 4, 2, 32, 1),
+    (64, 8, 2, 2, 32, 1),
+    (32, 8, 2, 2, 32, 1),
+    (32, 8, 2, 2, 64, 2),
+    (32, 8, 2, 1, 64, 2),
+    (32, 8, 1, 2, 32, 1),
+    (16, 4, 2, 2, 64, 1),
+)
+SPLIT: tuple[Tile, ...] = ((64, 8, 2, 2, 16, 1), (32, 8, 4, 2, 32, 1), (32, 8, 2, 2, 16, 1), (32, 8, 1, 2, 16, 1), (16, 4, 2, 2, 32, 1))
 
 
-def _on_units(m: int, n: int, k: int, tiles: Iterable[Tile], operands: DType) -> tuple[Gemm, ...]:
-    return tuple(Gemm("units", tm, tn4, x, y, operands=operands, units=Units(depth, m, n, k)) for tm, tn4, x, y, depth in tiles)
+def _on_units(shape: tuple[int, int, int], tiles: Iterable[Tile], operands: DType) -> tuple[Gemm, ...]:
+    return tuple(
+        Gemm("units", tm, tn4, x, y, operands=operands, units=Units(depth, *shape, share)) for tm, tn4, x, y, depth, share in tiles
+    )
 
 
 # What most have, then what some have alone: 8×8×8 is Apple's. Numbers are f16, or f32 by splitting.
-UNITS: tuple[Gemm, ...] = (*_on_units(16, 16, 16, WHOLE, "f16"), *_on_units(16, 16, 16, SPLIT, "f32"))
+UNITS: tuple[Gemm, ...] = (*_on_units((16, 16, 16), WHOLE, "f16"), *_on_units((16, 16, 16), SPLIT, "f32"))
 for shape in ((16, 8, 16), (8, 8, 8)):
-    UNITS += (*_on_units(*shape, WHOLE[2::2], "f16"), *_on_units(*shape, SPLIT[4:], "f32"))
+    UNITS += (*_on_units(shape, (WHOLE[3], WHOLE[-1]), "f16"), *_on_units(shape, SPLIT[-1:], "f32"))
 ROWS = (*GEMMS, *UNITS)
 
 
@@ -263,6 +288,8 @@ ROWS = (*GEMMS, *UNITS)
 Choose = Callable[[Caps, GemmCall], Gemm]
 FEW = 4  # rows that have a kernel of their own
 PROCESSORS = 132  # of an H200
+LOADED, MULTIPLIED = 20, 800  # halves and products in a cycle of one, on matrix units
+THREADS, LATENCY = 512, 500  # of such a kernel on a processor at a time, and the cycles from a load to what was loaded
 WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
 FEW_ROWS = 5  # that are tried where there is little time
 WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
@@ -321,14 +348,22 @@ def _said(caps: Caps) -> str:
 
 
 def _units(caps: Caps, call: GemmCall) -> Gemm | None:
-    """Halves, on units where there are some: the largest tile of which there are enough, else the smallest. Numbers of f32 are split
-    where that was measured to be faster, and never by default."""
+    """Halves, on units where there are some, in the tiles that are done first, the smaller of equals. Numbers of f32 are split where that
+    was measured to be faster, and never by default."""
     if caps.precision != "f16" or _thin(call) is not None:
         return None
     fitting = [row for row in UNITS if row.fits(caps) and row.supports(call)]
-    outputs = call.phases * call.rows * call.operands.n
-    enough = [row for row in fitting if outputs >= 2 * PROCESSORS * row.outputs()]
-    return max(enough, key=Gemm.outputs, default=min(fitting, key=Gemm.outputs, default=None))
+    return min(fitting, key=lambda row: (_cycles(row, call), row.outputs()), default=None)
+
+
+def _cycles(row: Gemm, call: GemmCall) -> float:
+    """Of the processor of an H200 that has most to do: of its workgroups together for what they load and multiply, or, where those are
+    few, of one behind the other for what a step waits for."""
+    each = ceil(prod(row.grid(call, call.rows)), PROCESSORS)
+    rows, columns, depth = row.rows, 4 * row.columns4, 4 * row.depth4
+    step = max((rows + columns) * depth / LOADED, rows * columns * depth / MULTIPLIED)
+    rounds = ceil(each, max(1, THREADS // row.threads))
+    return call.mode.side**2 * ceil(call.k4, row.depth4) * max(each * step, rounds * (step + LATENCY))
 
 
 def _h200(caps: Caps, call: GemmCall) -> Gemm:

@@ -14,10 +14,11 @@ from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.menu import UNITS, Gemm
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
-from moebius.backends.webgpu.tensor import Binding, Tensor, read
-from moebius.backends.webgpu.units import Units
+from moebius.backends.webgpu.tensor import NUMPY, Binding, DType, Tensor, read
+from moebius.backends.webgpu.units import TILES, Units
 from moebius.errors import DeviceLostError, MoebiusError
 
+TRIED: tuple[tuple[int, DType], ...] = ((3, "f32"), (8, "f16"))  # what the depth is beyond two tiles
 Listed = Iterable[tuple[Unit, int, int]]  # a shape, and the fewest and most lanes of its subgroups
 
 
@@ -27,8 +28,8 @@ def units(device: Device, listed: Listed, dialect: Dialect = "dawn") -> Matrix |
     fitting = [(shape, low, high) for shape, low, high in listed if shape in wanted]
     best: Matrix | None = None
     for lanes in sorted({size for _, low, high in fitting for size in (low, high)}, reverse=True):
-        for paired in (True, False) if dialect == "dawn" else (False,):
-            ways = Matrix(dialect, frozenset(shape for shape, low, high in fitting if low <= lanes <= high), lanes, paired)
+        for per in TILES if dialect == "dawn" else (1,):
+            ways = Matrix(dialect, frozenset(shape for shape, low, high in fitting if low <= lanes <= high), lanes, per)
             right = frozenset(shape for shape in ways.shapes if is_right(device, ways, shape))
             if len(right) > (len(best.shapes) if best else 0):
                 best = replace(ways, shapes=right)
@@ -38,46 +39,49 @@ def units(device: Device, listed: Listed, dialect: Dialect = "dawn") -> Matrix |
 
 
 def is_right(device: Device, ways: Matrix, shape: Unit) -> bool:
-    """Multiplies two tiles and a bit on two subgroups; every sum is exact, so that a right one is right to the last bit."""
+    """Multiplies two tiles and a bit on two subgroups, of numbers in memory and of halves, which go into a tile as they are; every sum is
+    exact, so that a right one is right to the last bit."""
     m, n, k = shape.m, shape.n, shape.k
     if m * n % ways.lanes or (row := tried(shape, ways.lanes)) is None:
         return False
-    rows, depth, columns = 2 * m - 1, 2 * k + 3, n
     random = np.random.default_rng(0)
-    a, w = (random.integers(-8, 9, size).astype(np.float32) / 8 for size in ((rows, depth), (depth, columns)))
-    try:
-        got = product(device, ways, row, a, w)
-    except DeviceLostError:
-        raise
-    except MoebiusError:  # it does not compile
-        return False
-    return np.array_equal(got, a @ w)
+    for depth, dtype in TRIED:
+        a, w = (random.integers(-8, 9, size).astype(np.float32) / 8 for size in ((2 * m - 1, 2 * k + depth), (2 * k + depth, n)))
+        try:
+            got = product(device, ways, row, a, w, dtype)
+        except DeviceLostError:
+            raise
+        except MoebiusError:  # it does not compile
+            return False
+        if not np.array_equal(got, a @ w):
+            return False
+    return True
 
 
 def tried(shape: Unit, lanes: int) -> Gemm | None:
     """The smallest tile: a fragment a subgroup, and as many deep as its threads can load alike."""
     for fragments in range(1, 9):
-        row = Gemm("units", shape.m, shape.n // 4, 1, 2, operands="f16", units=Units(fragments * shape.k, *shape[2:], lanes))
-        if not (row.rows * row.depth4 % row.threads or 4 * row.depth4 * row.columns4 % row.threads):
+        row = Gemm("units", shape.m, shape.n // 4, 1, 2, operands="f16", units=Units(fragments * shape.k, *shape[2:], lanes=lanes))
+        if row.is_shared:
             return row
     return None
 
 
-def product(device: Device, ways: Matrix, row: Gemm, a: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """a · w by a row of the menu."""
+def product(device: Device, ways: Matrix, row: Gemm, a: np.ndarray, w: np.ndarray, dtype: DType = "f32") -> np.ndarray:
+    """a · w by a row of the menu, both of this type in memory."""
     recorder = Recorder(device, replace(device.caps, matrix=ways))
     (rows, depth), columns = a.shape, w.shape[1]
 
     def filled(array: np.ndarray, label: str) -> Tensor:
-        padded = np.zeros((len(array), -(-array.shape[1] // 4) * 4), np.float32)
+        padded = np.zeros((len(array), -(-array.shape[1] // 4) * 4), NUMPY[dtype])
         padded[:, : array.shape[1]] = array
-        return Tensor(recorder.buffer(padded.nbytes, label, "pinned", lambda: padded), (1, 1, *array.shape))
+        return Tensor(recorder.buffer(padded.nbytes, label, "pinned", lambda: padded), (1, 1, *array.shape), dtype)
 
     deep = np.zeros((-(-depth // 4) * 4, columns), np.float32)
     deep[:depth] = w
     left, right = filled(a, "left"), filled(deep, "right")
     out = recorder.new((1, 1, rows, columns), "product", "pinned")
-    weight = Weight(Binding("w", "read", right.buffer, deep.shape))
+    weight = Weight(Binding("w", "read", right.buffer, deep.shape, dtype=dtype))
     with recorder.open(eager=False) as recording:
         Dense(recorder, lambda caps, call: row)(GemmCall("linear", "matrix units", Operands(left, weight, out, depth, columns)))
         plan = Plan(recording, [], [out])

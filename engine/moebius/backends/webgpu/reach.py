@@ -77,6 +77,8 @@ def gemm(n: Numbers, grid: Grid) -> Reach:
     whole = 0 <= first <= last and min(n4, k4, n["k"], n["split"], width, n["positions"]) > 0 and (not n["JOINED"] or 0 < n["a4"] < k4)
     by_number = n["outer"], n["inner"], n["split"], n["a_offset"], n["a_origin"]
     whole = whole and (by_number == (1, 0, 1, 0, 0) or not (n["JOINED"] or n["NORMED"]))
+    pairs = {"RAW_A": (k4, n["outer"], n["inner"], n["a_offset"], n["a_origin"]), "RAW_W": (n4, n["ldb4"], n["w_offset"])}
+    whole = whole and not any(n.get(name) and any(size % 2 for size in sizes) for name, sizes in pairs.items())  # of vec4, that are read
     if n["SHIFT"]:
         return Reach(spans | words(state=1), {"shift": VEC4 * n4}, whole)
     return Reach(spans, whole=whole)

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
-from moebius.backends.webgpu.caps import Caps, Dialect, Unit
+from moebius.backends.webgpu.calls import GemmCall, Rows
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Dialect, Unit
 
 SHADER = "gemm_matrix"
 HALVES = "f16", "f32"  # what is multiplied, and what the sums are
+# How many halves an element of a tile is in Dawn's dialect, and what that makes of it.
+TILES: dict[int, dict[str, int | bool | str]] = {
+    8: {"WIDE": True, "PER": 8, "Halves": "vec4<u32>", "FLOATS": 4, "Passed": "vec4<f32>"},
+    2: {"PAIRED": True, "PER": 2, "Halves": "vec2<f16>"},
+    1: {},
+}
 
 
 @dataclass(frozen=True)
@@ -19,13 +26,17 @@ class Units:
     m: int
     n: int
     k: int
+    share: int = 1  # subgroups that a tile's depth is divided among
+    buffers: int = 1  # of a tile
     lanes: int = 32
     dialect: Dialect = "emulated"
-    paired: bool = False
+    per: int = 1
+    room: int = DEFAULT_LIMITS["max-compute-workgroup-storage-size"]  # bytes
 
     @property
     def key(self) -> str:
-        return f"k{self.depth} {self.m}x{self.n}x{self.k}"
+        buffers, share = f"{self.buffers}x" * (self.buffers > 1), f"/{self.share}" * (self.share > 1)
+        return f"{buffers}k{self.depth}{share} {self.m}x{self.n}x{self.k}"
 
     @property
     def shape(self) -> Unit:
@@ -34,7 +45,8 @@ class Units:
     def on(self, caps: Caps) -> Self:
         """As a device runs it; as it is where that has no units."""
         has = caps.matrix
-        return self if has is None else replace(self, lanes=has.lanes, dialect=has.dialect, paired=has.paired)
+        room = caps.limits["max-compute-workgroup-storage-size"]
+        return self if has is None else replace(self, lanes=has.lanes, dialect=has.dialect, per=has.per, room=room)
 
     def there(self, caps: Caps) -> bool:
         """Whether a device has them, and numbers for every lane."""
@@ -43,8 +55,9 @@ class Units:
     def constants(self, split: bool) -> dict[str, int | bool | str]:
         out: dict[str, int | bool | str] = {"FM": self.m, "FN": self.n, "FK": self.k, "BK4": self.depth // 4, "LANES": self.lanes}
         out |= {"DIALECT": f"matrix_{self.dialect}", "SPLIT": split, "PARTS": 2 if split else 1}
-        if self.paired and self.dialect == "dawn":
-            out |= {"PAIRED": True, "PER": 2, "Halves": "vec2<f16>"}
+        out |= {"SHARE": self.share, "BUFFERS": self.buffers, "ALONE": self.buffers == 1}
+        if self.dialect == "dawn":
+            out |= TILES[self.per]
         if self.dialect == "naga":
             out |= {"Left": f"coop_mat{self.k}x{self.m}<f16, A>", "Right": f"coop_mat{self.n}x{self.k}<f16, B>"}
             out |= {"Sum": f"coop_mat{self.n}x{self.m}<f32, C>"}
@@ -54,4 +67,15 @@ class Units:
         """Turns of the emulation's loops for one tile, of which there are none on real units."""
         if self.dialect != "emulated":
             return 0
-        return tm * columns // self.lanes * self.depth // 2 * (3 if split else 1)
+        return tm * columns // self.lanes * self.depth // 2 // self.share * (3 if split else 1)
+
+
+def raw(call: GemmCall) -> dict[str, bool | str]:
+    """Which operands are halves in memory that go into a tile as they are, eight at a time: every row must begin with whole eights."""
+    operands, mode, w = call.operands, call.mode, call.operands.w
+    a, of_rows = operands.a, mode if isinstance(mode, Rows) else Rows()
+    starts = a.pitch // 4 if of_rows.outer is None else of_rows.outer, of_rows.inner, of_rows.offset, call.k4
+    raw_a = a.dtype == "f16" and operands.norm is None and operands.joined is None and not any(at % 2 for at in starts)
+    raw_w = w.binding.dtype == "f16" and not any(at % 2 for at in (call.n4, w.pitch4 or 0, w.offset4))
+    out: dict[str, bool | str] = {"RAW_A": raw_a, "RAW_W": raw_w}
+    return out | {name: "vec4<u32>" for name, is_raw in (("NextA", raw_a), ("NextW", raw_w)) if is_raw}

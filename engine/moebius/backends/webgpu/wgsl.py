@@ -132,11 +132,15 @@ HALVES = "HALVES"  # a constant of every kernel: the names of the bindings that 
 
 
 def _with_halves(text: str, names: Iterable[str], shader: str) -> str:
-    """Four halves, a vec2<u32>, in place of every vec4<f32> of these bindings."""
+    """Four halves, a vec2<u32>, in place of every vec4<f32> of these bindings; of one that `raw(…)` reads, eight as they are."""
     for name in names:
-        text, found = re.subn(rf"(> {name}: array)<vec4<f32>>;", r"\1<vec2<u32>>;", text)
+        is_raw = f"raw({name}[" in text
+        text, found = re.subn(rf"(> {name}: array)<vec4<f32>>;", rf"\1<vec{4 if is_raw else 2}<u32>>;", text)
         if not found:
             raise MoebiusError(f"{shader}.wgsl has no array of vec4<f32> that is called {name}: it cannot hold halves.")
+        if is_raw:
+            text = text.replace(f"raw({name}[", f"({name}[")
+            continue
         parts, begin = [], 0
         for element in re.finditer(rf"//[^\n]*|(?<![\w.]){name}\[", text):
             if element[0].startswith("//"):
@@ -243,7 +247,7 @@ def evaluate(expression: str, names: Mapping[str, int]) -> int:
 
 SHARED = re.compile(r"^var<workgroup> (\w+): array<([\w<>]+), ([^>]+)>;", re.M)
 # From one element of an array to the next.
-STRIDES = {"f16": 2, "vec2<f16>": 4, "f32": 4, "u32": 4, "i32": 4, "vec2<f32>": 8, "vec3<f32>": 16, "vec4<f32>": 16}
+STRIDES = {"f16": 2, "vec2<f16>": 4, "f32": 4, "u32": 4, "i32": 4, "vec2<f32>": 8, "vec3<f32>": 16, "vec4<f32>": 16, "vec4<u32>": 16}
 ALIAS = re.compile(r"^alias (\w+) = ([^;]+);", re.M)
 
 
