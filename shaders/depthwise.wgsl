@@ -3,21 +3,16 @@
 //
 // NORMED, x is a group norm of what is loaded: x·scale + offset and NORM_SILU; JOINED, its first channels are in x, the others in joined.
 // 3×3, zero-padded by one. x (B, H, W, I4), W [9][I4], bias [I4] with I4 = C4 or 2·C4; y (B, H, W, C4).
-// A thread makes RUN neighbouring outputs of one vec4 of channels on TALL lines, so that a column of x is read once for three of them.
-// Grid: flat over (B, ceil(H / TALL), ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, feed_forward.
+// A thread makes RUN neighbouring outputs of one vec4 of channels, so that a column of x is read once for three of them.
+// Grid: flat over (B, H, ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, feed_forward.
 
 const RUN: u32 = 4u;
-const TALL: u32 = 1u; // more only with AHEAD
-const AHEAD: bool = false; // GPUs: all lines are loaded, those beyond the image too, and none is waited for before the next
 const RELU: bool = true;
 const GATED: bool = false;
 const NORMED: bool = false;
 const NORM_SILU: bool = false;
 const JOINED: bool = false;
 const SIZE: u32 = 64u;
-const OUTPUTS: u32 = RUN * TALL;
-const COLUMNS: u32 = RUN + 2u;
-const LINES: u32 = TALL + 2u;
 
 struct Params {
   images: u32,
@@ -61,8 +56,14 @@ fn column(row: u32, x0: i32, i4: u32, c: u32, scale: vec4<f32>, offset: vec4<f32
   return select(vec4<f32>(0.0), value, inside);
 }
 
-fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32, scale: vec4<f32>, offset: vec4<f32>) -> array<vec4<f32>, OUTPUTS> {
-  var acc: array<vec4<f32>, OUTPUTS>;
+fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32) -> array<vec4<f32>, RUN> {
+  var acc: array<vec4<f32>, RUN>;
+  var scale = vec4<f32>(1.0);
+  var offset = vec4<f32>(0.0);
+  if (NORMED) { // compiled
+    scale = norm[2u * image * i4 + c];
+    offset = norm[(2u * image + 1u) * i4 + c];
+  }
   for (var i = 0u; i < RUN; i++) { // unroll
     acc[i] = bias[c];
   }
@@ -86,82 +87,31 @@ fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32, scale: vec4<f32>, offset: v
   return acc;
 }
 
-// The same, line by line of x: each is added to the outputs under it.
-fn block(image: u32, y0: u32, x0: u32, i4: u32, c: u32, scale: vec4<f32>, offset: vec4<f32>) -> array<vec4<f32>, OUTPUTS> {
-  var acc: array<vec4<f32>, OUTPUTS>;
-  var weight: array<vec4<f32>, 9>;
-  for (var i = 0u; i < 9u; i++) { // unroll
-    weight[i] = w[i * i4 + c];
-  }
-  let start = bias[c];
-  for (var i = 0u; i < OUTPUTS; i++) { // unroll
-    acc[i] = start;
-  }
-  for (var l = 0u; l < LINES; l++) { // unroll
-    let above = i32(y0 + l) - 1;
-    let row = image * params.height + u32(clamp(above, 0, i32(params.height) - 1));
-    let is_there = above >= 0 && above < i32(params.height);
-    var line: array<vec4<f32>, COLUMNS>;
-    for (var i = 0u; i < COLUMNS; i++) { // unroll
-      line[i] = select(vec4<f32>(0.0), column(row, i32(x0 + i) - 1, i4, c, scale, offset), is_there);
-    }
-    for (var t = 0u; t < TALL; t++) { // unroll
-      if (l >= t && l < t + 3u) {
-        for (var i = 0u; i < RUN; i++) { // unroll
-          let at = 3u * ((l + 3u - t) % 3u);
-          acc[t * RUN + i] += line[i] * weight[at] + line[i + 1u] * weight[at + 1u] + line[i + 2u] * weight[at + 2u];
-        }
-      }
-    }
-  }
-  return acc;
-}
-
-fn outputs(image: u32, y: u32, x0: u32, i4: u32, c: u32) -> array<vec4<f32>, OUTPUTS> {
-  var scale = vec4<f32>(1.0);
-  var offset = vec4<f32>(0.0);
-  if (NORMED) { // compiled
-    scale = norm[2u * image * i4 + c];
-    offset = norm[(2u * image + 1u) * i4 + c];
-  }
-  if (AHEAD) { // compiled
-    return block(image, y, x0, i4, c, scale, offset);
-  } else {
-    return run(image, y, x0, i4, c, scale, offset);
-  }
-}
-
 @compute @workgroup_size(SIZE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let index = flat_index(group, groups, local, SIZE);
   let runs = (params.width + RUN - 1u) / RUN;
-  let lines = (params.height + TALL - 1u) / TALL;
   let c = index % params.c4;
   let x0 = index / params.c4 % runs * RUN;
-  let y = index / params.c4 / runs % lines * TALL;
-  let image = index / params.c4 / runs / lines;
+  let y = index / params.c4 / runs % params.height;
+  let image = index / params.c4 / runs / params.height;
   if (image >= params.images) {
     return;
   }
   let to = ((image * params.height + y) * params.width + x0) * params.c4 + c;
   if (GATED) {
-    let value = outputs(image, y, x0, 2u * params.c4, c);
-    let gate = outputs(image, y, x0, 2u * params.c4, c + params.c4);
-    for (var t = 0u; t < TALL; t++) { // unroll
-      for (var i = 0u; i < RUN; i++) { // unroll
-        if (x0 + i < params.width && y + t < params.height) {
-          out[to + (t * params.width + i) * params.c4] = value[t * RUN + i] * silu(gate[t * RUN + i]);
-        }
+    let value = run(image, y, x0, 2u * params.c4, c);
+    let gate = run(image, y, x0, 2u * params.c4, c + params.c4);
+    for (var i = 0u; i < RUN; i++) { // unroll
+      if (x0 + i < params.width) {
+        out[to + i * params.c4] = value[i] * silu(gate[i]);
       }
     }
   } else {
-    let value = outputs(image, y, x0, params.c4, c);
-    for (var t = 0u; t < TALL; t++) { // unroll
-      for (var i = 0u; i < RUN; i++) { // unroll
-        if (x0 + i < params.width && y + t < params.height) {
-          let v = value[t * RUN + i];
-          out[to + (t * params.width + i) * params.c4] = select(v, at_least(v, 0.0), RELU);
-        }
+    let value = run(image, y, x0, params.c4, c);
+    for (var i = 0u; i < RUN; i++) { // unroll
+      if (x0 + i < params.width) {
+        out[to + i * params.c4] = select(value[i], at_least(value[i], 0.0), RELU);
       }
     }
   }

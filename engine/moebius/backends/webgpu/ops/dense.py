@@ -18,7 +18,6 @@ from moebius.model.params import Params
 
 WHOLE = 128 << 20  # bytes of a tensor that is kept in one piece on a GPU, at most
 PARTS = 2  # of one that is not
-TALL = 2  # lines of a depthwise convolution that a thread makes on a GPU
 
 
 def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"] | None) -> Tensor:
@@ -130,17 +129,15 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
     norm = x.norm if isinstance(x, GroupNormed) else None
     source = x.x if isinstance(x, GroupNormed) else x
     first, second = (source.a, source.b) if isinstance(source, Joined) else (source, None)
-    run, tall = wgsl.numbers("depthwise")["RUN"], TALL if rec.caps.fuses else 1
+    run = wgsl.numbers("depthwise")["RUN"]
     rec.dispatch(
         op,
         path,
         "depthwise",
-        b * ceil(height, tall) * ceil(width, run) * (up4(c) // 4),
+        b * height * ceil(width, run) * (up4(c) // 4),
         {"x": first, "joined": second, "norm": norm.table if norm else None, "w": w, "bias": bias, "out": out},
         {"images": b, "height": height, "width": width, "c4": up4(c) // 4, "a4": first.pitch // 4},
         {
-            "TALL": tall,
-            "AHEAD": rec.caps.fuses,
             "RELU": not gated,
             "GATED": gated,
             "JOINED": second is not None,
