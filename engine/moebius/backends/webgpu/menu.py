@@ -211,19 +211,18 @@ def depth4() -> int:
 
 # the rows ------------------------------------------------------------------------------------------------------------
 SINGLE_ROWS = Gemm("direct", 1, 1, 16, 4)  # a handful of rows: time tables
-# TFLOP/s on an H200, without bounds checks, at M×N×K 8192×320×320 / 2048×640×640 / 512×1280×1280 / 16384×512×4608:
-STAGED = Gemm("staged", 8, 1, 16, 8)  # 64×64: 35.6 / 29.2 / 22.1 / 40.3
-STAGED_8X8 = Gemm("staged", 8, 2, 8, 8)  # 31.9 / 25.3 / 22.3 / 38.6
-STAGED_TALL = Gemm("staged", 8, 2, 8, 16)  # 128×64: 30.9 / 23.6 / 21.9 / 41.5
-STAGED_NARROW = Gemm("staged", 8, 1, 8, 8)  # 64×32: 26.4 / 28.9 / 23.1 / 35.3
-STAGED_LOW = Gemm("staged", 4, 1, 16, 8)  # 32×64
-STAGED_WIDE = Gemm("staged", 8, 2, 16, 8)  # 64×128
-BLOCKED = Gemm("blocked", 8, 1, 16, 8)  # 64×64
-BLOCKED_8X8 = Gemm("blocked", 8, 2, 8, 8)
-BLOCKED_NARROW = Gemm("blocked", 8, 1, 8, 8)  # 64×32
-BLOCKED_IN_2 = Gemm("blocked", 8, 1, 8, 8, groups=2)
-BLOCKED_IN_4 = Gemm("blocked", 8, 1, 8, 4, groups=4)  # 32×32
-# With bounds checks these are ahead in larger layers: 25.0 / 18.0 / 14.5 / 32.7 for the first, where STAGED has 23.8 / 20.0 / 15.0 / 26.3.
+# µs on an H200, without bounds checks, at M×N×K 8192×320×320 / 2048×640×640 / 512×1280×1280 / 512×6400×1280. What staged 64×64 leaves out
+# is the way of `blocked`, which pays where K is long, and K in parts, which pays where there are few workgroups:
+STAGED = Gemm("staged", 8, 1, 16, 8)  # 64×64: 55 / 69 / 99 / 296
+STAGED_TALL = Gemm("staged", 8, 2, 8, 16)  # 128×64
+BLOCKED = Gemm("blocked", 8, 2, 8, 8)  # 64×64: 60 / 81 / 96 / 272
+BLOCKED_IN_2 = replace(BLOCKED, groups=2)  # 64 / 63 / 85 / 248
+BLOCKED_NARROW = Gemm("blocked", 8, 1, 8, 8)  # 64×32: 71 / 67 / 96 / 263
+BLOCKED_NARROW_IN_2 = replace(BLOCKED_NARROW, groups=2)  # – / 72 / 72 / –
+BLOCKED_SMALL_IN_2 = Gemm("blocked", 8, 1, 8, 4, groups=2)  # 32×32: – / 72 / 69 / –
+BLOCKED_SMALL_IN_4 = replace(BLOCKED_SMALL_IN_2, groups=4)  # – / 72 / 76 / –
+# With bounds checks these are ahead in larger layers, TFLOP/s of the first three and of 16384×512×4608: 25.0 / 18.0 / 14.5 / 32.7 for the
+# first row, where STAGED has 23.8 / 20.0 / 15.0 / 26.3.
 TILED = Gemm("tiled", 8, 2, 8, 16)  # 128×64
 TILED_SMALL = Gemm("tiled", 4, 2, 8, 16)  # 64×64: the 16² level has 512 rows, which must make enough workgroups
 # Few columns: what a tile of 64 would compute of them is mostly beyond the edge, so the lanes divide K. Eight sums a thread.
@@ -249,10 +248,9 @@ WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW = (
 WINOGRAD_CPU, WINOGRAD_CPU_LOW = (replace(row, packing="winograd") for row in (CPU, replace(CPU, tm=2)))
 WINOGRAD = (WINOGRAD_GPU, WINOGRAD_TALL, WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW, WINOGRAD_CPU, WINOGRAD_CPU_LOW)
 
-STAGES = (STAGED, STAGED_8X8, STAGED_TALL, STAGED_NARROW, STAGED_LOW, STAGED_WIDE)
 OF_LLVMPIPE = (LLVMPIPE, LLVMPIPE_LOW, LLVMPIPE_NARROW, LINES, LINES_THIN, WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW)
-BLOCKS = (BLOCKED, BLOCKED_8X8, BLOCKED_NARROW, BLOCKED_IN_2, BLOCKED_IN_4)
-GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, *STAGES, *BLOCKS, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5])
+BLOCKS = (BLOCKED, BLOCKED_IN_2, BLOCKED_NARROW, BLOCKED_NARROW_IN_2, BLOCKED_SMALL_IN_2, BLOCKED_SMALL_IN_4)
+GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, STAGED, STAGED_TALL, *BLOCKS, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5])
 
 
 # On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth, subgroups that share it); a subgroup has registers
@@ -367,16 +365,24 @@ def _cycles(row: Gemm, call: GemmCall) -> float:
 
 
 def _h200(caps: Caps, call: GemmCall) -> Gemm:
-    """As measured there; smaller tiles where there would be fewer than two workgroups for each of its 132 processors."""
+    """As measured there, by how many workgroups of 64×64 there are for each processor, and how long their sums are."""
     thin = _thin(call)
     if thin is not None or caps.checked:
         return thin or _gpu(caps, call)
     if _in_tiles(caps, call, 128):
         return WINOGRAD_GPU
-    outputs = call.phases * call.rows * call.operands.n
-    if outputs >= 2**22 and call.k4 * call.mode.side**2 >= 2**9:
+    each, depth = prod(STAGED.grid(call, call.rows)) / PROCESSORS, 4 * call.k4 * call.mode.side**2
+    if each <= 4 / 3:  # a few processors would have two, and the others wait for them
+        return BLOCKED_SMALL_IN_4 if depth >= 2**11 else BLOCKED_SMALL_IN_2
+    if isinstance(call.mode, Phases):
+        return BLOCKED_NARROW if each < 8 else BLOCKED_IN_2
+    if each >= 8 and depth >= 2**10:
         return STAGED_TALL
-    return STAGED if outputs >= 2 * PROCESSORS * STAGED.outputs() else STAGED_NARROW
+    if each < 8 and 0 < call.n4 % STAGED.columns4 <= BLOCKED_NARROW.columns4:  # half of the last tiles would be beyond the edge
+        return BLOCKED_NARROW if depth < 2**9 else BLOCKED_NARROW_IN_2
+    if depth < 2**9:
+        return BLOCKED if each >= 16 else STAGED
+    return BLOCKED_IN_2
 
 
 def _thin(call: GemmCall) -> Gemm | None:
