@@ -238,7 +238,7 @@ LLVMPIPE_NARROW = Gemm("direct", 8, 2, 4, 16, software=True)  # 128×32
 LINES = Gemm("lines", 16, 1, 8, 4, software=True)  # 30 for 192, where CPU has 96
 LINES_THIN = Gemm("lines", 16, 1, 1, 32, software=True)
 
-FILTERS = 64 << 20  # bytes of weights' points that are made for a call, at most: more take longer than they save, and room
+FILTERS = 40 << 20  # bytes of weights' points that are made for a call, at most: more take longer than they save, and room
 THIN4 = THIN[-1].tn4  # vec4 of columns
 # 36 products for 144, which are made in tiles as above, between two passes over what they read and make.
 WINOGRAD_GPU, WINOGRAD_TALL = (replace(row, packing="winograd") for row in (STAGED, STAGED_TALL))
