@@ -16,12 +16,7 @@ from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.device import guard
 from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.menu import (
-    BLOCKED,
-    BLOCKED_IN_2,
-    BLOCKED_NARROW,
-    BLOCKED_NARROW_IN_2,
-    BLOCKED_SMALL_IN_2,
-    BLOCKED_SMALL_IN_4,
+    BLOCKS,
     CPU,
     CPU_THIN,
     GEMMS,
@@ -126,7 +121,7 @@ def test_compiles_as_gpus_run_it(gpu: WebGPU) -> None:
                 plain = [row for row in GEMMS if (row.entry, row.packing) == (entry, "plain")]
                 used |= {row.key for row in plain if row.constants().items() <= set(constants)}
     common = {row.key for row in THIN}
-    assert rows == {GPU: common | {TILED.key, TILED_SMALL.key}, H200: common | {row.key for row in ON_H200}}
+    assert rows == {GPU: common | {TILED.key, TILED_SMALL.key}, H200: common | {row.key for row in (STAGED, STAGED_TALL, *BLOCKS)}}
 
 
 def test_software_drivers_keep_to_small_tiles(gpu: WebGPU) -> None:
