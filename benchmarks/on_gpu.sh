@@ -82,9 +82,10 @@ SAVES=json step doctor 40 "$python" -m moebius doctor --json "${named[@]}" "${pr
 SAVES=json step validate 40 "$python" -m moebius validate --config tiny --json "${named[@]}" "${chosen[@]}"
 SAVES=json step tune $tuning "$python" -m moebius tune --config $config --json "${named[@]}" "${chosen[@]}"
 SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${named[@]}" "${chosen[@]}"
-step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" "${chosen[@]}" --json "$out/kernels.json"
-step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 left=$((seconds - $(date +%s) + begin)) # what is stopped leaves no figures: it has to know how long it has
 step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((left < 180 ? left > 20 ? left - 15 : 5 : 165)) --brief --reference "${REFERENCE:-$out/reference.npz}" "${named[@]}" "${chosen[@]}" --json "$out/model.json" --only "${peers[@]}"
+# The tests choose their precisions and units themselves: once is enough.
+[ -n "${PRECISION:-}${UNITS:-}" ] || step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 [ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" "${precision[@]}" -o "$out/compare.json" --report "$out/compare.md"
+step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" "${chosen[@]}" --json "$out/kernels.json"
 "$python" benchmarks/on_gpu.py "$out"

@@ -1,10 +1,12 @@
 // GroupNorm, last: y = x·scale + offset, then SiLU when asked.
 //
-// x, y (B, P, C4); table [image][scale, offset][C4] from group_scale or group_finish. Grid: flat over the vec4 of this dispatch.
+// x, y (B, P, C4); table [image][scale, offset][C4] from group_scale or group_finish. A thread does EACH vec4, which are all loaded before the
+// first is stored. Grid: flat over the vec4 of this dispatch, SIZE·EACH a workgroup.
 // Reference: Reference.group_norm.
 
 const SILU: bool = false;
 const SIZE: u32 = 64u;
+const EACH: u32 = 1u;
 
 struct Params {
   first: u32, // index of this dispatch's first vec4, which is also the first of the bound windows
@@ -22,16 +24,22 @@ struct Params {
 
 @compute @workgroup_size(SIZE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let index = flat_index(group, groups, local, SIZE);
-  if (index >= params.count) {
-    return;
+  let begin = flat_index(group, groups, 0u, SIZE * EACH) + local;
+  var y: array<vec4<f32>, EACH>;
+  for (var i = 0u; i < EACH; i++) { // unroll
+    let index = min(begin + i * SIZE, params.count - 1u);
+    let c = (params.first + index) % params.c4;
+    let at = (params.first + index) / params.image * 2u * params.c4 + c;
+    y[i] = x[index] * table[at] + table[at + params.c4];
   }
-  let c = (params.first + index) % params.c4;
-  let at = (params.first + index) / params.image * 2u * params.c4 + c;
-  let y = x[index] * table[at] + table[at + params.c4];
-  if (SILU) {
-    out[index] = silu(y);
-  } else {
-    out[index] = y;
+  for (var i = 0u; i < EACH; i++) { // unroll
+    let index = begin + i * SIZE;
+    if (index < params.count) {
+      if (SILU) {
+        out[index] = silu(y[i]);
+      } else {
+        out[index] = y[i];
+      }
+    }
   }
 }

@@ -1,11 +1,14 @@
 // GroupNorm of large tensors, first of three: mean and M2 = Σ(x - mean)² of one chunk of positions of one group.
 //
 // A thread sums d = x - x₀ and d², x₀ its own first element: the shift keeps the variance from cancelling when the mean is
-// large (E[x²] - E[x]² would). The threads' (n, mean, M2) are merged in a fixed order.
+// large (E[x²] - E[x]² would). The threads' (n, mean, M2) are merged in a fixed order. FOURS: of four channels at once, which are merged too.
 // x (B, P, C) with channel pitch 4·C4; out [image][chunk][group] (mean, M2).
 // Grid: (groups, chunks of this dispatch, images of this dispatch). Reference: Reference.group_norm.
 
 const SIZE: u32 = 64u;
+const FOURS: bool = false; // the channels of a group are whole vec4
+const WIDTH: u32 = 1u; // floats of a Value
+alias Value = f32;
 
 struct Params {
   positions: u32, // H·W
@@ -19,7 +22,7 @@ struct Params {
   origin: u32, // floats before the bound window
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Value>; // sizes below are floats
 @group(0) @binding(1) var<storage, read_write> out: array<vec2<f32>>;
 @group(0) @binding(2) var<uniform> params: Params;
 
@@ -32,14 +35,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let image = params.image0 + group.z;
   let chunk = params.chunk0 + group.y;
   let first = chunk * params.chunk;
-  let count = (min(first + params.chunk, params.positions) - first) * params.channels;
-  let base = (image * params.positions + first) * params.pitch + group.x * params.channels - params.origin;
+  let width = params.channels / WIDTH;
+  let count = (min(first + params.chunk, params.positions) - first) * width;
+  let base = ((image * params.positions + first) * params.pitch + group.x * params.channels - params.origin) / WIDTH;
   var n = 0.0;
-  var sum = 0.0;
-  var squares = 0.0;
-  var x0 = 0.0;
+  var sum = Value();
+  var squares = Value();
+  var x0 = Value();
   for (var e = local; e < count; e += SIZE) {
-    let value = x[base + e / params.channels * params.pitch + e % params.channels];
+    let value = x[base + e / width * (params.pitch / WIDTH) + e % width];
     if (n == 0.0) {
       x0 = value;
     }
@@ -49,7 +53,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     squares += d * d;
   }
   let mean = sum / max(n, 1.0);
-  part[local] = vec3<f32>(n, x0 + mean, squares - sum * mean);
+  let m2 = squares - sum * mean;
+  if (FOURS) { // compiled
+    let low = merged(vec3<f32>(n, x0[0] + mean[0], m2[0]), vec3<f32>(n, x0[1] + mean[1], m2[1]));
+    part[local] = merged(low, merged(vec3<f32>(n, x0[2] + mean[2], m2[2]), vec3<f32>(n, x0[3] + mean[3], m2[3])));
+  } else {
+    part[local] = vec3<f32>(n, x0 + mean, m2);
+  }
   for (var half = SIZE / 2u; half > 0u; half >>= 1u) {
     workgroupBarrier();
     if (local < half) {

@@ -335,7 +335,7 @@ def test_the_published_model_takes_half_the_memory(published: list[Plan]) -> Non
 def test_what_gpus_run_compiles_with_halves(llvmpipe: WebGPU, published: list[Plan]) -> None:
     every = {(d.shader, d.constants, d.entry) for plan in published for d in plan.dispatches}
     found = {one for one in every if wgsl.HALVES in dict(one[1])}  # the others are compiled wherever f32 is
-    assert {"gemm", "depthwise", "cross_lambda"} <= {shader for shader, _, _ in found}
+    assert {"gemm", "depthwise", "cross_lambda_rows"} <= {shader for shader, _, _ in found}
     for shader, constants, entry in found:
         with guard(llvmpipe.name, f"compiling {shader}.wgsl with {dict(constants)}"):
             llvmpipe.gpu.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants, entry))

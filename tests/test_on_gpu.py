@@ -46,7 +46,7 @@ def test_a_step_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     assert "tune: exit code 1; its last words: No adapter was found." in said
     results = json.loads((tmp_path / "out/results.json").read_text())
     steps = {step["step"]: step for step in results["steps"]}
-    assert list(steps) == ["doctor", "validate", "tune", "plan", "kernels", "tests", "model"]
+    assert list(steps) == ["doctor", "validate", "tune", "plan", "model", "tests", "kernels"]
     assert {name: step["code"] for name, step in steps.items() if step["code"]} == {"validate": 1, "tune": 1, "kernels": 139}
     assert results["model"] == MODEL
     words = steps["model"]["command"].split()

@@ -104,7 +104,7 @@ WIDER = {
     "gemm": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
     "gemm_matrix": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
     "group_apply": ("count", "c4"),
-    "group_finish": ("images", "groups", "chunks", "channels"),
+    "group_finish": ("groups", "chunks", "channels"),
     "group_stats": ("image0", "chunk0", "pitch"),
     "guided_ddim": ("count",),
     "lambda_apply": ("images", "height", "width", "qkv_pitch", "k4", "v4", "pitch"),

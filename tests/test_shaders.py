@@ -204,6 +204,7 @@ FLAT = (64, 1)
 WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in ("gemm", "gemm_matrix", "winograd")},
     ("group_stats", "main"): (FLAT, 64 * 16),  # a vec3 takes the room of a vec4
+    ("group_finish", "main"): (FLAT, 64 * 16),
     ("group_scale", "main"): (FLAT, 64 * 16),
     ("layer_norm", "row_variance"): (FLAT, 64 * 4),
     ("lambda_content", "main"): (FLAT, 5 * 64 * 16),

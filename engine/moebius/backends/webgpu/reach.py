@@ -174,8 +174,10 @@ def group_scale(n: Numbers, grid: Grid) -> Reach:
 
 
 def group_finish(n: Numbers, grid: Grid) -> Reach:
-    parts, channels = 2 * n["images"] * n["chunks"] * n["groups"], n["channels"] * n["groups"]
-    return Reach(words(parts=parts, weight=channels, bias=channels, out=2 * n["images"] * n["pitch"]), whole=channels <= n["pitch"])
+    groups, images, _ = grid
+    parts, channels = 2 * images * n["chunks"] * n["groups"], n["channels"] * n["groups"]
+    spans = words(parts=parts, weight=channels, bias=channels, out=2 * images * n["pitch"])
+    return Reach(spans, whole=groups == n["groups"] and channels <= n["pitch"])
 
 
 def group_apply(n: Numbers, grid: Grid) -> Reach:

@@ -19,6 +19,7 @@ from moebius.model.params import Params
 WHOLE = 2**17  # elements of a group of one image that one workgroup reduces, at most
 SCALE_THREADS = 1024  # of a GPU's workgroup of group_scale, at most: there are fewer workgroups than a large GPU has processors
 SCALE_AHEAD = 16  # loads that each of them has under way
+EACH = 4  # vec4 that a thread of a GPU's group_apply has under way
 FEW_THREADS = 16  # of a software driver's workgroup: what is added up across threads costs it more than what each adds up
 CHUNK = 4096  # elements a workgroup of group_stats reduces, at least
 CHUNKS = 256  # chunks of a group, at most
@@ -115,18 +116,19 @@ def _table_of_chunks(rec: Recorder, x: Tensor, p: Params, groups: int, eps: floa
     chunks = ceil(positions, chunk)
     if is_parted(x) and x.parts[0].rows % chunk:
         _ = x.buffer
-    size = 2 * b * chunks * groups
-    parts = Binding("parts", "read_write", rec.buffer(4 * size, f"{p.path} parts", "intermediate"), (1, 1, 1, size))
+    count, size = 2 * b * chunks * groups, FEW_THREADS if rec.caps.is_software else wgsl.numbers("group_finish")["SIZE"]
+    parts = Binding("parts", "read_write", rec.buffer(4 * count, f"{p.path} parts", "intermediate"), (1, 1, 1, count))
     norm = Groups(x, p.path, groups, chunk, chunks, parts)
     _partial(rec, norm)
     rec.dispatch(
         OP,
         p.path,
         "group_finish",
-        b * x.pitch,
+        (groups, b, 1),
         {"parts": parts, **affine, "out": table},
-        {"images": b, **norm.sizes, "eps": eps},
-        iterations=2 * chunks,
+        {**norm.sizes, "eps": eps},
+        {"SIZE": size},
+        iterations=ceil(chunks, size) + ROUNDS + ceil(norm.channels, size) + ceil(x.pitch - c, size),
     )
     return table
 
@@ -147,7 +149,7 @@ def _partial(rec: Recorder, norm: Groups) -> None:
 
 def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[int, int], source: Tensor | Binding, origin: int) -> None:
     """(first, how many) of images and of chunks. `origin` floats lie before `source`."""
-    size = wgsl.kernel("group_stats", "main").threads
+    size, fours = wgsl.kernel("group_stats", "main").threads, rec.caps.fuses and norm.channels % 4 == 0
     image0, image_count = images
     chunk0, chunk_count = chunks
     rec.dispatch(
@@ -157,6 +159,7 @@ def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[i
         (norm.groups, chunk_count, image_count),
         {"x": source, "out": norm.parts},
         {**norm.sizes, "image0": image0, "chunk0": chunk0, "origin": origin},
+        {"FOURS": True, "WIDTH": 4, "Value": "vec4<f32>"} if fours else {},
         iterations=ceil(norm.chunk * norm.channels, size) + ROUNDS,
         flops=4 * image_count * min(chunk_count * norm.chunk, norm.positions) * norm.x.shape[3],
     )
@@ -165,7 +168,7 @@ def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[i
 def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm, shape: tuple[int, int, int, int] | None = None, first: int = 0) -> Tensor:
     """All of it; or a tensor of this shape, of the rows from `first` on. In bands of rows where x cannot be bound whole."""
     out = rec.inner(shape or x.shape, path)
-    positions = x.shape[1] * x.shape[2]
+    positions, each = x.shape[1] * x.shape[2], EACH if rec.caps.fuses else 1
     # So many rows keep windows aligned.
     step = x.rows if rec.fits(x) else rec.bands(f"{OP} ({path})", x.rows, x.pitch, multiple=rec.alignment)
     for begin, end in rec.pieces(first, first + out.rows, step, x.rows, x):
@@ -177,10 +180,10 @@ def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm, shape: tuple[int, 
             OP,
             path,
             "group_apply",
-            count,
+            rec.flat(count, each * wgsl.numbers("group_apply")["SIZE"]),
             {"x": source, "table": norm.table, "out": target},
             {"first": begin * x.pitch // 4, "count": count, "c4": x.pitch // 4, "image": positions * x.pitch // 4},
-            {"SILU": norm.silu},
+            {"SILU": norm.silu, "EACH": each},
             flops=(8 if norm.silu else 3) * (end - begin) * x.shape[3],
         )
     return out
