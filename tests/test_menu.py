@@ -214,6 +214,7 @@ def test_who_gets_which(
         (512, 1600, 1280, Rows(), "blocked 64x64 8x8 in 2"),
         (512, 1280, 1280, Phases(), "blocked 64x32 8x4"),
         (2048, 640, 640, Phases(), "blocked 64x64 8x8 in 2"),
+        (8192, 1632, 320, Rows(), "blocked 64x64 8x8"),  # which is of no step: half of the last of 26 tiles is little
     ],
 )
 def test_a_step_gets_what_was_fastest_on_an_h200(m: int, n: int, k: int, mode: Rows | Phases, key: str) -> None:

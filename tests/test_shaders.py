@@ -252,10 +252,14 @@ def test_a_tile_stages_what_its_threads_load(llvmpipe: WebGPU) -> None:
     for d in recorded(llvmpipe, *GPU) + recorded(llvmpipe, *H200):
         if d.entry in STAGING:
             c = wgsl.numbers(d.shader, d.constants)
-            assert c["LOAD_A"] * c["WGX"] * c["WGY"] == c["WGY"] * c["TM"] * c["BK4"]
-            assert c["LOAD_W"] * c["WGX"] * c["WGY"] == 4 * c["BK4"] * c["WGX"] * c["TN4"]
+            threads, blocks = c["WGX"] * c["WGY"], 4 if d.entry == "blocked" else 1
+            assert blocks * c["LOAD_A"] * threads == c["WGY"] * c["TM"] * c["BK4"]
+            assert c["LOAD_W"] * threads == 4 * c["BK4"] * c["WGX"] * c["TN4"]
             assert c["ACC"] == c["TM"] * c["TN4"]
-            assert (c["ROW_PITCH"], c["RUN"]) == (c["BK4"] + 1, c["WGY"] * c["TM"] + 4)
+            if d.entry == "blocked":
+                assert dict(d.constants)["BOTH"] and c["AHEAD"] == 4 * c["LOAD_A"] + c["LOAD_W"]
+            else:
+                assert (c["ROW_PITCH"], c["RUN"]) == (c["BK4"] + 1, c["WGY"] * c["TM"] + 4)
 
 
 def test_the_window_is_the_models() -> None:
