@@ -257,7 +257,8 @@ def test_a_tile_stages_what_its_threads_load(llvmpipe: WebGPU) -> None:
             assert c["LOAD_W"] * threads == 4 * c["BK4"] * c["WGX"] * c["TN4"]
             assert c["ACC"] == c["TM"] * c["TN4"]
             if d.entry == "blocked":
-                assert dict(d.constants)["BOTH"] and c["AHEAD"] == 4 * c["LOAD_A"] + c["LOAD_W"]
+                assert dict(d.constants)["BOTH"]
+                assert c["AHEAD"] == 4 * c["LOAD_A"] + c["LOAD_W"]
             else:
                 assert (c["ROW_PITCH"], c["RUN"]) == (c["BK4"] + 1, c["WGY"] * c["TM"] + 4)
 
