@@ -17,7 +17,8 @@
 // The next tile is under way in registers while the present one is multiplied, as in `staged` of gemm.wgsl. Rows of a tile are eight halves
 // longer than what is in them, which spreads them over the banks. What is loaded and stored at a time is eight numbers of a row: halves in
 // memory that nothing is done to (RAW_A, RAW_W) go through as they are, four words. With BUFFERS of 2 a tile is filled while the one before
-// is read, and there is one barrier a step instead of two. SHARE subgroups make the same sums, each of its slices of every tile's depth.
+// is multiplied, and there is one barrier a step instead of two. SHARE subgroups make the same sums, each of its slices of every tile's
+// depth.
 //
 // SPLIT makes numbers of f32 grade: v = hi + lo / 2048, both halves. hi is v without the low 13 bits of its word, so that v - hi is exact;
 // Σ hi·hi and Σ (hi·lo + lo·hi) have sums of their own, and lo·lo, 2⁻²⁰ of a product at most, is left out. Below 2⁻¹⁴, where halves have
@@ -120,11 +121,10 @@ fn next_of_w(base: u32, k: u32, c: u32) -> NextW {
   return x;
 }
 
-// A NaN for what no half can hold, from 65520 on: what a conversion would make of it may be anything. What is a NaN stays one, however the
-// comparison ends.
+// A NaN for what no half can hold, from 65520 on: what a conversion would make of it may be anything.
 fn bounded(v: vec4<f32>) -> vec4<f32> {
   let none = vec4<f32>(bitcast<f32>(params.rows | 0x7fc00000u));
-  return select(v, none, abs(v) >= vec4<f32>(65520.0));
+  return select(v, none, (bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu)) >= vec4<u32>(0x477ff000u));
 }
 
 fn high(v: vec4<f32>) -> vec4<f32> {
@@ -213,16 +213,22 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
   var k0 = 0u;
   var tap = 0u;
   var buffer = 0u;
-  for (var step = 1u; step <= steps; step++) {
-    for (var l = 0u; l < LOAD_A; l++) { // unroll
-      let e = thread + l * THREADS;
-      stage_a(buffer + e / ROW_A * PITCH_A + 8u * (e % ROW_A), next_a[l]);
+  for (var step = 1u; step < steps + BUFFERS; step++) {
+    if (ALONE || step <= steps) {
+      for (var l = 0u; l < LOAD_A; l++) { // unroll
+        let e = thread + l * THREADS;
+        stage_a(buffer + e / ROW_A * PITCH_A + 8u * (e % ROW_A), next_a[l]);
+      }
+      for (var l = 0u; l < LOAD_W; l++) { // unroll
+        let e = thread + l * THREADS;
+        stage_w(buffer + OF_W + e / ROW_W * PITCH_W + 8u * (e % ROW_W), next_w[l]);
+      }
     }
-    for (var l = 0u; l < LOAD_W; l++) { // unroll
-      let e = thread + l * THREADS;
-      stage_w(buffer + OF_W + e / ROW_W * PITCH_W + 8u * (e % ROW_W), next_w[l]);
+    if (ALONE) { // compiled
+      workgroupBarrier();
+    } else {
+      buffer = BUFFER - buffer; // what was filled a step before
     }
-    workgroupBarrier();
     if (step < steps) { // what is loaded here is not waited for before the products are made
       k0 += BK4;
       if (KERNEL > 1u && k0 >= params.k4) {
@@ -241,42 +247,39 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
         next_w[l] = next_of_w(base, 4u * k0 + e / ROW_W, c0 + 2u * (e % ROW_W));
       }
     }
-    for (var s = 0u; s < STEPS; s++) {
-      let k = (share * STEPS + s) * FK;
-      var x: array<Left, DOWN>;
-      var y: array<Right, ACROSS>;
-      for (var i = 0u; i < DOWN; i++) { // unroll
-        x[i] = load_left(buffer + (down + i * FM) * PITCH_A + k);
-      }
-      for (var j = 0u; j < ACROSS; j++) { // unroll
-        y[j] = load_right(buffer + OF_W + k * PITCH_W + 4u * across4 + j * FN);
-      }
-      for (var i = 0u; i < DOWN; i++) { // unroll
-        for (var j = 0u; j < ACROSS; j++) { // unroll
-          sum[i * ACROSS + j] = multiply_add(x[i], y[j], sum[i * ACROSS + j]);
-        }
-      }
-      if (SPLIT) { // compiled
+    if (ALONE || step > 1u) {
+      for (var s = 0u; s < STEPS; s++) {
+        let k = (share * STEPS + s) * FK;
+        var x: array<Left, DOWN>;
+        var y: array<Right, ACROSS>;
         for (var i = 0u; i < DOWN; i++) { // unroll
-          let rest = load_left(buffer + TILE_A + (down + i * FM) * PITCH_A + k);
-          for (var j = 0u; j < ACROSS; j++) { // unroll
-            correction[i * ACROSS + j] = multiply_add(rest, y[j], correction[i * ACROSS + j]);
-          }
+          x[i] = load_left(buffer + (down + i * FM) * PITCH_A + k);
         }
         for (var j = 0u; j < ACROSS; j++) { // unroll
-          let rest = load_right(buffer + OF_W + TILE_W + k * PITCH_W + 4u * across4 + j * FN);
+          y[j] = load_right(buffer + OF_W + k * PITCH_W + 4u * across4 + j * FN);
+        }
+        for (var i = 0u; i < DOWN; i++) { // unroll
+          for (var j = 0u; j < ACROSS; j++) { // unroll
+            sum[i * ACROSS + j] = multiply_add(x[i], y[j], sum[i * ACROSS + j]);
+          }
+        }
+        if (SPLIT) { // compiled
           for (var i = 0u; i < DOWN; i++) { // unroll
-            correction[i * ACROSS + j] = multiply_add(x[i], rest, correction[i * ACROSS + j]);
+            let rest = load_left(buffer + TILE_A + (down + i * FM) * PITCH_A + k);
+            for (var j = 0u; j < ACROSS; j++) { // unroll
+              correction[i * ACROSS + j] = multiply_add(rest, y[j], correction[i * ACROSS + j]);
+            }
+          }
+          for (var j = 0u; j < ACROSS; j++) { // unroll
+            let rest = load_right(buffer + OF_W + TILE_W + k * PITCH_W + 4u * across4 + j * FN);
+            for (var i = 0u; i < DOWN; i++) { // unroll
+              correction[i * ACROSS + j] = multiply_add(x[i], rest, correction[i * ACROSS + j]);
+            }
           }
         }
       }
     }
-    if (ALONE) { // compiled
-      workgroupBarrier();
-    } else {
-      // Who fills the other one has passed the barrier above, and with it all who read what was in there.
-      buffer = BUFFER - buffer;
-    }
+    workgroupBarrier();
   }
   let mine = thread / LANES * STRIP;
   for (var i = 0u; i < LEVELS; i++) { // unroll

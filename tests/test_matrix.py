@@ -16,7 +16,7 @@ from matrix_cases import ALL, HALF, SHARED, SPLIT
 from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, prove, reach
-from moebius.backends.webgpu.calls import GemmCall, Operands, Phases, Rows, Taps, Weight
+from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Taps, Weight
 from moebius.backends.webgpu.caps import Matrix
 from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.gemm import Dense
@@ -101,7 +101,9 @@ def test_units_run_in_bands(swiftshader: WebGPU) -> None:
 
 
 # halves in memory ----------------------------------------------------------------------------------------------------
-def halved(gpu: WebGPU, row: Gemm, a: np.ndarray, w: np.ndarray, mode: Mode, dtype: DType, tail: int = 0) -> tuple[np.ndarray, Dispatch]:
+def halved(
+    gpu: WebGPU, row: Gemm, a: np.ndarray, w: np.ndarray, mode: Mode, dtype: DType, tail: int = 0, beside: np.ndarray | None = None
+) -> tuple[np.ndarray, Dispatch]:
     """What a row makes of an image and of filters, both of this type in memory, and how. W has `tail` rows of NaN at its end."""
     recorder = Recorder(gpu.gpu, replace(gpu.caps, matrix=Matrix("emulated", ALL, row.units.lanes if row.units else 0)))
     (images, height, width, k), n, scale = a.shape, w.shape[-1], 2 if isinstance(mode, Phases) else 1
@@ -112,8 +114,11 @@ def halved(gpu: WebGPU, row: Gemm, a: np.ndarray, w: np.ndarray, mode: Mode, dty
     left, right = Tensor(filled(a), (images, height, width, k - tail), dtype), filled(w)
     out = recorder.new((images, scale * height, scale * width, n), "product", "pinned")
     weight = Weight(Binding("w", "read", right, w.shape, dtype=dtype), packed=not tail)
+    residuals = () if beside is None else (Tensor(recorder.buffer(out.nbytes, "beside", "pinned", lambda: beside), out.shape),)
     with recorder.open(eager=False) as recording:
-        Dense(recorder, lambda caps, call: row)(GemmCall("op", "path", Operands(left, weight, out, k - tail, n), mode))
+        Dense(recorder, lambda caps, call: row)(
+            GemmCall("op", "path", Operands(left, weight, out, k - tail, n), mode, Epilogue(residuals=residuals))
+        )
         plan = Plan(recording, [], [out])
     plan.start()
     plan.replay()
@@ -141,6 +146,16 @@ def test_halves_in_memory_are_the_numbers_that_they_stand_for(swiftshader: WebGP
             found = reach.reach("gemm_matrix", given[0], {**given[1], name: dispatch.params[name] + 1}, given[2])
             assert found is not None
             assert found.whole == is_whole, name
+
+
+@pytest.mark.parametrize("mode", [Taps(1, 1), Phases()], ids=lambda mode: mode.name)
+def test_what_is_added_lies_where_the_sum_does(swiftshader: WebGPU, mode: Mode) -> None:
+    """Of every phase, which no op asks for so far, and in rows beyond a tile."""
+    random = np.random.default_rng(0)
+    a, w = (np.float32(random.integers(-8, 9, size) / 8) for size in ((1, 5, 7, 8), (16 * 8 if mode.side == 2 else 9 * 8, 16)))
+    want, _ = halved(swiftshader, HALF, a, w, mode, "f16")
+    beside = np.arange(want.size, dtype=np.float32).reshape(want.shape)
+    assert np.array_equal(halved(swiftshader, HALF, a, w, mode, "f16", beside=beside)[0], want + beside)
 
 
 def test_an_infinity_in_memory_makes_no_number(llvmpipe: WebGPU) -> None:

@@ -218,7 +218,7 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("gemm", "staged"): ((8, 8), 4 * 16 * (8 * 4 + 4) + 16 * 16 * 8 * 2),  # tile_w is `tiled`'s too
     ("gemm", "blocked"): ((8, 8), 16 * 16 * (8 + 8 * 2)),
     ("gemm", "thin"): ((8, 8), 16 * 8 * 8 * (8 + 1)),
-    ("gemm_matrix", "units"): ((128, 1), 2 * (64 * 40 + 32 * 72) + 4 * 4 * 16 * 16),
+    ("gemm_matrix", "units"): ((128, 1), 2 * (64 * 40 + 32 * 72) + 4 * 4 * (2 * 16 * 36)),
     **{("winograd", entry): ((8, 8), 0) for entry in ("to_filters", "to_points", "from_points")},
 }
 

@@ -253,32 +253,30 @@ BLOCKS = (BLOCKED, BLOCKED_IN_2, BLOCKED_NARROW, BLOCKED_NARROW_IN_2, BLOCKED_SM
 GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, STAGED, STAGED_TALL, *BLOCKS, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5])
 
 
-# On matrix units: (rows and columns/4 of a subgroup, subgroups across and down, depth, subgroups that share it); a subgroup has registers
-# for 64×32 sums at most.
-Tile = tuple[int, int, int, int, int, int]
+# On matrix units: rows and columns/4 of a subgroup, subgroups across and down, depth, subgroups that share it, buffers. A subgroup has
+# registers for 64×32 sums at most. The largest first. TFLOP/s of halves on an H200 at 512×1280×1280, 2048×640×640 and 3×3 of 4096×512×512:
+Tile = tuple[int, int, int, int, int, int, int]
 WHOLE: tuple[Tile, ...] = (
-    (64, 8, 4, 2, 32, 1),
-    (32, 8, 4, 2, 32, 1),
-    (64, 8, 2, 2, 32, 1),
-    (32, 8, 2, 2, 32, 1),
-    (32, 8, 2, 2, 64, 2),
-    (32, 8, 2, 1, 64, 2),
-    (32, 8, 1, 2, 32, 1),
-    (16, 4, 2, 2, 64, 1),
+    (64, 8, 4, 2, 32, 1, 1),  # 128×128: -, -, 178
+    (32, 8, 4, 2, 32, 1, 1),  # 64×128: 91, 79, 128
+    (32, 8, 2, 2, 64, 2, 1),  # 64×64: 84, 87, -
+    (32, 8, 2, 2, 32, 1, 1),  # 55, 61, 78, in 16 KiB
+    (16, 4, 2, 2, 64, 1, 1),  # 32×32: 61, -, -, in 16 KiB
 )
-SPLIT: tuple[Tile, ...] = ((64, 8, 2, 2, 16, 1), (32, 8, 4, 2, 32, 1), (32, 8, 2, 2, 16, 1), (32, 8, 1, 2, 16, 1), (16, 4, 2, 2, 32, 1))
+SPLIT: tuple[Tile, ...] = ((32, 8, 4, 2, 32, 1, 1), (32, 8, 2, 2, 16, 1, 1), (16, 4, 2, 2, 32, 1, 1))
 
 
 def _on_units(shape: tuple[int, int, int], tiles: Iterable[Tile], operands: DType) -> tuple[Gemm, ...]:
     return tuple(
-        Gemm("units", tm, tn4, x, y, operands=operands, units=Units(depth, *shape, share)) for tm, tn4, x, y, depth, share in tiles
+        Gemm("units", tm, tn4, x, y, operands=operands, units=Units(depth, *shape, share, buffers))
+        for tm, tn4, x, y, depth, share, buffers in tiles
     )
 
 
 # What most have, then what some have alone: 8×8×8 is Apple's. Numbers are f16, or f32 by splitting.
 UNITS: tuple[Gemm, ...] = (*_on_units((16, 16, 16), WHOLE, "f16"), *_on_units((16, 16, 16), SPLIT, "f32"))
 for shape in ((16, 8, 16), (8, 8, 8)):
-    UNITS += (*_on_units(shape, (WHOLE[3], WHOLE[-1]), "f16"), *_on_units(shape, SPLIT[-1:], "f32"))
+    UNITS += (*_on_units(shape, WHOLE[-2:], "f16"), *_on_units(shape, SPLIT[-1:], "f32"))
 ROWS = (*GEMMS, *UNITS)
 
 
@@ -286,8 +284,7 @@ ROWS = (*GEMMS, *UNITS)
 Choose = Callable[[Caps, GemmCall], Gemm]
 FEW = 4  # rows that have a kernel of their own
 PROCESSORS = 132  # of an H200
-LOADED, MULTIPLIED = 20, 800  # halves and products in a cycle of one, on matrix units
-THREADS, LATENCY = 512, 500  # of such a kernel on a processor at a time, and the cycles from a load to what was loaded
+LARGE, STEPS = 2**14, 2**13  # sums of a tile on matrix units for which a call must have as many steps of workgroups
 WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
 FEW_ROWS = 5  # that are tried where there is little time
 WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
@@ -346,22 +343,28 @@ def _said(caps: Caps) -> str:
 
 
 def _units(caps: Caps, call: GemmCall) -> Gemm | None:
-    """Halves, on units where there are some, in the tiles that are done first, the smaller of equals. Numbers of f32 are split where that
-    was measured to be faster, and never by default."""
+    """Halves, on units where there are some: the largest tile that suits the call. Numbers of f32 are split where that was measured to be
+    faster, and never by default."""
     if caps.precision != "f16" or _thin(call) is not None:
         return None
     fitting = [row for row in UNITS if row.fits(caps) and row.supports(call)]
-    return min(fitting, key=lambda row: (_cycles(row, call), row.outputs()), default=None)
+    return next((row for row, smaller in zip(fitting, [*fitting[1:], None], strict=True) if _suits(row, smaller, call)), None)
 
 
-def _cycles(row: Gemm, call: GemmCall) -> float:
-    """Of the processor of an H200 that has most to do: of its workgroups together for what they load and multiply, or, where those are
-    few, of one behind the other for what a step waits for."""
-    each = ceil(prod(row.grid(call, call.rows)), PROCESSORS)
-    rows, columns, depth = row.rows, 4 * row.columns4, 4 * row.depth4
-    step = max((rows + columns) * depth / LOADED, rows * columns * depth / MULTIPLIED)
-    rounds = ceil(each, max(1, THREADS // row.threads))
-    return call.mode.side**2 * ceil(call.k4, row.depth4) * max(each * step, rounds * (step + LATENCY))
+def _suits(row: Gemm, smaller: Gemm | None, call: GemmCall) -> bool:
+    """As measured on an H200. A large tile has much to do at its end, and wants workgroups for all processors and many steps. Any other
+    does unless there are two rounds of workgroups at most, of which a processor would compute less in the next smaller one."""
+    groups = prod(row.grid(call, call.rows))
+    if smaller is None:
+        return True
+    if row.outputs() >= LARGE:
+        return groups >= 0.9 * PROCESSORS and groups * call.mode.side**2 * ceil(call.k4, row.depth4) >= STEPS
+    return groups > 2 * PROCESSORS or _in_rounds(row, call) <= _in_rounds(smaller, call)
+
+
+def _in_rounds(row: Gemm, call: GemmCall) -> int:
+    """Sums that the busiest processor makes."""
+    return ceil(prod(row.grid(call, call.rows)), PROCESSORS) * row.outputs()
 
 
 def _h200(caps: Caps, call: GemmCall) -> Gemm:
