@@ -19,7 +19,7 @@ from common import ROOT
 from roof import Pace, Roof
 from traffic import traffic
 
-from moebius.backends.webgpu import WebGPU, menu
+from moebius.backends.webgpu import WebGPU, choice, menu
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.plan import Plan
@@ -123,7 +123,7 @@ class OnRow(Call):
 
     def on(self, gpu: WebGPU) -> WebGPU:
         def choose(caps: Caps, call: GemmCall) -> menu.Gemm:
-            rows = menu.candidates(caps, call)
+            rows = choice.candidates(caps, call)
             return self.row if self.row in rows[1:] else rows[0]
 
         return WebGPU(gpu.gpu, gpu.caps, choose)
@@ -136,7 +136,7 @@ def on_every_row(gpu: WebGPU, calls: Mapping[Call, Mapping[str, int]]) -> dict[C
         rows: dict[menu.Gemm, None] = {}  # in order
 
         def choose(caps: Caps, of: GemmCall, rows: dict[menu.Gemm, None] = rows) -> menu.Gemm:
-            default, *others = menu.candidates(caps, of)
+            default, *others = choice.candidates(caps, of)
             rows |= dict.fromkeys(others)
             return default
 

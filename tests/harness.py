@@ -16,9 +16,10 @@ import numpy as np
 
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.caps import Caps, Kind
+from moebius.backends.webgpu.choice import always, choose
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.dispatch import Dispatch
-from moebius.backends.webgpu.menu import Gemm, always, choose
+from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.plan import Plan, Recording
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import NUMPY, Buffer, BufferKind, DType, Tensor

@@ -15,7 +15,8 @@ from goldens import noise, relative
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
-from moebius.backends.webgpu.menu import CPU, WINOGRAD, always
+from moebius.backends.webgpu.choice import always
+from moebius.backends.webgpu.menu import CPU, WINOGRAD
 from moebius.backends.webgpu.ops import lambdas
 from moebius.check.lockstep import LockStep, Row
 from moebius.check.specs.case import Size

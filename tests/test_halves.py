@@ -20,8 +20,9 @@ from moebius import Inpainter, sample
 from moebius.backends.cpu import CPU as CPU32
 from moebius.backends.webgpu import WebGPU, menu, probe, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Kind
+from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.device import guard
-from moebius.backends.webgpu.menu import CPU, Gemm, always
+from moebius.backends.webgpu.menu import CPU, Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.tensor import NUMPY, read, write

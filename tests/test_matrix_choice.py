@@ -19,8 +19,9 @@ from moebius.backends.webgpu import WebGPU, native, prove, wgsl
 from moebius.backends.webgpu import device as opening
 from moebius.backends.webgpu.calls import GemmCall, Rows, Taps
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Matrix, Unit
+from moebius.backends.webgpu.choice import candidates, choose
 from moebius.backends.webgpu.deferred import Norm
-from moebius.backends.webgpu.menu import GEMMS, ROWS, THIN, UNITS, Gemm, candidates, choose
+from moebius.backends.webgpu.menu import GEMMS, ROWS, THIN, UNITS, Gemm
 from moebius.backends.webgpu.tuned import Table, Tuned
 from moebius.backends.webgpu.tuner import Measured, Tuner
 from moebius.backends.webgpu.units import Units, raw

@@ -10,8 +10,9 @@ import pytest
 from goldens import noise
 
 from moebius.backends.webgpu import WebGPU, gemm, places
+from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.dispatch import Dispatch
-from moebius.backends.webgpu.menu import CPU, WINOGRAD, Gemm, always
+from moebius.backends.webgpu.menu import CPU, WINOGRAD, Gemm
 from moebius.backends.webgpu.ops import dense, norms
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor, read

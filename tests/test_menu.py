@@ -8,8 +8,9 @@ import pytest
 
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Taps, Weight
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
+from moebius.backends.webgpu.choice import FEW_ROWS, candidates, choose, on_paper, promising
 from moebius.backends.webgpu.deferred import GroupNormed, Norm, Parted
-from moebius.backends.webgpu.menu import FEW_ROWS, GEMMS, OF_LLVMPIPE, Gemm, candidates, choose, on_paper, promising
+from moebius.backends.webgpu.menu import GEMMS, OF_LLVMPIPE, Gemm
 from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor
 from moebius.errors import UsageError
 

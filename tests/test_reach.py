@@ -11,9 +11,10 @@ from cases import OPS, self_lambda, upsample_conv3x3
 from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, native, reach
+from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.dispatch import Dispatch
-from moebius.backends.webgpu.menu import UNITS, WINOGRAD, Gemm, always
+from moebius.backends.webgpu.menu import UNITS, WINOGRAD, Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import check
 from moebius.backends.webgpu.units import Units

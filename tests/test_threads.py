@@ -16,8 +16,8 @@ from batch_cases import small_model
 from moebius.backends.cpu import CPU, sizes
 from moebius.backends.turns import Turns
 from moebius.backends.webgpu import WebGPU, native
+from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.menu import CPU as CPU_ROW
-from moebius.backends.webgpu.menu import always
 from moebius.errors import UsageError
 from moebius.inpaint.inpainter import Inpainter
 

@@ -14,7 +14,7 @@ import pytest
 from cases import OPS, Case
 from test_fused import FUSED
 
-from moebius.backends.webgpu import WebGPU, menu
+from moebius.backends.webgpu import WebGPU, choice, menu
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.menu import CPU, CPU_THIN, Gemm
@@ -202,8 +202,8 @@ def test_a_row_that_computes_something_else_is_dropped_and_named(
 def test_a_default_that_makes_no_number_is_none(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     """As matrix units do where a subgroup is not what the device says. The others are held to the next row, and nobody gets the default."""
     (call,) = calls_of(llvmpipe, "linear")
-    default, grid = menu.choose(llvmpipe.caps, call), Gemm.grid
-    monkeypatch.setattr(menu, "candidates", lambda caps, call: (default, CPU_THIN, OTHER))
+    default, grid = choice.choose(llvmpipe.caps, call), Gemm.grid
+    monkeypatch.setattr(choice, "candidates", lambda caps, call: (default, CPU_THIN, OTHER))
     monkeypatch.setattr(Gemm, "grid", lambda self, call, rows: (0, 0, 0) if self == default else grid(self, call, rows))
     table, times = Table(), TIMES | {default.key: 0.1}
     tuner = Tuner(llvmpipe.gpu, llvmpipe.caps, lambda *_: (default, CPU_THIN, OTHER), clock(times))
@@ -309,7 +309,7 @@ def test_a_table_is_what_was_written_and_nothing_else_is_one() -> None:
 
 def test_a_pick_that_is_no_row_or_does_not_fit_gives_way_to_the_default(llvmpipe: WebGPU) -> None:
     (call,) = calls_of(llvmpipe, "linear")
-    default = menu.choose(llvmpipe.caps, call)
+    default = choice.choose(llvmpipe.caps, call)
     tight = replace(llvmpipe.caps, limits={**llvmpipe.caps.limits, "max-compute-invocations-per-workgroup": 32})
     for row, caps in (("no such row", llvmpipe.caps), (menu.LINES.key, llvmpipe.caps), (OTHER.key, tight)):
         chooser = Tuned(Table({shape_of(call): Pick(row, 2.0, 3)}), {r.key: r for r in (*menu.GEMMS, OTHER)})
@@ -366,7 +366,7 @@ def as_hardware(gpu: WebGPU) -> WebGPU:
 def test_a_gpu_is_tried_when_its_first_plan_is_made_and_again_for_new_shapes(
     llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, cache: Path
 ) -> None:
-    monkeypatch.setattr(menu, "ROWS", (*menu.ROWS, OTHER))
+    monkeypatch.setattr(choice, "ROWS", (*menu.ROWS, OTHER))
     monkeypatch.setattr("moebius.backends.webgpu.tuned.ROWS", (*menu.ROWS, OTHER))
     fake = Fake()
     monkeypatch.setattr(tuning, "measure", fake)
@@ -420,7 +420,7 @@ def test_a_device_that_is_opened_for_pictures_has_its_table(llvmpipe: WebGPU, mo
     assert isinstance(ops, WebGPU)
     assert isinstance(ops.choose, Tuned)
     assert ops.choose.table.picks.keys() == {"a"}
-    assert ForBrowsers("llvmpipe").choose is menu.choose  # a page gets the defaults
+    assert ForBrowsers("llvmpipe").choose is choice.choose  # a page gets the defaults
 
 
 @pytest.mark.parametrize("error", [MoebiusError, OutOfMemoryError])
@@ -451,7 +451,7 @@ def test_the_command_measures_keeps_and_says(
     """On a software driver too, for it was asked for."""
     monkeypatch.setattr("moebius.cli.tune.layers", lambda ops, config: calls_of(ops, "linear"))
     monkeypatch.setattr(Tuner, "_clock", lambda self, batches: clock(TIMES)(batches))
-    monkeypatch.setattr(menu, "candidates", three)
+    monkeypatch.setattr(choice, "candidates", three)
     monkeypatch.setattr(Tuner.__init__, "__defaults__", (three, None))
     assert run(["tune", "--config", "tiny", "--adapter", "llvmpipe", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

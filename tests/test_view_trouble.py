@@ -172,7 +172,7 @@ def test_two_hundred_random_actions(view: Session, folder: Path) -> None:
 # the start -----------------------------------------------------------------------------------------------------------
 LATER = [  # modules that the first frame does without
     *("inpaint.run", "inpaint.inpainter", "weights.store", "model.unet", "backends.cpu.ops", "backends.reference", "many.places"),
-    *(f"backends.webgpu.{name}" for name in ("backend", "plan", "gemm", "menu", "ops", "tuner", "probe")),
+    *(f"backends.webgpu.{name}" for name in ("backend", "plan", "gemm", "menu", "choice", "ops", "tuner", "probe")),
     *("check", "serve", "web"),
 ]
 

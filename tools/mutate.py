@@ -39,6 +39,7 @@ TESTS_OF = {  # of files that the kernel tests are not about
     "units.py": ["tests/test_matrix_choice.py", "tests/test_matrix_dialects.py", "tests/test_matrix.py"],
     "prove.py": ["tests/test_matrix_choice.py", "-k", "adapter_lists"],
     "contest.py": ["tests/test_matrix_choice.py", "-k", "contest or come_back"],
+    "choice.py": ["tests/test_menu.py"],
     "tuned.py": ["tests/test_tuner.py", "-k", "not swiftshader"],
     "tuner.py": ["tests/test_tuner.py", "-k", "not swiftshader"],
     "places.py": ["tests/test_memory.py"],
@@ -614,6 +615,15 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("steps % self.groups > 0", "False"),
         ("(call.mode.stride, call.mode.pad) != (1, 1)", "(1, call.mode.pad) != (1, 1)"),
         ("ceil(call.n4, self.columns4), ceil(runs", "max(1, call.n4 // self.columns4), ceil(runs"),
+    ],
+    "engine/moebius/backends/webgpu/choice.py": [
+        ("each <= 4 / 3:", "each <= 1:"),
+        ("if depth >= 2**11 else BLOCKED_SMALL_IN_2", "if depth >= 2**10 else BLOCKED_SMALL_IN_2"),
+        ("BLOCKED_NARROW if each < 8 else BLOCKED_IN_2", "BLOCKED_IN_2"),
+        ("each >= 8 and depth >= 2**10", "each >= 8 and depth >= 2**9"),
+        ("each < 8 and 0 < call.n4 % STAGED", "0 < call.n4 % STAGED"),
+        ("BLOCKED_NARROW if depth < 2**9 else BLOCKED_NARROW_IN_2", "BLOCKED_NARROW"),
+        ("BLOCKED if each >= 16 else STAGED", "STAGED"),
     ],
     "engine/moebius/backends/webgpu/backend.py": [
         ('linear_1"), "time_embedding", "silu")', 'linear_1"), "time_embedding", None)'),

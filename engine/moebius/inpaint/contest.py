@@ -13,7 +13,7 @@ from time import perf_counter
 
 import numpy as np
 
-from moebius.backends.webgpu import WebGPU, menu
+from moebius.backends.webgpu import WebGPU, choice
 from moebius.backends.webgpu.calls import GemmCall, Operands, Weight
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.menu import Gemm
@@ -84,7 +84,7 @@ def milliseconds(ops: WebGPU) -> float:
 
 def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
     """The default, those on units, which it is about, and the others: time may be up before all are tried."""
-    default, *others = menu.candidates(caps, call)
+    default, *others = choice.candidates(caps, call)
     return default, *sorted(others, key=lambda row: row.units is None)
 
 

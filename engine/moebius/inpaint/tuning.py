@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from moebius.backends.webgpu import WebGPU, menu
+from moebius.backends.webgpu import WebGPU, choice
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.tuned import Table, Tuned
 from moebius.backends.webgpu.tuner import Measured, Tuner, shapes
@@ -103,7 +103,7 @@ def measure(ops: WebGPU, calls: list[GemmCall], table: Table, seconds: float = m
     found, before = list[Measured](), set(table.wrong)
     try:
         with ops.gpu.turns:
-            found = (tuner or Tuner(ops.gpu, ops.caps, menu.promising)).run(calls, table, seconds, **told)  # type: ignore[arg-type]
+            found = (tuner or Tuner(ops.gpu, ops.caps, choice.promising)).run(calls, table, seconds, **told)  # type: ignore[arg-type]
     finally:  # what was measured before a Ctrl-C too
         keep(file_of(ops), table, {row for one in found for row in one.ms} - table.wrong.keys())
     for row in sorted(table.wrong.keys() - before):

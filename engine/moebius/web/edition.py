@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from moebius.backends.webgpu import WebGPU, menu, wgsl
+from moebius.backends.webgpu import WebGPU, choice, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
+from moebius.backends.webgpu.choice import Choose
 from moebius.backends.webgpu.dispatch import Dispatch
-from moebius.backends.webgpu.menu import Choose
 from moebius.backends.webgpu.ops.assembling import COEFFICIENTS
 from moebius.backends.webgpu.places import place
 from moebius.backends.webgpu.plan import Plan
@@ -53,7 +53,7 @@ class ForBrowsers(WebGPU):
         self.recorder.stored = stored
         self.taps: list[tuple[str, Tensor]] = []
 
-    def aim(self, caps: Caps, choose: Choose = menu.choose) -> None:
+    def aim(self, caps: Caps, choose: Choose = choice.choose) -> None:
         """What is recorded from now on is for these, of the weights that are packed already."""
         self.caps = self.recorder.caps = caps
         self.choose = choose

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moebius.backends.webgpu import menu
+from moebius.backends.webgpu import choice
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps, Matrix, Unit
-from moebius.backends.webgpu.menu import UNITS, Choose, Gemm
+from moebius.backends.webgpu.choice import Choose
+from moebius.backends.webgpu.menu import UNITS, Gemm
 from moebius.model.contract import Precision
 
 PLAIN, WIDE = "plain", "wide"
@@ -28,7 +29,7 @@ class Target:
     name: str
     caps: Caps
     stored: Precision  # of the weights
-    choose: Choose = menu.choose
+    choose: Choose = choice.choose
 
     def about(self) -> dict[str, Any]:
         """What plan.json says of its edition."""
@@ -52,14 +53,14 @@ def _with_units(unit: Unit, precision: Precision) -> Target:
     caps = replace(
         Caps.browser(precision=precision), features=FEATURES, matrix=Matrix("dawn", frozenset({unit}), LANES), subgroup_sizes=(LANES, LANES)
     )
-    return Target(_name(unit), caps, precision, menu.choose if precision == "f16" else split_where_large)
+    return Target(_name(unit), caps, precision, choice.choose if precision == "f16" else split_where_large)
 
 
 def split_where_large(caps: Caps, call: GemmCall) -> Gemm:
     """Matrix units for the layers that are large enough, by splitting; the largest tile."""
     outputs, depth = call.phases * call.rows * call.operands.n, 4 * call.k4 * call.mode.side**2
     rows = [row for row in UNITS if row.fits(caps) and row.supports(call)] if outputs >= LARGE and depth >= DEEP else []
-    return max(rows, key=Gemm.outputs, default=None) or menu.choose(caps, call)
+    return max(rows, key=Gemm.outputs, default=None) or choice.choose(caps, call)
 
 
 def _name(unit: Unit) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 from moebius.backends.webgpu import pack, prove
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.choice import Choose, choose
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.gemm import Dense
-from moebius.backends.webgpu.menu import Choose, choose
 from moebius.backends.webgpu.ops import assembling, dense, lambdas, norms
 from moebius.backends.webgpu.ops.attention import attention
 from moebius.backends.webgpu.plan import Plan

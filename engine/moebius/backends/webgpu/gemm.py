@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import POINTS, TILE, WINDOW, Epilogue, GemmCall, Operands, Phases, Rows, Weight
+from moebius.backends.webgpu.choice import Choose
 from moebius.backends.webgpu.deferred import GroupNormed, is_parted
-from moebius.backends.webgpu.menu import Choose, Gemm
+from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor, itemsize
 from moebius.backends.webgpu.tuned import why

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from moebius.backends.webgpu import menu
+from moebius.backends.webgpu import choice
 from moebius.backends.webgpu.calls import GemmCall, Taps
 from moebius.backends.webgpu.caps import Caps
-from moebius.backends.webgpu.menu import FEW, ROWS, Choose, Gemm
+from moebius.backends.webgpu.choice import FEW, Choose
+from moebius.backends.webgpu.menu import ROWS, Gemm
 
 MOST = 1e9  # of what a file says, above which it is no time and no gain; nor is a NaN
 
@@ -78,10 +79,10 @@ class Tuned:
 
     def _default(self, caps: Caps, call: GemmCall) -> Gemm:
         """The next row where the default was found to be wrong."""
-        default = menu.choose(caps, call)
+        default = choice.choose(caps, call)
         if not self.is_wrong(default):
             return default
-        return next((row for row in menu.candidates(caps, call) if not self.is_wrong(row)), default)
+        return next((row for row in choice.candidates(caps, call) if not self.is_wrong(row)), default)
 
     def is_wrong(self, row: Gemm) -> bool:
         return row.key in self.table.wrong
@@ -98,6 +99,7 @@ def why(choose: Choose, caps: Caps, call: GemmCall) -> str:
         return "few rows"
     found = choose.measured(caps, call) if isinstance(choose, Tuned) else None
     if found is None:
-        return "the default is wrong" if isinstance(choose, Tuned) and choose.is_wrong(menu.choose(caps, call)) else f"default, {caps.kind}"
+        is_wrong = isinstance(choose, Tuned) and choose.is_wrong(choice.choose(caps, call))
+        return "the default is wrong" if is_wrong else f"default, {caps.kind}"
     gain, of = found[1].gain, found[1].of
     return f"measured, {gain:.2f}× the default" if gain > 1 else f"measured, best of {of}"

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from moebius.backends.webgpu import menu
+from moebius.backends.webgpu import choice
 from moebius.backends.webgpu.calls import GemmCall, Weight
 from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.choice import FEW
 from moebius.backends.webgpu.deferred import Norm
 from moebius.backends.webgpu.device import Device, guard
 from moebius.backends.webgpu.gemm import Dense
-from moebius.backends.webgpu.menu import FEW, Gemm
+from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import NUMPY, Buffer, DType, Tensor, itemsize
@@ -83,7 +84,7 @@ def shapes(calls: Iterable[GemmCall]) -> dict[str, GemmCall]:
 class Tuner:
     """On a device that nobody else uses meanwhile: the caller has the turn."""
 
-    def __init__(self, device: Device, caps: Caps, candidates: Candidates = menu.candidates, clock: Clock | None = None) -> None:
+    def __init__(self, device: Device, caps: Caps, candidates: Candidates = choice.candidates, clock: Clock | None = None) -> None:
         self.device, self.candidates = device, candidates
         self.by = "timestamp" if device.timestamps and not caps.is_software else "wall"  # a software driver's timestamps are noise
         self.clock = clock or self._clock
