@@ -23,7 +23,7 @@ CHANNELS = (2, 1)  # of a thread of lambda_apply, in vec4: two take 16 loads of 
 
 
 class Window(NamedTuple):
-    """How lambda_window divides its work: its constants of these names."""
+    """How lambda_window divides its work: its constants of these names, and for how many lanes at most."""
 
     run: int
     each: int
@@ -31,14 +31,19 @@ class Window(NamedTuple):
     share: int
     kept: bool
     split: int = 1
+    lanes: int = 1024
 
 
 # In the order of preference, with and without more workgroup memory than WebGPU's default limit.
 ROOMY = 32 << 10
-WINDOWS = (Window(16, 1, 1, 4, False), Window(8, 2, 3, 8, False), Window(4, 1, 3, 4, True), Window(2, 1, 3, 2, True))
+WINDOWS = (
+    Window(16, 1, 1, 4, False, lanes=10),
+    Window(8, 2, 3, 8, False, lanes=20),
+    Window(4, 1, 3, 4, True, lanes=20),
+    Window(2, 1, 3, 2, True),
+)
 SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
 GROUPS = 256  # workgroups that make a GPU busy
-THREADS = 256  # of a workgroup, at most: of larger ones a multiprocessor has room for few
 CROSS_LANES, CROSS_ROWS = 5, 4  # of cross_lambda_rows, at most
 CONTENT_THREADS = 8  # of a software driver's workgroup of lambda_content: as many as llvmpipe has lanes
 CONTENT = ((2048, 128), (0, 64))  # of a GPU's, from so many positions on
@@ -123,11 +128,11 @@ def windows(caps: Caps, heads: int, k4: int, size: tuple[int, int, int]) -> dict
     images, height, width = size
     found: list[dict[str, int | bool]] = []
     for form in (WINDOWS if caps.limits[MEMORY] >= ROOMY else ()) + SMALL_WINDOWS:
-        if form.run > 2 and form.run >= 2 * width:
+        if form.lanes < k4 or (form.run > 2 and form.run >= 2 * width):
             continue
         names = {name.upper(): value for name, value in form._asdict().items()}
         constants = names | {"HEADS": heads, "LANES": k4, "SHARE": gcd(form.share, form.run * heads), "SPLIT": gcd(form.split, k4)}
-        if form.run // form.each * k4 * form.lines > THREADS or not _fits(caps, "lambda_window", constants):
+        if not _fits(caps, "lambda_window", constants):
             continue
         if images * height * ceil(width, form.run) >= GROUPS:
             return constants
