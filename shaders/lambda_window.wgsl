@@ -19,6 +19,7 @@ const KEPT: bool = false;
 alias Number = f32; // of residual and out; with WHOLE vec4<f32>
 const WHOLE: bool = false; // every head's channels fill their vec4
 const SHARE: u32 = 1u; // rows, a position and a head each, whose logits a thread makes at a time; it divides ROWS
+const SPLIT: u32 = 1u; // threads that share the channels of a query: few logits would leave most threads idle; it divides LANES
 const STEP: u32 = RUN / EACH;
 const GROUP: u32 = STEP * LANES; // threads of a line of the window
 const SIZE: u32 = GROUP * LINES;
@@ -26,7 +27,10 @@ const COLUMNS: u32 = RUN + WINDOW; // of the input under RUN positions and 16 co
 const STAGED: u32 = (COLUMNS + STEP - 1u) / STEP; // values that a thread stages
 const ROWS: u32 = RUN * HEADS;
 const PARTS: u32 = ROWS / SHARE;
+const TASKS: u32 = 4u * PARTS * LINES;
+const CHANNELS: u32 = LANES / SPLIT; // vec4 of a query that a thread takes
 const PITCH: u32 = 4u * HEADS + 1u; // vec4 of a position's logits; one of padding keeps positions on different banks
+const LOGITS: u32 = LINES * RUN * PITCH;
 const QUERY: u32 = LANES + (LANES + 1u) % 2u; // vec4 of a query, an odd number for the same reason
 const ACC: u32 = EACH * HEADS;
 const CARRY: u32 = EACH - 1u; // values under four columns that were under the four before
@@ -51,7 +55,7 @@ struct Params {
 // include moments.wgsl
 
 var<workgroup> value: array<vec4<f32>, LINES * COLUMNS * LANES>;
-var<workgroup> logit: array<vec4<f32>, LINES * RUN * PITCH>;
+var<workgroup> logit: array<vec4<f32>, SPLIT * LOGITS>;
 var<workgroup> query: array<vec4<f32>, ROWS * QUERY>;
 
 // The row of the workgroup's position `p`, or of the line's last one.
@@ -94,18 +98,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         value[(s * COLUMNS + p + l * STEP) * LANES + v] = ahead[l];
       }
     }
-    for (var o = local; o < 4u * PARTS * LINES; o += SIZE) {
-      let d = o % 4u;
-      let part = o / 4u % PARTS;
-      let line = o / 4u / PARTS;
+    for (var o = local; o < TASKS * SPLIT; o += SIZE) {
+      let d = o % 4u; // neighbouring threads take neighbouring filters and few rows: their loads are of few lines of a cache
+      let line = o / 4u % LINES;
+      let part = o / (4u * LINES) % PARTS;
+      let which = o / TASKS; // of SPLIT
       if (dy + line >= end) {
-        break;
+        continue;
       }
       var sum: array<vec4<f32>, SHARE>;
       for (var i = 0u; i < SHARE; i++) { // unroll
         sum[i] = vec4<f32>(0.0); // said: naga makes a variable of a loop zero once
       }
-      for (var k = 0u; k < LANES; k++) {
+      for (var c = 0u; c < CHANNELS; c++) {
+        let k = which * CHANNELS + c;
         let at = (4u * k * WINDOW + dy + line) * 4u + d;
         let w0 = filters[at];
         let w1 = filters[at + 4u * WINDOW];
@@ -127,7 +133,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       }
       for (var i = 0u; i < SHARE; i++) { // unroll
         let row = part + i * PARTS;
-        logit[(line * RUN + row / HEADS) * PITCH + row % HEADS * 4u + d] = sum[i];
+        logit[which * LOGITS + (line * RUN + row / HEADS) * PITCH + row % HEADS * 4u + d] = sum[i];
+      }
+    }
+    if (SPLIT > 1u) {
+      workgroupBarrier();
+      for (var i = local; i < LOGITS; i += SIZE) {
+        var all = logit[i];
+        for (var part = 1u; part < SPLIT; part++) {
+          all += logit[part * LOGITS + i];
+        }
+        logit[i] = all;
       }
     }
     workgroupBarrier();

@@ -159,9 +159,7 @@ def test_fused_sums_stay_close_where_the_mean_is_large(llvmpipe: WebGPU) -> None
 
 
 # Every way to divide a window's work: runs longer than a line, as long, and shorter; lines of the window that are none of the image's.
-WAYS = [
-    lambdas.Window(*way) for way in ((4, 1, 1, 4, False), (4, 1, 3, 8, True), (4, 2, 3, 1, True), (8, 4, 2, 2, False), (2, 1, 5, 2, True))
-]
+WAYS = [lambdas.Window(*way) for way in ((4, 1, 1, 4, False, 2), (4, 2, 3, 1, True), (8, 4, 2, 2, False), (2, 1, 5, 2, True, 3))]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(str(int(n)) for n in way))
@@ -172,17 +170,20 @@ def test_windows_of_every_shape(gpu: WebGPU, way: lambdas.Window, monkeypatch: p
     monkeypatch.setattr(lambdas, "SMALL_WINDOWS", (way,))
     sizes = [(5, 5), (2, 17), (17, 18)][: 2 if way.each > 2 else None]
     for height, width in sizes[:1] if "SwiftShader" in gpu.name else sizes:
-        made = self_lambda((1 if height > 2 else 2, height, width), 2, 5 if height > 2 else 8).check(gpu, CPU, kind="discrete").dispatches
+        k = 12 if way.split == 3 else 5 if height > 2 else 8
+        made = self_lambda((1 if height > 2 else 2, height, width), 2, k).check(gpu, CPU, kind="discrete").dispatches
         assert made[-1].shader == "lambda_window"
-        assert dict(made[-1].constants)["LINES"] == way.lines
+        found = dict(made[-1].constants)
+        assert (found["LINES"], found["SPLIT"]) == (way.lines, way.split)
 
 
 def test_windows_of_many_heads(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head for every lane, and λ made by the largest workgroup that there is room for."""
+    """A head for every lane, and λ made by the largest workgroup that there is room for, half of a row each."""
     monkeypatch.setattr(lambdas, "CONTENT", ((10_000, 8), (0, 4096), (0, 128)))
-    made = self_lambda((1, 2, 17), 8, 10).check(gpu, CPU, kind="discrete").dispatches
+    monkeypatch.setattr(lambdas, "CONTENT_VALUES", (3, 2))
+    made = self_lambda((1, 2, 17), 8, 14).check(gpu, CPU, kind="discrete").dispatches
     assert [d.shader for d in made[-2:]] == ["lambda_content", "lambda_window"]
-    assert dict(made[-2].constants)["SIZE"] == 128
+    assert (made[-2].grid, dict(made[-2].constants)) == ((2, 4, 1), {"SIZE": 128, "TV4": 2})
 
 
 def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: WebGPU) -> None:
@@ -194,7 +195,9 @@ def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: We
 
     assert runs(caps, 64, 32, 16) == [(16, 1), (8, 1), (2, 1)]  # the last for the number of workgroups
     roomy = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 48 << 10})
-    assert runs(roomy, 64, 32, 16) == [(8, 3), (4, 3), (2, 3)]
+    assert runs(roomy, 64, 32, 16) == [(16, 1), (8, 3), (2, 3)]
+    large = {**roomy.limits, "max-compute-workgroup-size-x": 1024, "max-compute-invocations-per-workgroup": 1024}
+    assert runs(replace(roomy, limits=large), 64, 32, 16, images=8) == [(16, 1), (8, 3), (2, 3)]  # whatever the number of pictures
     assert runs(roomy, 8, 1, 4, images=1) == [(2, 3), (2, 3), (2, 3)]
     assert lambdas.windows(caps, 8, 257, (2, 64, 64)) is None  # more lanes than a workgroup has threads
     narrow = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-size-x": 128})
@@ -208,9 +211,9 @@ def test_rows_of_a_cross_lambda_are_divided_among_lanes(llvmpipe: WebGPU, monkey
     caps = replace(llvmpipe.caps, limits=DEFAULT_LIMITS)
     found = [
         lambdas.cross_rows(caps, heads, k4, tokens)
-        for heads, k4, tokens in ((8, 10, 10), (8, 40, 10), (8, 7, 10), (16, 10, 10), (8, 10, 77))
+        for heads, k4, tokens in ((8, 10, 10), (8, 40, 10), (8, 12, 10), (16, 10, 10), (8, 10, 77))
     ]
-    assert [(f["LANES"], f["ROWS"]) for f in found if f is not None] == [(10, 2), (10, 2), (7, 2), (10, 1), (5, 1)]
+    assert [(f["LANES"], f["ROWS"]) for f in found if f is not None] == [(5, 4), (5, 4), (4, 4), (5, 3), (5, 1)]
     assert lambdas.cross_rows(caps, 300, 10, 10) is None
     for lanes, rows, k, tokens in ((2, 2, 16, 10), (1, 3, 9, 3), (3, 2, 11, 12)):
         monkeypatch.setattr(lambdas, "CROSS_LANES", lanes)

@@ -194,7 +194,7 @@ def layer_norm(n: Numbers, grid: Grid) -> Reach:
 def lambda_content(n: Numbers, grid: Grid) -> Reach:
     row, images = n["key"] + n["k4"] + n["v4"], grid[2]
     spans = vec4(qkv=(images * n["positions"] - 1) * n["pitch"] + row, out=4 * images * n["k4"] * n["v4"])
-    return Reach(spans | words(bias=4 * n["k4"]), whole=grid[0] <= n["v4"] and grid[1] <= n["k4"] and n["positions"] > 0)
+    return Reach(spans | words(bias=4 * n["k4"]), whole=grid[0] * n["TV4"] <= n["v4"] and grid[1] <= n["k4"] and n["positions"] > 0)
 
 
 def lambda_window(n: Numbers, grid: Grid) -> Reach:
@@ -205,7 +205,8 @@ def lambda_window(n: Numbers, grid: Grid) -> Reach:
     spans |= vec4(**{"lambda": 4 * images * lanes * lanes})
     heads = {**n, "v4": lanes}
     whole = _fills(heads) and grid[1] == n["height"] and n["width"] > 0
-    return Reach(spans | _heads(heads, rows), whole=whole and n["RUN"] % n["EACH"] == 0 and n["ROWS"] % n["SHARE"] == 0)
+    divided = n["RUN"] % n["EACH"] == 0 and n["ROWS"] % n["SHARE"] == 0 and lanes % n["SPLIT"] == 0
+    return Reach(spans | _heads(heads, rows), whole=whole and divided)
 
 
 def lambda_apply(n: Numbers, grid: Grid) -> Reach:

@@ -23,23 +23,31 @@ CHANNELS = (2, 1)  # of a thread of lambda_apply, in vec4: two take 16 loads of 
 
 
 class Window(NamedTuple):
-    """How lambda_window divides its work: its constants of these names."""
+    """How lambda_window divides its work: its constants of these names, and for how many lanes at most."""
 
     run: int
     each: int
     lines: int
     share: int
     kept: bool
+    split: int = 1
+    lanes: int = 1024
 
 
 # In the order of preference, with and without more workgroup memory than WebGPU's default limit.
 ROOMY = 32 << 10
-WINDOWS = (Window(8, 1, 3, 8, True), Window(4, 1, 3, 4, True), Window(2, 1, 3, 4, True))
+WINDOWS = (
+    Window(16, 1, 1, 4, False, lanes=10),
+    Window(8, 2, 3, 8, False, lanes=20),
+    Window(4, 1, 3, 4, True, lanes=20),
+    Window(2, 1, 3, 2, True),
+)
 SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
 GROUPS = 256  # workgroups that make a GPU busy
-CROSS_LANES, CROSS_ROWS = 10, 2  # of cross_lambda_rows, at most
+CROSS_LANES, CROSS_ROWS = 5, 4  # of cross_lambda_rows, at most
 CONTENT_THREADS = 8  # of a software driver's workgroup of lambda_content: as many as llvmpipe has lanes
-CONTENT = ((2048, 256), (512, 128), (0, 64))  # of a GPU's, from so many positions on
+CONTENT = ((2048, 128), (0, 64))  # of a GPU's, from so many positions on
+CONTENT_VALUES = (4, 2, 1)  # vec4 of a row of λ that it makes there: neighbours in memory, and the keys are read once for all of them
 SELF, CROSS = "self_lambda", "cross_lambda"
 
 
@@ -64,21 +72,27 @@ def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tenso
     """λ = λc + bias of every image, (4·K4, 4·V4): the part that is the same at all positions."""
     b, h, w, width = qkv.shape
     n, k4 = h * w, up4(k)
-    sizes = (size for least, size in CONTENT if n >= least and _fits(rec.caps, "lambda_content", {"SIZE": size}))
-    size = CONTENT_THREADS if rec.caps.is_software else next(sizes)
+    constants = {"SIZE": CONTENT_THREADS, "TV4": 1} if rec.caps.is_software else content_block(rec.caps, n, k4 // 4)
     content = rec.new((b, 1, k4, k4), f"{p.path} lambda")
     rec.dispatch(
         SELF,
         f"{p.path}.content",
         "lambda_content",
-        (k4 // 4, k4 // 4, b),
+        (k4 // 4 // constants["TV4"], k4 // 4, b),
         {"qkv": qkv, "bias": rec.constant(p, "pos_conv bias", (k4,), lambda p: pack.vector(p["pos_conv.bias"])), "out": content},
         {"positions": n, "pitch": width // 4, "key": heads * k4 // 4, "k4": k4 // 4, "v4": k4 // 4},
-        {"SIZE": size},
-        iterations=2 * ceil(n, size) + 2 * ROUNDS,
+        constants,
+        iterations=2 * ceil(n, constants["SIZE"]) + 2 * ROUNDS,
         flops=2 * b * n * k * k,
     )
     return content
+
+
+def content_block(caps: Caps, positions: int, v4: int) -> dict[str, int]:
+    """The constants of a GPU's lambda_content: the first of `CONTENT` and the widest block that the device has room for."""
+    sizes = (size for least, size in CONTENT if positions >= least)
+    blocks = ({"SIZE": size, "TV4": n} for size in sizes for n in CONTENT_VALUES if v4 % n == 0)
+    return next(block for block in blocks if _fits(caps, "lambda_content", block))
 
 
 def _apply(dense: Dense, qkv: Tensor, content: Tensor, filters: Binding, p: Params, heads: int, k: int, residual: Tensor) -> Tensor:
@@ -114,10 +128,10 @@ def windows(caps: Caps, heads: int, k4: int, size: tuple[int, int, int]) -> dict
     images, height, width = size
     found: list[dict[str, int | bool]] = []
     for form in (WINDOWS if caps.limits[MEMORY] >= ROOMY else ()) + SMALL_WINDOWS:
-        if form.run > 2 and form.run >= 2 * width:
+        if form.lanes < k4 or (form.run > 2 and form.run >= 2 * width):
             continue
         names = {name.upper(): value for name, value in form._asdict().items()}
-        constants = names | {"HEADS": heads, "LANES": k4, "SHARE": gcd(form.share, form.run * heads)}
+        constants = names | {"HEADS": heads, "LANES": k4, "SHARE": gcd(form.share, form.run * heads), "SPLIT": gcd(form.split, k4)}
         if not _fits(caps, "lambda_window", constants):
             continue
         if images * height * ceil(width, form.run) >= GROUPS:
@@ -169,7 +183,8 @@ def _window(
     out.variance = rec.new((1, 1, out.rows, 1), f"{p.path} variance")
     run, lines = constants["RUN"], constants["LINES"]
     threads = run // constants["EACH"] * k4 * lines
-    line = ceil(4 * heads * run * lines // constants["SHARE"], threads) * (1 + k4)
+    split = constants["SPLIT"]
+    line = ceil(4 * heads * run * lines // constants["SHARE"] * split, threads) * (1 + k4 // split) + (split - 1) * split
     rec.dispatch(
         SELF,
         f"{p.path}.window",
