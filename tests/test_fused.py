@@ -97,7 +97,7 @@ FUSED: dict[str, tuple[Callable[[Size], Case], list[str]]] = {
     ),
     "self_lambda": (lambda s: self_lambda(s, 2, 5), ["gemm", "lambda_content", "lambda_window"]),
     "feed_forward of a layer norm of self_lambda": (
-        lambda s: in_transformer(self_lambda(s, 2, 10), s),  # the three lanes of a position, too, are not always run in one go
+        lambda s: in_transformer(self_lambda(s, 2, 18), s),  # the lanes of two positions are more than a driver runs in one go
         ["gemm", "lambda_content", "lambda_window", "gemm", "depthwise", "gemm"],
     ),
     "feed_forward of a layer norm of self_lambda with whole vec4": (
