@@ -16,9 +16,8 @@
 //
 // The next tile is under way in registers while the present one is multiplied, as in `staged` of gemm.wgsl. Rows of a tile are eight halves
 // longer than what is in them, which spreads them over the banks. What is loaded and stored at a time is eight numbers of a row: halves in
-// memory that nothing is done to (RAW_A, RAW_W) go through as they are, four words. With BUFFERS of 2 a tile is filled while the one before
-// is multiplied, and there is one barrier a step instead of two. SHARE subgroups make the same sums, each of its slices of every tile's
-// depth.
+// memory that nothing is done to (RAW_A, RAW_W) go through as they are, four words. SHARE subgroups make the same sums, each of its slices
+// of every tile's depth.
 //
 // SPLIT makes numbers of f32 grade: v = hi + lo / 2048, both halves. hi is v without the low 13 bits of its word, so that v - hi is exact;
 // Σ hi·hi and Σ (hi·lo + lo·hi) have sums of their own, and lo·lo, 2⁻²⁰ of a product at most, is left out. Below 2⁻¹⁴, where halves have
@@ -41,8 +40,6 @@ const FN: u32 = 16u;
 const FK: u32 = 16u;
 const BK4: u32 = 8u; // depth of a tile, in vec4
 const SHARE: u32 = 1u; // subgroups that have a depth in common
-const BUFFERS: u32 = 1u; // of a tile: 1 or 2
-const ALONE: bool = true; // one
 const ABREAST: u32 = 2u; // fragments side by side that are passed to memory at a time
 const HIGH: u32 = 2u; // and one above the other
 const LOAD_A: u32 = 2u; // times eight numbers of A that a thread stages, WGY·TM·BK4 / 2 / threads
@@ -67,7 +64,6 @@ const SUMS: u32 = DOWN * ACROSS;
 const CORRECTIONS: u32 = (PARTS - 1u) * SUMS + 2u - PARTS; // as many under SPLIT, else one that nothing uses
 const ROW_A: u32 = BK4 / 2u; // eights of a row of a tile
 const ROW_W: u32 = WGX * TN4 / 2u;
-const BUFFER: u32 = PARTS * (TILE_A + TILE_W);
 const STEPS: u32 = 4u * BK4 / FK / SHARE; // slices of a tile's depth that a subgroup multiplies
 const VALUES: u32 = FM * FN / LANES; // of a fragment of sums, in a lane
 const TURNS: u32 = ACROSS / ABREAST;
@@ -81,7 +77,7 @@ const STORES: u32 = (STORED + STORERS - 1u) / STORERS; // of a lane
 
 // include dense.wgsl
 
-var<workgroup> tile: array<Halves, BUFFERS * BUFFER / PER>; // of A, [part][row][k], then of W, [part][k][column]
+var<workgroup> tile: array<Halves, PARTS * (TILE_A + TILE_W) / PER>; // of A, [part][row][k], then of W, [part][k][column]
 var<workgroup> passed: array<Passed, SHARE * PLACES * STRIP / FLOATS>;
 var<private> lane: u32;
 
@@ -212,23 +208,16 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
   }
   var k0 = 0u;
   var tap = 0u;
-  var buffer = 0u;
-  for (var step = 1u; step < steps + BUFFERS; step++) {
-    if (ALONE || step <= steps) {
-      for (var l = 0u; l < LOAD_A; l++) { // unroll
-        let e = thread + l * THREADS;
-        stage_a(buffer + e / ROW_A * PITCH_A + 8u * (e % ROW_A), next_a[l]);
-      }
-      for (var l = 0u; l < LOAD_W; l++) { // unroll
-        let e = thread + l * THREADS;
-        stage_w(buffer + OF_W + e / ROW_W * PITCH_W + 8u * (e % ROW_W), next_w[l]);
-      }
+  for (var step = 1u; step <= steps; step++) {
+    for (var l = 0u; l < LOAD_A; l++) { // unroll
+      let e = thread + l * THREADS;
+      stage_a(e / ROW_A * PITCH_A + 8u * (e % ROW_A), next_a[l]);
     }
-    if (ALONE) { // compiled
-      workgroupBarrier();
-    } else {
-      buffer = BUFFER - buffer; // what was filled a step before
+    for (var l = 0u; l < LOAD_W; l++) { // unroll
+      let e = thread + l * THREADS;
+      stage_w(OF_W + e / ROW_W * PITCH_W + 8u * (e % ROW_W), next_w[l]);
     }
+    workgroupBarrier();
     if (step < steps) { // what is loaded here is not waited for before the products are made
       k0 += BK4;
       if (KERNEL > 1u && k0 >= params.k4) {
@@ -247,34 +236,32 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
         next_w[l] = next_of_w(base, 4u * k0 + e / ROW_W, c0 + 2u * (e % ROW_W));
       }
     }
-    if (ALONE || step > 1u) {
-      for (var s = 0u; s < STEPS; s++) {
-        let k = (share * STEPS + s) * FK;
-        var x: array<Left, DOWN>;
-        var y: array<Right, ACROSS>;
+    for (var s = 0u; s < STEPS; s++) {
+      let k = (share * STEPS + s) * FK;
+      var x: array<Left, DOWN>;
+      var y: array<Right, ACROSS>;
+      for (var i = 0u; i < DOWN; i++) { // unroll
+        x[i] = load_left((down + i * FM) * PITCH_A + k);
+      }
+      for (var j = 0u; j < ACROSS; j++) { // unroll
+        y[j] = load_right(OF_W + k * PITCH_W + 4u * across4 + j * FN);
+      }
+      for (var i = 0u; i < DOWN; i++) { // unroll
+        for (var j = 0u; j < ACROSS; j++) { // unroll
+          sum[i * ACROSS + j] = multiply_add(x[i], y[j], sum[i * ACROSS + j]);
+        }
+      }
+      if (SPLIT) { // compiled
         for (var i = 0u; i < DOWN; i++) { // unroll
-          x[i] = load_left(buffer + (down + i * FM) * PITCH_A + k);
+          let rest = load_left(TILE_A + (down + i * FM) * PITCH_A + k);
+          for (var j = 0u; j < ACROSS; j++) { // unroll
+            correction[i * ACROSS + j] = multiply_add(rest, y[j], correction[i * ACROSS + j]);
+          }
         }
         for (var j = 0u; j < ACROSS; j++) { // unroll
-          y[j] = load_right(buffer + OF_W + k * PITCH_W + 4u * across4 + j * FN);
-        }
-        for (var i = 0u; i < DOWN; i++) { // unroll
-          for (var j = 0u; j < ACROSS; j++) { // unroll
-            sum[i * ACROSS + j] = multiply_add(x[i], y[j], sum[i * ACROSS + j]);
-          }
-        }
-        if (SPLIT) { // compiled
+          let rest = load_right(OF_W + TILE_W + k * PITCH_W + 4u * across4 + j * FN);
           for (var i = 0u; i < DOWN; i++) { // unroll
-            let rest = load_left(buffer + TILE_A + (down + i * FM) * PITCH_A + k);
-            for (var j = 0u; j < ACROSS; j++) { // unroll
-              correction[i * ACROSS + j] = multiply_add(rest, y[j], correction[i * ACROSS + j]);
-            }
-          }
-          for (var j = 0u; j < ACROSS; j++) { // unroll
-            let rest = load_right(buffer + OF_W + TILE_W + k * PITCH_W + 4u * across4 + j * FN);
-            for (var i = 0u; i < DOWN; i++) { // unroll
-              correction[i * ACROSS + j] = multiply_add(x[i], rest, correction[i * ACROSS + j]);
-            }
+            correction[i * ACROSS + j] = multiply_add(x[i], rest, correction[i * ACROSS + j]);
           }
         }
       }

@@ -21,7 +21,7 @@ OTHERS = (call(8192, 320, 320), call(512, 1280, 1280), call(16384, 512, 512, Tap
 # Of one fragment a subgroup: drivers take long over more, and over more values a lane.
 HALF = Gemm("units", 16, 2, 1, 2, operands="f16", units=Units(32, 16, 8, 16, lanes=16))  # no two sides alike
 SPLIT = Gemm("units", 8, 2, 2, 2, operands="f32", units=Units(16, 8, 8, 8, lanes=8))
-SHARED = Gemm("units", 8, 2, 1, 2, operands="f16", units=Units(16, 8, 8, 8, share=2, buffers=2, lanes=4))
+SHARED = Gemm("units", 8, 2, 1, 2, operands="f16", units=Units(16, 8, 8, 8, share=2, lanes=4))
 
 
 def text(row: Gemm, wanted: GemmCall, matrix: Matrix) -> str:

@@ -251,23 +251,22 @@ BLOCKS = (BLOCKED, BLOCKED_IN_2, BLOCKED_NARROW, BLOCKED_NARROW_IN_2, BLOCKED_SM
 GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, STAGED, STAGED_TALL, *BLOCKS, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5])
 
 
-# On matrix units: rows and columns/4 of a subgroup, subgroups across and down, depth, subgroups that share it, buffers. A subgroup has
+# On matrix units: rows and columns/4 of a subgroup, subgroups across and down, depth, subgroups that share it. A subgroup has
 # registers for 64×32 sums at most. The largest first. TFLOP/s of halves on an H200 at 512×1280×1280, 2048×640×640 and 3×3 of 4096×512×512:
-Tile = tuple[int, int, int, int, int, int, int]
+Tile = tuple[int, int, int, int, int, int]
 WHOLE: tuple[Tile, ...] = (
-    (64, 8, 4, 2, 32, 1, 1),  # 128×128: -, -, 178
-    (32, 8, 4, 2, 32, 1, 1),  # 64×128: 91, 79, 128
-    (32, 8, 2, 2, 64, 2, 1),  # 64×64: 84, 87, -
-    (32, 8, 2, 2, 32, 1, 1),  # 55, 61, 78, in 16 KiB
-    (16, 4, 2, 2, 64, 1, 1),  # 32×32: 61, -, -, in 16 KiB
+    (64, 8, 4, 2, 32, 1),  # 128×128: -, -, 178
+    (32, 8, 4, 2, 32, 1),  # 64×128: 91, 79, 128
+    (32, 8, 2, 2, 64, 2),  # 64×64: 84, 87, -
+    (32, 8, 2, 2, 32, 1),  # 55, 61, 78, in 16 KiB
+    (16, 4, 2, 2, 64, 1),  # 32×32: 61, -, -, in 16 KiB
 )
-SPLIT: tuple[Tile, ...] = ((32, 8, 4, 2, 32, 1, 1), (32, 8, 2, 2, 16, 1, 1), (16, 4, 2, 2, 32, 1, 1))
+SPLIT: tuple[Tile, ...] = ((32, 8, 4, 2, 32, 1), (32, 8, 2, 2, 16, 1), (16, 4, 2, 2, 32, 1))
 
 
 def _on_units(shape: tuple[int, int, int], tiles: Iterable[Tile], operands: DType) -> tuple[Gemm, ...]:
     return tuple(
-        Gemm("units", tm, tn4, x, y, operands=operands, units=Units(depth, *shape, share, buffers))
-        for tm, tn4, x, y, depth, share, buffers in tiles
+        Gemm("units", tm, tn4, x, y, operands=operands, units=Units(depth, *shape, share)) for tm, tn4, x, y, depth, share in tiles
     )
 
 

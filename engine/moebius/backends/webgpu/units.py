@@ -27,7 +27,6 @@ class Units:
     n: int
     k: int
     share: int = 1  # subgroups that a tile's depth is divided among
-    buffers: int = 1  # of a tile
     lanes: int = 32
     dialect: Dialect = "emulated"
     per: int = 1
@@ -35,8 +34,8 @@ class Units:
 
     @property
     def key(self) -> str:
-        buffers, share = f"{self.buffers}x" * (self.buffers > 1), f"/{self.share}" * (self.share > 1)
-        return f"{buffers}k{self.depth}{share} {self.m}x{self.n}x{self.k}"
+        share = f"/{self.share}" * (self.share > 1)
+        return f"k{self.depth}{share} {self.m}x{self.n}x{self.k}"
 
     @property
     def shape(self) -> Unit:
@@ -55,7 +54,7 @@ class Units:
     def constants(self, split: bool) -> dict[str, int | bool | str]:
         out: dict[str, int | bool | str] = {"FM": self.m, "FN": self.n, "FK": self.k, "BK4": self.depth // 4, "LANES": self.lanes}
         out |= {"DIALECT": f"matrix_{self.dialect}", "SPLIT": split, "PARTS": 2 if split else 1}
-        out |= {"SHARE": self.share, "BUFFERS": self.buffers, "ALONE": self.buffers == 1}
+        out |= {"SHARE": self.share}
         if self.dialect == "dawn":
             out |= TILES[self.per]
         if self.dialect == "naga":
