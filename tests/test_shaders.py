@@ -29,6 +29,7 @@ from moebius.backends.webgpu.menu import (
     THIN,
     TILED,
     TILED_SMALL,
+    WINOGRAD_CPU_LOW,
     Gemm,
 )
 from moebius.backends.webgpu.plan import PARAMS_PITCH
@@ -125,7 +126,7 @@ def test_compiles_as_gpus_run_it(gpu: WebGPU) -> None:
 
 
 def test_software_drivers_keep_to_small_tiles(gpu: WebGPU) -> None:
-    tiles = {CPU, CPU_THIN, SINGLE_ROWS} | (set(OF_LLVMPIPE) if "llvmpipe" in gpu.name else set())
+    tiles = {CPU, CPU_THIN, WINOGRAD_CPU_LOW, SINGLE_ROWS} | (set(OF_LLVMPIPE) if "llvmpipe" in gpu.name else set())
     small = {tuple(sorted(tile.constants().items())) for tile in tiles}
     names = CPU.constants().keys()
     for shader, _, constants in specialisations(gpu):
