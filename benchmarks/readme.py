@@ -3,9 +3,11 @@ report of `moebius compare` from the fingerprints beside it.
 
     python benchmarks/readme.py [--check]
 
-kernels.*.json are of bench_kernels, model.*.json of bench_model, start.json of bench_start, accuracy.json of accuracy, nano.json of
-bench_nano, nano_whole.json of bench_nano --whole, plans.json of plans, halves.json of halves, compare/*.json of fingerprints. Each table
-stands between two markers. With --check nothing is written, and the exit code is 1 where a page differs from the results. It needs no GPU.
+kernels.*.json are of bench_kernels, model.*.json of bench_model, whole.*.json of whole, start.json of bench_start, accuracy.json of
+accuracy, nano.json of bench_nano, nano_whole.json of bench_nano --whole, plans.json of plans, halves.json of halves, compare/*.json of
+fingerprints.
+
+Each table stands between two markers. With --check nothing is written, and the exit code is 1 where a page differs from the results. It needs no GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from nano_data import STRUCTURED
 
 PAGES = {
     "README.md": ("short", "plan"),
-    "docs/results.md": ("nano", "whole", "plan", "speed", "start", "kernels"),
+    "docs/results.md": ("nano", "whole", "plan", "gpu", "speed", "start", "kernels"),
     "docs/accuracy.md": ("accuracy", "halves", "compare"),
 }
 COMPARE = RESULTS / "compare"  # the report, and the fingerprints it is made of
@@ -57,21 +59,16 @@ def read_plain(name: str) -> dict[str, Any]:
 
 
 def short(
-    models: Mapping[str, Any], measured: Mapping[str, Any], accuracy: Mapping[str, Any], nano: Mapping[str, Any], columns: list[Json]
+    models: Mapping[str, Any], whole: Mapping[str, Any], accuracy: Mapping[str, Any], nano: Mapping[str, Any], columns: list[Json]
 ) -> list[str]:
-    """README's five tables: a run a row, a hardware GPU's kernels a row, a backend a row, a hardware GPU's column of `moebius compare`
+    """README's five tables: a run a row, a hardware GPU's pictures a row, a backend a row, a hardware GPU's column of `moebius compare`
     a row, and three of nano's rows."""
     lines = ["| one picture, weights made from a seed | this engine | the others |", "|---|---|---|"]
     for result in models.values():
         seconds = {name: f"{name} {duration(row['image']['median_s'])}" for name, row in result["contenders"].items()}
         ours = seconds.pop(result["against"])
         lines.append(f"| {result['config']} model, {place(result)} | {ours} | {', '.join(seconds.values())} |")
-    hardware = [result for result in measured.values() if not result["environment"]["adapter"]["software"]]
-    if hardware:
-        lines += ["", "| a hardware GPU's kernels, one after the other | a guided step | encode and decode |", "|---|---|---|"]
-    for result in hardware:
-        step, coder = (duration(1e-3 * counted(result["rows"], "ms", plans)) for plans in (("step",), ("encode", "decode")))
-        lines.append(f"| {result['config']} model, {result['environment']['adapter']['name']} | {step} | {coder} |")
+    lines += ["", *whole_plans(whole)]
     lines += ["", "| relative L2 error against float64 | full UNet | full VAE |", "|---|---|---|"]
     for backend, rows in accuracy.items():
         if any(row["oracle"] for row in rows.values()):  # not the oracle itself
@@ -87,6 +84,18 @@ def short(
     lines += ["", "| PSNR in the hole, dB | nano | border mean | Telea |", "|---|---|---|---|"]
     for name, row in nano_groups(nano).items():
         lines.append(f"| {name} | {' | '.join(f'{row[method]:.1f}' for method in METHODS[:3])} |")
+    return lines
+
+
+def whole_plans(results: Mapping[str, Any]) -> list[str]:
+    """A row a GPU and precision: the plans of a picture by themselves, and pictures with all that the host does."""
+    lines = ["| on a hardware GPU, at a commit | a guided step | encode | decode | a picture |", "|---|---|---|---|---|"]
+    for result in results.values():
+        where, units = result["environment"], " on matrix units" if result["matrix_units"] else ""
+        parts = " | ".join(duration(1e-3 * result["parts"][part]["ms"]) for part in ("step", "encode", "decode"))
+        image = duration(statistics.median(p["image"] for p in result["pictures"]))
+        place = f"{result['config']} model, {result['precision']}{units}, {where['adapter']['name']}, {where['commit'][:7]}"
+        lines.append(f"| {place} | {parts} | {image} in {result['steps']} steps |")
     return lines
 
 
@@ -292,7 +301,7 @@ def duration(seconds: float) -> str:
 
 
 def tables() -> dict[str, list[str]]:
-    models, measured = read("bench_model", "model.*.json"), read("bench_kernels", "kernels.*.json")
+    models, measured, whole = (read(b, f"{b.removeprefix('bench_')}.*.json") for b in ("bench_model", "bench_kernels", "whole"))
     if not models or not measured:
         raise UsageError(
             f"{RESULTS} has no kernels.*.json or no model.*.json; measure them first (bench_kernels.py, bench_model.py --json)."
@@ -300,7 +309,8 @@ def tables() -> dict[str, list[str]]:
     accuracy, nano = read_plain("accuracy.json"), read_plain("nano.json")["PSNR in dB"]
     found = fingerprints()
     return {
-        "short": short(models, measured, accuracy, nano, [c for fingerprint in found.values() for c in fingerprint["columns"]]),
+        "short": short(models, whole, accuracy, nano, [c for fingerprint in found.values() for c in fingerprint["columns"]]),
+        "gpu": whole_plans(whole),
         "plan": plan_line(read_plain("plans.json")),
         "compare": compare_table(found),
         "speed": speed(models),

@@ -8,7 +8,7 @@ enable chromium_experimental_subgroup_matrix;
 alias Halves = f16; // an element of a tile
 const PER: u32 = 1u; // halves in one
 const PAIRED: bool = false; // vec2<f16>: stores of four bytes, where a matrix may be loaded of pairs
-const WIDE: bool = false; // vec4<f16>: of eight, where it may be loaded of those; sums are then passed in vec4 too
+const WIDE: bool = false; // vec4<u32>: of sixteen, where it may be loaded of those; sums are then passed in vec4 too
 alias Passed = f32;
 const FLOATS: u32 = 1u; // in one of those
 alias Left = subgroup_matrix_left<f16, FK, FM>;
@@ -28,8 +28,7 @@ fn as_halves(v: vec4<f32>) -> vec2<u32> {
 
 fn place(at: u32, v: vec4<u32>) {
   if (WIDE) { // compiled
-    tile[at / PER] = bitcast<vec4<f16>>(v.xy);
-    tile[at / PER + 1u] = bitcast<vec4<f16>>(v.zw);
+    tile[at / PER] = v;
   } else {
     for (var i = 0u; i < 4u; i++) { // unroll
       let pair = bitcast<vec2<f16>>(v[i]);

@@ -311,7 +311,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("subgroup_matrix_right<f16, FN, FK>", "subgroup_matrix_right<f16, FK, FN>"),
         ("subgroupMatrixMultiplyAccumulate(x, y, sum)", "subgroupMatrixMultiplyAccumulate(y, x, sum)"),
         ("tile[at / PER + i] = pair;", "tile[at / PER + i] = pair.x;"),
-        ("tile[at / PER] = bitcast<vec4<f16>>(v.xy);", "tile[at / PER] = bitcast<vec4<f16>>(v);"),
+        ("tile[at / PER] = v;", "tile[at / PER] = v.xxxx;"),
         ("v = passed[at / FLOATS];", "v = passed[at / FLOATS].xyz;"),
         ("alias Passed = f32;", "alias Passed = u32;"),
         ("fn place(", "fn put_halves("),

@@ -12,7 +12,7 @@ SHADER = "gemm_matrix"
 HALVES = "f16", "f32"  # what is multiplied, and what the sums are
 # How many halves an element of a tile is in Dawn's dialect, and what that makes of it.
 TILES: dict[int, dict[str, int | bool | str]] = {
-    4: {"WIDE": True, "PER": 4, "Halves": "vec4<f16>", "FLOATS": 4, "Passed": "vec4<f32>"},
+    8: {"WIDE": True, "PER": 8, "Halves": "vec4<u32>", "FLOATS": 4, "Passed": "vec4<f32>"},
     2: {"PAIRED": True, "PER": 2, "Halves": "vec2<f16>"},
     1: {},
 }

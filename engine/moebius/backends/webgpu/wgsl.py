@@ -247,7 +247,7 @@ def evaluate(expression: str, names: Mapping[str, int]) -> int:
 
 SHARED = re.compile(r"^var<workgroup> (\w+): array<([\w<>]+), ([^>]+)>;", re.M)
 # From one element of an array to the next.
-STRIDES = {"f16": 2, "vec2<f16>": 4, "vec4<f16>": 8, "f32": 4, "u32": 4, "i32": 4, "vec2<f32>": 8, "vec3<f32>": 16, "vec4<f32>": 16}
+STRIDES = {"f16": 2, "vec2<f16>": 4, "f32": 4, "u32": 4, "i32": 4, "vec2<f32>": 8, "vec3<f32>": 16, "vec4<f32>": 16, "vec4<u32>": 16}
 ALIAS = re.compile(r"^alias (\w+) = ([^;]+);", re.M)
 
 

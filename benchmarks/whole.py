@@ -1,0 +1,115 @@
+"""Where a picture's time goes on a GPU, by part and by op: a guided step, an encoding and a decoding as whole plans, and pictures.
+
+    python benchmarks/whole.py [--config full|tiny|nano] [--adapter NAME] [--precision f16] [--matrix-units] [--json FILE]
+
+bench_kernels times each kernel by itself, over and over; here a plan runs as it does in a picture, and what each of its dispatches takes in
+turn. By GPU timestamps where there are some; weights are made from a seed. Nobody else is compared: bench_model does that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from common import environment, run, write_json
+from workload import picture
+
+from moebius import Inpainter
+from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.plan import Plan
+from moebius.backends.webgpu.timing import timed
+from moebius.check.lockstep import networks
+from moebius.inpaint import tuning
+from moebius.model.arrays import time_sinusoid
+from moebius.model.denoise import Denoiser
+from moebius.model.scheduler import DDIM
+from moebius.model.unet import UNet, condition_ids
+from moebius.model.vae import VAE
+
+NAME = Path(__file__).stem
+STEPS, RUNS, PICTURES = 20, 5, 3
+WARM = 0.2  # seconds: a GPU's clock may fall while the host compiles
+
+
+def arguments() -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", choices=["full", "tiny", "nano"], help="default: full on a GPU, tiny on a software driver")
+    parser.add_argument("--adapter", help="by name or number, as `moebius adapters` lists them; default: the best")
+    parser.add_argument("--precision", choices=["f32", "f16"], default="f32", help="what it computes in (f32)")
+    parser.add_argument("--matrix-units", action="store_true", help="with the adapter's matrix units, through Dawn")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
+    return parser.parse_args()
+
+
+def plans(made: Inpainter, gpu: WebGPU) -> dict[str, Plan]:
+    """As a picture's, with noise for inputs."""
+    unet, vae, scheduler = made.unet.config, made.vae.config, DDIM()
+    timesteps = scheduler.timesteps()
+    coefficients = scheduler.coefficients(timesteps, STEPS)
+    denoiser = Denoiser(made.unet, condition_ids(unet), timesteps.tolist(), coefficients, 2.5)
+    side, size = unet.sample_size, made.size
+    latents = [(1, side, side, channels) for channels in (unet.out_channels, 1, unet.out_channels)]
+    out = {
+        "step": gpu.record(denoiser.step, latents, slice(None)),
+        "encode": gpu.record(made.vae.encoder, [(1, size, size, vae.in_channels)]),
+        "decode": gpu.record(made.vae.decoder, [(1, side, side, vae.latent_channels)]),
+    }
+    rng = np.random.default_rng(0)
+    for plan in out.values():
+        plan.upload([rng.standard_normal(t.shape, np.float32) for t in plan.inputs])
+    return out
+
+
+def measured(plan: Plan, clock: str) -> dict[str, Any]:
+    """Milliseconds of a plan as a whole, and of each op's dispatches in it."""
+    table = plan.recording.sinusoid
+    plan.start(None if table is None else time_sinusoid(range(table.shape[2]), table.shape[3]))
+    whole = partial(plan.encode, indices=range(len(plan.recording.prologue), len(plan.dispatches)))
+    end = time.perf_counter() + WARM
+    timed(plan.device, [whole], clock)
+    while time.perf_counter() < end:
+        timed(plan.device, [whole], clock)
+    ms = [float(t) for t in timed(plan.device, [whole] * RUNS, clock)]
+    ops: dict[str, dict[str, float]] = defaultdict(lambda: {"dispatches": 0, "ms": 0.0, "flops": 0})
+    for row in plan.profile():
+        op = ops[f"{row['op']} {row['shader']}"]
+        op["dispatches"] += 1
+        op["ms"] += row["ms"]
+        op["flops"] += row["flops"]
+    return {"ms": median(ms), "runs": ms, "dispatches": len(plan.recording.steps), "ops": dict(ops)}
+
+
+def main() -> int:
+    args = arguments()
+    gpu = WebGPU(args.adapter, precision=args.precision, matrix_units=args.matrix_units)
+    tuning.apply(gpu)  # what users get
+    config = args.config or ("tiny" if gpu.caps.is_software else "full")
+    unet_config, unet, vae_config, vae = networks(config)
+    made = Inpainter(UNet(unet_config, unet, gpu), VAE(vae_config, vae, gpu))
+    clock = "timestamp" if gpu.gpu.timestamps and not gpu.caps.is_software else "wall"
+    print(f"{config} model in {gpu.precision} on {gpu.name}; clock: {clock}")
+    with gpu.gpu.turns:
+        parts = {name: measured(plan, clock) for name, plan in plans(made, gpu).items()}
+    for name, part in parts.items():
+        print(f"{name}: {part['ms']:.3f} ms, {part['dispatches']} dispatches")
+        for op, row in sorted(part["ops"].items(), key=lambda item: -item[1]["ms"])[:12]:
+            print(f"  {op:34} {row['dispatches']:4} × {row['ms']:9.3f} ms {row['flops'] / max(row['ms'], 1e-9) / 1e9:8.2f} TFLOP/s")
+    pictures = [picture(made, STEPS)[0] for _ in range(1 + PICTURES)][1:]
+    medians = {name: median(p[name] for p in pictures) for name in pictures[0]}
+    print("pictures: " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in medians.items()))
+    if args.json:
+        about = {"bench": NAME, "config": config, "precision": gpu.precision, "matrix_units": args.matrix_units, "clock": clock}
+        write_json(args.json, about | {"steps": STEPS, "environment": environment(gpu.gpu), "parts": parts, "pictures": pictures})
+        print(f"written: {args.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
