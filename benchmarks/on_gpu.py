@@ -15,7 +15,7 @@ from common import commit, run, write_json, write_text
 
 from moebius.errors import UsageError
 
-SAVED = ("doctor", "validate", "tune", "plan", "kernels", "model", "compare")
+SAVED = ("doctor", "validate", "tune", "plan", "model", "whole", "compare", "kernels")
 STOPPED = (124, 137)
 
 
@@ -85,11 +85,15 @@ def model(found: Any) -> list[str]:
     return out + [f"{name}: left out: {why}" for name, why in found["left_out"].items()]
 
 
+def whole(found: Any) -> list[str]:
+    return [f"{name}: {part['ms']:.2f} ms in {part['dispatches']} dispatches" for name, part in found["parts"].items()]
+
+
 def compare(found: Any) -> list[str]:
     return ["see compare.md"]
 
 
-WORDS: dict[str, Callable[[Any], list[str]]] = {f.__name__: f for f in (doctor, validate, tune, plan, kernels, model, compare)}
+WORDS: dict[str, Callable[[Any], list[str]]] = {f.__name__: f for f in (doctor, validate, tune, plan, model, whole, compare, kernels)}
 
 
 def said(out: Path, step: dict[str, Any]) -> list[str]:

@@ -84,6 +84,7 @@ SAVES=json step tune $tuning "$python" -m moebius tune --config $config --json "
 SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${named[@]}" "${chosen[@]}"
 left=$((seconds - $(date +%s) + begin)) # what is stopped leaves no figures: it has to know how long it has
 step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((left < 180 ? left > 20 ? left - 15 : 5 : 165)) --brief --reference "${REFERENCE:-$out/reference.npz}" "${named[@]}" "${chosen[@]}" --json "$out/model.json" --only "${peers[@]}"
+[ "${SHORT:-}" = 1 ] || step whole 40 "$python" benchmarks/whole.py --config $config "${named[@]}" "${chosen[@]}" --json "$out/whole.json"
 # The tests choose their precisions and units themselves: once is enough.
 [ -n "${PRECISION:-}${UNITS:-}" ] || step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 [ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" "${precision[@]}" -o "$out/compare.json" --report "$out/compare.md"

@@ -7,7 +7,8 @@ kernels.*.json are of bench_kernels, model.*.json of bench_model, whole.*.json o
 accuracy, nano.json of bench_nano, nano_whole.json of bench_nano --whole, plans.json of plans, halves.json of halves, compare/*.json of
 fingerprints.
 
-Each table stands between two markers. With --check nothing is written, and the exit code is 1 where a page differs from the results. It needs no GPU.
+Each table stands between two markers. With --check nothing is written, and the exit code is 1 where a page differs from the results. It
+needs no GPU.
 """
 
 from __future__ import annotations
