@@ -100,7 +100,7 @@ def main() -> int:
     for name, part in parts.items():
         print(f"{name}: {part['ms']:.3f} ms, {part['dispatches']} dispatches")
         for op, row in sorted(part["ops"].items(), key=lambda item: -item[1]["ms"])[:12]:
-            print(f"  {op:34} {row['dispatches']:4} × {row['ms']:9.3f} ms {row['flops'] / max(row['ms'], 1e-9) / 1e9:8.2f} TFLOP/s")
+            print(f"  {op:34} {row['dispatches']:4} × {row['ms']:9.3f} ms {row['flops'] / max(row['ms'], 1e-9) / 1e6:10.1f} GFLOP/s")
     pictures = [picture(made, STEPS)[0] for _ in range(1 + PICTURES)][1:]
     medians = {name: median(p[name] for p in pictures) for name in pictures[0]}
     print("pictures: " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in medians.items()))

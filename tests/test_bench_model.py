@@ -33,6 +33,7 @@ import contenders
 import costs
 import model
 import part
+import whole
 import workload
 from peers.nets import Nets, inpainter
 
@@ -392,3 +393,18 @@ def test_host_time_is_that_of_the_step_that_runs(llvmpipe: WebGPU, weights: Path
 
 
 # the tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_timed_by_parts_and_ops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole, "WARM", 0.0)
+    monkeypatch.setattr(whole, "STEPS", 2)
+    file = tmp_path / "whole.json"
+    monkeypatch.setattr(sys, "argv", ["whole.py", "--adapter", "llvmpipe", "--json", str(file)])
+    assert whole.main() == 0
+    result = json.loads(file.read_text())
+    assert (result["bench"], result["config"], list(result["parts"])) == ("whole", "tiny", ["step", "encode", "decode"])
+    for plan in result["parts"].values():
+        assert plan["dispatches"] == sum(op["dispatches"] for op in plan["ops"].values())
+        assert plan["ms"] > 0
+        assert all(op["ms"] > 0 for op in plan["ops"].values())
+    assert [list(p) for p in result["pictures"]] == whole.PICTURES * [["encode", "step", "decode", "image"]]
