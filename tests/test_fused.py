@@ -179,11 +179,11 @@ def test_windows_of_every_shape(gpu: WebGPU, way: lambdas.Window, monkeypatch: p
 
 def test_windows_of_many_heads(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     """A head for every lane, and λ made by the largest workgroup that there is room for, half of a row each."""
-    monkeypatch.setattr(lambdas, "CONTENT", ((10_000, 8), (0, 4096), (0, 128)))
+    monkeypatch.setattr(lambdas, "CONTENT", ((10_000, 8), (0, 4096), (0, 64)))
     monkeypatch.setattr(lambdas, "CONTENT_VALUES", (3, 2))
     made = self_lambda((1, 2, 17), 8, 14).check(gpu, CPU, kind="discrete").dispatches
     assert [d.shader for d in made[-2:]] == ["lambda_content", "lambda_window"]
-    assert (made[-2].grid, dict(made[-2].constants)) == ((2, 4, 1), {"SIZE": 128, "TV4": 2})
+    assert (made[-2].grid, dict(made[-2].constants)) == ((2, 4, 1), {"SIZE": 64, "TV4": 2})
 
 
 def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: WebGPU) -> None:
