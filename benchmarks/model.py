@@ -136,7 +136,8 @@ def prepare(
     for contender in wanted:
         print(f"… {contender.name}", flush=True)
         try:
-            kept = reference.read(args.reference, about) if contender.name == NUMPY and NUMPY not in args.only else None
+            is_timed = not args.only or NUMPY in args.only
+            kept = reference.read(args.reference, about) if contender.name == NUMPY and not is_timed else None
             if kept is not None:
                 outputs[NUMPY] = kept
                 continue

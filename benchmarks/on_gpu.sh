@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # All that a GPU can tell about this checkout in six minutes:  benchmarks/on_gpu.sh OUT [ADAPTER]
 #
-# doctor, validate, tune, every kernel, the model beside PyTorch (f32, TF32, autocast f16; eager and as CUDA graphs), compare, the tests'
-# hardware cases. Each has a limit of its own: what fails or takes too long is stopped and named, and the rest goes on. OUT gets the words
-# (.log) and the numbers (.json) of each, results.json and table.md with all of it. Exit code 1 when something failed.
+# doctor, validate, tune, plan, the model beside PyTorch (f32, TF32, autocast f16; eager and as CUDA graphs), the plans of a picture, the
+# tests' hardware cases, compare, every kernel. Each has a limit of its own: what fails or takes too long is stopped and named, and the rest
+# goes on. OUT gets the words (.log) and the numbers (.json) of each, results.json and table.md with all of it. Exit code 1 when something
+# failed.
 #
 # The Python is $PYTHON, else that of .venv, else python3. On a bare machine, bring wheels along in .whl/ with an onboard.sh that installs
 # them, and the Vulkan loader's packages in .gl/: onboard.sh is sourced first. What is needed: the dependencies of pyproject.toml, pytest for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def read(path: Path | None, about: str) -> dict[str, np.ndarray] | None:
         with np.load(path, allow_pickle=False) as file:
             said = str(file[ABOUT])
             outputs = {name: file[name] for name in OUTPUTS}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
         raise UsageError(f"{path} is not what --reference writes; name another file, or remove it.") from error
     if said != about:
         raise UsageError(f"{path} is of {said}, and this is {about}; name another file, or remove it.")

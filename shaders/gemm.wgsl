@@ -14,9 +14,9 @@ const TN4: u32 = 2u; // columns per thread, in vec4
 const WGX: u32 = 8u;
 const WGY: u32 = 8u;
 const ACC: u32 = 8u; // TM·TN4
-const BK4: u32 = 4u; // tiled, staged: depth of a tile, in vec4
-const LOAD_A: u32 = 2u; // tiled, staged: vec4 of A a thread stages, WGY·TM·BK4 / threads
-const LOAD_W: u32 = 4u; // tiled, staged: vec4 of W a thread stages, 4·BK4·WGX·TN4 / threads
+const BK4: u32 = 4u; // tiled, staged, blocked: depth of a tile, in vec4
+const LOAD_A: u32 = 2u; // tiled, staged: vec4 of A a thread stages, WGY·TM·BK4 / threads; blocked: blocks of four
+const LOAD_W: u32 = 4u; // tiled, staged, blocked: vec4 of W a thread stages, 4·BK4·WGX·TN4 / threads
 const GROUPS: u32 = 1u; // blocked: of threads, among which K is divided
 
 // include dense.wgsl

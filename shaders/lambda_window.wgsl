@@ -104,6 +104,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let part = o / (4u * LINES) % PARTS;
       let which = o / TASKS; // of SPLIT
       if (dy + line >= end) {
+        for (var i = 0u; i < SHARE; i++) { // unroll
+          let row = part + i * PARTS; // its values are zeros: of what nobody wrote, which may be a NaN, they would make one
+          logit[which * LOGITS + (line * RUN + row / HEADS) * PITCH + row % HEADS * 4u + d] = vec4<f32>(0.0);
+        }
         continue;
       }
       var sum: array<vec4<f32>, SHARE>;

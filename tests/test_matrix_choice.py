@@ -307,7 +307,7 @@ def test_the_layers_of_a_contest_are_a_precisions_own(llvmpipe: WebGPU, monkeypa
     ops, measured = WebGPU(llvmpipe.gpu, precision=precision), list[Any]()
     monkeypatch.setattr(contest, "LAYERS", ((64, 8, 8),))
     monkeypatch.setattr(contest, "BUDGET", math.inf)  # on a busy machine too
-    monkeypatch.setattr(Tuner, "_times", lambda self, plans: [measured.append(plan.dispatches[0]) or 3.0 for plan in plans])
+    monkeypatch.setattr(Tuner, "_times", lambda self, plans, enough: [measured.append(plan.dispatches[0]) or 3.0 for plan in plans])
     assert contest.milliseconds(ops) == 3.0
     types = {b.name: b.dtype for b in measured[0].bindings}
     assert types == {"a": precision, "w": precision, "out": "f32"}

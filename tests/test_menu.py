@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Taps, Weight
-from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Matrix, Unit
 from moebius.backends.webgpu.choice import FEW_ROWS, candidates, choose, on_paper, promising
 from moebius.backends.webgpu.deferred import GroupNormed, Norm, Parted
 from moebius.backends.webgpu.menu import GEMMS, OF_LLVMPIPE, Gemm
@@ -21,10 +21,12 @@ SOFTWARE = Caps.browser(software=True)
 
 
 def call(m: int, n: int, k: int, mode: Rows | Taps | Phases = Rows(), packed: bool = True) -> GemmCall:  # noqa: B008
-    """A dense layer of m rows, which are as square an image as there is; nothing of it has memory."""
-    side = next(s for s in range(int(m**0.5), 0, -1) if m % s == 0)
-    scale, stride = 2 if isinstance(mode, Phases) else 1, mode.stride if isinstance(mode, Taps) else 1
-    a, out = (1, side * stride, m // side * stride, k), (1, scale * side, scale * m // side, n)
+    """A dense layer of m rows, of two images where that can be and they are not a coder's, which are as square as there is; nothing of it
+    has memory."""
+    images = 1 if isinstance(mode, Taps) or m % 2 else 2
+    side = next(s for s in range(int((m / images) ** 0.5), 0, -1) if m // images % s == 0)
+    width, scale, stride = m // images // side, 2 if isinstance(mode, Phases) else 1, mode.stride if isinstance(mode, Taps) else 1
+    a, out = (images, side * stride, width * stride, k), (images, scale * side, scale * width, n)
     buffer = Buffer(None, 4, "none", "pinned")  # type: ignore[arg-type]
     operands = Operands(Tensor(buffer, a), Weight(Binding("w", "read", buffer, (k, n)), packed), Tensor(buffer, out), k, n)
     return GemmCall("op", "path", operands, mode)
@@ -261,3 +263,31 @@ def test_who_has_little_time_tries_what_looks_best() -> None:
     assert all(
         row.rows * 4 * row.columns4 >= 64 * 64 for row in promising(H200, call(8192, 1600, 320))
     )  # what loads least for its products
+
+
+def test_an_image_is_summed_alike_alone_and_in_a_batch() -> None:
+    """Whatever divides a sum is chosen by one image: who is in a batch with others gets the same bits."""
+    swiftshader = replace(SOFTWARE, name="SwiftShader Device (Subzero)")
+    units = replace(H200, precision="f16", matrix=Matrix("dawn", frozenset({Unit("f16", "f32", 16, 16, 16)})), limits=ROOMY)
+    sizes = [(16, 16), (64, 64), (320, 320), (640, 1600), (1280, 1280)]
+    layers = [(rows, n, k, mode) for rows in (16, 64, 256, 1024, 4096) for n, k in sizes for mode in MODES]
+    for caps in (H200, units, GPU, LLVMPIPE, swiftshader, SOFTWARE):
+        for rows, n, k, mode in layers:
+            made = {in_images(caps, images, rows, n, k, mode) for images in (1, 2, 3, 8)}
+            assert len(made) == 1, (caps.name, rows, n, k, mode)
+
+
+MODES = (Rows(), Taps(1, 1), Taps(2), Phases())
+ROOMY = {**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 48 << 10, "max-compute-invocations-per-workgroup": 1024}
+
+
+def in_images(caps: Caps, images: int, rows: int, n: int, k: int, mode: Rows | Taps | Phases) -> tuple[object, ...]:
+    """What of the choice sums depend on."""
+    side, scale, stride = int(rows**0.5), 2 if isinstance(mode, Phases) else 1, mode.stride if isinstance(mode, Taps) else 1
+    wanted = with_points(call(rows, n, k, mode)) if mode != Rows() else call(rows, n, k)
+    a, out = (images, side * stride, side * stride, k), (images, scale * side, scale * side, n)
+    tensors = (Tensor(t.buffer, shape) for t, shape in ((wanted.operands.a, a), (wanted.operands.out, out)))
+    wanted = replace(wanted, operands=replace(wanted.operands, **dict(zip(("a", "out"), tensors, strict=True))))
+    row = choose(caps, wanted)
+    shared = row.units and (row.units.share, row.units.depth)
+    return row.packing, row.entry == "thin", row.groups, shared, row.wgx if row.entry == "thin" else 0, row.entry == "lines"

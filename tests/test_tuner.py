@@ -289,7 +289,7 @@ def test_a_few_rows_and_what_runs_once_are_no_shapes(llvmpipe: WebGPU) -> None:
     assert not shapes([call])
     (call,) = calls_of(llvmpipe, "linear")
     assert not shapes([replace(call, prologue=True)])
-    assert list(shapes([call, call])) == ["rows 70x10x13"]
+    assert list(shapes([call, call])) == ["rows 35x10x13"]
 
 
 # the table -----------------------------------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ def test_the_command_measures_keeps_and_says(
     assert [row["kernel"] for row in said["shapes"]] == [OTHER.key]
     assert said["shapes"][0]["ms"] == TIMES
     assert said["clock"] == "wall"
-    assert tuning.read(tuning.file_of(llvmpipe)).picks == {"rows 70x10x13": Pick(OTHER.key, 2.0, 3)}
+    assert tuning.read(tuning.file_of(llvmpipe)).picks == {"rows 35x10x13": Pick(OTHER.key, 2.0, 3)}
     assert run(["tune", "--config", "tiny", "--adapter", "llvmpipe"]) == 0
     assert f"{OTHER.key} (2.00 times as fast)" in capsys.readouterr().out
 

@@ -121,6 +121,13 @@ class GemmCall:
         return (self.mode.count if isinstance(self.mode, Rows) else None) or self.operands.out.rows
 
     @property
+    def each(self) -> int:
+        """Those of one image. What a sum is divided into goes by them: alone or in a batch, an image has the same bits."""
+        if isinstance(self.mode, Rows) and self.mode.count is not None:
+            return self.mode.count
+        return self.rows // self.operands.out.shape[0]
+
+    @property
     def grid_size(self) -> tuple[int, int]:
         """Height and width of the image that the rows run over."""
         _, height, width, _ = self.operands.a.shape if isinstance(self.mode, Phases) else self.operands.out.shape

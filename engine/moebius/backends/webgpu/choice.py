@@ -62,9 +62,14 @@ def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
 
 
 def tiles(call: GemmCall) -> int:
-    """Winograd's, of a convolution's output."""
-    images, height, width, _ = call.operands.out.shape
-    return images * ceil(height, TILE) * ceil(width, TILE)
+    """Winograd's, of one image of a convolution's output."""
+    _, height, width, _ = call.operands.out.shape
+    return ceil(height, TILE) * ceil(width, TILE)
+
+
+def of_two(call: GemmCall) -> int:
+    """Rows of two images, which a guided step has of every picture."""
+    return 2 * call.each
 
 
 def promising(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
@@ -78,7 +83,8 @@ def on_paper(row: Gemm, call: GemmCall) -> float:
     x, y, z = row.grid(call, call.rows)
     groups, each = x * y * z, row.outputs() * (1 + 8 / row.rows + 8 / (4 * row.columns4))
     if row.packing == "winograd":  # 36 products for a tile, with as much again for its points, where others make one for each tap
-        groups, each = x * ceil(tiles(call), row.rows) * POINTS, 2 * each / call.mode.side**2
+        images = call.operands.out.shape[0]
+        groups, each = x * ceil(images * tiles(call), row.rows) * POINTS, 2 * each / call.mode.side**2
     return ceil(groups, PROCESSORS) * each * (1.0 if row.units is None else 0.5)
 
 
@@ -114,7 +120,7 @@ def _units(caps: Caps, call: GemmCall) -> Gemm | None:
 def _suits(row: Gemm, smaller: Gemm | None, call: GemmCall) -> bool:
     """As measured on an H200. A large tile has much to do at its end, and wants workgroups for all processors and many steps. Any other
     does unless there are two rounds of workgroups at most, of which a processor would compute less in the next smaller one."""
-    groups = prod(row.grid(call, call.rows))
+    groups = prod(row.grid(call, of_two(call)))
     if smaller is None:
         return True
     if row.outputs() >= LARGE:
@@ -124,7 +130,7 @@ def _suits(row: Gemm, smaller: Gemm | None, call: GemmCall) -> bool:
 
 def _in_rounds(row: Gemm, call: GemmCall) -> int:
     """Sums that the busiest processor makes."""
-    return ceil(prod(row.grid(call, call.rows)), PROCESSORS) * row.outputs()
+    return ceil(prod(row.grid(call, of_two(call))), PROCESSORS) * row.outputs()
 
 
 def _h200(caps: Caps, call: GemmCall) -> Gemm:
@@ -134,7 +140,7 @@ def _h200(caps: Caps, call: GemmCall) -> Gemm:
         return thin or _gpu(caps, call)
     if _in_tiles(caps, call, 128):
         return WINOGRAD_GPU
-    each, depth = prod(STAGED.grid(call, call.rows)) / PROCESSORS, 4 * call.k4 * call.mode.side**2
+    each, depth = prod(STAGED.grid(call, of_two(call))) / PROCESSORS, 4 * call.k4 * call.mode.side**2
     if each <= 4 / 3:  # a few processors would have two, and the others wait for them
         return BLOCKED_SMALL_IN_4 if depth >= 2**11 else BLOCKED_SMALL_IN_2
     if isinstance(call.mode, Phases):
@@ -181,7 +187,7 @@ def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
     512×32×32: LLVMPIPE_NARROW 1.5, CPU 3.6. 3×3 of 16, 32 and 64 channels on 128², 64² and 32²: LINES 120, 103 and 85, Winograd's
     tiles 81, 70 and 26; of 64 on 16²: 28 and 7. Enlarging 64 and 32 channels: LINES 118 and 134, tiles 90 and 155.
     """
-    if call.phases * call.rows * call.mode.side**2 * call.operands.n * call.operands.k < WORTH:
+    if call.phases * of_two(call) * call.mode.side**2 * call.operands.n * call.operands.k < WORTH:
         return _software(caps, call)
     wide = 12 if isinstance(call.mode, Phases) else 4
     if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= wide:

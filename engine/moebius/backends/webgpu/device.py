@@ -232,7 +232,7 @@ class Device:
             try:
                 yield
                 for key, made in later.items():
-                    with suppress(Exception):
+                    with suppress(Exception), uninterrupted():  # Dawn comes back by callbacks
                         self._pipelines[key] = made()
             finally:
                 pool.shutdown(cancel_futures=True)

@@ -28,7 +28,7 @@ class Band:
 
 TRANSFORMS = "winograd"
 OPERATIONS = {"to_filters": 9 * 12, "to_points": 12 * 22, "from_points": 10 * 18}  # of each, for a channel of a tile
-SCRATCH = 64 << 20  # bytes of a band's windows and products, at most: about a large GPU's cache, and what lies idle at a picture's peak
+SCRATCH = 64 << 20  # bytes of a band's windows and products, of a line of tiles at least: about a large GPU's cache
 NORMED = 64 << 20  # bytes of a norm in front of a 3×3 convolution that are in memory at a time
 
 

@@ -138,7 +138,10 @@ def pipeline_later(
             wanted, layout = described()
             return device.create_compute_pipeline(**wanted), layout
 
-        return pool.submit(make).result
+        try:
+            return pool.submit(make).result
+        except RuntimeError as error:  # no thread can be started, or none any more
+            return partial(_raise, error)
     try:
         wanted, layout = described()
         promise = device.create_compute_pipeline_async(**wanted)

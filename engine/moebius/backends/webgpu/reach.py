@@ -75,6 +75,8 @@ def gemm(n: Numbers, grid: Grid) -> Reach:
     if n["NORMED"] or n["FIRST_NORMED"]:
         spans |= _table(n, last, k4 if n["NORMED"] else n4)
     whole = 0 <= first <= last and min(n4, k4, n["k"], n["split"], width, n["positions"]) > 0 and (not n["JOINED"] or 0 < n["a4"] < k4)
+    steps, past = n["KERNEL"] ** 2 * -(-k4 // n["BK4"]), k4 % n["BK4"]  # what lies past the end of K is loaded where nobody looks
+    whole = whole and (bool(n.get("RAGGED", True)) or not (past or steps % n.get("GROUPS", 1)))
     by_number = n["outer"], n["inner"], n["split"], n["a_offset"], n["a_origin"]
     whole = whole and (by_number == (1, 0, 1, 0, 0) or not (n["JOINED"] or n["NORMED"]))
     pairs = {"RAW_A": (k4, n["outer"], n["inner"], n["a_offset"], n["a_origin"]), "RAW_W": (n4, n["ldb4"], n["w_offset"])}

@@ -16,10 +16,11 @@ MOST = 1e9  # of what a file says, above which it is no time and no gain; nor is
 
 
 def shape_of(call: GemmCall) -> str:
-    """What times depend on, and how a table names it: mode and stride, M×N×K, types other than f32; of a convolution K is that of a tap."""
+    """What times depend on, and how a table names it: mode and stride, M×N×K, types other than f32; M is of one image, and of a convolution
+    K is that of a tap."""
     stride = f"/{call.stride}" if isinstance(call.mode, Taps) else ""
     types = "" if set(call.types) == {"f32"} else f" {'-'.join(call.types)}"
-    return f"{call.mode.name.lower()}{stride} {call.rows}x{call.operands.n}x{call.operands.k}{types}"
+    return f"{call.mode.name.lower()}{stride} {call.each}x{call.operands.n}x{call.operands.k}{types}"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from moebius.backends.webgpu.tuned import Pick, Table, shape_of
 from moebius.errors import DeviceLostError, LimitError, MoebiusError, OutOfMemoryError
 
 ROUNDS = 5
+LONG_MS = 20.0  # of a batch that is a submission of its own, because drivers end one that takes seconds
 BATCH_MS = 2.0  # at least: what a clock tells apart, even one whose steps are 65 µs
 MOST_REPEATS, SETTLING = 1000, 4
 TOGETHER = 8  # rows whose pipelines are made at a time: between two such times it may be enough
@@ -88,6 +89,7 @@ class Tuner:
         self.device, self.candidates = device, candidates
         self.by = "timestamp" if device.timestamps and not caps.is_software else "wall"  # a software driver's timestamps are noise
         self.clock = clock or self._clock
+        self._short = False  # batches are, and may be one submission
         self._recorder = Recorder(device, caps)
         self._scratch: dict[str, Buffer] = {}
         self._taken: list[tuple[Buffer, Callable[[], np.ndarray]]] = []  # weights that had no memory yet, and what fills them
@@ -109,7 +111,7 @@ class Tuner:
                 if now() - begin >= seconds:
                     break
                 try:
-                    found = self.measure(call, table.wrong, lambda: now() - begin >= seconds)
+                    found = self.measure(call, table.wrong, lambda: now() - begin >= seconds, partly=False)
                 finally:
                     self._give_back()
                 table.wrong |= found.wrong
@@ -123,8 +125,11 @@ class Tuner:
             self.device.trim()
         return out
 
-    def measure(self, call: GemmCall, wrong: Iterable[str] = (), enough: Callable[[], bool] = lambda: False) -> Measured:
-        """Every row that the call may get but those that were wrong before, until it is `enough`: one at least."""
+    def measure(
+        self, call: GemmCall, wrong: Iterable[str] = (), enough: Callable[[], bool] = lambda: False, partly: bool = True
+    ) -> Measured:
+        """Every row that the call may get but those that were wrong before, until it is `enough`: one at least. Those of a call that is not
+        measured whole have no times where that is not wanted `partly`."""
         out, layer, want = Measured(shape_of(call)), self._stand_in(call), None
         rows = [row for row in self.candidates(self._recorder.caps, call) if row.key not in wrong]
         right: dict[str, Plan] = {}
@@ -153,8 +158,8 @@ class Tuner:
                 if isinstance(error, DeviceLostError):
                     raise
                 out.wrong[row.key] = f"{out.shape}: {error}"
-        if right:
-            out.ms = dict(zip(right, self._times(list(right.values())), strict=True))
+        if right and (out.whole or partly):
+            out.ms = dict(zip(right, self._times(list(right.values()), enough), strict=True))
         return out
 
     def _compiled(self, layer: GemmCall, rows: Sequence[Gemm]) -> Iterator[tuple[Gemm, Plan | MoebiusError]]:
@@ -230,20 +235,23 @@ class Tuner:
         with guard(device.name, doing):
             return [np.frombuffer(device.device.queue.read_buffer(handle, offset, nbytes), dtype) for offset, nbytes in places]
 
-    def _times(self, plans: Sequence[Plan]) -> list[float]:
-        """Milliseconds of the layer on each. A GPU's clock falls while the host compiles, and takes a tenth of a second of work to come
-        back: so first the GPU is kept busy, and then all have a batch in each round, one behind the other. What counts is how a row
-        compares with the first one within a round, for that the clock, whatever it is, does not change."""
+    def _times(self, plans: Sequence[Plan], enough: Callable[[], bool] = lambda: False) -> list[float]:
+        """Milliseconds of the layer on each, of one round where it is `enough` then. A GPU's clock falls while the host compiles, and takes
+        a tenth of a second of work to come back: so first the GPU is kept busy, and then all have a batch in each round, one behind the
+        other. What counts is how a row compares with the first one within a round, for that the clock, whatever it is, does not change."""
+        self._short = False
         self._warm(plans[0])
         repeats = [1] * len(plans)
         for _ in range(SETTLING):
             taken = self.clock(list(zip(plans, repeats, strict=True)))
             longer = [min(MOST_REPEATS, math.ceil(n * BATCH_MS / max(ms, 1e-4))) for n, ms in zip(repeats, taken, strict=True)]
-            if all(ms >= BATCH_MS or n == MOST_REPEATS for n, ms in zip(repeats, taken, strict=True)):
+            if enough() or all(ms >= BATCH_MS or n == MOST_REPEATS for n, ms in zip(repeats, taken, strict=True)):
                 break
             repeats = [max(n, more) for n, more in zip(repeats, longer, strict=True)]
-        rounds = np.array([self.clock(list(zip(plans, repeats, strict=True))) for _ in range(ROUNDS)]) / repeats
-        rounds = np.maximum(rounds, 1e-6)
+        taken_each = [self.clock(list(zip(plans, repeats, strict=True)))]
+        while len(taken_each) < ROUNDS and not enough():
+            taken_each.append(self.clock(list(zip(plans, repeats, strict=True))))
+        rounds = np.maximum(np.array(taken_each) / repeats, 1e-6)
         return [float(ms) for ms in np.median(rounds[:, 0]) * np.median(rounds / rounds[:, :1], axis=0)]
 
     def _warm(self, plan: Plan) -> None:
@@ -263,7 +271,10 @@ class Tuner:
             for _ in range(repeats):
                 plan.encode(run, range(len(plan.dispatches)))
 
-        ms = timed(self.device, [partial(encode, plan, repeats) for plan, repeats in batches], self.by)
+        passes = [partial(encode, plan, repeats) for plan, repeats in batches]
+        together = len(passes) if self._short else 1
+        ms = np.concatenate([timed(self.device, passes[i : i + together], self.by) for i in range(0, len(passes), together)])
+        self._short = ms[0] < LONG_MS
         if self.by == "timestamp" and not (ms > 0).all():  # there are drivers whose timestamps are all zero
             self.by = "wall"
             return self._clock(batches)

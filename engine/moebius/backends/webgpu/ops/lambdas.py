@@ -39,7 +39,6 @@ ROOMY = 32 << 10
 WINDOWS = (
     Window(16, 1, 1, 4, False, lanes=10),
     Window(8, 2, 3, 8, False, lanes=20),
-    Window(4, 1, 3, 4, True, lanes=20),
     Window(2, 1, 3, 2, True),
 )
 SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
@@ -63,7 +62,7 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(spread, bias)))
     content = _content(rec, qkv, p, heads, k)
     filters = rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
-    if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, (b, h, w))):
+    if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, (h, w))):
         return _window(rec, qkv, content, filters, p, heads, k, constants, residual)
     return _apply(dense, qkv, content, filters, p, heads, k, residual)
 
@@ -122,19 +121,19 @@ def _apply(dense: Dense, qkv: Tensor, content: Tensor, filters: Binding, p: Para
     return out
 
 
-def windows(caps: Caps, heads: int, k4: int, size: tuple[int, int, int]) -> dict[str, int | bool] | None:
-    """The constants of lambda_window: the first that the device has room for and that make enough workgroups of these images, else those
-    that make the most; None where there is no room at all."""
-    images, height, width = size
+def windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> dict[str, int | bool] | None:
+    """The constants of lambda_window: the first that the device has room for and that make enough workgroups of the two images of a guided
+    step, however many there are, else those that make the most; None where there is no room at all."""
+    height, width = size
     found: list[dict[str, int | bool]] = []
     for form in (WINDOWS if caps.limits[MEMORY] >= ROOMY else ()) + SMALL_WINDOWS:
         if form.lanes < k4 or (form.run > 2 and form.run >= 2 * width):
             continue
-        names = {name.upper(): value for name, value in form._asdict().items()}
-        constants = names | {"HEADS": heads, "LANES": k4, "SHARE": gcd(form.share, form.run * heads), "SPLIT": gcd(form.split, k4)}
+        constants = {"HEADS": heads, "LANES": k4, "RUN": form.run, "EACH": form.each, "LINES": form.lines, "KEPT": form.kept}
+        constants |= {"SHARE": gcd(form.share, form.run * heads), "SPLIT": gcd(form.split, k4)}
         if not _fits(caps, "lambda_window", constants):
             continue
-        if images * height * ceil(width, form.run) >= GROUPS:
+        if 2 * height * ceil(width, form.run) >= GROUPS:
             return constants
         found.append(constants)
     return min(found, key=lambda constants: constants["RUN"], default=None)
