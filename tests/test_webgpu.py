@@ -16,11 +16,10 @@ from PIL import Image
 from moebius import Inpainter
 from moebius.backends.cpu import CPU
 from moebius.backends.reference import Reference
-from moebius.backends.webgpu import WebGPU, native
+from moebius.backends.webgpu import WebGPU, menu, native
 from moebius.backends.webgpu import device as gpu_module
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.choice import always
-from moebius.backends.webgpu.menu import CPU
 from moebius.backends.webgpu.tensor import Buffer
 from moebius.errors import AdapterError, DeviceLostError, LimitError, MoebiusError, NonFiniteError, UsageError, WeightError
 from moebius.model import unet, vae
@@ -270,14 +269,14 @@ def test_a_step_that_is_not_finite_is_seen_in_the_run_it_was_in(llvmpipe):
 
 def test_a_batch_above_the_limits_runs_in_parts(llvmpipe, monkeypatch):
     """The largest binding of one image is a weight, on a kernel that takes it as it is; of eight some tensors are larger."""
-    plain = WebGPU(llvmpipe.gpu, llvmpipe.caps, always(CPU))
+    plain = WebGPU(llvmpipe.gpu, llvmpipe.caps, always(menu.CPU))
     net, x = make_unet(UNetConfig.tiny(), plain), latents(UNetConfig.tiny(), 8)
     coder, z = make_vae(VAEConfig.tiny(), llvmpipe), noise("z", (3, 4, 4, 4))
     whole, picture = net(x, 9, ids_for(net.config, 8)), coder.decode(z)
     plan = plain.plan(net.forward, [(1, 16, 16, 9)], unet.Timesteps((9,)), ids_for(net.config, 1))
     largest = max(b["bytes"] for d in plan.describe() for b in d["bindings"])
     limits = {**llvmpipe.caps.limits, "max-storage-buffer-binding-size": largest}
-    small = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, limits=limits), always(CPU))
+    small = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, limits=limits), always(menu.CPU))
     parts = make_unet(UNetConfig.tiny(), small)
     with pytest.raises(LimitError):
         small.record(parts.forward, [(8, 16, 16, 9)], unet.Timesteps((9,)), ids_for(net.config, 8))
