@@ -189,11 +189,11 @@ def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
     """
     if call.phases * of_two(call) * call.mode.side**2 * call.operands.n * call.operands.k < WORTH:
         return _software(caps, call)
-    wide = 12 if isinstance(call.mode, Phases) else 4
-    if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= wide:
+    wide, count = 12 if isinstance(call.mode, Phases) else 4, tiles(call)
+    if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= wide and count >= WINOGRAD_LOW.rows:
         if call.n4 <= WINOGRAD_NARROW.columns4:
             return WINOGRAD_NARROW
-        return WINOGRAD_LLVMPIPE if tiles(call) >= WINOGRAD_LLVMPIPE.rows else WINOGRAD_LOW
+        return WINOGRAD_LLVMPIPE if count >= WINOGRAD_LLVMPIPE.rows else WINOGRAD_LOW
     if LINES.supports(call) and call.grid_size[1] >= LINES.tm:
         return LINES_THIN if call.n4 <= 2 else LINES
     if call.n4 <= 2:
