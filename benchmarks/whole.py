@@ -26,10 +26,9 @@ from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.timing import timed
 from moebius.check.lockstep import networks
 from moebius.inpaint import tuning
+from moebius.inpaint.settings import Settings
 from moebius.model.arrays import time_sinusoid
-from moebius.model.denoise import Denoiser
-from moebius.model.scheduler import DDIM
-from moebius.model.unet import UNet, condition_ids
+from moebius.model.unet import UNet
 from moebius.model.vae import VAE
 
 NAME = Path(__file__).stem
@@ -50,10 +49,8 @@ def arguments() -> argparse.Namespace:
 
 def plans(made: Inpainter, gpu: WebGPU) -> dict[str, Plan]:
     """As a picture's, with noise for inputs."""
-    unet, vae, scheduler = made.unet.config, made.vae.config, DDIM()
-    timesteps = scheduler.timesteps()
-    coefficients = scheduler.coefficients(timesteps, STEPS)
-    denoiser = Denoiser(made.unet, condition_ids(unet), timesteps.tolist(), coefficients, 2.5)
+    unet, vae, settings = made.unet.config, made.vae.config, Settings(steps=STEPS)
+    denoiser = made.denoiser(1, made.scheduler.timesteps(STEPS, settings.strength), settings)
     side, size = unet.sample_size, made.size
     latents = [(1, side, side, channels) for channels in (unet.out_channels, 1, unet.out_channels)]
     out = {

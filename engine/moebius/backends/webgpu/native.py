@@ -191,6 +191,9 @@ def read(device: Any, memory: Any, submitted: Any) -> Any:
     return data
 
 
+_WAITED_FOR: list[Any] = []  # callbacks that outlive their call
+
+
 def _read_now(device: Any, memory: Any) -> bytearray:
     """By this thread alone. wgpu's own call submits once more, and wakes a thread that waits for all that is queued: meanwhile nothing else
     can be."""
@@ -206,6 +209,8 @@ def _read_now(device: Any, memory: Any) -> bytearray:
     for wait_for_all in (False, True):
         if not said:
             api.libf.wgpuDevicePoll(device._internal, wait_for_all, api.ffi.NULL)
+    if not said:
+        _WAITED_FOR.append(mapped)  # wgpu may still come back by it
     if not said or said[0][0] != api.lib.WGPUMapAsyncStatus_Success:
         raise RuntimeError(f"The memory cannot be mapped: {said[0][1] if said else 'it was not'}")
     data = bytearray(api.ffi.buffer(api.libf.wgpuBufferGetMappedRange(memory._internal, 0, memory.size), memory.size))
