@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -227,7 +226,9 @@ class Device:
         if self.caps.is_software or len(new) < 2:
             yield
             return
-        with ThreadPoolExecutor(min(COMPILERS, os.cpu_count() or 1), "moebius-compiling") as pool:
+        from moebius.backends.cpu.cores import cores
+
+        with ThreadPoolExecutor(min(COMPILERS, cores()), "moebius-compiling") as pool:
             later = {key: native.pipeline_later(self.module, self.device, pool, partial(self._described, key)) for key in new}
             try:
                 yield
