@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from inpainter_cases import BOXES, PHOTO
 from PIL import Image
-from test_run import BOXES, PHOTO, small  # noqa: F401 (a fixture)
 
 from moebius.errors import UsageError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.result import Result
 from moebius.pictures.metadata import read_metadata
+
+pytest_plugins = ("inpainter_fixtures",)
 
 
 def palette_with_alpha() -> Image.Image:
@@ -37,12 +39,12 @@ PICTURES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def result(small: Inpainter) -> Result:  # noqa: F811
+def result(small: Inpainter) -> Result:
     return small(PHOTO, BOXES, steps=2, seed=7, num_images=2)
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_it_goes_through_pickle_unchanged(name: str, small: Inpainter) -> None:  # noqa: F811
+def test_it_goes_through_pickle_unchanged(name: str, small: Inpainter) -> None:
     made = small(PICTURES[name], BOXES, steps=2)
     data = pickle.dumps(made)
     for other in (pickle.loads(data), copy.deepcopy(made)):
@@ -73,7 +75,7 @@ def test_another_process_needs_no_model_for_it(result: Result, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_notebook_shows_it(name: str, small: Inpainter) -> None:  # noqa: F811
+def test_a_notebook_shows_it(name: str, small: Inpainter) -> None:
     made = small(PICTURES[name], BOXES, steps=2)
     shown = Image.open(io.BytesIO(made._repr_png_()))
     assert (shown.format, shown.size) == ("PNG", (90, 40))

@@ -12,27 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_inpainter import SMALL_UNET, SMALL_VAE
+from inpainter_cases import BOXES, PHOTO
 from tqdm.auto import tqdm
 
 from moebius import errors
-from moebius.backends.cpu import CPU
 from moebius.inpaint import run as runs
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.together import alike, sampled
-from moebius.model import unet, vae
-from moebius.model.synthetic import synthetic
-from moebius.model.unet import UNet
-from moebius.model.vae import VAE
 
-PHOTO = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
-BOXES = [(3, 3, 9, 9), (70, 20, 9, 9)]
-
-
-@pytest.fixture(scope="module")
-def small() -> Inpainter:
-    ops = CPU()
-    return Inpainter(UNet(SMALL_UNET, synthetic(unet.shapes(SMALL_UNET), 0), ops), VAE(SMALL_VAE, synthetic(vae.shapes(SMALL_VAE), 0), ops))
+pytest_plugins = ("inpainter_fixtures",)
 
 
 @pytest.mark.parametrize(("boxes", "images"), [(BOXES, 1), (BOXES[:1], 3), (BOXES, 2)])

@@ -1,6 +1,5 @@
 """What a run is given: settings and pictures, in every form that is taken; and what is refused, with which error."""
 
-# ruff: noqa: F811 (a fixture)
 from __future__ import annotations
 
 import base64
@@ -11,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from inpainter_cases import BOXES, PHOTO
 from PIL import Image
-from test_run import BOXES, PHOTO, small  # noqa: F401 (a fixture)
 
 from moebius import errors
 from moebius.inpaint import run as runs
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.settings import Settings
 from moebius.pictures import photo as photos
+
+pytest_plugins = ("inpainter_fixtures",)
 
 
 def png(array: np.ndarray = PHOTO) -> bytes:

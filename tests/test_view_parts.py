@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,6 +217,21 @@ def test_closing_ends_a_download() -> None:
     worker = Worker(load, lambda: None, largest_side=64)
     worker.begin()
     assert begun.wait(60)
+    assert worker.close(60)
+
+
+def test_closing_does_not_wait_for_a_step_without_end() -> None:
+    over = SimpleQueue[None]()
+
+    def load(_: Callable[[], None]) -> Any:
+        over.get()
+        raise MoebiusError("enough")
+
+    worker = Worker(load, lambda: None, 64)
+    worker.begin()
+    assert not worker.close(0.1)
+    assert not worker.close(60, lambda: True)  # a second Ctrl-C
+    over.put(None)
     assert worker.close(60)
 
 
