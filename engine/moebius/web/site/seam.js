@@ -1,5 +1,5 @@
 // The film of engine/moebius/pictures/seam.py, number for number: what is known around a hole, continued smoothly through it. Arrays
-// of pixels are flat, three channels a pixel; a hole has one byte a pixel. `constants` are plan.json's.
+// of pixels are flat, `channels` numbers a pixel, three where nothing else is said; a hole has one byte a pixel. `constants` are plan.json's.
 
 import { grown } from "./grown.js";
 
@@ -66,12 +66,10 @@ function fidelityByPlace(result, picture, hole, unknown, width, height, constant
     return total;
   };
   const worths = Float64Array.from(sums[0], (_, i) => worthOf(sums.map((each) => around(each, Math.floor(i / across), i % across)), constants));
-  const film = new Float64Array(3 * hole.length);
-  for (let i = 0; i < hole.length; i++) {
-    film.fill(worths[Math.floor(Math.floor(i / width) / PLACE) * across + Math.floor((i % width) / PLACE)], 3 * i, 3 * i + 3);
-  }
-  harmonic(film, unknown, width, height, constants);
-  return Float64Array.from(hole, (_, i) => film[3 * i]);
+  const place = (i) => Math.floor(Math.floor(i / width) / PLACE) * across + Math.floor((i % width) / PLACE);
+  const worth = Float64Array.from(hole, (_, i) => worths[place(i)]);
+  harmonic(worth, unknown, width, height, constants, 1);
+  return worth;
 }
 
 // Sums over the pairs of neighbours near the hole, by squares of this side: of the slopes' products, of the result's squares, and how many.
@@ -132,37 +130,41 @@ function median(values) {
 }
 
 // Puts the film into v's hole.
-function harmonic(v, hole, width, height, constants) {
-  for (let i = 0; i < v.length; i++) if (hole[Math.floor(i / 3)]) v[i] = 0;
-  if (hole.some(Boolean)) fill(v, hole, width, height, constants);
+function harmonic(v, hole, width, height, constants, channels = 3) {
+  for (let i = 0; i < v.length; i++) if (hole[Math.floor(i / channels)]) v[i] = 0;
+  if (hole.some(Boolean)) fill(v, hole, width, height, constants, channels);
 }
 
 // The same where v is zero in the hole. Deeper than BAND pixels that of half the side is taken as it is.
-function fill(v, hole, width, height, constants, made = null) {
+function fill(v, hole, width, height, constants, channels, made = null) {
   const { CYCLES, SWEEPS, BAND } = constants;
   const near = grown(hole.map((h) => (h ? 0 : 1)), width, height, BAND, constants);
   const whole = hole.every((h, i) => !h || near[i]);
   const grid = made && whole ? made : gridOf(hole.map((h, i) => (h && near[i] ? 1 : 0)), width, height);
   const [wide, high] = [Math.ceil(width / 2), Math.ceil(height / 2)];
   const known = gathered(hole.map((h) => (h ? 0 : 1)), width, height, 1);
-  const half = gathered(v, width, height, 3);
-  for (let i = 0; i < half.length; i++) half[i] /= Math.max(known[Math.floor(i / 3)], 1);
+  const half = gathered(v, width, height, channels);
+  for (let i = 0; i < half.length; i++) half[i] /= Math.max(known[Math.floor(i / channels)], 1);
   const inner = Uint8Array.from(known, (n) => (n ? 0 : 1));
-  if (inner.some(Boolean)) fill(half, inner, wide, high, constants, whole ? grid.coarse : null);
+  if (inner.some(Boolean)) fill(half, inner, wide, high, constants, channels, whole ? grid.coarse : null);
   const [{ here, ring }, four] = [grid, new Int32Array(4)];
-  for (const i of here) for (let c = 0; c < 3; c++) v[3 * i + c] = half[3 * (Math.floor(Math.floor(i / width) / 2) * wide + Math.floor((i % width) / 2)) + c];
+  for (const i of here) {
+    const nearest = Math.floor(Math.floor(i / width) / 2) * wide + Math.floor((i % width) / 2);
+    for (let c = 0; c < channels; c++) v[channels * i + c] = half[channels * nearest + c];
+  }
   if (!whole) {
     for (let i = 0; i < hole.length; i++) {
       if (!hole[i] || near[i]) continue;
       around(i, width, wide, high, four);
-      for (let c = 0; c < 3; c++) v[3 * i + c] = mixed(half, four, 0, c);
+      for (let c = 0; c < channels; c++) v[channels * i + c] = mixed(half, four, 0, c, channels);
     }
   }
-  const film = new Float64Array(3 * (here.length + ring.length));
-  here.forEach((i, k) => film.set(v.subarray(3 * i, 3 * i + 3), 3 * k));
-  ring.forEach((i, k) => film.set(v.subarray(3 * i, 3 * i + 3), 3 * (here.length + k)));
-  for (let n = 0; n < CYCLES; n++) cycle(grid, film, new Float64Array(3 * here.length), SWEEPS);
-  here.forEach((i, k) => v.set(film.subarray(3 * k, 3 * k + 3), 3 * i));
+  const film = new Float64Array(channels * (here.length + ring.length));
+  const pixel = (array, i) => array.subarray(channels * i, channels * (i + 1));
+  here.forEach((i, k) => film.set(pixel(v, i), channels * k));
+  ring.forEach((i, k) => film.set(pixel(v, i), channels * (here.length + k)));
+  for (let n = 0; n < CYCLES; n++) cycle(grid, film, new Float64Array(channels * here.length), SWEEPS, channels);
+  here.forEach((i, k) => v.set(pixel(film, k), channels * i));
 }
 
 // Sums over every 2×2 pixels.
@@ -190,8 +192,10 @@ function around(i, width, wide, high, four, at = 0) {
   four[at + 3] = below * wide + beside;
 }
 
-function mixed(half, four, at, c) {
-  return (9 * half[3 * four[at] + c] + 3 * half[3 * four[at + 1] + c] + 3 * half[3 * four[at + 2] + c] + half[3 * four[at + 3] + c]) / 16;
+function mixed(half, four, at, c, channels) {
+  const [nearest, below] = [half[channels * four[at] + c], half[channels * four[at + 1] + c]];
+  const [beside, across] = [half[channels * four[at + 2] + c], half[channels * four[at + 3] + c]];
+  return (9 * nearest + 3 * below + 3 * beside + across) / 16;
 }
 
 // The unknown pixels by number, their neighbours, and the pixels of half the side that are all unknown. Values are those of the unknown
@@ -236,34 +240,41 @@ function gridOf(unknown, width, height) {
 }
 
 // Nearer to 4·v - (sum of the neighbours) = force at every unknown pixel.
-function cycle(grid, v, force, sweeps) {
+function cycle(grid, v, force, sweeps, channels) {
   const { here, neighbours, coarse, parts, four } = grid;
-  relax(grid, v, force, sweeps);
+  relax(grid, v, force, sweeps, channels);
   if (coarse) {
-    const wrong = new Float64Array(3 * here.length + 3);
+    const wrong = new Float64Array(channels * (here.length + 1));
     for (let k = 0; k < here.length; k++) {
-      const [up, down, left, right] = [0, 1, 2, 3].map((n) => 3 * neighbours[4 * k + n]);
-      for (let c = 0; c < 3; c++) wrong[3 * k + c] = force[3 * k + c] - (4 * v[3 * k + c] - v[up + c] - v[down + c] - v[left + c] - v[right + c]);
+      const [up, down, left, right] = [0, 1, 2, 3].map((n) => channels * neighbours[4 * k + n]);
+      for (let c = 0; c < channels; c++) {
+        const own = channels * k + c;
+        wrong[own] = force[own] - (4 * v[own] - v[up + c] - v[down + c] - v[left + c] - v[right + c]);
+      }
     }
-    const total = new Float64Array(3 * coarse.here.length);
+    const total = new Float64Array(channels * coarse.here.length);
     for (let k = 0; k < coarse.here.length; k++) {
-      for (let n = 0; n < 4; n++) for (let c = 0; c < 3; c++) total[3 * k + c] += wrong[3 * parts[4 * k + n] + c];
+      for (let n = 0; n < 4; n++) for (let c = 0; c < channels; c++) total[channels * k + c] += wrong[channels * parts[4 * k + n] + c];
     }
-    const missing = new Float64Array(3 * (coarse.here.length + coarse.ring.length + 1));
-    cycle(coarse, missing, total, sweeps);
-    for (let k = 0; k < here.length; k++) for (let c = 0; c < 3; c++) v[3 * k + c] += mixed(missing, four, 4 * k, c);
+    const missing = new Float64Array(channels * (coarse.here.length + coarse.ring.length + 1));
+    cycle(coarse, missing, total, sweeps, channels);
+    for (let k = 0; k < here.length; k++) {
+      for (let c = 0; c < channels; c++) v[channels * k + c] += mixed(missing, four, 4 * k, c, channels);
+    }
   }
-  relax(grid, v, force, sweeps);
+  relax(grid, v, force, sweeps, channels);
 }
 
-function relax({ neighbours, outside, turns }, v, force, sweeps) {
+function relax({ neighbours, outside, turns }, v, force, sweeps, channels) {
   for (let n = 0; n < sweeps; n++) {
     for (const turn of turns) {
       for (const k of turn) {
-        const [up, down, left, right] = [3 * neighbours[4 * k], 3 * neighbours[4 * k + 1], 3 * neighbours[4 * k + 2], 3 * neighbours[4 * k + 3]];
-        for (let c = 0; c < 3; c++) {
+        const [up, down] = [channels * neighbours[4 * k], channels * neighbours[4 * k + 1]];
+        const [left, right] = [channels * neighbours[4 * k + 2], channels * neighbours[4 * k + 3]];
+        for (let c = 0; c < channels; c++) {
+          const own = channels * k + c;
           const sum = v[up + c] + v[down + c] + v[left + c] + v[right + c];
-          v[3 * k + c] = (sum - outside[k] * v[3 * k + c] + force[3 * k + c]) / (4 - outside[k]);
+          v[own] = (sum - outside[k] * v[own] + force[own]) / (4 - outside[k]);
         }
       }
     }
