@@ -10,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "engine/moebius"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted(Path(__file__).parent.glob("*.py"))
 
 # From the bottom to the top. What stands in one row does not import one another.
 LAYERS = [
@@ -28,6 +29,16 @@ LIBRARIES = {"model": {"numpy"}, "pictures": {"numpy", "PIL"}, "errors": set(), 
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 REASON = "# long:"  # on the line of the `def`, or in front of it
+# Files of tests that are longer yet: who next adds to one divides it.
+LONG_TESTS = {
+    "test_bench_model",
+    "test_tuner",
+    "test_weights_cache",
+    "test_weights_hub",
+    "test_weights_store",
+    "test_webgpu",
+    "view_harness",
+}
 
 
 def dotted(path: Path) -> str:
@@ -131,3 +142,7 @@ def test_short_enough_to_read(path: Path) -> None:
             if node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION and not any(REASON in line for line in reasons):
                 long.append(f"{node.name}: {node.end_lineno - node.lineno + 1} lines")
     assert not long
+
+
+def test_tests_are_short_enough_to_read() -> None:
+    assert {path.stem for path in TESTS if len(path.read_text(encoding="utf-8").splitlines()) > MOST_LINES} <= LONG_TESTS
