@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_cases import UNET_FILE
+from hub_fixtures import here, server  # noqa: F401 (fixtures)
 from hub_server import COMMIT, HubServer
 from PIL import Image
 from test_cli import IMAGE, MASK, run
-from test_weights_hub import UNET_FILE, here, server  # noqa: F401 (fixtures)
 
 
 def inpaint(capsys: pytest.CaptureFixture, out: Path, *more: object) -> tuple[int, str, str]:

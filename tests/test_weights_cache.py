@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from test_cli import run
-from test_weights_store import CODER, UNET, UNET_FILE, UNET_WEIGHTS, VAE_FILE, VAE_WEIGHTS, bfloat16, cache, folder, same  # noqa: F401
 from torch_files import torch_file
+from weights_cases import CODER, UNET, UNET_FILE, UNET_WEIGHTS, VAE_FILE, VAE_WEIGHTS, bfloat16, flip, same
+from weights_fixtures import cache, folder  # noqa: F401
 
 from moebius.errors import UsageError, WeightError
 from moebius.model import unet, vae
@@ -32,14 +33,6 @@ from moebius.weights.nano import packaged_nano
 def copy_of(cache: Path, net: str = "unet") -> Path:
     (path,) = cache.glob(f"weights/{net}-*.safetensors")
     return path
-
-
-def flip(path: Path, at: int, bit: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 1 << bit]))
 
 
 # A copy that is not what was written ---------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from batch_cases import SMALL_UNET, SMALL_VAE
+from hub_cases import UNET_FILE
+from hub_fixtures import here, server  # noqa: F401
 from hub_server import HubServer
 from test_cli import run
-from test_weights_cache import flip
-from test_weights_hub import UNET_FILE, here, server  # noqa: F401
-from test_weights_store import UNET, UNET_WEIGHTS, VAE_WEIGHTS, bfloat16
 from torch_files import torch_file
+from weights_cases import UNET, UNET_WEIGHTS, VAE_WEIGHTS, bfloat16, flip
 
 from moebius.backends.cpu import CPU
 from moebius.errors import WeightError

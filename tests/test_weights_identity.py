@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from test_cli import IMAGE, MASK, run
-from test_weights_store import CODER, UNET, UNET_FILE, UNET_WEIGHTS, VAE_FILE, VAE_WEIGHTS, cache, folder  # noqa: F401
 from torch_files import torch_file
+from weights_cases import CODER, UNET, UNET_WEIGHTS, VAE_FILE, VAE_WEIGHTS
+from weights_fixtures import cache, folder  # noqa: F401
 
 from moebius import Inpainter
 from moebius.backends.cpu import CPU
