@@ -30,7 +30,7 @@ LIBRARIES = {"model": {"numpy"}, "pictures": {"numpy", "PIL"}, "errors": set(), 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 REASON = "# long:"  # on the line of the `def`, or in front of it
 # Files of tests that are longer yet: who next adds to one divides it.
-LONG_TESTS = {"test_bench_model", "test_tuner", "test_webgpu", "view_harness"}
+LONG_TESTS = {"test_bench_model", "test_tuner", "test_webgpu"}
 
 
 def dotted(path: Path) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from view_harness import SCREEN, SMALL_UNET, SMALL_VAE, Screen, Session
+from view_harness import SCREEN, Screen, Session
+from view_program import SMALL_UNET, SMALL_VAE
 from view_screen import MANY_STEPS, MODEL, PHOTO_SIZE, STEPS, agreement, differs, gradient, in_picture, near, near_path, tinted
 
 from moebius import Inpainter
