@@ -28,7 +28,11 @@ from moebius.many.recipe import Recipe
 from moebius.many.worker import Options
 from moebius.pictures.metadata import read_metadata
 
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the latter: it listens at 127.0.0.1 alone
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens at 127.0.0.1 alone
+    "RAY_worker_niceness": "0",  # Ray's own is 15: beside two busy processes its workers would stand still for minutes
+}
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
 SETTINGS = {"steps": 2, "strength": 1.0}
