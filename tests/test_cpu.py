@@ -95,7 +95,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Small tensors fit in one block; with tiny blocks every loop over blocks is walked, its ragged end included."""
     if request.param == "in blocks":
         small = {"BLOCK": 40, "PIECE": 30, "COLUMNS": 300, "ROWS": 1, "PRODUCT": 5, "SMALL": 1, "FEW": 400}
-        small |= {"SLICE": 5, "BAND": 40, "LINE": 12, "TALL": 20, "CHANNELS": 1, "TILES": 900, "PLACES": 3, "LARGE": 1}
+        small |= {"SLICE": 5, "BAND": 40, "ALONE": 1, "LINE": 12, "TALL": 20, "CHANNELS": 1, "TILES": 900, "PLACES": 3, "LARGE": 1}
         for name, size in small.items():
             monkeypatch.setattr(sizes, name, size)
 
@@ -207,7 +207,7 @@ def test_weights_of_another_precision_are_converted_once() -> None:
     ops = CPU()
     assert relative(op(ops), op(Reference(np.float64))) <= 1e-5
     assert op(ops).dtype == np.float32
-    assert sorted(op.p.root.derived[ops]) == ["layer.bias", "layer.weight"]
+    assert sorted(op.p.root.derived[ops]) == [("layer", "bias"), ("layer", "weight")]
 
 
 def test_with_and_without_a_tap_in_any_order() -> None:

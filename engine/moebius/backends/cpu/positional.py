@@ -33,7 +33,7 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
     y, vp = np.empty((batch, height, width, heads * v), q.dtype), np.zeros((batch, height + 2 * half, wide + 2 * half, v), q.dtype)
     vp[:, half : half + height, half : half + width] = val
     s = vp.strides
-    seen = as_strided(vp, (batch, height, tiles, r, patch, v), (s[0], s[1], TILE * s[2], *s[1:]), writeable=False)  # by a row's tiles
+    seen = np.ndarray((batch, height, tiles, r, patch, v), q.dtype, vp, 0, (s[0], s[1], TILE * s[2], *s[1:]))  # by a row's tiles
     group = max(1, min(height, sizes.LAID // (tiles * TILE * heads * r * patch)))  # rows of the image at a time
     spare: deque[tuple[Array, Array, Array, Array]] = deque()  # of a group; the zeros of `laid` outside its windows stay zero
 
@@ -41,7 +41,8 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
         """Logits laid out on the patches, their windows, the patches, the sums."""
         laid = np.zeros((group, tiles, TILE, heads, r, patch), y.dtype)
         s = laid.strides
-        windows = as_strided(laid, (group, tiles, TILE, heads, r, r), (s[0], s[1], s[2] + s[5], *s[3:]))  # tile's x-th window starts at x
+        # tile's x-th window starts at x
+        windows = np.ndarray((group, tiles, TILE, heads, r, r), y.dtype, laid, 0, (s[0], s[1], s[2] + s[5], *s[3:]))
         return laid, windows, np.empty((group, tiles, r, patch, v), y.dtype), np.empty((group, tiles, TILE * heads, v), y.dtype)
 
     def positional(b: int, i: int, j: int, logits: Array) -> None:
@@ -89,8 +90,8 @@ def through_lambda(workers: Workers, q: Array, content: Array, val: Array, filte
         shape = r, last - first, tall, width
         columns = np.ascontiguousarray(as_strided(padded[b, first:last], shape, (s[3], *s[1:]), writeable=False))
         z = np.matmul(rows, columns.reshape(r, -1)).reshape(r, k, last - first, tall * width)
-        terms = np.repeat(content[b, :, first:last, None], n, axis=2)  # λ (k, v, n)
-        for dy in range(r):
+        terms = content[b, :, first:last, None] + z[0, :, :, :n]  # λ (k, v, n)
+        for dy in range(1, r):
             terms += z[dy, :, :, dy * width : dy * width + n]
         np.einsum("hkn,kvn->hvn", queries[b], terms, out=y[b, :, first:last])
 
