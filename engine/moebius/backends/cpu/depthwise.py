@@ -43,12 +43,13 @@ def convolve(workers: Workers, x: Array, taps: Array, work: Callable[[slice, sli
     workers.spread(job, jobs, x.size)
 
 
-def gated(workers: Workers, x: Array, w: Array, minus: Array, taps: Array, bias: Array, out: Array) -> None:
+def gated(workers: Workers, x: Array, w: Callable[[slice], Array], minus: Array, taps: Array, bias: Array, out: Array) -> None:
     """out ← a·SiLU(g) where [a, g] = depthwise 3×3 of SiLU(x·wᵀ - minus), + bias, the taps and the bias of g having the other sign.
 
-    x is (B, H, W, C), w (2·hidden, C), taps (3, 3, 2·hidden), out (B, H, W, hidden). All hidden channels at once would be the largest
-    tensor of the network. A job has a slice of them, and takes the rows of an image one part after the other, small images together: enough
-    of them for a good product, few enough for the cache. The two rows that the next part needs too are kept.
+    x is (B, H, W, C), out (B, H, W, hidden). All hidden channels at once would be the largest tensor of the network. A job has a slice of
+    them, and takes the rows of an image one part after the other, small images together: enough of them for a good product, few enough for
+    the cache. The two rows that the next part needs too are kept. w(slice) is (2·n, C); in minus (2·hidden), taps (3, 3, 2·hidden) and bias
+    the channels are `in_slices`.
     """
     (batch, height, width, c), hidden = x.shape, out.shape[-1]
     parts = slices(hidden)
@@ -56,10 +57,8 @@ def gated(workers: Workers, x: Array, w: Array, minus: Array, taps: Array, bias:
     images = max(1, min(batch, sizes.TALL // (2 * height * width)))  # a half, for two cores share a guided step
 
     def job(b0: int, b1: int, part: slice) -> None:
-        n, sides = part.stop - part.start, (part, slice(part.start + hidden, part.stop + hidden))
-        weights = np.concatenate([w[side] for side in sides]).T
-        filters = tiled(np.concatenate([taps[:, :, side] for side in sides], axis=2), width)
-        before, after = (np.concatenate([each[side] for side in sides]) for each in (minus, bias))
+        n, both = part.stop - part.start, slice(2 * part.start, 2 * part.stop)
+        weights, filters, before, after = w(part).T, tiled(taps[:, :, both], width), minus[both], bias[both]
         patch = workers.lend("patch", b1 - b0, rows + 2, width + 2, 2 * n)
         patch[:, 0] = patch[:, :, 0] = patch[:, :, -1] = 0
         wide = workers.lend("columns", (b1 - b0) * (rows + 1) * width, 2 * n)
@@ -75,7 +74,8 @@ def gated(workers: Workers, x: Array, w: Array, minus: Array, taps: Array, bias:
             if y1 == height:
                 frames[:, -1] = 0
             gate(workers, frames, filters, after, out[b0:b1, y0:y1, :, part])
-            frames[:, :2] = frames[:, -2:]
+            if y1 < height:
+                frames[:, :2] = frames[:, -2:]
             done = ahead
         workers.back("patch", patch)
         workers.back("columns", wide)
@@ -116,6 +116,12 @@ def slices(channels: int) -> list[slice]:
     count = -(-channels // sizes.SLICE)
     step = min(channels, 8 * -(-channels // (8 * count)))
     return [slice(i, min(i + step, channels)) for i in range(0, channels, step)]
+
+
+def in_slices(array: Array) -> Array:
+    """The channels of a and g, on the first axis, as `gated` takes them: those of a's first slice, of g's first, of a's second, …"""
+    a, g = np.split(array, 2)
+    return np.concatenate([side[part] for part in slices(len(a)) for side in (a, g)])
 
 
 def tiled(taps: Array, width: int) -> Array:

@@ -155,12 +155,18 @@ class CPU(Reference):
         w1, w2 = (self._p(p, f"{name}_conv.conv.weight") for name in ("inverted", "point"))
         w1, w2 = w1.reshape(w1.shape[0], c), w2.reshape(c, -1)
         hidden = w2.shape[1]
-        minus, taps, bias = self._kept(p, "signed", lambda: self._signed(p, hidden))
+        minus, taps, bias, small = self._kept(p, "feed_forward", lambda: self._signed(p, w1))
+
+        def weights(part: slice) -> Array:
+            if small is not None:
+                return small[2 * part.start : 2 * part.stop]
+            return np.concatenate([w1[part], w1[part.start + hidden : part.stop + hidden]])
+
         some, out = max(1, sizes.ROWS // (height * width)), self._workers.new(*x.shape)  # images at a time
         for i in range(0, b, some):
             xs = x[i : i + some]
             narrow = self._workers.scratch("narrow", *xs.shape[:3], hidden)
-            depthwise.gated(self._workers, xs, w1, minus, taps, bias, narrow)
+            depthwise.gated(self._workers, xs, weights, minus, taps, bias, narrow)
 
             def add(part: Array, rows: slice, columns: slice, i: int = i) -> None:
                 part += residual[i : i + some].reshape(-1, c)[rows, columns]
@@ -168,12 +174,15 @@ class CPU(Reference):
             self._workers.product(narrow.reshape(-1, hidden), w2.T, add, out[i : i + some].reshape(-1, c))
         return out
 
-    def _signed(self, p: Params, hidden: int) -> tuple[Array, Array, Array]:
-        """A feed-forward's first bias, filters (3, 3, 2·hidden) and second bias; what SiLU follows is made as its negative."""
-        sign = np.repeat(np.array([1, -1], self.dtype), hidden)  # of a and g
-        taps = p.finite("depth_conv.conv.weight")[:, 0].transpose(1, 2, 0) * sign
+    def _signed(self, p: Params, w: Array) -> tuple[Array, Array, Array, Array | None]:
+        """A feed-forward's first bias, filters and second bias, and its first weights where they are few, with channels `in_slices`. What
+        SiLU follows is made as its negative."""
+        sign = np.repeat(np.array([1, -1], self.dtype), len(w) // 2)  # of a and g
+        taps = p.finite("depth_conv.conv.weight")[:, 0] * sign[:, None, None]
         minus, bias = -self._p(p, "inverted_conv.conv.bias"), self._p(p, "depth_conv.conv.bias") * sign
-        return minus, np.ascontiguousarray(taps, self.dtype), bias
+        minus, taps, bias = (depthwise.in_slices(each) for each in (minus, taps, bias))
+        small = depthwise.in_slices(w) if w.size <= sizes.TWICE else None
+        return minus, np.ascontiguousarray(taps.transpose(1, 2, 0), self.dtype), bias, small
 
     # norms -------------------------------------------------------------------------------------------------------
     def group_norm(self, x: Array, p: Params, groups: int, eps: float, silu: bool = False) -> Array:
@@ -255,9 +264,14 @@ class CPU(Reference):
         n, k = height * width, c // heads
         q = self._queries(x, p)
         scale, shift = self._scale_shift(p.at("norm_v"))
-        to_k, to_v = (self._p(p, f"{name}.weight").reshape(k, c) for name in ("to_k", "to_v"))
+
+        def keys_values() -> Array:
+            to_k, to_v = (self._p(p, f"{name}.weight").reshape(k, c) for name in ("to_k", "to_v"))
+            return np.concatenate([to_k, to_v * scale[:, None]])
+
         # One product: k columns alone are too few.
-        both = self._workers.product(x.reshape(-1, c), np.concatenate([to_k, to_v * scale[:, None]]).T)
+        w = self._kept(p, "to_k and to_v", keys_values) if 2 * k * c <= sizes.TWICE else keys_values()
+        both = self._workers.product(x.reshape(-1, c), w.T)
         weights = softmax(both[:, :k].reshape(b, n, k), axis=1)  # over positions
         val = (both[:, k:] + shift).reshape(b, n, k)
         content = weights.transpose(0, 2, 1) @ val + self._p(p, "pos_conv.bias")[:, None]  # λc + b (B, k, v)

@@ -34,41 +34,49 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
     vp[:, half : half + height, half : half + width] = val
     s = vp.strides
     seen = np.ndarray((batch, height, tiles, r, patch, v), q.dtype, vp, 0, (s[0], s[1], TILE * s[2], *s[1:]))  # by a row's tiles
-    group = max(1, min(height, sizes.LAID // (tiles * TILE * heads * r * patch)))  # rows of the image at a time
+    some = max(
+        1, sizes.LAID // (tiles * TILE * heads * r * patch)
+    )  # rows whose logits are laid out at a time, of one image or of small ones
+    group, step = min(height, some), max(1, sizes.PRODUCT // (width * heads))
+    images = max(1, min(batch, some // height, step // height))
     spare: deque[tuple[Array, Array, Array, Array]] = deque()  # of a group; the zeros of `laid` outside its windows stay zero
 
     def group_scratch() -> tuple[Array, Array, Array, Array]:
         """Logits laid out on the patches, their windows, the patches, the sums."""
-        laid = np.zeros((group, tiles, TILE, heads, r, patch), y.dtype)
+        lines = images * group
+        laid = np.zeros((lines, tiles, TILE, heads, r, patch), y.dtype)
         s = laid.strides
         # tile's x-th window starts at x
-        windows = np.ndarray((group, tiles, TILE, heads, r, r), y.dtype, laid, 0, (s[0], s[1], s[2] + s[5], *s[3:]))
-        return laid, windows, np.empty((group, tiles, r, patch, v), y.dtype), np.empty((group, tiles, TILE * heads, v), y.dtype)
+        windows = np.ndarray((lines, tiles, TILE, heads, r, r), y.dtype, laid, 0, (s[0], s[1], s[2] + s[5], *s[3:]))
+        return laid, windows, np.empty((lines, tiles, r, patch, v), y.dtype), np.empty((lines, tiles, TILE * heads, v), y.dtype)
 
-    def positional(b: int, i: int, j: int, logits: Array) -> None:
+    def positional(which: slice, i: int, j: int, logits: Array) -> None:
         try:
             scratch = spare.pop()
         except IndexError:
             scratch = group_scratch()
-        laid, windows, patches, sums = (array[: j - i] for array in scratch)
+        into, patched = y[which, i:j], seen[which, i:j]
+        lines = len(into) * (j - i)
+        laid, windows, patches, sums = (array[:lines] for array in scratch)
         windows[...] = logits.reshape(windows.shape)
-        patches[...] = seen[b, i:j]
-        np.matmul(laid.reshape(j - i, tiles, TILE * heads, -1), patches.reshape(j - i, tiles, -1, v), out=sums)
-        y[b, i:j] += sums.reshape(j - i, wide, heads * v)[:, :width]
-        y[b, i:j] += residual[b, i:j]
+        patches.reshape(patched.shape)[...] = patched
+        np.matmul(laid.reshape(lines, tiles, TILE * heads, -1), patches.reshape(lines, tiles, -1, v), out=sums)
+        into += sums.reshape(-1, j - i, wide, heads * v)[:, :, :width]
+        into += residual[which, i:j]
         spare.append(scratch)
 
-    def rows(b: int, y0: int, y1: int) -> None:
-        some = q[b, y0:y1].reshape(-1, k)
-        np.matmul(some, content[b], out=y[b, y0:y1].reshape(-1, v))
-        logits = (some @ filters).reshape(y1 - y0, width, -1)
+    def rows(which: slice, y0: int, y1: int) -> None:
+        some = q[which, y0:y1]
+        some = some.reshape(len(some), -1, k)
+        np.matmul(some, content[which], out=y[which, y0:y1].reshape(len(some), -1, v))
+        logits = np.matmul(some, filters).reshape(len(some), y1 - y0, width, -1)
         if wide > width:
-            logits = np.pad(logits, ((0, 0), (0, wide - width), (0, 0)))
+            logits = np.pad(logits, ((0, 0), (0, 0), (0, wide - width), (0, 0)))
         for i in range(y0, y1, group):
-            positional(b, i, min(i + group, y1), logits[i - y0 : i - y0 + group])
+            positional(which, i, min(i + group, y1), logits[:, i - y0 : i - y0 + group])
 
-    step = max(1, sizes.PRODUCT // (width * heads))
-    workers.spread(rows, [(b, i, min(i + step, height)) for b in range(batch) for i in range(0, height, step)])
+    places = [(slice(b, b + images), i, min(i + step, height)) for b in range(0, batch, images) for i in range(0, height, step)]
+    workers.spread(rows, places)
     return y
 
 
