@@ -34,9 +34,7 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
     vp[:, half : half + height, half : half + width] = val
     s = vp.strides
     seen = np.ndarray((batch, height, tiles, r, patch, v), q.dtype, vp, 0, (s[0], s[1], TILE * s[2], *s[1:]))  # by a row's tiles
-    some = max(
-        1, sizes.LAID // (tiles * TILE * heads * r * patch)
-    )  # rows whose logits are laid out at a time, of one image or of small ones
+    some = max(1, sizes.LAID // (tiles * TILE * heads * r * patch))  # rows whose logits are laid out together, of small images too
     group, step = min(height, some), max(1, sizes.PRODUCT // (width * heads))
     images = max(1, min(batch, some // height, step // height))
     spare: deque[tuple[Array, Array, Array, Array]] = deque()  # of a group; the zeros of `laid` outside its windows stay zero
