@@ -122,6 +122,42 @@ def test_the_number_of_threads_changes_nothing(name: str, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(op(CPU(threads=1)), op(CPU(threads=4)))
 
 
+@pytest.mark.parametrize("name", ["dwconv", "feed_forward", "group_norm with SiLU", "self_lambda"])
+def test_small_images_are_taken_together_with_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a product stay what they are: its rows decide on the last bit of a sum."""
+    op = make(name, (3, 5, 7))
+    together = op(CPU())
+    for size in ("ALONE", "BAND", "LAID", "PIECE"):
+        monkeypatch.setattr(sizes, size, 1)
+    np.testing.assert_array_equal(op(CPU()), together)
+
+
+@pytest.mark.parametrize("name", ["feed_forward", "self_lambda"])
+def test_weights_in_another_order_are_kept_only_where_they_are_few(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, few, many = make(name, (2, 5, 7)), CPU(), CPU()
+    want = op(few)
+    monkeypatch.setattr(sizes, "TWICE", 1)
+    np.testing.assert_array_equal(op(many), want)
+
+    def kept(ops: CPU) -> bool:
+        made = op.p.root.derived[ops]
+        return ("layer", "to_k and to_v") in made if name == "self_lambda" else made["layer", "feed_forward"][-1] is not None
+
+    assert kept(few)
+    assert not kept(many)
+
+
+def test_another_condition_is_another_one_also_in_the_same_array() -> None:
+    unet = UNet(CONFIGS["unet_nano"], weights("unet_nano"), CPU())
+    x, ids = noise("test_cpu.condition", (2, 9, 16, 16)), IDS.copy()
+    first = unet(x, 3, ids)
+    ids[:] = ids[::-1].copy()
+    other = unet(x, 3, ids)
+    np.testing.assert_array_equal(unet(x, 3, IDS), first)
+    np.testing.assert_array_equal(UNet(CONFIGS["unet_nano"], weights("unet_nano"), CPU())(x, 3, ids), other)
+    assert not np.array_equal(first, other)
+
+
 def test_in_float64_the_order_of_the_sums_is_all_that_differs() -> None:
     for name in OPS:
         op = make(name, (2, 7, 4))
