@@ -199,11 +199,14 @@ class CPU(Reference):
         means, squares = np.empty((2, b, -(-n // run), c), np.float64)  # of runs, and about their means; float64 only from here on
 
         def count(images: slice, j: int, k: int) -> None:
-            for r in range(j, k, run):
-                part = xt[images, r : min(r + run, k)]
-                mean = np.add.reduce(part, axis=1, keepdims=True) / self.dtype.type(part.shape[1])
-                centred = part - mean
-                means[images, r // run], squares[images, r // run] = mean[:, 0], np.einsum("bnc,bnc->bc", centred, centred)
+            whole = k - (k - j) % run
+            for r0, r1, length in ((j, whole, run), (whole, k, k - whole)):  # all whole runs at once, and what is left
+                if r0 < r1:
+                    part = xt[images, r0:r1]
+                    part = part.reshape(len(part), -1, length, c)
+                    mean = np.add.reduce(part, axis=2, keepdims=True) / self.dtype.type(length)
+                    centred, at = part - mean, slice(r0 // run, -(-r1 // run))
+                    means[images, at], squares[images, at] = mean[:, :, 0], np.einsum("brnc,brnc->brc", centred, centred)
 
         self._workers.spread(count, jobs, x.size)
         scale, shift = (v.astype(self.dtype) for v in self._norm(p, means, squares, run, n, groups, eps))
