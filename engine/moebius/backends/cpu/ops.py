@@ -194,7 +194,7 @@ class CPU(Reference):
         step = max(1, sizes.BLOCK // c)
         run = min(step, sizes.RUN)
         step -= step % run
-        some = b if x.size < sizes.ALONE else 1  # images at a time: all of them on one thread take fewer calls together
+        some = b if x.size < sizes.BLOCK else 1  # images at a time: together they take fewer calls
         jobs = [(slice(i, i + some), j, min(j + step, n)) for i in range(0, b, some) for j in range(0, n, step)]
         means, squares = np.empty((2, b, -(-n // run), c), np.float64)  # of runs, and about their means; float64 only from here on
 

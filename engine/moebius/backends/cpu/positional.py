@@ -40,11 +40,10 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
     spare: deque[tuple[Array, Array, Array, Array]] = deque()  # of a group; the zeros of `laid` outside its windows stay zero
 
     def group_scratch() -> tuple[Array, Array, Array, Array]:
-        """Logits laid out on the patches, their windows, the patches, the sums."""
+        """Logits laid out on the patches, their windows (a tile's x-th starts at x), the patches, the sums."""
         lines = images * group
         laid = np.zeros((lines, tiles, TILE, heads, r, patch), y.dtype)
         s = laid.strides
-        # tile's x-th window starts at x
         windows = np.ndarray((lines, tiles, TILE, heads, r, r), y.dtype, laid, 0, (s[0], s[1], s[2] + s[5], *s[3:]))
         return laid, windows, np.empty((lines, tiles, r, patch, v), y.dtype), np.empty((lines, tiles, TILE * heads, v), y.dtype)
 
