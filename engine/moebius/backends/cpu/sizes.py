@@ -19,4 +19,4 @@ LAID = 1 << 17  # elements of the logits of the self lambda that are laid out at
 TILES = 1 << 17  # elements of the tiles of a convolution that are transformed at a time
 PLACES = 256  # tiles whose products are made at a time; a quarter of it in a small layer, for the sake of all cores
 CHANNELS = 64  # at least, of a convolution by tiles
-TWICE = 1 << 17  # elements of a layer's weights that are kept a second time, in another order, where making that takes as long as using it
+TWICE = 1 << 16  # elements of a layer's weights that are kept a second time, in another order, where making that takes as long as using it
