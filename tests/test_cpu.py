@@ -95,7 +95,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Small tensors fit in one block; with tiny blocks every loop over blocks is walked, its ragged end included."""
     if request.param == "in blocks":
         small = {"BLOCK": 40, "PIECE": 30, "COLUMNS": 300, "ROWS": 1, "PRODUCT": 5, "SMALL": 1, "FEW": 400}
-        small |= {"SLICE": 5, "BAND": 40, "LINE": 12, "TALL": 20, "CHANNELS": 1, "TILES": 900, "PLACES": 3, "LARGE": 1}
+        small |= {"SLICE": 5, "BAND": 40, "ALONE": 1, "LINE": 12, "TALL": 20, "CHANNELS": 1, "TILES": 900, "PLACES": 3, "LARGE": 1}
         for name, size in small.items():
             monkeypatch.setattr(sizes, name, size)
 
@@ -120,6 +120,43 @@ def test_the_number_of_threads_changes_nothing(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(sizes, "CHANNELS", 1)
     op = make(name, (2, 9, 18))
     np.testing.assert_array_equal(op(CPU(threads=1)), op(CPU(threads=4)))
+
+
+@pytest.mark.parametrize("name", ["dwconv", "feed_forward", "group_norm with SiLU", "self_lambda"])
+def test_small_images_are_taken_together_with_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a product stay what they are: its rows decide on the last bit of a sum."""
+    op = make(name, (3, 5, 7))
+    together = op(CPU())
+    for size in ("BAND", "LAID", "PIECE"):
+        monkeypatch.setattr(sizes, size, 1)
+    monkeypatch.setattr(sizes, "BLOCK", 2 * together.size // 3)
+    np.testing.assert_array_equal(op(CPU()), together)
+
+
+@pytest.mark.parametrize("name", ["feed_forward", "self_lambda"])
+def test_weights_in_another_order_are_kept_only_where_they_are_few(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, few, many = make(name, (2, 5, 7)), CPU(), CPU()
+    want = op(few)
+    monkeypatch.setattr(sizes, "TWICE", 1)
+    np.testing.assert_array_equal(op(many), want)
+
+    def kept(ops: CPU) -> bool:
+        made = op.p.root.derived[ops]
+        return ("layer", "to_k and to_v") in made if name == "self_lambda" else made["layer", "feed_forward"][-1] is not None
+
+    assert kept(few)
+    assert not kept(many)
+
+
+def test_another_condition_is_another_one_also_in_the_same_array() -> None:
+    unet = UNet(CONFIGS["unet_nano"], weights("unet_nano"), CPU())
+    x, ids = noise("test_cpu.condition", (2, 9, 16, 16)), IDS.copy()
+    first = unet(x, 3, ids)
+    ids[:] = ids[::-1].copy()
+    other = unet(x, 3, ids)
+    np.testing.assert_array_equal(unet(x, 3, IDS), first)
+    np.testing.assert_array_equal(UNet(CONFIGS["unet_nano"], weights("unet_nano"), CPU())(x, 3, ids), other)
+    assert not np.array_equal(first, other)
 
 
 def test_in_float64_the_order_of_the_sums_is_all_that_differs() -> None:
@@ -207,7 +244,7 @@ def test_weights_of_another_precision_are_converted_once() -> None:
     ops = CPU()
     assert relative(op(ops), op(Reference(np.float64))) <= 1e-5
     assert op(ops).dtype == np.float32
-    assert sorted(op.p.root.derived[ops]) == ["layer.bias", "layer.weight"]
+    assert sorted(op.p.root.derived[ops]) == [("layer", "bias"), ("layer", "weight")]
 
 
 def test_with_and_without_a_tap_in_any_order() -> None:

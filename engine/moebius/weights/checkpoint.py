@@ -127,7 +127,8 @@ def refuse_wrapped(net: Net, names: Collection[str]) -> None:
 
 def stand_ins(info: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Arrays of the right types and shapes that take no memory."""
-    return {name: np.broadcast_to(np.zeros((), stand_in_type(t)), t.shape) for name, t in info.items()}
+    zero = bytes(8)  # of any type; np.broadcast_to takes as long as reading a small tensor
+    return {name: np.ndarray(t.shape, stand_in_type(t), zero, 0, (0,) * len(t.shape)) for name, t in info.items()}
 
 
 def stand_in_type(t: Tensor) -> np.dtype:

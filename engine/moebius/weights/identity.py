@@ -16,6 +16,7 @@ from moebius.model.vae import VAEConfig
 from moebius.weights import infer
 
 TOGETHER = 16  # tensors that a thread hashes before it asks for more
+SMALL = 16 << 20  # bytes of a network in memory that are not worth starting threads for: nano's 7 MB take 10 ms here, and 17 with threads
 
 
 def digest(config: UNetConfig | VAEConfig, names: Iterable[str], tensor: Callable[[str], np.ndarray]) -> str:
@@ -38,7 +39,10 @@ class Digests(Mapping[str, str]):
     def __getitem__(self, net: str) -> str:
         if net not in self._taken:
             config, arrays = self._networks[net]
-            self._taken[net] = digest(config, arrays, arrays.__getitem__)
+            if sum(array.nbytes for array in arrays.values()) <= SMALL:
+                self._taken[net] = of_lines(config, (line(name, array) for name, array in arrays.items()))
+            else:
+                self._taken[net] = digest(config, arrays, arrays.__getitem__)
         return self._taken[net]
 
     def __iter__(self) -> Iterator[str]:

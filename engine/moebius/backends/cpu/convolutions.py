@@ -41,7 +41,8 @@ def convolve_dense(
         for name, buffer in (("patch", patch), ("columns", columns), ("sums", o)):
             workers.back(name, buffer)
 
-    workers.spread(band, [(b, y, min(y + step, height)) for b in range(x.shape[0]) for y in range(0, height, step)])
+    bands = [(b, y, min(y + step, height)) for b in range(x.shape[0]) for y in range(0, height, step)]
+    workers.spread(band, bands, len(x) * height * width * len(matrix))
 
 
 def copy_window(into: Array, x: Array, y0: int, x0: int) -> None:
@@ -117,5 +118,5 @@ def convolve_enlarged(workers: Workers, x: Array, taps: Array, bias: Array) -> A
         for name, buffer in (("patch", patch), ("columns", v), ("sums", p)):
             workers.back(name, buffer)
 
-    workers.spread(band, [(b, y, min(y + step, height)) for b in range(batch) for y in range(0, height, step)])
+    workers.spread(band, [(b, y, min(y + step, height)) for b in range(batch) for y in range(0, height, step)], 9 * x.size)
     return out.reshape(batch, 2 * height, 2 * width, cout)

@@ -8,6 +8,7 @@ tap every op is the reference's, so that every module is still seen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from moebius.backends.reference import Array, Reference, softmax
 from moebius.errors import UsageError
 from moebius.model.contract import BATCH_NORM_EPS, Condition
 from moebius.model.params import Params
+
+V = TypeVar("V")
 
 
 def as_stored(w: Array) -> Array:
@@ -53,24 +56,28 @@ class CPU(Reference):
         array = p.finite(name)
         return array if array.dtype == self.dtype else self._once(p, name, as_stored)
 
-    def _once(self, p: Params, name: str, make: Callable[[Array], Array]) -> Array:
-        """make(parameter), kept as long as its checkpoint lives."""
-        kept: dict[str, Array] = p.root.derived.setdefault(self, {})
-        key = f"{p.path}.{name}" + ("" if make is as_stored else " rearranged")  # in one other way at most
+    def _kept(self, p: Params, what: str, make: Callable[[], V]) -> V:
+        """make(), kept as long as the checkpoint of p lives."""
+        kept: dict[tuple[str, str], V] = p.root.derived.get(self) or p.root.derived.setdefault(self, {})
+        key = p.path, what
         if key not in kept:
-            kept[key] = np.ascontiguousarray(make(p.finite(name)), self.dtype)
+            kept[key] = make()
         return kept[key]
+
+    def _once(self, p: Params, name: str, make: Callable[[Array], Array]) -> Array:
+        """make(parameter), kept; in one other way than as it is stored at most."""
+        what = name if make is as_stored else f"{name} rearranged"
+        return self._kept(p, what, lambda: np.ascontiguousarray(make(p.finite(name)), self.dtype))
 
     def _scale_shift(self, p: Params) -> tuple[Array, Array]:
         """BN(x) = x·scale + shift, folded in float64."""
 
-        def fold(weight: Array) -> Array:
-            mean, var, bias = (p.finite(k).astype(np.float64) for k in ("running_mean", "running_var", "bias"))
+        def fold() -> tuple[Array, Array]:
+            weight, mean, var, bias = (p.finite(k).astype(np.float64) for k in ("weight", "running_mean", "running_var", "bias"))
             scale = weight / np.sqrt(var + BATCH_NORM_EPS)
-            return np.stack([scale, bias - mean * scale])
+            return scale.astype(self.dtype), (bias - mean * scale).astype(self.dtype)
 
-        scale, shift = self._once(p, "weight", fold)
-        return scale, shift
+        return self._kept(p, "folded", fold)
 
     def _product(self, x: Array, p: Params, scale: Array | None = None, shift: Array | None = None, *others: Array | None) -> Array:
         """(x·Wᵀ)·scale + shift + others, as (positions, Cout); `others` have that many elements."""
@@ -122,14 +129,12 @@ class CPU(Reference):
     def dwconv(self, x: Array, p: Params, shift: Array | None = None, residual: Array | None = None) -> Array:
         if self._tap is not None:
             return super().dwconv(x, p, shift, residual)
-        scale1, shift1 = self._scale_shift(p.at("bn1"))
-        scale2, shift2 = self._scale_shift(p.at("bn2"))
-        taps = self._once(p, "conv_dw.weight", lambda w: w[:, 0].transpose(1, 2, 0) * scale1)  # (3, 3, Cin)
+        taps, shift1, scale2, shift2 = self._kept(p, "dwconv", lambda: self._folded(p))
         hidden = self._workers.new(*x.shape)
 
-        def band(b: int, y0: int, y1: int, channels: slice, h: Array) -> None:
+        def band(images: slice, rows: slice, channels: slice, h: Array) -> None:
             h += shift1[channels]
-            np.maximum(h, 0, out=hidden[b, y0:y1, :, channels])
+            np.maximum(h, 0, out=hidden[images, rows, :, channels])
 
         depthwise.convolve(self._workers, x, taps, band)
         if shift is not None:
@@ -137,27 +142,47 @@ class CPU(Reference):
         skip = x if x.shape[-1] == scale2.size else None
         return self._product(hidden, p.at("conv_pw"), scale2, shift2.ravel(), skip, residual).reshape(*x.shape[:-1], -1)
 
+    def _folded(self, p: Params) -> tuple[Array, Array, Array, Array]:
+        """The filters of a DWConv (3, 3, Cin), its first norm's scale in them, what is added to that, and its second norm."""
+        scale, shift = self._scale_shift(p.at("bn1"))
+        taps = p.finite("conv_dw.weight")[:, 0].transpose(1, 2, 0) * scale
+        return np.ascontiguousarray(taps, self.dtype), shift, *self._scale_shift(p.at("bn2"))
+
     def feed_forward(self, x: Array, p: Params, residual: Array) -> Array:
         if self._tap is not None:
             return super().feed_forward(x, p, residual)
         b, height, width, c = x.shape
         w1, w2 = (self._p(p, f"{name}_conv.conv.weight") for name in ("inverted", "point"))
         w1, w2 = w1.reshape(w1.shape[0], c), w2.reshape(c, -1)
-        bias1, bias2 = (self._p(p, f"{name}_conv.conv.bias") for name in ("inverted", "depth"))
         hidden = w2.shape[1]
-        sign = np.repeat(np.array([1, -1], self.dtype), hidden)  # of a and g: what SiLU follows is made as its negative
-        taps = self._once(p, "depth_conv.conv.weight", lambda w: w[:, 0].transpose(1, 2, 0) * sign)
+        minus, taps, bias, small = self._kept(p, "feed_forward", lambda: self._signed(p, w1))
+
+        def weights(part: slice) -> Array:
+            if small is not None:
+                return small[2 * part.start : 2 * part.stop]
+            return np.concatenate([w1[part], w1[part.start + hidden : part.stop + hidden]])
+
         some, out = max(1, sizes.ROWS // (height * width)), self._workers.new(*x.shape)  # images at a time
         for i in range(0, b, some):
             xs = x[i : i + some]
             narrow = self._workers.scratch("narrow", *xs.shape[:3], hidden)
-            depthwise.gated(self._workers, xs, w1, -bias1, taps, bias2 * sign, narrow)
+            depthwise.gated(self._workers, xs, weights, minus, taps, bias, narrow)
 
             def add(part: Array, rows: slice, columns: slice, i: int = i) -> None:
                 part += residual[i : i + some].reshape(-1, c)[rows, columns]
 
             self._workers.product(narrow.reshape(-1, hidden), w2.T, add, out[i : i + some].reshape(-1, c))
         return out
+
+    def _signed(self, p: Params, w: Array) -> tuple[Array, Array, Array, Array | None]:
+        """A feed-forward's first bias, filters and second bias, and its first weights where they are few, with channels `in_slices`. What
+        SiLU follows is made as its negative."""
+        sign = np.repeat(np.array([1, -1], self.dtype), len(w) // 2)  # of a and g
+        taps = p.finite("depth_conv.conv.weight")[:, 0] * sign[:, None, None]
+        minus, bias = -self._p(p, "inverted_conv.conv.bias"), self._p(p, "depth_conv.conv.bias") * sign
+        minus, taps, bias = (depthwise.in_slices(each) for each in (minus, taps, bias))
+        small = depthwise.in_slices(w) if w.size <= sizes.TWICE else None
+        return minus, np.ascontiguousarray(taps.transpose(1, 2, 0), self.dtype), bias, small
 
     # norms -------------------------------------------------------------------------------------------------------
     def group_norm(self, x: Array, p: Params, groups: int, eps: float, silu: bool = False) -> Array:
@@ -169,27 +194,32 @@ class CPU(Reference):
         step = max(1, sizes.BLOCK // c)
         run = min(step, sizes.RUN)
         step -= step % run
-        jobs = [(i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)]
+        some = b if x.size < sizes.BLOCK else 1  # images at a time: together they take fewer calls
+        jobs = [(slice(i, i + some), j, min(j + step, n)) for i in range(0, b, some) for j in range(0, n, step)]
         means, squares = np.empty((2, b, -(-n // run), c), np.float64)  # of runs, and about their means; float64 only from here on
 
-        def count(i: int, j: int, k: int) -> None:
-            for r in range(j, k, run):
-                part = xt[i, r : min(r + run, k)]
-                mean = np.add.reduce(part, axis=0) / self.dtype.type(len(part))
-                centred = part - mean
-                means[i, r // run], squares[i, r // run] = mean, np.einsum("nc,nc->c", centred, centred)
+        def count(images: slice, j: int, k: int) -> None:
+            whole = k - (k - j) % run
+            for r0, r1, length in ((j, whole, run), (whole, k, k - whole)):  # all whole runs at once, and what is left
+                if r0 < r1:
+                    part = xt[images, r0:r1]
+                    part = part.reshape(len(part), -1, length, c)
+                    mean = np.add.reduce(part, axis=2, keepdims=True) / self.dtype.type(length)
+                    centred, at = part - mean, slice(r0 // run, -(-r1 // run))
+                    means[images, at], squares[images, at] = mean[:, :, 0], np.einsum("brnc,brnc->brc", centred, centred)
 
         self._workers.spread(count, jobs, x.size)
         scale, shift = (v.astype(self.dtype) for v in self._norm(p, means, squares, run, n, groups, eps))
         if silu:
             scale, shift = -scale, -shift
 
-        def apply(i: int, j: int, k: int) -> None:
-            part = out[i, j:k]
-            np.multiply(xt[i, j:k], scale[i], out=part)
-            part += shift[i]
+        def apply(images: slice, j: int, k: int) -> None:
+            part = out[images, j:k]
+            np.multiply(xt[images, j:k], scale[images, None], out=part)
+            part += shift[images, None]
             if silu:
-                silu_of_minus(part, part)
+                flat = part.reshape(-1, c)
+                silu_of_minus(flat, flat)
 
         self._workers.spread(apply, jobs, x.size)
         return out.reshape(x.shape)
@@ -197,26 +227,31 @@ class CPU(Reference):
     def _norm(self, p: Params, means: Array, squares: Array, run: int, n: int, groups: int, eps: float) -> tuple[Array, Array]:
         """norm(x) = x·scale + shift, (b, c) each, from the means of runs of that many positions and the sums of squares about them."""
         b, runs, c = means.shape
-        counts = np.minimum(run, n - run * np.arange(runs))[:, None, None]
+        counts: Array | int = n if runs == 1 else np.minimum(run, n - run * np.arange(runs))[:, None, None]
         means, squares = means.reshape(b, runs, groups, -1), squares.reshape(b, runs, groups, -1)
         total = n * c // groups
-        mean = (means * counts).sum(axis=(1, 3), keepdims=True) / total
-        var = (squares + counts * (means - mean) ** 2).sum(axis=(1, 3)) / total
-        scale = p["weight"] * np.repeat(1 / np.sqrt(var + eps), c // groups, axis=1)
-        return scale, p["bias"] - scale * np.repeat(mean[:, 0, :, 0], c // groups, axis=1)
+        mean = np.add.reduce(means * counts, axis=(1, 3), keepdims=True) / total
+        var = np.add.reduce(squares + counts * np.square(means - mean), axis=(1, 3), keepdims=True) / total
+        scale = p["weight"].reshape(groups, -1) * (1 / np.sqrt(var[:, 0] + eps))
+        shift = p["bias"].reshape(groups, -1) - scale * mean[:, 0]
+        return scale.reshape(b, c), shift.reshape(b, c)
 
     def layer_norm(self, x: Array, p: Params, eps: float = 1e-5) -> Array:
         if self._tap is not None:
             return super().layer_norm(x, p, eps)
         c = x.shape[-1]
         xt, out = x.reshape(-1, c), np.empty((x.size // c, c), self.dtype)
-        weight, bias = self._p(p, "weight"), self._p(p, "bias")
+        weight, bias, count, least = self._p(p, "weight"), self._p(p, "bias"), self.dtype.type(c), self.dtype.type(eps)
 
         def block(i: int, j: int) -> None:
             part = out[i:j]
-            np.subtract(xt[i:j], xt[i:j].mean(axis=1, keepdims=True), out=part)
-            var = np.einsum("nc,nc->n", part, part) / self.dtype.type(c)
-            part /= np.sqrt(var + self.dtype.type(eps))[:, None]
+            mean = np.add.reduce(xt[i:j], axis=1, keepdims=True)
+            mean /= count
+            np.subtract(xt[i:j], mean, out=part)
+            var = np.einsum("nc,nc->n", part, part)
+            var /= count
+            var += least
+            part /= np.sqrt(var, out=var)[:, None]
             part *= weight
             part += bias
 
@@ -232,9 +267,14 @@ class CPU(Reference):
         n, k = height * width, c // heads
         q = self._queries(x, p)
         scale, shift = self._scale_shift(p.at("norm_v"))
-        to_k, to_v = (self._p(p, f"{name}.weight").reshape(k, c) for name in ("to_k", "to_v"))
+
+        def keys_values() -> Array:
+            to_k, to_v = (self._p(p, f"{name}.weight").reshape(k, c) for name in ("to_k", "to_v"))
+            return np.concatenate([to_k, to_v * scale[:, None]])
+
         # One product: k columns alone are too few.
-        both = self._workers.product(x.reshape(-1, c), np.concatenate([to_k, to_v * scale[:, None]]).T)
+        w = self._kept(p, "to_k and to_v", keys_values) if 2 * k * c <= sizes.TWICE else keys_values()
+        both = self._workers.product(x.reshape(-1, c), w.T)
         weights = softmax(both[:, :k].reshape(b, n, k), axis=1)  # over positions
         val = (both[:, k:] + shift).reshape(b, n, k)
         content = weights.transpose(0, 2, 1) @ val + self._p(p, "pos_conv.bias")[:, None]  # λc + b (B, k, v)
@@ -252,7 +292,7 @@ class CPU(Reference):
         b, height, width, c = x.shape
         n, k = height * width, c // heads
         q = self._queries(x, p).reshape(b, n, heads, k)
-        keys, val = self.condition_keys_values(cond.tokens, p)  # (B, m, k), (B, m, v)
+        keys, val = self._keys_values(cond, p)  # (B, m, k), (B, m, v)
         table = self._p(p, "rel_pos_emb")[..., 0]  # (n, m, k)
         rest, y = residual.reshape(b, n, c), np.empty((b, n, c), self.dtype)
         step = max(1, sizes.FEW // (keys.shape[1] * c))
@@ -264,6 +304,21 @@ class CPU(Reference):
 
         self._workers.spread(block, ((i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)), x.size)
         return y.reshape(x.shape)
+
+    def condition(self, ids: Array, p: Params) -> Condition:
+        """The last one is kept, and with it what every layer makes of it: a run asks for the same one at every step."""
+        if self._tap is not None:
+            return super().condition(ids, p)
+        kept: list[Condition] = self._kept(p, "condition", list)
+        if not kept or not np.array_equal(kept[0].ids, ids):
+            kept[:] = [super().condition(ids.copy(), p)]
+        return kept[0]
+
+    def _keys_values(self, cond: Condition, p: Params) -> tuple[Array, Array]:
+        kept: list[tuple[Condition, Array, Array]] = self._kept(p, "keys and values", list)
+        if not kept or kept[0][0] is not cond:
+            kept[:] = [(cond, *self.condition_keys_values(cond.tokens, p))]
+        return kept[0][1:]
 
     def attention(self, x: Array, p: Params, residual: Array) -> Array:
         """Every row's softmax while its block is in the cache; the logits of all rows at once would be 64 MB for 64²."""

@@ -33,41 +33,47 @@ def apply_lambda(workers: Workers, q: Array, content: Array, val: Array, filters
     y, vp = np.empty((batch, height, width, heads * v), q.dtype), np.zeros((batch, height + 2 * half, wide + 2 * half, v), q.dtype)
     vp[:, half : half + height, half : half + width] = val
     s = vp.strides
-    seen = as_strided(vp, (batch, height, tiles, r, patch, v), (s[0], s[1], TILE * s[2], *s[1:]), writeable=False)  # by a row's tiles
-    group = max(1, min(height, sizes.LAID // (tiles * TILE * heads * r * patch)))  # rows of the image at a time
+    seen = np.ndarray((batch, height, tiles, r, patch, v), q.dtype, vp, 0, (s[0], s[1], TILE * s[2], *s[1:]))  # by a row's tiles
+    some = max(1, sizes.LAID // (tiles * TILE * heads * r * patch))  # rows whose logits are laid out together, of small images too
+    group, step = min(height, some), max(1, sizes.PRODUCT // (width * heads))
+    images = max(1, min(batch, some // height, step // height))
     spare: deque[tuple[Array, Array, Array, Array]] = deque()  # of a group; the zeros of `laid` outside its windows stay zero
 
     def group_scratch() -> tuple[Array, Array, Array, Array]:
-        """Logits laid out on the patches, their windows, the patches, the sums."""
-        laid = np.zeros((group, tiles, TILE, heads, r, patch), y.dtype)
+        """Logits laid out on the patches, their windows (a tile's x-th starts at x), the patches, the sums."""
+        lines = images * group
+        laid = np.zeros((lines, tiles, TILE, heads, r, patch), y.dtype)
         s = laid.strides
-        windows = as_strided(laid, (group, tiles, TILE, heads, r, r), (s[0], s[1], s[2] + s[5], *s[3:]))  # tile's x-th window starts at x
-        return laid, windows, np.empty((group, tiles, r, patch, v), y.dtype), np.empty((group, tiles, TILE * heads, v), y.dtype)
+        windows = np.ndarray((lines, tiles, TILE, heads, r, r), y.dtype, laid, 0, (s[0], s[1], s[2] + s[5], *s[3:]))
+        return laid, windows, np.empty((lines, tiles, r, patch, v), y.dtype), np.empty((lines, tiles, TILE * heads, v), y.dtype)
 
-    def positional(b: int, i: int, j: int, logits: Array) -> None:
+    def positional(which: slice, i: int, j: int, logits: Array) -> None:
         try:
             scratch = spare.pop()
         except IndexError:
             scratch = group_scratch()
-        laid, windows, patches, sums = (array[: j - i] for array in scratch)
+        into, patched = y[which, i:j], seen[which, i:j]
+        lines = len(into) * (j - i)
+        laid, windows, patches, sums = (array[:lines] for array in scratch)
         windows[...] = logits.reshape(windows.shape)
-        patches[...] = seen[b, i:j]
-        np.matmul(laid.reshape(j - i, tiles, TILE * heads, -1), patches.reshape(j - i, tiles, -1, v), out=sums)
-        y[b, i:j] += sums.reshape(j - i, wide, heads * v)[:, :width]
-        y[b, i:j] += residual[b, i:j]
+        patches.reshape(patched.shape)[...] = patched
+        np.matmul(laid.reshape(lines, tiles, TILE * heads, -1), patches.reshape(lines, tiles, -1, v), out=sums)
+        into += sums.reshape(-1, j - i, wide, heads * v)[:, :, :width]
+        into += residual[which, i:j]
         spare.append(scratch)
 
-    def rows(b: int, y0: int, y1: int) -> None:
-        some = q[b, y0:y1].reshape(-1, k)
-        np.matmul(some, content[b], out=y[b, y0:y1].reshape(-1, v))
-        logits = (some @ filters).reshape(y1 - y0, width, -1)
+    def rows(which: slice, y0: int, y1: int) -> None:
+        some = q[which, y0:y1]
+        some = some.reshape(len(some), -1, k)
+        np.matmul(some, content[which], out=y[which, y0:y1].reshape(len(some), -1, v))
+        logits = np.matmul(some, filters).reshape(len(some), y1 - y0, width, -1)
         if wide > width:
-            logits = np.pad(logits, ((0, 0), (0, wide - width), (0, 0)))
+            logits = np.pad(logits, ((0, 0), (0, 0), (0, wide - width), (0, 0)))
         for i in range(y0, y1, group):
-            positional(b, i, min(i + group, y1), logits[i - y0 : i - y0 + group])
+            positional(which, i, min(i + group, y1), logits[:, i - y0 : i - y0 + group])
 
-    step = max(1, sizes.PRODUCT // (width * heads))
-    workers.spread(rows, [(b, i, min(i + step, height)) for b in range(batch) for i in range(0, height, step)])
+    places = [(slice(b, b + images), i, min(i + step, height)) for b in range(0, batch, images) for i in range(0, height, step)]
+    workers.spread(rows, places)
     return y
 
 
@@ -89,8 +95,8 @@ def through_lambda(workers: Workers, q: Array, content: Array, val: Array, filte
         shape = r, last - first, tall, width
         columns = np.ascontiguousarray(as_strided(padded[b, first:last], shape, (s[3], *s[1:]), writeable=False))
         z = np.matmul(rows, columns.reshape(r, -1)).reshape(r, k, last - first, tall * width)
-        terms = np.repeat(content[b, :, first:last, None], n, axis=2)  # λ (k, v, n)
-        for dy in range(r):
+        terms = content[b, :, first:last, None] + z[0, :, :, :n]  # λ (k, v, n)
+        for dy in range(1, r):
             terms += z[dy, :, :, dy * width : dy * width + n]
         np.einsum("hkn,kvn->hvn", queries[b], terms, out=y[b, :, first:last])
 

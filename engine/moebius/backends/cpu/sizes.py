@@ -3,7 +3,7 @@
 BLOCK = 1 << 16  # elements a ufunc works on at a time: with one temporary, half of a 1 MB second-level cache
 PIECE = 1 << 14  # elements of a product's block that are gone over at a time, and of a SiLU: several passes, out of the second-level cache
 LARGE = 1 << 23  # elements of an array from which on its memory is kept for the next one: 32 MB, where glibc ends to do so
-ALONE = 1 << 16  # elements of a pass that do not leave the thread: 100 to 300 µs, and waking another takes 50
+ALONE = 1 << 17  # elements of a pass that do not leave the thread: waking another takes 50 µs, and short calls wait for Python's lock
 SLICE = 128  # channels, at most, of a depthwise convolution at a time
 BAND = 1 << 15  # elements of such a slice of a band of rows: with its frame and its sums, the second-level cache
 TALL = 1024  # rows of the first product of a slice of the feed-forward: BLAS packs both sides anew for every product
@@ -19,3 +19,4 @@ LAID = 1 << 17  # elements of the logits of the self lambda that are laid out at
 TILES = 1 << 17  # elements of the tiles of a convolution that are transformed at a time
 PLACES = 256  # tiles whose products are made at a time; a quarter of it in a small layer, for the sake of all cores
 CHANNELS = 64  # at least, of a convolution by tiles
+TWICE = 1 << 16  # elements of a layer's weights that are kept a second time, in another order, where making that takes as long as using it
