@@ -153,18 +153,18 @@ def test_a_norm_of_parts_is_made_whole_where_it_is_wanted_so(llvmpipe: WebGPU, m
     conv = Params(Checkpoint({"weight": noise("w", (16, 16, 3, 3)), "bias": noise("b", (16,))}))
     norm = Params(Checkpoint({"weight": noise("g", (16,)), "bias": noise("b", (16,))}))
     monkeypatch.setattr(norms, "WHOLE", 0)
-    monkeypatch.setattr(norms, "CHUNK", 64)
     monkeypatch.setattr(dense, "PART", 0)
-    for whole, limit in ((dense.WHOLE, 2**27), (0, 2**27), (0, 2**14)):
+    for whole, limit, chunk in ((2**27, 2**27, 96), (0, 2**27, 96), (0, 2**14, 96), (2**27, 2**27, 2**20), (0, 2**27, 2**20)):
         monkeypatch.setattr(dense, "WHOLE", whole)
+        monkeypatch.setattr(norms, "CHUNK", chunk)  # the last one is larger than a part
         ops = Guarded(llvmpipe, CPU, kind="discrete", max_storage_buffer_binding_size=limit)
         with ops.eager():
             x = ops.upsample_conv3x3(ops.tensor(noise("x", (1, 16, 16, 16))), conv)
             made.append(ops.read(ops.group_norm(x, norm, 4, 1e-5, silu=True)))
             counts.append([d.shader for d in ops.dispatches].count("group_apply"))
-    assert counts == [1, 3, 8]
-    for each in made[1:]:
-        np.testing.assert_array_equal(each, made[0])
+    assert counts == [1, 3, 8, 1, 1]
+    for same in (made[:2], made[1:3], made[3:]):
+        np.testing.assert_array_equal(*same)
 
 
 def test_parts_are_as_many_as_a_size_allows(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_parts_are_as_many_as_a_size_allows(llvmpipe: WebGPU, monkeypatch: pytes
     rec = for_a_gpu(llvmpipe).recorder
     assert [dense._parts(rec, (1, 512, 512, c)) for c in (16, 64, 68, 128, 256, 512)] == [1, 1, 4, 8, 16, 32]
     assert [dense._parts(rec, (1, h, 512, 256)) for h in (520, 528, 544, 576, 514)] == [2, 4, 8, 16, 1]
-    assert [dense._parts(rec, shape) for shape in ((2, 512, 512, 256), (1, 512, 513, 100))] == [1, 1]
+    assert [dense._parts(rec, shape) for shape in ((2, 512, 512, 256), (1, 512, 513, 100), (1, 520, 519, 256))] == [1, 1, 1]
     assert dense._parts(llvmpipe.recorder, (1, 512, 512, 256)) == 1
 
 

@@ -659,6 +659,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ('"image0": image0,', '"image0": 0,'),
         ('"chunk0": chunk0,', '"chunk0": 0,'),
         ("is_parted(x) and x.parts[0].rows % chunk", "False"),
+        ("1 << chunks.bit_length() - 1", "chunks"),
         ("list(rec.pieces(first,", "list(rec.pieces(0,"),
         ("is_parted(x) and rec.fits(out)", "is_parted(x)"),
         ('x.rows, size // lanes),\n        {"x": x, "weight"', 'x.rows, size // lanes * 2),\n        {"x": x, "weight"'),

@@ -33,7 +33,8 @@ EXPONENTS: dict[DType, dict[str, int]] = {
     "f32": {"low": 0x7F800000, "high": 0x7F800000},
     "f16": {"low": 0x7C00, "high": 0x7C000000},
 }
-FIRST = 24  # dispatches of a step that an idle device gets at once: more work than encoding the others takes
+FIRST = 24  # dispatches of a step that an idle device gets at once: more work than encoding the next ones takes,
+MORE = 4  # of which there are so many for each
 PARAMS_PITCH = DEFAULT_LIMITS["min-uniform-buffer-offset-alignment"]  # bytes from the parameters of one dispatch to the next
 
 
@@ -194,13 +195,13 @@ class Plan:
 
     def replay(self, step: int = 0, into: Readback | None = None, idle: bool = False) -> None:
         """One step: one compute pass over recorded objects, and what `into` wants of its results. An `idle` device gets the first of them
-        beforehand, and has work while the others are encoded."""
-        indices, step = range(len(self.recording.prologue), len(self.dispatches)), self._row(step)
-        if idle and len(indices) > FIRST:
-            self._submit(indices[:FIRST], step, last=False)
-            self._submit(indices[FIRST:], step, into, first=False)
-        else:
-            self._submit(indices, step, into)
+        beforehand, and then more and more, and has work while the others are encoded."""
+        first, end, step = len(self.recording.prologue), len(self.dispatches), self._row(step)
+        begin, count = first, FIRST
+        while idle and end - begin > count:
+            self._submit(range(begin, begin + count), step, first=begin == first, last=False)
+            begin, count = begin + count, MORE * count
+        self._submit(range(begin, end), step, into, first=begin == first)
 
     def _row(self, step: int) -> int:
         """The step, where every table of the plan has a row for it: kernels take it without a look."""

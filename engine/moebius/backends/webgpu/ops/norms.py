@@ -117,6 +117,8 @@ def _table_of_chunks(rec: Recorder, x: Tensor, p: Params, groups: int, eps: floa
     b, h, w, c = x.shape
     positions = h * w
     chunks = max(1, min(CHUNKS, positions * (c // groups) // CHUNK, positions))
+    if rec.caps.fuses:  # a tensor's parts are a power of two, too, and so hold whole ones
+        chunks = 1 << chunks.bit_length() - 1
     chunk = ceil(positions, chunks)
     chunks = ceil(positions, chunk)
     if is_parted(x) and x.parts[0].rows % chunk:
