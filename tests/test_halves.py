@@ -82,7 +82,9 @@ def through(gpu: WebGPU, values: np.ndarray, dtypes: tuple[str, str]) -> np.ndar
         table = gpu.recorder.new((1, 1, 2, shape[3]), "table", "pinned")
         write(table, np.stack([np.ones(shape[3], np.float32), np.zeros(shape[3], np.float32)])[None, None])
         count = {"first": 0, "count": shape[3] // 4, "c4": shape[3] // 4, "image": shape[3] // 4}
-        gpu.recorder.dispatch("group_norm", "x", "group_apply", shape[3] // 4, {"x": x, "table": table, "out": out}, count, {"SILU": False})
+        count |= {"begin": 0, "end": shape[3] // 4}
+        constants, bound = {"SCALED": True, "SILU": False, "ABOVE": False, "BELOW": False}, {"x": x, "table": table, "out": out}
+        gpu.recorder.dispatch("group_norm", "x", "group_apply", shape[3] // 4, bound, count, constants)
         gpu.recorder.flush()
         return out.buffer.read(out.nbytes, NUMPY[out.dtype])
 

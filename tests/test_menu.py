@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Taps, Weight
+from moebius.backends.webgpu.calls import GemmCall, Operands, Phases, Rows, Taps, Weight
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Matrix, Unit
 from moebius.backends.webgpu.choice import FEW_ROWS, candidates, choose, on_paper, promising
-from moebius.backends.webgpu.deferred import GroupNormed, Norm, Parted
 from moebius.backends.webgpu.menu import GEMMS, OF_LLVMPIPE, Gemm
 from moebius.backends.webgpu.tensor import Binding, Buffer, Tensor
 from moebius.errors import UsageError
@@ -139,17 +138,6 @@ def test_gpus_take_fewer_products_in_wide_layers() -> None:
     wide = with_points(call(4096, 512, 512, Taps(1, 1)))
     for caps in (replace(H200, checked=True), replace(other, checked=True), replace(other, kind="integrated"), GPU):
         assert choose(caps, wide).packing == "plain"
-
-
-def test_what_is_in_parts_stays_as_large_as_it_is() -> None:
-    """A band's windows and products beside it would be above the peak of a picture."""
-    wide, parts = with_points(call(262144, 128, 128, Taps(1, 1))), [Tensor(Buffer(None, 4, "none", "pinned"), (1, 256, 512, 128))] * 2  # type: ignore[arg-type]
-    parted = Parted(parts, lambda: parts[0])
-    normed = GroupNormed(parted, Norm(parts[0], True), "f32", lambda: parts[0], lambda *_: parts[0])
-    assert choose(H200, wide).packing == "winograd"
-    for a in (parted, normed):
-        assert choose(H200, replace(wide, operands=replace(wide.operands, a=a))).packing == "plain"
-    assert choose(H200, replace(wide, epilogue=Epilogue(residuals=(parted,)))).packing == "plain"
 
 
 def test_weights_packed_in_another_way_are_for_the_convolutions_that_have_them() -> None:

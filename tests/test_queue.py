@@ -14,7 +14,7 @@ from test_webgpu import END_TO_END
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, native
 from moebius.backends.webgpu.device import SIZES, Device
-from moebius.backends.webgpu.plan import FIRST, Plan
+from moebius.backends.webgpu.plan import FIRST, MORE, Plan
 from moebius.backends.webgpu.readback import Readback
 from moebius.backends.webgpu.tensor import Buffer
 from moebius.errors import MoebiusError, NonFiniteError
@@ -166,7 +166,8 @@ def test_what_is_not_finite_is_found_though_others_are_queued_behind_it(llvmpipe
 
 
 def test_an_idle_gpu_has_work_while_the_rest_is_encoded(as_gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first step, and the first of pictures that come one behind the other, are two submissions; nothing changes but when it begins."""
+    """The first step, and the first of pictures that come one behind the other, are a few submissions, each much larger than the last one;
+    nothing changes but when it begins."""
     coder, z = VAE(SMALL_VAE, synthetic(vae.shapes(SMALL_VAE), 0), as_gpu), [noise(n, (1, 4, 4, 4)) for n in "ab"]
     net, given = sampler(as_gpu), [noise("y", (1, 4, 4, 4)), np.ones((1, 1, 4, 4), np.float32), noise("zm", (1, 4, 4, 4))]
     want = [state.latents() for state in net.steps(*given)], list(coder.decode_each(z))
@@ -174,11 +175,17 @@ def test_an_idle_gpu_has_work_while_the_rest_is_encoded(as_gpu: WebGPU, monkeypa
     encode = Plan.encode
     monkeypatch.setattr(Plan, "encode", lambda self, run, indices: (sizes.append(len(indices)), encode(self, run, indices))[1])
     made = [state.latents() for state in net.steps(*given)], list(coder.decode_each(z))
-    first, rest, *others = sizes
-    assert first == FIRST
-    assert others[:3] == [FIRST + rest] * 3  # the steps behind it
-    assert others[3] == FIRST
-    assert others[3] + others[4] == others[5]
+
+    def grown(total: int) -> list[int]:
+        made, count = list[int](), FIRST
+        while total - sum(made) > count:
+            made, count = [*made, count], MORE * count
+        return [*made, total - sum(made)]
+
+    picture = sizes[-1]
+    step = sizes[-2 - len(grown(picture))]
+    assert FIRST * (1 + MORE) < step < FIRST * (1 + MORE + MORE**2)
+    assert sizes == [*grown(step), *[step] * 3, *grown(picture), picture]
     np.testing.assert_array_equal(made[0], want[0])
     np.testing.assert_array_equal(made[1], want[1])
 

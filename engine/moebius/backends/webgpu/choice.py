@@ -7,7 +7,6 @@ from math import prod
 
 from moebius.backends.webgpu.calls import POINTS, TILE, GemmCall, Phases
 from moebius.backends.webgpu.caps import Caps, Kind
-from moebius.backends.webgpu.deferred import GroupNormed, is_parted
 from moebius.backends.webgpu.menu import (
     BLOCKED,
     BLOCKED_IN_2,
@@ -171,13 +170,10 @@ def _gpu(caps: Caps, call: GemmCall) -> Gemm:
 def _in_tiles(caps: Caps, call: GemmCall, channels: int) -> bool:
     """Whether a 3×3 is worth Winograd's tiles: 36 products for 144, or for the 64 of an enlarging one, between passes that move 4.5 times
     what is read and written. A GPU whose memory is slower for what it computes than an H200's wants more channels:
-    elsewhere twice as many have to do, where it has memory of its own. What is there in parts is so where memory is at its peak, which a
-    band's windows and products would be above.
+    elsewhere twice as many have to do, where it has memory of its own.
     """
-    row, a = WINOGRAD_GPU, call.operands.a
+    row = WINOGRAD_GPU
     if min(call.operands.k, call.operands.n) < channels or not (row.supports(call) and row.fits(caps)):
-        return False
-    if any(is_parted(t) for t in (a.x if isinstance(a, GroupNormed) else a, *call.epilogue.residuals)):
         return False
     return POINTS * ceil(tiles(call), row.rows) * ceil(call.n4, row.columns4) >= 2 * PROCESSORS
 

@@ -33,12 +33,15 @@ class Norm:
     silu: bool
 
 
+RowsOf = Callable[[int, int], Tensor]  # makes the rows [begin, end) of something as a tensor of their own
+
+
 class GroupNormed(Deferred):
-    """A group norm of x, whose statistics are made. `rows_of(begin, end)` makes so many of its rows as a tensor of their own."""
+    """A group norm of x, whose statistics are made."""
 
     __slots__ = ("norm", "rows_of", "x")
 
-    def __init__(self, x: Tensor, norm: Norm, dtype: DType, make: Callable[[], Tensor], rows_of: Callable[[int, int], Tensor]) -> None:
+    def __init__(self, x: Tensor, norm: Norm, dtype: DType, make: Callable[[], Tensor], rows_of: RowsOf) -> None:
         super().__init__(x.shape, dtype, make)
         self.x, self.norm, self.rows_of = x, norm, rows_of
 
@@ -56,15 +59,16 @@ class LayerNormed(Deferred):
 class Parted(Deferred):
     """A tensor of one image whose lines lie in several buffers, as many in each: its memory is given back, and taken, part by part.
 
-    What takes it in bands has a band within a part (`Recorder.pieces`); for all else it is made once more, in one piece.
+    What takes it in bands has a band within a part (`Recorder.pieces`), and a filter has the lines that it reaches copied. For all else it
+    is made once more, in one piece.
     """
 
-    __slots__ = ("parts",)
+    __slots__ = ("parts", "rows_of")
 
-    def __init__(self, parts: Sequence[Tensor], make: Callable[[], Tensor]) -> None:
+    def __init__(self, parts: Sequence[Tensor], make: Callable[[], Tensor], rows_of: Callable[[Parted], RowsOf]) -> None:
         _, height, width, channels = parts[0].shape
         super().__init__((1, height * len(parts), width, channels), parts[0].dtype, make)
-        self.parts = list(parts)
+        self.parts, self.rows_of = list(parts), rows_of(self)
 
 
 def is_parted(t: Tensor | None) -> TypeGuard[Parted]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import POINTS, TILE, WINDOW, Epilogue, GemmCall, Operands, Phases, Rows, Weight
 from moebius.backends.webgpu.choice import Choose
-from moebius.backends.webgpu.deferred import GroupNormed, is_parted
+from moebius.backends.webgpu.deferred import GroupNormed, Parted, is_parted
 from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.recorder import BINDING_LIMIT, Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor, itemsize
@@ -23,32 +23,33 @@ class Band:
     begin: int
     end: int
     spans: tuple[tuple[int, int], tuple[int, int]] | None = None
-    normed: bool = False  # A is a norm, and made for this band
+    made: bool = False  # these lines of A are made for it: normed, or copied from the parts that they are in
 
 
 TRANSFORMS = "winograd"
 OPERATIONS = {"to_filters": 9 * 12, "to_points": 12 * 22, "from_points": 10 * 18}  # of each, for a channel of a tile
-SCRATCH = 64 << 20  # bytes of a band's windows and products, of a line of tiles at least: about a large GPU's cache
-NORMED = 64 << 20  # bytes of a norm in front of a 3×3 convolution that are in memory at a time
+SCRATCH = 40 << 20  # bytes of a band's windows and products, of a line of tiles at least: about a large GPU's cache
+NORMED = 16 << 20  # bytes of a norm in front of a 3×3 convolution, or of lines copied for one, that are in memory at a time
 
 
 def bands(call: GemmCall, recorder: Recorder, row: Gemm) -> Iterable[Band]:
     """The parts of a call that can be bound; rows of its bands are tiles where the kernel's are."""
     a, out = call.operands.a, call.operands.out
-    if is_parted(a) and not isinstance(call.mode, Rows):
-        _ = a.buffer  # a filter reaches across its parts
     if row.packing == "winograd":
         return _bands_of_tiles(call, recorder)
-    if recorder.fits(a, out, *call.epilogue.residuals) and not normed_in_bands(call, recorder):
+    if recorder.fits(a, out, *call.epilogue.residuals) and not made_in_bands(call, recorder):
         return [Band(0, call.rows)]
     return _bands_of_rows(call, call.mode, recorder) if isinstance(call.mode, Rows) else _bands_of_lines(call, recorder)
 
 
-def normed_in_bands(call: GemmCall, recorder: Recorder) -> bool:
-    """Whether A is a group norm in front of a filter, and too large to be in memory whole; its lines are where a window may begin."""
+def made_in_bands(call: GemmCall, recorder: Recorder) -> bool:
+    """Whether A, in front of a filter, is there in parts, which that reaches across; or a group norm, and too large to be in memory whole,
+    whose lines are where a window may begin."""
     a = call.operands.a
-    if not isinstance(a, GroupNormed) or a.is_made or isinstance(call.mode, Rows):
+    if isinstance(call.mode, Rows):
         return False
+    if not isinstance(a, GroupNormed) or a.is_made:
+        return is_parted(a)
     return (a.nbytes > NORMED or is_parted(a.x)) and a.shape[2] * a.pitch % recorder.alignment == 0
 
 
@@ -73,15 +74,15 @@ def _bands_of_lines(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
     scale = 2 if isinstance(call.mode, Phases) else 1  # output rows per row of the iteration grid
     in_line, out_line = width * a.pitch, out.shape[2] * out.pitch
     step = recorder.bands(f"{call.op} ({call.path})", grid_height, stride * in_line, scale * out_line, overhead=3 * in_line)
-    normed = normed_in_bands(call, recorder)
-    if normed:
+    made = made_in_bands(call, recorder)
+    if made:
         step = min(step, ceil(grid_height, ceil(grid_height, max(1, NORMED // (itemsize(a.dtype) * in_line) - 2))))
     for image in range(images):
         for y, y1 in recorder.pieces(0, grid_height, step, grid_height, out, *call.epilogue.residuals):
             top, bottom = max(y * stride - 1, 0), min((y1 - 1) * stride + 3, height)
             a_span = ((image * height + top) * in_line, (image * height + bottom) * in_line)
             out_span = ((image * out.shape[1] + scale * y) * out_line, (image * out.shape[1] + scale * y1) * out_line)
-            yield Band((image * grid_height + y) * grid_width, (image * grid_height + y1) * grid_width, (a_span, out_span), normed)
+            yield Band((image * grid_height + y) * grid_width, (image * grid_height + y1) * grid_width, (a_span, out_span), made)
 
 
 def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
@@ -93,13 +94,13 @@ def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
     in_line, out_line, points = a.shape[2] * a.pitch, width * out.pitch, POINTS * across * max(a.pitch, out.pitch)
     step = recorder.bands(f"{call.op} ({call.path})", down, TILE * in_line, TILE * out_line, points, overhead=2 * in_line)
     step = min(step, max(1, SCRATCH // (4 * POINTS * across * (a.pitch + out.pitch))))
-    normed = isinstance(a, GroupNormed) and is_parted(a.x) and normed_in_bands(call, recorder)
+    made = is_parted(a.x if isinstance(a, GroupNormed) else a) and made_in_bands(call, recorder)
     for image in range(images):
         for y, y1 in recorder.pieces(0, down, step, down, out, *call.epilogue.residuals):
             top, bottom = max(TILE * y - 1, 0) // scale, ceil(min(TILE * y1 + 1, height), scale)
             a_span = ((image * a.shape[1] + top) * in_line, (image * a.shape[1] + bottom) * in_line)
             out_span = ((image * height + TILE * y) * out_line, (image * height + min(TILE * y1, height)) * out_line)
-            yield Band((image * down + y) * across, (image * down + y1) * across, (a_span, out_span), normed)
+            yield Band((image * down + y) * across, (image * down + y1) * across, (a_span, out_span), made)
 
 
 def of_the_normed(call: GemmCall) -> GemmCall:
@@ -185,7 +186,7 @@ class Dense:
         self, call: GemmCall, row: Gemm, band: Band, chosen: str, filters: Binding, windows: Tensor, products: Tensor
     ) -> None:
         """Three dispatches: the points of every window of A, their products with the weights' points, and the tiles that those make."""
-        if not band.normed:
+        if not band.made:
             call = of_the_normed(call)
         operands, names = call.operands, wgsl.numbers(TRANSFORMS)
         _, height, width, _ = operands.out.shape
@@ -244,8 +245,8 @@ class Dense:
         if band.spans is None:
             return bound, 0, 0
         (a_span, out_span), a_origin = band.spans, 0
-        if instead is None and band.normed:
-            assert isinstance(operands.a, GroupNormed)
+        if instead is None and band.made:
+            assert isinstance(operands.a, GroupNormed | Parted)
             bound["a"], a_origin = operands.a.rows_of(a_span[0] // operands.a.pitch, a_span[1] // operands.a.pitch), a_span[0]
         elif instead is None:
             bound["a"], a_origin = recorder.window("a", "read", operands.a, *a_span)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS
@@ -11,9 +11,33 @@ from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.tensor import Binding, Buffer
 
 LARGEST = DEFAULT_LIMITS["max-buffer-size"]
-SMALL = 16 << 20  # bytes of a tensor that a shared buffer may grow for; the more buffers there are, the more of a plan lies beside others'
+SMALL = 16 << 20  # bytes of a tensor that a shared buffer may grow for, at most
+APART = 8 << 20  # bytes that a buffer counts for beside its own: the more there are, the more of a plan lies beside what others have
+# Of the buffers that have room, by their sizes and where in them that is: the smallest one, the largest, or where a tensor lies lowest.
+# Which packs best depends on the plan; all are tried, in milliseconds.
+Rather = Callable[[int, int], int]
+RATHER: tuple[Rather, ...] = (lambda size, at: size, lambda size, at: -size, lambda size, at: at)
 # Shaders that add `first` at the very places that they write, and read it nowhere else.
 ADDING = ("gemm", "gemm_matrix", "winograd")
+
+
+def sooner(dispatches: Sequence[Dispatch], kept: set[int]) -> list[Dispatch]:
+    """The dispatches in an order that takes less memory: the last one that wants something larger than what it makes comes right behind
+    whatever wants that before it, where all else that it reads is there. So a shortcut takes the place of its input part by part.
+    """
+    uses: dict[int, list[tuple[int, str]]] = {}
+    for i, d in enumerate(dispatches):
+        for b in d.bindings:
+            uses.setdefault(id(b.buffer), []).append((i, b.access))
+    moved: dict[int, tuple[int, int]] = {}  # behind which one; those behind the same one keep their order
+    for i, d in enumerate(dispatches):
+        read = {id(b.buffer): b.buffer for b in d.bindings if b.access == "read"}
+        last = {key for key, b in read.items() if b.kind == "intermediate" and key not in kept and uses[key][-1][0] == i}
+        new = all(uses[id(b.buffer)][0][0] == i for b in d.outputs)
+        if new and sum(read[key].nbytes for key in last) > sum(b.buffer.nbytes for b in d.outputs):
+            behind = [j for key in read for j, access in uses[key] if j < i and (key in last or access == "read_write")]
+            moved[i] = max(behind, default=i), i
+    return [dispatches[i] for i in sorted(range(len(dispatches)), key=lambda i: moved.get(i, (i, -1)))]
 
 
 def over_residuals(dispatches: Sequence[Dispatch], kept: set[int]) -> list[Dispatch]:
@@ -77,40 +101,59 @@ class Place:
         return self.offset + self.buffer.nbytes
 
 
-def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device) -> tuple[list[Buffer], dict[int, Place]]:
-    """Memory that they share, the largest buffer first; and by the ids of their buffers where intermediate tensors lie in it: the largest
-    tensor first, each where there is room while it lives."""
-    buffers, lives, below = _tensors(dispatches, kept)
-    apart = _apart(dispatches, lives, below)
-    arena: list[tuple[Buffer, list[int]]] = []  # each with the ids of what lies in it
+def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device, half: int = 0) -> tuple[list[Buffer], dict[int, Place]]:
+    """Memory that they share, the largest buffer first; and by the ids of their buffers where intermediate tensors lie in it.
+
+    `half` is that of the largest tensor in parts. There are two buffers of so much, then, and every other part lies in the one, so that
+    what is made of a part finds room where the part before it was.
+    """
+    tensors = _tensors(dispatches, kept)
+    apart = _apart(dispatches, *tensors[1:])
+    start = [half, half] if 0 < half <= LARGEST else []
+    ways = [_placed(tensors, apart, device, start, small, rather) for small in (SMALL, SMALL // 2) for rather in RATHER]
+    arena, placed = min(ways, key=lambda way: sum(shared.nbytes + APART for shared in way[0]))
+    return sorted(arena, key=lambda b: -b.nbytes), placed
+
+
+def _placed(
+    tensors: Tensors, apart: Mapping[int, set[int]], device: Device, start: Sequence[int], small: int, rather: Rather
+) -> tuple[list[Buffer], dict[int, Place]]:
+    """The largest tensor first, each where there is room while it lives."""
+    buffers, lives, below = tensors
+    # Each with the ids of what lies in it.
+    arena: list[tuple[Buffer, list[int]]] = [(Buffer(device, nbytes, f"arena {i}", "pinned"), []) for i, nbytes in enumerate(start)]
     placed: dict[int, Place] = {}
     for key in sorted(lives, key=lambda k: (-buffers[k].nbytes, lives[k][0])):
         (first, last), nbytes = lives[key], buffers[key].nbytes
-        # A shared buffer's growth, its size, how long its memory was idle; which one it is, and where in it.
-        ways: list[tuple[int, int, int, int, int]] = []
+        # A shared buffer's growth, what is thought of it, its size, how long its memory was idle; which one it is, and where in it.
+        ways: list[tuple[int, int, int, int, int, int]] = []
         for i, (shared, there) in enumerate(arena):
             if apart[key].isdisjoint(there):
                 beside = [placed[k] for k in there if lives[k][0] <= last and first <= lives[k][1]]
                 offset = _room(nbytes, beside, device.caps.storage_alignment)
                 growth = max(0, offset + nbytes - shared.nbytes)
-                if growth == 0 or (nbytes <= SMALL and shared.nbytes + growth <= LARGEST):
+                if growth == 0 or (nbytes <= small and shared.nbytes + growth <= LARGEST):
                     idle = min((first - lives[k][1] for k in there if lives[k][1] < first), default=first)
-                    ways.append((growth, shared.nbytes, idle, i, offset))
+                    ways.append((growth, rather(shared.nbytes, offset), shared.nbytes, idle, i, offset))
         if not ways:
-            ways.append((0, nbytes, 0, len(arena), 0))
+            ways.append((0, 0, nbytes, 0, len(arena), 0))
             arena.append((Buffer(device, nbytes, f"arena {len(arena)}", "pinned"), []))
-        growth, _, _, i, offset = min(ways)
+        growth, *_, i, offset = min(ways)
         shared, there = arena[i]
         shared.nbytes += growth
         there.append(key)
         placed[key] = Place(buffers[key], shared, offset)
     placed |= {key: replace(placed[root], buffer=buffers[key]) for key, root in below.items()}
-    return sorted((shared for shared, _ in arena), key=lambda b: -b.nbytes), placed
+    return [shared for shared, _ in arena], placed
 
 
-def _tensors(dispatches: Sequence[Dispatch], kept: set[int]) -> tuple[dict[int, Buffer], dict[int, tuple[int, int]], dict[int, int]]:
-    """By the ids of their buffers: these; the first and the last dispatch that wants what lies there; and, of a sum that lies over what was
-    added to it, that instead. One may lie over another that does."""
+# By the ids of their buffers: these; the first and the last dispatch that wants what lies there; and, of a sum that lies over what was
+# added to it, that instead.
+Tensors = tuple[dict[int, Buffer], dict[int, tuple[int, int]], dict[int, int]]
+
+
+def _tensors(dispatches: Sequence[Dispatch], kept: set[int]) -> Tensors:
+    """One may lie over another that does."""
     buffers: dict[int, Buffer] = {}
     lives: dict[int, tuple[int, int]] = {}
     below: dict[int, int] = {}

@@ -33,7 +33,8 @@ EXPONENTS: dict[DType, dict[str, int]] = {
     "f32": {"low": 0x7F800000, "high": 0x7F800000},
     "f16": {"low": 0x7C00, "high": 0x7C000000},
 }
-FIRST = 24  # dispatches of a step that an idle device gets at once: more work than encoding the others takes
+FIRST = 24  # dispatches of a step that an idle device gets at once: more work than encoding the next ones takes,
+MORE = 4  # of which there are so many for each
 PARAMS_PITCH = DEFAULT_LIMITS["min-uniform-buffer-offset-alignment"]  # bytes from the parameters of one dispatch to the next
 
 
@@ -47,6 +48,7 @@ class Recording:
     steps: list[Dispatch] = field(default_factory=list)
     sinusoid: Tensor | None = None  # the table of the timesteps, filled at the start of a run
     flags: Buffer | None = None  # one word a step, set when the step's result is not finite
+    half: int = 0  # bytes of that of the largest tensor in parts
     carry: list[tuple[Buffer, Buffer, int]] = field(default_factory=list)  # copied after a step: what the next one starts from
 
     def __post_init__(self) -> None:
@@ -63,8 +65,8 @@ class Plan:
         # The prologue's results are read at every step.
         kept |= {id(b.buffer) for d in recording.steps for b in d.bindings} & {id(b.buffer) for d in recording.prologue for b in d.outputs}
         if share:
-            recording.steps[:] = places.over_residuals(recording.steps, kept)
-        self._arena, self._placed = places.place(self.dispatches if share else [], kept, self.device)
+            recording.steps[:] = places.over_residuals(places.sooner(recording.steps, kept), kept)
+        self._arena, self._placed = places.place(self.dispatches if share else [], kept, self.device, recording.half)
         self._commands: dict[int, tuple[Any, Any]] = {}
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.
@@ -193,13 +195,13 @@ class Plan:
 
     def replay(self, step: int = 0, into: Readback | None = None, idle: bool = False) -> None:
         """One step: one compute pass over recorded objects, and what `into` wants of its results. An `idle` device gets the first of them
-        beforehand, and has work while the others are encoded."""
-        indices, step = range(len(self.recording.prologue), len(self.dispatches)), self._row(step)
-        if idle and len(indices) > FIRST:
-            self._submit(indices[:FIRST], step, last=False)
-            self._submit(indices[FIRST:], step, into, first=False)
-        else:
-            self._submit(indices, step, into)
+        beforehand, and then more and more, and has work while the others are encoded."""
+        first, end, step = len(self.recording.prologue), len(self.dispatches), self._row(step)
+        begin, count = first, FIRST
+        while idle and end - begin > count:
+            self._submit(range(begin, begin + count), step, first=begin == first, last=False)
+            begin, count = begin + count, MORE * count
+        self._submit(range(begin, end), step, into, first=begin == first)
 
     def _row(self, step: int) -> int:
         """The step, where every table of the plan has a row for it: kernels take it without a look."""

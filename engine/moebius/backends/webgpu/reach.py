@@ -184,7 +184,12 @@ def group_finish(n: Numbers, grid: Grid) -> Reach:
 
 def group_apply(n: Numbers, grid: Grid) -> Reach:
     image = (n["first"] + n["count"] - 1) // n["image"]
-    return Reach(vec4(x=n["count"], out=n["count"], table=2 * (image + 1) * n["c4"]))
+    spans = vec4(x=n["end"] - n["begin"], out=n["count"])
+    spans |= vec4(table=2 * (image + 1) * n["c4"]) if n["SCALED"] else {}
+    spans |= vec4(above=n["begin"]) if n["ABOVE"] else {}
+    spans |= vec4(below=n["count"] - n["end"]) if n["BELOW"] else {}
+    whole = 0 <= n["begin"] < n["end"] <= n["count"] and n["ABOVE"] == (n["begin"] > 0) and n["BELOW"] == (n["end"] < n["count"])
+    return Reach(spans, whole=whole)
 
 
 def layer_norm(n: Numbers, grid: Grid) -> Reach:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
 from moebius.backends.webgpu.calls import TILE, Epilogue, GemmCall, Operands, Phases, Taps, Weight
 from moebius.backends.webgpu.deferred import GroupNormed, Joined, Parted, is_parted
 from moebius.backends.webgpu.gemm import Dense
-from moebius.backends.webgpu.ops.norms import CHUNKS, behind
+from moebius.backends.webgpu.ops.norms import CHUNKS, behind, copied
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.model.params import Params
 
-WHOLE = 128 << 20  # bytes of a tensor that is kept in one piece on a GPU, at most
-PARTS = 2  # of one that is not
+WHOLE = 64 << 20  # bytes of a tensor that is kept in one piece on a GPU, at most
+PART = 16 << 20  # and of a part of one that is not, at least, if there are more than two
 
 
 def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"] | None) -> Tensor:
@@ -31,10 +32,9 @@ def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"]
 
 
 def linear(dense: Dense, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
-    rec = dense.recorder
     shape = (*x.shape[:3], p["weight"].shape[0])
-    out = parted(rec, shape, p.path, lambda out: _linear(dense, x, p, out, residual)) if is_parted(x) else rec.new(shape, p.path)
-    return _linear(dense, x, p, out, residual)
+    count = len(x.parts) if is_parted(x) and _divides(dense.recorder, shape) else 1
+    return made(dense.recorder, shape, p.path, count, lambda out: _linear(dense, x, p, out, residual))
 
 
 def _linear(dense: Dense, x: Tensor, p: Params, out: Tensor, residual: Tensor | None) -> Tensor:
@@ -52,27 +52,27 @@ def _linear(dense: Dense, x: Tensor, p: Params, out: Tensor, residual: Tensor | 
 
 
 def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None) -> Tensor:
+    b, h, w, _ = x.shape
+    shape = (b, ceil(h, stride), ceil(w, stride), p["weight"].shape[0])
+    count = _parts_behind(dense.recorder, shape, x, residual)
+    return made(dense.recorder, shape, p.path, count, lambda out: _conv(dense, x, p, out, Taps(stride, pad), residual))
+
+
+def _conv(dense: Dense, x: Tensor, p: Params, out: Tensor, mode: Taps, residual: Tensor | None) -> Tensor:
     rec = dense.recorder
     n, k = p["weight"].shape[:2]
-    b, h, w, _ = x.shape
-    out = rec.new((b, ceil(h, stride), ceil(w, stride), n), p.path)
     weight = Weight(rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])))
     if rec.caps.precision == "f32":  # the points of an input are sums of it: rounded, they would lose more than the input does
         weight = replace(weight, others={"winograd": weight.binding})
     epilogue = Epilogue(bias=rec.vector(p, "bias"), residuals=present(residual))
-    dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), Taps(stride, pad), epilogue))
+    dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), mode, epilogue))
     return out
 
 
 def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
-    rec = dense.recorder
     b, h, w, _ = x.shape
     shape = (b, 2 * h, 2 * w, p["weight"].shape[0])
-    if rec.caps.fuses and can_be_parted(rec, shape):
-        out: Tensor = parted(rec, shape, p.path, lambda out: _upsample(dense, x, p, out))
-    else:
-        out = rec.new(shape, p.path)
-    return _upsample(dense, x, p, out)
+    return made(dense.recorder, shape, p.path, _parts(dense.recorder, shape), lambda out: _upsample(dense, x, p, out))
 
 
 def _upsample(dense: Dense, x: Tensor, p: Params, out: Tensor) -> Tensor:
@@ -149,18 +149,42 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
     )
 
 
-def can_be_parted(rec: Recorder, shape: tuple[int, int, int, int]) -> bool:
-    """Whether a tensor is large, every line of tiles of it can be where a part begins, and a norm's chunks are whole in one."""
+def _parts(rec: Recorder, shape: tuple[int, int, int, int]) -> int:
+    """In how many parts a large tensor is: every line of tiles can be where one begins, and a norm's chunks are whole in them."""
+    _, height, _, _ = shape
+    nbytes, count = _nbytes(shape), 1
+    if rec.caps.fuses and nbytes > WHOLE and _divides(rec, shape):
+        while height % (2 * TILE * count) == 0 and 2 * count <= CHUNKS and (count == 1 or nbytes >= 2 * count * PART):
+            count *= 2
+    return count
+
+
+def _parts_behind(rec: Recorder, shape: tuple[int, int, int, int], x: Tensor, residual: Tensor | None) -> int:
+    """And what a convolution makes: as its residual, over which it lies then; or as a larger input, whose memory it takes part by part."""
+    source = x.x if isinstance(x, GroupNormed) and not x.is_made else x
+    parted = residual if is_parted(residual) else source if is_parted(source) and source.nbytes >= _nbytes(shape) > WHOLE else None
+    return len(parted.parts) if parted is not None and parted.shape[:3] == shape[:3] and _divides(rec, shape) else 1
+
+
+def _nbytes(shape: tuple[int, int, int, int]) -> int:
     b, h, w, c = shape
-    large = b == 1 and 4 * h * w * up4(c) > WHOLE
-    return large and h % (TILE * PARTS) == 0 and w * up4(c) % rec.alignment == 0 and h * w % CHUNKS == 0
+    return 4 * b * h * w * up4(c)
 
 
-def parted(rec: Recorder, shape: tuple[int, int, int, int], label: str, make: Callable[[Tensor], Tensor]) -> Parted:
-    """A new one; `make` makes all of it."""
-    _, h, w, c = shape
-    parts = [rec.new((1, h // PARTS, w, c), f"{label}, part {i}") for i in range(PARTS)]
-    return Parted(parts, lambda: make(rec.new(shape, label)))
+def _divides(rec: Recorder, shape: tuple[int, int, int, int]) -> bool:
+    """Of one image, whose lines a window can begin at, and its chunks be divided in two."""
+    b, h, w, c = shape
+    return b == 1 and w * up4(c) % rec.alignment == 0 and h * w % CHUNKS == 0
+
+
+def made(rec: Recorder, shape: tuple[int, int, int, int], label: str, count: int, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `make` makes in the tensor that it is given: one in so many parts."""
+    if count == 1:
+        return make(rec.new(shape, label))
+    b, h, w, c = shape
+    rec.recording.half = max(rec.recording.half, _nbytes(shape) // 2)
+    parts = [rec.new((b, h // count, w, c), f"{label}, part {i}") for i in range(count)]
+    return make(Parted(parts, lambda: make(rec.new(shape, label)), partial(copied, rec, label)))
 
 
 def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:

@@ -5,13 +5,13 @@ On a GPU, what reads a norm applies it as it loads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import Spread
-from moebius.backends.webgpu.deferred import GroupNormed, Joined, LayerNormed, Norm, is_parted
+from moebius.backends.webgpu.deferred import GroupNormed, Joined, LayerNormed, Norm, RowsOf, is_parted
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.model.params import Params
@@ -66,9 +66,14 @@ class Groups:
 def group_norm(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:
     norm = Norm(_table(rec, x, p, groups, eps), silu)
     if rec.caps.fuses:
-        made = partial(_applied, rec, x, p.path, norm)
-        return GroupNormed(x, norm, rec.caps.precision, made, lambda begin, end: made((1, 1, end - begin, x.shape[3]), begin))
-    return _applied(rec, x, p.path, norm)
+        make = partial(_applied, rec, x, p.path, norm)
+        return GroupNormed(x, norm, rec.caps.precision, lambda: make(rec.inner(x.shape, p.path)), partial(_rows, rec, x, p.path, norm))
+    return _applied(rec, x, p.path, norm, rec.inner(x.shape, p.path))
+
+
+def copied(rec: Recorder, path: str, x: Tensor) -> RowsOf:
+    """What copies rows of x, from the parts that they are in."""
+    return partial(_rows, rec, x, path, None)
 
 
 def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tensor:
@@ -112,6 +117,8 @@ def _table_of_chunks(rec: Recorder, x: Tensor, p: Params, groups: int, eps: floa
     b, h, w, c = x.shape
     positions = h * w
     chunks = max(1, min(CHUNKS, positions * (c // groups) // CHUNK, positions))
+    if rec.caps.fuses:  # a tensor's parts are a power of two, too, and so hold whole ones
+        chunks = 1 << chunks.bit_length() - 1
     chunk = ceil(positions, chunks)
     chunks = ceil(positions, chunk)
     if is_parted(x) and x.parts[0].rows % chunk:
@@ -165,28 +172,55 @@ def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[i
     )
 
 
-def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm, shape: tuple[int, int, int, int] | None = None, first: int = 0) -> Tensor:
-    """All of it; or a tensor of this shape, of the rows from `first` on. In bands of rows where x cannot be bound whole."""
-    out = rec.inner(shape or x.shape, path)
-    positions, each = x.shape[1] * x.shape[2], EACH if rec.caps.fuses else 1
+def _rows(rec: Recorder, x: Tensor, path: str, norm: Norm | None, begin: int, end: int) -> Tensor:
+    shape = (1, 1, end - begin, x.shape[3])
+    return _applied(rec, x, path, norm, rec.inner(shape, path) if norm else rec.new(shape, path, dtype=x.dtype), begin)
+
+
+def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm | None, out: Tensor, first: int = 0) -> Tensor:
+    """The norm of x, or x as it is, from its row `first` on. In bands of rows where x cannot be bound whole."""
     # So many rows keep windows aligned.
     step = x.rows if rec.fits(x) else rec.bands(f"{OP} ({path})", x.rows, x.pitch, multiple=rec.alignment)
-    for begin, end in rec.pieces(first, first + out.rows, step, x.rows, x):
-        source, origin = rec.window("x", "read", x, begin * x.pitch, end * x.pitch)
-        target, before = rec.window("out", "read_write", out, (begin - first) * x.pitch, (end - first) * x.pitch)
-        assert (origin, before) == (begin * x.pitch, (begin - first) * x.pitch)
-        count = (end - begin) * x.pitch // 4
-        rec.dispatch(
-            OP,
-            path,
-            "group_apply",
-            rec.flat(count, each * wgsl.numbers("group_apply")["SIZE"]),
-            {"x": source, "table": norm.table, "out": target},
-            {"first": begin * x.pitch // 4, "count": count, "c4": x.pitch // 4, "image": positions * x.pitch // 4},
-            {"SILU": norm.silu, "EACH": each},
-            flops=(8 if norm.silu else 3) * (end - begin) * x.shape[3],
-        )
+    pieces = list(rec.pieces(first, first + out.rows, step, x.rows, x))
+    together = 3 if is_parted(x) and rec.fits(out) else 1
+    for i in range(0, len(pieces), together):
+        _apply(rec, x, path, norm, out, first, pieces[i : i + together])
     return out
+
+
+def _apply(rec: Recorder, x: Tensor, path: str, norm: Norm | None, out: Tensor, first: int, pieces: Sequence[tuple[int, int]]) -> None:
+    """These rows of x, which lie in one or, in parts, up to three buffers; row `first` is that which `out` begins with."""
+    pitch, each, positions = x.pitch, EACH if rec.caps.fuses else 1, x.shape[1] * x.shape[2]
+    windows = [rec.window("x", "read", x, begin * pitch, end * pitch) for begin, end in pieces]
+    begin, end = pieces[0][0], pieces[-1][1]
+    target, before = rec.window("out", "read_write", out, (begin - first) * pitch, (end - first) * pitch)
+    assert [*(origin for _, origin in windows), before] == [*(at * pitch for at, _ in pieces), (begin - first) * pitch]
+    above = [None, *windows] if len(pieces) == 1 else windows  # one alone is in the middle
+    bound = {name: part and part[0] for name, part in zip(("above", "x", "below"), (*above, None, None), strict=False)}
+    count = (end - begin) * pitch // 4
+    rec.dispatch(
+        OP,
+        path,
+        "group_apply",
+        rec.flat(count, each * wgsl.numbers("group_apply")["SIZE"]),
+        {**bound, "table": norm.table if norm else None, "out": target},
+        {
+            "first": begin * pitch // 4,
+            "count": count,
+            "c4": pitch // 4,
+            "image": positions * pitch // 4,
+            "begin": (pieces[0][1] - begin) * pitch // 4 if bound["above"] else 0,
+            "end": (pieces[2][0] - begin) * pitch // 4 if bound["below"] else count,
+        },
+        {
+            "SCALED": norm is not None,
+            "SILU": norm is not None and norm.silu,
+            "EACH": each,
+            "ABOVE": bound["above"] is not None,
+            "BELOW": bound["below"] is not None,
+        },
+        flops=((8 if norm.silu else 3) if norm else 0) * (end - begin) * x.shape[3],
+    )
 
 
 def layer_norm(rec: Recorder, x: Tensor, p: Params, eps: float = 1e-5) -> Tensor:
