@@ -13,7 +13,7 @@ from moebius.backends.webgpu.tensor import Binding, Buffer
 LARGEST = DEFAULT_LIMITS["max-buffer-size"]
 SMALL = 16 << 20  # bytes of a tensor that a shared buffer may grow for; the more buffers there are, the more of a plan lies beside others'
 # Shaders that add `first` at the very places that they write, and read it nowhere else.
-ADDING = ("gemm", "gemm_matrix", "winograd")
+ADDING = ("gemm", "gemm_blocked", "gemm_matrix", "winograd")
 
 
 def over_residuals(dispatches: Sequence[Dispatch], kept: set[int]) -> list[Dispatch]:
