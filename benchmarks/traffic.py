@@ -21,11 +21,11 @@ def traffic(d: Dispatch) -> int:
 def needed(d: Dispatch, b: Binding) -> float:
     p = d.params
     match d.shader, b.name:
-        case "gemm", "a" if dict(d.constants)["MODE"] == ROWS:
+        case "gemm" | "gemm_blocked", "a" if dict(d.constants)["MODE"] == ROWS:
             return 4 * (p["rows"] - p["row0"]) * p["k"] * d.grid[2]
-        case "gemm", "w" if dict(d.constants)["MODE"] == ROWS:
+        case "gemm" | "gemm_blocked", "w" if dict(d.constants)["MODE"] == ROWS:
             return 16 * p["k"] * p["n4"] * d.grid[2]
-        case "gemm", "shift":
+        case "gemm" | "gemm_blocked", "shift":
             return 16 * p["n4"]
         case "lambda_content", "qkv":
             return 16 * d.grid[2] * p["positions"] * (p["k4"] + p["v4"])

@@ -34,7 +34,7 @@ struct Params {
 @group(0) @binding(7) var<uniform> params: Params;
 
 // include common.wgsl
-// include moments.wgsl
+// include rows.wgsl
 
 var<workgroup> part: array<f32, TOKENS * SIZE>; // [token][row and head][lane]
 var<workgroup> logit: array<f32, TOKENS * SUMS>;
@@ -73,46 +73,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   for (var m = 0u; m < TOKENS; m++) { // unroll
     weight[m] = logit[m * SUMS + which];
   }
-  var n = 0.0;
-  var shift = 0.0; // the first of this thread's channels, for a variance that does not cancel
-  var sum = 0.0;
-  var squares = 0.0;
+  var stored = Stored();
   for (var v = lane; v < params.k4; v += LANES) {
     var acc = vec4<f32>(0.0);
     for (var m = 0u; m < TOKENS; m++) { // unroll
       acc += weight[m] * values[(image * TOKENS + m) * params.k4 + v];
     }
     let to = row * params.pitch + h * params.v_dim + 4u * v;
-    let channels = min(params.v_dim - 4u * v, 4u);
-    if (WHOLE) { // compiled
-      let y = acc + residual[to / 4u];
-      if (v == lane) {
-        shift = y.x;
-      }
-      let off = y - shift;
-      sum += off.x + off.y + off.z + off.w;
-      squares += dot(off, off);
-      if (is_there) {
-        out[to / 4u] = y;
-      }
-    } else {
-      for (var i = 0u; i < 4u; i++) { // unroll
-        if (i < channels) {
-          let y = acc[i] + residual[to + i];
-          if (v + i == lane) {
-            shift = y;
-          }
-          sum += y - shift;
-          squares += (y - shift) * (y - shift);
-          if (is_there) {
-            out[to + i] = y;
-          }
-        }
-      }
-    }
-    n += f32(channels);
+    stored = put(stored, v == lane, acc, to, min(params.v_dim - 4u * v, 4u), is_there);
   }
-  moments[local] = vec4<f32>(n, shift + sum / n, squares - sum * (sum / n), 0.0); // n, mean, M2 of this thread's channels
+  moments[local] = moments_of(stored);
   workgroupBarrier();
   if (lane == 0u) {
     var head = moments[local].xyz;
@@ -127,11 +97,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var j = 1u; j < HEADS; j++) {
       all = merged(all, moments[local + j * LANES].xyz);
     }
-    variance[row] = vec4<f32>(all.z / all.x, 0.0, 0.0, 0.0);
-    if (!WHOLE) { // compiled
-      for (var c = HEADS * params.v_dim; c < params.pitch; c++) { // the padding of the row
-        out[row * params.pitch + c] = 0.0;
-      }
-    }
+    end_row(row, all);
   }
 }

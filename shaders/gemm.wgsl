@@ -1,12 +1,12 @@
 // Dense layers: the sums of dense.wgsl, for every mode of it.
 //
-// Six kernels. For software drivers, where workgroup memory and barriers cost most: `direct` reads both operands from global memory, and
+// Five kernels. For software drivers, where workgroup memory and barriers cost most: `direct` reads both operands from global memory, and
 // in `lines` neighbours along a line share the input under them. For GPUs, tiles of A and W lie in workgroup memory: `tiled`; `staged`,
-// with the next tile under way in registers while it multiplies the present one; `blocked`, which does so too, moves four numbers at a
-// time, and may divide K among groups of threads; and `thin` for few columns, whose lanes divide K.
+// with the next tile under way in registers while it multiplies the present one; and `thin` for few columns, whose lanes divide K.
+// A sixth is `blocked` of gemm_blocked.wgsl.
 //
 // Grid: x over columns of 4·WGX·TN4 (`thin`: of 4·TN4), y over rows of WGY·TM, z over phases. A thread owns rows r0 + i·WGY, or r0 + i
-// where `staged`, `blocked` and `thin` are, and columns c0 + j·WGX.
+// where `staged` and `thin` are, and columns c0 + j·WGX.
 // Reference: those of dense.wgsl.
 
 const TM: u32 = 4u; // rows per thread
@@ -14,10 +14,9 @@ const TN4: u32 = 2u; // columns per thread, in vec4
 const WGX: u32 = 8u;
 const WGY: u32 = 8u;
 const ACC: u32 = 8u; // TM·TN4
-const BK4: u32 = 4u; // tiled, staged, blocked: depth of a tile, in vec4
-const LOAD_A: u32 = 2u; // tiled, staged: vec4 of A a thread stages, WGY·TM·BK4 / threads; blocked: blocks of four
-const LOAD_W: u32 = 4u; // tiled, staged, blocked: vec4 of W a thread stages, 4·BK4·WGX·TN4 / threads
-const GROUPS: u32 = 1u; // blocked: of threads, among which K is divided
+const BK4: u32 = 4u; // tiled, staged: depth of a tile, in vec4
+const LOAD_A: u32 = 2u; // vec4 of A that a thread of theirs stages, WGY·TM·BK4 / threads
+const LOAD_W: u32 = 4u; // and of W, 4·BK4·WGX·TN4 / threads
 
 // include dense.wgsl
 
@@ -255,166 +254,6 @@ fn staged(
   for (var i = 0u; i < TM; i++) { // unroll
     for (var j = 0u; j < TN4; j++) { // unroll
       store(r0 + local.y * TM + i, c0 + local.x + j * WGX, group.z, acc[i * TN4 + j]);
-    }
-  }
-}
-
-// The groups of `blocked` have tiles of their own: A's transposed, four rows in a vec4. Four rows of a vec4 of K, a block, are loaded,
-// turned in registers and stored at once. Quad q of rows lies at q ^ 2·(k / 4), so that the eight blocks that are stored at a time lie in
-// different banks, without padding; QUADS is a multiple of eight.
-const TM4: u32 = TM / 4u;
-const QUADS: u32 = WGY * TM / 4u;
-const TILE: u32 = DEPTH * (QUADS + WGX * TN4); // both tiles of a group, in vec4
-const OTHERS: u32 = GROUPS - 1u;
-const PART: u32 = ACC / GROUPS; // of a thread's sums: what each group of threads adds up and stores
-const THREADS: u32 = WGX * WGY; // of a group
-const BOTH: bool = true; // all threads stage blocks of A, LOAD_A each, and LOAD_W vec4 of W; else a block each, and the others W
-const FROM_W: u32 = 0u; // the first thread that stages W
-const BLOCKS: u32 = 4u * LOAD_A; // vec4 of A that a thread stages
-const AHEAD: u32 = 12u; // vec4 that a thread has under way: at first those of A, at last those of W
-var<workgroup> tiles: array<vec4<f32>, GROUPS * TILE>;
-
-// Tap and vec4 of it, for a vec4 of the taps side by side, each of `depth`; past all of them the end of the last one.
-fn of_taps(k: u32, depth: u32) -> vec2<u32> {
-  let tap = k / depth;
-  if (tap >= KERNEL * KERNEL) {
-    return vec2<u32>(KERNEL * KERNEL - 1u, depth);
-  }
-  return vec2<u32>(tap, k % depth);
-}
-
-@compute @workgroup_size(WGX, WGY, GROUPS)
-fn blocked(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-  let mine = select(index / THREADS, 0u, GROUPS == 1u); // the number of this thread's group
-  let thread = index % THREADS;
-  // 32 threads are 8 across and 4 down: of neighbours two share their rows, and the two behind them their columns, which is what the
-  // memory of some GPUs can answer at once.
-  let lane = thread % 32u;
-  let x = thread / 32u % (WGX / 8u) * 8u + (lane & 1u) + ((lane >> 1u) & 6u);
-  let y = thread / 32u / (WGX / 8u) * 4u + ((lane >> 1u) & 1u) + ((lane >> 3u) & 2u);
-  let c0 = group.x * WGX * TN4;
-  let r0 = params.row0 + group.y * WGY * TM;
-  let last = params.n4 - 1u;
-  let depth = (params.k4 + BK4 - 1u) / BK4 * BK4;
-  let turns = (KERNEL * KERNEL * depth + GROUPS * BK4 - 1u) / (GROUPS * BK4);
-  let to_a = mine * TILE;
-  let to_w = to_a + DEPTH * QUADS;
-  let begin = params.w_offset + group.z * KERNEL * KERNEL * params.k4 * 4u * params.ldb4;
-  var acc: array<vec4<f32>, ACC>;
-  var row: array<vec3<i32>, BLOCKS>;
-  var at: array<i32, BLOCKS>;
-  var next: array<vec4<f32>, AHEAD>;
-  var quad: array<u32, BK4>;
-  for (var k = 0u; k < BK4; k++) { // unroll
-    quad[k] = to_a + ((y * TM4) ^ (2u * k));
-  }
-  var reached = mine * BK4;
-  var k0 = reached;
-  var base = begin;
-  var tap = 0u;
-  if (KERNEL > 1u) {
-    let to = of_taps(reached, depth);
-    tap = to.x;
-    k0 = to.y;
-    base = begin + tap * 4u * params.k4 * params.ldb4;
-  }
-  if (BOTH || thread < FROM_W) {
-    for (var l = 0u; l < LOAD_A; l++) { // unroll
-      for (var i = 0u; i < 4u; i++) { // unroll
-        let e = thread + l * THREADS;
-        row[4u * l + i] = locate(min(r0 + e / BK4 * 4u + i, params.rows - 1u), group.z);
-        at[4u * l + i] = tap_index(row[4u * l + i], tap);
-        next[4u * l + i] = ahead_a(at[4u * l + i], k0 + e % BK4);
-      }
-    }
-  }
-  if (BOTH || thread >= FROM_W) {
-    for (var l = 0u; l < LOAD_W; l++) { // unroll
-      let e = thread - FROM_W + l * (THREADS - FROM_W);
-      next[AHEAD - LOAD_W + l] = ahead_w(base, 4u * k0 + e / (WGX * TN4), min(c0 + e % (WGX * TN4), last));
-    }
-  }
-  for (var turn = 1u; turn <= turns; turn++) {
-    if (BOTH || thread < FROM_W) {
-      for (var l = 0u; l < LOAD_A; l++) { // unroll
-        let e = thread + l * THREADS;
-        let to = to_a + 4u * (e % BK4) * QUADS + ((e / BK4) ^ (2u * (e % BK4)));
-        tiles[to] = vec4<f32>(next[4u * l].x, next[4u * l + 1u].x, next[4u * l + 2u].x, next[4u * l + 3u].x);
-        tiles[to + QUADS] = vec4<f32>(next[4u * l].y, next[4u * l + 1u].y, next[4u * l + 2u].y, next[4u * l + 3u].y);
-        tiles[to + 2u * QUADS] = vec4<f32>(next[4u * l].z, next[4u * l + 1u].z, next[4u * l + 2u].z, next[4u * l + 3u].z);
-        tiles[to + 3u * QUADS] = vec4<f32>(next[4u * l].w, next[4u * l + 1u].w, next[4u * l + 2u].w, next[4u * l + 3u].w);
-      }
-    }
-    if (BOTH || thread >= FROM_W) {
-      for (var l = 0u; l < LOAD_W; l++) { // unroll
-        tiles[to_w + thread - FROM_W + l * (THREADS - FROM_W)] = next[AHEAD - LOAD_W + l];
-      }
-    }
-    workgroupBarrier();
-    if (turn < turns) { // what is loaded here is not waited for before the products are made
-      k0 += GROUPS * BK4;
-      if (KERNEL > 1u) {
-        reached += GROUPS * BK4;
-        if (k0 >= depth) {
-          let to = of_taps(reached, depth);
-          tap = to.x;
-          k0 = to.y;
-          base = begin + tap * 4u * params.k4 * params.ldb4;
-          for (var i = 0u; i < BLOCKS; i++) { // unroll
-            at[i] = tap_index(row[i], tap);
-          }
-        }
-      }
-      if (BOTH || thread < FROM_W) {
-        for (var l = 0u; l < LOAD_A; l++) { // unroll
-          for (var i = 0u; i < 4u; i++) { // unroll
-            next[4u * l + i] = ahead_a(at[4u * l + i], k0 + (thread + l * THREADS) % BK4);
-          }
-        }
-      }
-      if (BOTH || thread >= FROM_W) {
-        for (var l = 0u; l < LOAD_W; l++) { // unroll
-          let e = thread - FROM_W + l * (THREADS - FROM_W);
-          next[AHEAD - LOAD_W + l] = ahead_w(base, 4u * k0 + e / (WGX * TN4), min(c0 + e % (WGX * TN4), last));
-        }
-      }
-    }
-    for (var k = 0u; k < DEPTH; k++) { // unroll
-      var v: array<vec4<f32>, TM4>;
-      for (var i = 0u; i < TM4; i++) { // unroll
-        v[i] = tiles[quad[k / 4u] + k * QUADS + i];
-      }
-      for (var j = 0u; j < TN4; j++) { // unroll
-        let b = tiles[to_w + x + k * WGX * TN4 + j * WGX];
-        for (var i = 0u; i < TM4; i++) { // unroll
-          acc[4u * i * TN4 + j] += v[i].x * b;
-          acc[(4u * i + 1u) * TN4 + j] += v[i].y * b;
-          acc[(4u * i + 2u) * TN4 + j] += v[i].z * b;
-          acc[(4u * i + 3u) * TN4 + j] += v[i].w * b;
-        }
-      }
-    }
-    workgroupBarrier();
-  }
-  if (GROUPS > 1u) { // each gives the others what they add up: the one behind it at the front
-    for (var p = 0u; p < GROUPS; p++) { // unroll
-      if (p != mine) {
-        for (var o = 0u; o < PART; o++) { // unroll
-          tiles[((p * OTHERS + (mine + OTHERS - p) % GROUPS) * PART + o) * THREADS + thread] = acc[p * PART + o];
-        }
-      }
-    }
-    workgroupBarrier();
-  }
-  for (var p = 0u; p < GROUPS; p++) { // unroll
-    if (p == mine) {
-      for (var o = 0u; o < PART; o++) { // unroll
-        var sum = acc[p * PART + o];
-        for (var s = 0u; s < OTHERS; s++) { // unroll
-          sum += tiles[((p * OTHERS + s) * PART + o) * THREADS + thread];
-        }
-        store(r0 + y * TM + (p * PART + o) / TN4, c0 + x + (p * PART + o) % TN4 * WGX, group.z, sum);
-      }
     }
   }
 }

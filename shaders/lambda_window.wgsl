@@ -52,7 +52,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> variance: array<vec4<f32>>;
 @group(0) @binding(6) var<uniform> params: Params;
 
-// include moments.wgsl
+// include rows.wgsl
 
 var<workgroup> value: array<vec4<f32>, LINES * COLUMNS * LANES>;
 var<workgroup> logit: array<vec4<f32>, SPLIT * LOGITS>;
@@ -217,41 +217,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let channels = min(params.v_dim - 4u * v, 4u);
     for (var e = 0u; e < EACH; e++) { // unroll
       let is_there = group.x * RUN + p * EACH + e < params.width;
-      let begins = row_of(group, p * EACH + e) * params.pitch + 4u * v;
-      var shift = 0.0; // the first of this thread's channels, for a variance that does not cancel
-      var sum = 0.0;
-      var squares = 0.0;
+      let to = row_of(group, p * EACH + e) * params.pitch + 4u * v;
+      var stored = Stored();
       for (var h = 0u; h < HEADS; h++) { // unroll
-        let to = begins + h * params.v_dim;
-        if (WHOLE) { // compiled
-          let y = acc[e * HEADS + h] + residual[to / 4u];
-          if (h == 0u) {
-            shift = y.x;
-          }
-          let off = y - shift;
-          sum += off.x + off.y + off.z + off.w;
-          squares += dot(off, off);
-          if (is_there) {
-            out[to / 4u] = y;
-          }
-        } else {
-          for (var i = 0u; i < 4u; i++) { // unroll
-            if (i < channels) {
-              let y = acc[e * HEADS + h][i] + residual[to + i];
-              if (h + i == 0u) {
-                shift = y;
-              }
-              sum += y - shift;
-              squares += (y - shift) * (y - shift);
-              if (is_there) {
-                out[to + i] = y;
-              }
-            }
-          }
-        }
+        stored = put(stored, h == 0u, acc[e * HEADS + h], to + h * params.v_dim, channels, is_there);
       }
-      let n = f32(HEADS * channels);
-      value[(p * EACH + e) * LANES + v] = vec4<f32>(n, shift + sum / n, squares - sum * (sum / n), 0.0); // n, mean, M2 of these channels
+      value[(p * EACH + e) * LANES + v] = moments_of(stored);
     }
   }
   workgroupBarrier();
@@ -260,12 +231,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var lane = 1u; lane < LANES; lane++) {
       all = merged(all, value[i * LANES + lane].xyz);
     }
-    let row = row_of(group, i);
-    variance[row] = vec4<f32>(all.z / all.x, 0.0, 0.0, 0.0);
-    if (!WHOLE) { // compiled
-      for (var c = HEADS * params.v_dim; c < params.pitch; c++) { // the padding of the row
-        out[row * params.pitch + c] = 0.0;
-      }
-    }
+    end_row(row_of(group, i), all);
   }
 }

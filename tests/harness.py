@@ -13,8 +13,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import pytest
 
-from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu import WebGPU, native
 from moebius.backends.webgpu.caps import Caps, Kind
 from moebius.backends.webgpu.choice import always, choose
 from moebius.backends.webgpu.device import Device
@@ -138,6 +139,15 @@ class Guarded(WebGPU):
     def halves(self) -> bool:
         """Whether any of them reads or writes some."""
         return any(b.dtype == "f16" for d in self.dispatches for b in d.bindings)
+
+
+def in_mode(gpu: WebGPU, checked: bool, monkeypatch: pytest.MonkeyPatch) -> WebGPU:
+    """The same adapter with bounds checks or without them, whichever the tests run in."""
+    own = gpu.gpu
+    if own.implementation == "dawn":  # whose devices have or have not them as a whole
+        monkeypatch.setenv(native.CHECKED, str(int(checked)))
+        return WebGPU("dawn:SwiftShader")
+    return WebGPU(Device(own.implementation, own.module, own.device, own.info, replace(gpu.caps, checked=checked)))
 
 
 def first(wrong: np.ndarray) -> int:

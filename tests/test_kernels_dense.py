@@ -1,4 +1,5 @@
-"""The kernels of dense layers on the GPU against the float64 oracle: every row of the menu, every mode, every edge of a tile."""
+"""The kernels of dense layers on the GPU against the float64 oracle: every row of the menu, every mode, every edge of a tile. All of these
+with each other, with bounds checks and without, are in test_rows.py, which is slow."""
 
 from __future__ import annotations
 
@@ -23,7 +24,6 @@ SMALL = [  # of every entry but `lines`, in which a small image has edges enough
     Gemm("thin", 4, 2, 4, 8),
     Gemm("tiled", 4, 1, 4, 16),
     Gemm("staged", 2, 2, 4, 8),
-    Gemm("blocked", 4, 1, 8, 8),
 ]
 LINES = [Gemm("lines", 2, 1, 4, 4), Gemm("lines", 3, 1, 1, 8)]
 LARGE = [menu.LINES, Gemm("direct", 3, 2, 16, 4)]  # slow on SwiftShader
@@ -31,9 +31,14 @@ LARGE = [menu.LINES, Gemm("direct", 3, 2, 16, 4)]  # slow on SwiftShader
 every_row = pytest.mark.parametrize("row", menu.GEMMS, ids=lambda row: row.key.replace(" ", "-"))
 
 
+def is_long_to_compile(row: Gemm) -> bool:
+    """For SwiftShader."""
+    return row not in (*SMALL, *LINES) and (row.tm * row.tn4 > 4 or row.entry in menu.STAGING)
+
+
 @every_row
 def test_every_row_of_the_menu_runs_every_mode_beyond_its_edges(gpu: WebGPU, row: Gemm) -> None:
-    if is_swiftshader(gpu) and (row.tm * row.tn4 > 4 or row.entry in menu.STAGING):
+    if is_swiftshader(gpu) and is_long_to_compile(row):
         pytest.skip("SwiftShader takes minutes and gigabytes to compile it; small ones of its entry are below.")
     m, n = row.rows, min(4 * row.columns4, 15)
     cases = [linear((1, 1, rows), depth, columns) for rows, columns, depth in ((m + 1, n + 1, 17), (m - 1, n - 1, 35), (5, 1, 3))]
@@ -57,14 +62,6 @@ def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
             gpu, [], [(2 * m + 1, 2 * n + 1, 33), (m, n + 4, 1), (7, 5, 4), (1, 5, 3), (4, n + 1, 13)]
         ):
             linear((1, 1, rows), depth, columns).check(gpu, tile)
-
-
-def test_blocks_lie_across_a_whole_tile(gpu: WebGPU) -> None:
-    """Of more threads than the 32 that are arranged together, across and down."""
-    if is_swiftshader(gpu):
-        pytest.skip("It takes minutes to compile.")
-    row = Gemm("blocked", 8, 1, 16, 8)
-    linear((1, 1, row.rows + 1), 20, 4 * row.columns4 + 1).check(gpu, row)
 
 
 def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:

@@ -24,7 +24,7 @@ def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: 
     assert in_bands(linear((2, 31, 7)), gpu, "gemm", **small) == 8  # 60 rows each
     assert in_bands(linear((1, 21, 4), 3, 29, residual=False), gpu, "gemm", **small) == 3  # the output is the large one
     for row in SMALL[4:7]:
-        assert in_bands(linear((2, 31, 7)), gpu, "gemm", row, **small) == 8
+        assert in_bands(linear((2, 31, 7)), gpu, row.shader, row, **small) == 8
     for case in [
         conv3x3((2, 31, 7)),
         conv3x3((2, 31, 7), stride=2),
@@ -33,7 +33,7 @@ def test_tensors_above_the_binding_limit_run_in_bands(gpu: WebGPU, monkeypatch: 
         upsample_conv3x3((2, 13, 5)),
     ]:
         for tile in some(gpu, [None, LINES[1], SMALL[5]], [SMALL[4], SMALL[6]]):
-            in_bands(case, gpu, "gemm", tile, **small)
+            in_bands(case, gpu, tile.shader if tile else "gemm", tile, **small)
     in_bands(attention((2, 11, 13), 4), gpu, "softmax", max_storage_buffer_binding_size=20000)
     monkeypatch.setattr(norms, "CHUNK", 32)
     monkeypatch.setattr(norms, "WHOLE", 0)

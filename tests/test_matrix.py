@@ -1,7 +1,7 @@
 """Matrix units: what the kernels of gemm_matrix.wgsl compute, in emulation on software drivers.
 
 What runs in emulation is the text that runs on units, but for the primitives of a dialect. SwiftShader compiles it in a third of the time
-that llvmpipe takes, which therefore runs a part of it.
+that llvmpipe takes, which therefore runs a part of it. test_rows.py has every row of the menu.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, 
 from moebius.backends.webgpu.caps import Matrix
 from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.gemm import Dense
-from moebius.backends.webgpu.menu import UNITS, Gemm
+from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, DType, Tensor, itemsize, read
@@ -70,13 +70,6 @@ def test_units_run_every_mode_beyond_their_edges(swiftshader: WebGPU, row: Gemm)
 @of_every_row
 def test_units_run_on_llvmpipe(llvmpipe: WebGPU, row: Gemm) -> None:
     checked(edges(row)[0], llvmpipe, row)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("row", UNITS, ids=lambda row: row.key.replace(" ", "-"))
-def test_every_row_on_units_runs_every_mode_beyond_its_edges(request: pytest.FixtureRequest, row: Gemm) -> None:
-    """SwiftShader takes many minutes and gigabytes to compile a convolution whose threads stage eight vec4 each."""
-    check_modes(request.getfixturevalue("swiftshader" if int(row.constants()["LOAD_A"]) <= 4 else "llvmpipe"), row)
 
 
 @pytest.mark.parametrize(("room", "passed"), [(16384, (2, 2)), (6000, (1, 2)), (0, (1, 1))])

@@ -151,7 +151,8 @@ def test_units_are_what_an_adapter_lists_and_computes_right(llvmpipe: WebGPU, mo
     assert sorted(tried) == [(16, SHAPE), (16, OBLONG), (32, SHAPE)]  # with no fewer lanes, once all shapes are right
     monkeypatch.undo()
     fresh, specialise = copy.copy(llvmpipe.gpu), wgsl.specialise
-    for old, new in (("out[i] += p.x", "out[i] += 1.0 + p.x"), ("fn load_left", "fn")):  # computes wrong; does not compile
+    share = "v += received(at + s * PLACES * STRIP);"  # of subgroups that share a depth
+    for old, new in (("out[i] += p.x", "out[i] += 1.0 + p.x"), ("fn load_left", "fn"), (share, "")):  # computes wrong; does not compile
         fresh._pipelines = {}
         monkeypatch.setattr(wgsl, "specialise", lambda *args, old=old, new=new: specialise(*args).replace(old, new))
         assert prove.units(fresh, [(SHAPE, 16, 16)], "emulated") is None

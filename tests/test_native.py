@@ -179,8 +179,8 @@ class Without:
 
 LOST = {  # a private name, and what is not there without it
     "libf": {"unchecked", "number", "period"},
-    "lib": {"unchecked", "number"},
-    "ffi": {"unchecked", "number"},
+    "lib": {"unchecked", "number", "calls"},
+    "ffi": {"unchecked", "number", "calls"},
     "new_struct_p": {"unchecked"},
     "new_array": {"number"},
     "to_c_string_view": {"unchecked"},
@@ -191,7 +191,8 @@ LOST = {  # a private name, and what is not there without it
     "libf.wgpuBufferMapAsync": {"number"},
     "new_struct": {"number"},
     "libf.wgpuQueueGetTimestampPeriod": {"period"},
-    "": {"unchecked", "number", "period"},  # the module itself
+    "lib.wgpuComputePassEncoderSetBindGroup": {"calls"},
+    "": {"unchecked", "number", "period", "calls"},  # the module itself
 }
 
 
@@ -218,10 +219,15 @@ def test_what_another_wgpu_has_not_is_done_without(llvmpipe: WebGPU, name: str, 
     assert coming.read()[0].view(np.float32).tolist() == [0, 1, 2, 3]
     whole = native._unchecked_module
     made: list[Any] = []
-    monkeypatch.setattr(native, "_unchecked_module", lambda *args: made.append(whole(*args)) or made[0])
+    monkeypatch.setattr(native, "_unchecked_module", lambda *args: made.append(whole(*args)) or made[-1])
     opened.pipeline("softmax", "main", ())
     found |= {"unchecked"} if made else set()
-    assert found == {"unchecked", "number", "period"} - LOST[name]
+    encoder = opened.device.create_command_encoder()
+    run = encoder.begin_compute_pass()
+    found |= {"calls"} if native.calls(opened.module, run)[2] != run.dispatch_workgroups else set()
+    run.end()
+    OPS["attention"]((1, 3, 1)).check(WebGPU(opened), CPU)
+    assert found == {"unchecked", "number", "period", "calls"} - LOST[name]
 
 
 @pytest.mark.parametrize("implementation", ["llvmpipe", "dawn"])
@@ -230,10 +236,11 @@ def test_a_gpus_pipelines_are_made_together_and_what_fails_fails_where_it_is_wan
 ) -> None:
     gpu, wrong = request.getfixturevalue(implementation).gpu, "softmax"
     keys = [(shader, "main", ()) for shader in ("concat", "transpose", wrong, "layer_norm", "concat")]
-    specialise, makers = wgsl.specialise, set[int]()
+    specialise, makers, asked = wgsl.specialise, set[int](), list[str]()
 
     def specialised(shader: str, constants: wgsl.Constants = (), entry: str | None = None) -> str:
         makers.add(get_ident())
+        asked.append(shader)
         return "fn" if shader == wrong else specialise(shader, constants, entry)
 
     monkeypatch.setattr(wgsl, "specialise", specialised)
@@ -242,6 +249,9 @@ def test_a_gpus_pipelines_are_made_together_and_what_fails_fails_where_it_is_wan
         with device.compiling(keys):
             pass
         assert {shader for shader, _, _ in device._pipelines} == there
+    with discrete.compiling([keys[0], keys[1], keys[3]]):  # which are there
+        pass
+    assert sorted(asked) == ["concat", "layer_norm", wrong, "transpose"]
     assert (get_ident() in makers) == (implementation == "dawn")  # which has threads of its own
     made = dict(discrete._pipelines)
     with pytest.raises(MoebiusError, match=r"failed while compiling softmax\.wgsl"):

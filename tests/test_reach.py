@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import OPS, self_lambda, upsample_conv3x3
+from harness import in_mode
 from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, native, reach
 from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.dispatch import Dispatch
-from moebius.backends.webgpu.menu import UNITS, WINOGRAD, Gemm
+from moebius.backends.webgpu.menu import BLOCKED, UNITS, WINOGRAD, Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import check
 from moebius.backends.webgpu.units import Units
@@ -103,6 +104,7 @@ WIDER = {
     "cross_lambda_rows": ("rows", "positions", "q_pitch", "k4", "v_dim", "pitch"),
     "depthwise": ("images", "height", "width", "c4"),
     "gemm": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
+    "gemm_blocked": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
     "gemm_matrix": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
     "group_apply": ("count", "c4"),
     "group_finish": ("groups", "chunks", "channels"),
@@ -120,6 +122,7 @@ WIDER = {
 }
 FROM = {"gemm": "linear", "depthwise": "dwconv", "softmax": "attention", "transpose": "attention", "cross_lambda": "cross_lambda"}
 FROM |= {name: "self_lambda" for name in WIDER if name.startswith("lambda_")} | {n: "group_norm" for n in WIDER if n.startswith("group_")}
+ON_ROWS = {"winograd": ("conv3x3", WINOGRAD[-1]), "gemm_blocked": ("linear", BLOCKED), "gemm_matrix": ("linear", UNITS[0])}
 FROM |= {"lambda_window": "self_lambda of a layer norm, fused", "cross_lambda_rows": "cross_lambda of a layer norm, fused"}
 
 
@@ -128,8 +131,8 @@ def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shade
     assert WIDER.keys() == reach.REACH.keys()
     if shader in ("group_stats", "group_finish"):  # of large tensors
         monkeypatch.setattr(norms, "WHOLE", 0)
-    if shader in ("winograd", "gemm_matrix"):
-        op, row = ("linear", UNITS[0]) if shader == "gemm_matrix" else ("conv3x3", WINOGRAD[-1])
+    if shader in ON_ROWS:
+        op, row = ON_ROWS[shader]
         case = OPS[op]((1, 5, 7))
         d = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(row)), case.params).dispatches[0]
     else:
@@ -151,8 +154,7 @@ def test_the_variance_of_rows_is_reached_by_itself(llvmpipe: WebGPU) -> None:
 
 def test_a_binding_that_the_row_forgot_is_refused(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     (d,) = recorded(llvmpipe, "layer_norm", (1, 5, 3))
-    row = reach.REACH["layer_norm"]
-    without = {name: span for name, span in row(d.params, d.grid).spans.items() if name != "bias"}  # type: ignore[arg-type]
+    without = {name: span for name, span in spans(d).items() if name != "bias"}
     monkeypatch.setitem(reach.REACH, "layer_norm", lambda n, grid: reach.Reach(without))
     with pytest.raises(LimitError, match="how far it reaches in bias"):
         check(d, llvmpipe.caps)
@@ -170,6 +172,38 @@ def test_a_grid_whose_numbers_wrap_is_refused(llvmpipe: WebGPU) -> None:
     (d,) = recorded(llvmpipe, "concat", (1, 5, 3))
     with pytest.raises(LimitError, match="none that its kernel was written for"):
         check(replace(d, grid=(65535, 1025, 1)), llvmpipe.caps)
+
+
+ADDED_UP = {  # kernels that add up across threads by halves, and a size that would leave some out
+    "group_finish": ("SIZE", 48),
+    "group_scale": ("SIZE", 24),
+    "group_stats": ("SIZE", 80),
+    "lambda_content": ("SIZE", 12),
+    "layer_norm": ("LANES", 24),
+    "softmax": ("SIZE", 63),
+}
+
+
+@pytest.mark.parametrize("shader", ADDED_UP)
+def test_threads_that_cannot_be_halved_are_refused(llvmpipe: WebGPU, shader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum would leave some of them out. And rows of a workgroup are whole."""
+    assert ADDED_UP.keys() == {name for name in reach.REACH if reach.halved(name)}
+    assert all(reach.halved(name) == {constant} for name, (constant, _) in ADDED_UP.items())
+    if shader in ("group_stats", "group_finish"):
+        monkeypatch.setattr(norms, "WHOLE", 0)
+    d = next(d for d in recorded(llvmpipe, FROM.get(shader, shader), (1, 5, 7)) if d.shader == shader)
+    name, size = ADDED_UP[shader]
+
+    def given(**sizes: int) -> Dispatch:
+        return replace(d, constants=tuple(sorted((dict(d.constants) | sizes).items())))
+
+    others = {"SIZE": 72} if name == "LANES" else {}
+    check(given(**{name: 8}), llvmpipe.caps)
+    with pytest.raises(LimitError, match="none that its kernel was written for"):
+        check(given(**{name: size}, **others), llvmpipe.caps)
+    if name == "LANES":
+        with pytest.raises(LimitError, match="none that its kernel was written for"):
+            check(given(LANES=16, SIZE=24), llvmpipe.caps)
 
 
 def test_a_step_without_a_row_in_the_tables_is_refused(llvmpipe: WebGPU) -> None:
@@ -233,8 +267,8 @@ def test_the_environment_keeps_checks(given: str | None, unchecked: bool, monkey
 @pytest.fixture(scope="module", params=[False, True], ids=["unchecked", "checked"])
 def either(request: pytest.FixtureRequest, llvmpipe: WebGPU) -> WebGPU:
     """llvmpipe in both modes, whichever the tests run in."""
-    gpu, caps = llvmpipe.gpu, replace(llvmpipe.caps, checked=request.param)
-    return WebGPU(Device(gpu.implementation, gpu.module, gpu.device, gpu.info, caps))
+    with pytest.MonkeyPatch.context() as patch:
+        return in_mode(llvmpipe, request.param, patch)
 
 
 @pytest.mark.parametrize("name", ["linear", "conv3x3 stride 2", "dwconv with all", "group_norm with SiLU", "cross_lambda", "softmax"])
@@ -245,7 +279,7 @@ def test_kernels_keep_to_their_guards_in_both_modes(either: WebGPU, name: str) -
 
 def test_bands_and_tiles_keep_to_their_guards_in_both_modes(either: WebGPU) -> None:
     on_units = Gemm("units", 8, 2, 2, 2, units=Units(16, 8, 8, 8, lanes=8))
-    in_groups = Gemm("blocked", 4, 1, 8, 8, groups=2)
+    in_groups = Gemm("blocked", 8, 1, 8, 4, groups=2)
     for row in (Gemm("tiled", 2, 1, 8, 8), Gemm("staged", 2, 1, 8, 8), in_groups, Gemm("thin", 4, 2, 8, 4), on_units):
         upsample_conv3x3((2, 13, 5)).check(either, row, max_storage_buffer_binding_size=4096)
     self_lambda((1, 6, 9)).check(either, fold=2)

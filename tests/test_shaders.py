@@ -43,8 +43,9 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
 SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
-PARTS = ("common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments")  # of other files
+PARTS = ("common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "rows")  # of other files
 KERNELS = [name for name in SHADERS if name not in (*PARTS, "view")]
+DENSE = ("gemm", "gemm_blocked")
 NOT_IN_A_PLAN = {"finite", "gemm_matrix", "view"}  # unless matrix units were asked for: test_matrix.py
 
 every_shader = pytest.mark.parametrize("shader", SHADERS)
@@ -94,7 +95,7 @@ def compile_module(gpu: WebGPU, shader: str, constants: wgsl.Constants, entry: s
 def test_compiles_as_it_stands(gpu: WebGPU, shader: str) -> None:
     compile_module(gpu, shader, ())
     for entry in entries(shader):
-        large = shader == "gemm_matrix" or (shader == "gemm" and "SwiftShader" in gpu.name)  # which takes half a minute for such a tile
+        large = shader == "gemm_matrix" or (shader in DENSE and "SwiftShader" in gpu.name)  # which takes half a minute for such a tile
         if not large:
             gpu.gpu.pipeline(shader, entry, ())
 
@@ -102,7 +103,7 @@ def test_compiles_as_it_stands(gpu: WebGPU, shader: str) -> None:
 @every_kernel
 def test_compiles_as_software_drivers_run_it(gpu: WebGPU, shader: str) -> None:
     found = [(entry, constants) for name, entry, constants in specialisations(gpu) if name == shader]
-    by_gpus = any(name == shader for name, _, _ in specialisations(gpu, *GPU))
+    by_gpus = any(name == shader for name, _, _ in specialisations(gpu, *GPU) | specialisations(gpu, *H200))
     assert bool(found or by_gpus) == (shader not in NOT_IN_A_PLAN), f"{shader}.wgsl is used by no plan, or the list of exceptions is old."
     for entry, constants in found:
         gpu.gpu.pipeline(shader, entry, constants)
@@ -118,7 +119,7 @@ def test_compiles_as_gpus_run_it(gpu: WebGPU) -> None:
     for caps, used in rows.items():
         for shader, entry, constants in specialisations(gpu, *caps) - specialisations(gpu):
             compile_module(gpu, shader, constants, entry)
-            if shader == "gemm":
+            if shader in DENSE:
                 plain = [row for row in GEMMS if (row.entry, row.packing) == (entry, "plain")]
                 used |= {row.key for row in plain if row.constants().items() <= set(constants)}
     common = {row.key for row in THIN}
@@ -203,7 +204,7 @@ def test_no_mark_is_left_in_what_is_compiled(shader: str) -> None:
 # what Python reads from them -----------------------------------------------------------------------------------------
 FLAT = (64, 1)
 WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
-    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in ("gemm", "gemm_matrix", "winograd")},
+    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in (*DENSE, "gemm_matrix", "winograd")},
     ("group_stats", "main"): (FLAT, 64 * 16),  # a vec3 takes the room of a vec4
     ("group_finish", "main"): (FLAT, 64 * 16),
     ("group_scale", "main"): (FLAT, 64 * 16),
@@ -217,7 +218,7 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("gemm", "lines"): ((8, 8), 0),
     ("gemm", "tiled"): ((8, 8), 16 * (8 * 4 * 5 + 16 * 8 * 2)),
     ("gemm", "staged"): ((8, 8), 4 * 16 * (8 * 4 + 4) + 16 * 16 * 8 * 2),  # tile_w is `tiled`'s too
-    ("gemm", "blocked"): ((8, 8), 16 * 16 * (8 + 8 * 2)),
+    ("gemm_blocked", "blocked"): ((8, 8), 16 * 16 * (16 + 8)),
     ("gemm", "thin"): ((8, 8), 16 * 8 * 8 * (8 + 1)),
     ("gemm_matrix", "units"): ((128, 1), 2 * (64 * 40 + 32 * 72) + 4 * 4 * (2 * 16 * 36)),
     **{("winograd", entry): ((8, 8), 0) for entry in ("to_filters", "to_points", "from_points")},
@@ -239,12 +240,13 @@ def test_workgroups_are_what_the_file_declares(shader: str) -> None:
         (STAGED, 4 * 16 * (64 + 4 + 64)),
         (STAGED_TALL, 4 * 16 * (128 + 4 + 64)),
         (THIN[2], 16 * 4 * 8 * 17),
+        (BLOCKS[0], 16 * 16 * (16 + 16)),
         (CPU, 0),
         (LINES, 0),
     ],
 )
 def test_a_row_decides_the_workgroup(row: Gemm, nbytes: int) -> None:
-    kernel = wgsl.kernel("gemm", row.entry, tuple(row.constants().items()))
+    kernel = wgsl.kernel(row.shader, row.entry, tuple(row.constants().items()))
     assert (kernel.workgroup, kernel.threads, kernel.workgroup_bytes) == ((row.wgx, row.wgy), row.threads, row.workgroup_bytes)
     assert row.workgroup_bytes == nbytes
 
@@ -253,14 +255,11 @@ def test_a_tile_stages_what_its_threads_load(llvmpipe: WebGPU) -> None:
     for d in recorded(llvmpipe, *GPU) + recorded(llvmpipe, *H200):
         if d.entry in STAGING:
             c = wgsl.numbers(d.shader, d.constants)
-            threads, blocks = c["WGX"] * c["WGY"], 4 if d.entry == "blocked" else 1
-            assert blocks * c["LOAD_A"] * threads == c["WGY"] * c["TM"] * c["BK4"]
+            threads, loads_a = c["WGX"] * c["WGY"], 4 if d.entry == "blocked" else c["LOAD_A"]
+            assert loads_a * threads == c["WGY"] * c["TM"] * c["BK4"]
             assert c["LOAD_W"] * threads == 4 * c["BK4"] * c["WGX"] * c["TN4"]
             assert c["ACC"] == c["TM"] * c["TN4"]
-            if d.entry == "blocked":
-                assert dict(d.constants)["BOTH"]
-                assert c["AHEAD"] == 4 * c["LOAD_A"] + c["LOAD_W"]
-            else:
+            if d.entry != "blocked":
                 assert (c["ROW_PITCH"], c["RUN"]) == (c["BK4"] + 1, c["WGY"] * c["TM"] + 4)
 
 

@@ -17,6 +17,7 @@ from test_fused import FUSED
 from moebius.backends.webgpu import WebGPU, choice, menu
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.menu import CPU, CPU_THIN, Gemm
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.tuned import Pick, Table, Tuned, shape_of, why
@@ -148,6 +149,83 @@ def test_rows_are_compared_at_one_clock_and_timed_at_the_highest(llvmpipe: WebGP
     assert warm > 4
     stuck = Tuner(gpu.gpu, gpu.caps, three, lambda batches: [0.0] * len(batches))  # a clock that stands still ends, too
     assert max(stuck.measure(call).ms.values()) <= 1e-6
+
+
+def test_a_row_is_compared_with_the_default_round_by_round(llvmpipe: WebGPU) -> None:
+    """On a clock that changes within a round, too: what counts is the middle one of the comparisons, not of the times."""
+    (call,) = calls_of(llvmpipe, "linear")
+    rounds = iter([(10.0, 10.0), (10.0, 5.0), (20.0, 10.0), (10.0, 50.0), (20.0, 10.0), (10.0, 50.0)])  # the first is long enough already
+    found = Tuner(llvmpipe.gpu, llvmpipe.caps, lambda *_: (CPU, OTHER), lambda _: list(next(rounds))).measure(call)
+    assert found.ms == pytest.approx({CPU.key: 10.0, OTHER.key: 5.0})
+    assert not list(rounds)
+
+
+def test_time_that_ends_while_rows_are_timed_leaves_one_round(llvmpipe: WebGPU) -> None:
+    (call,) = calls_of(llvmpipe, "linear")
+    for most in (0, 1, 3):
+        taken: list[int] = []
+
+        def quick(batches: Sequence[tuple[Plan, int]], taken: list[int] = taken) -> list[float]:
+            taken.append(batches[0][1])
+            return [1.0] * len(batches)
+
+        tuner = Tuner(llvmpipe.gpu, llvmpipe.caps, three, quick)
+        found = tuner.measure(call, enough=lambda taken=taken, most=most: len(taken) > most)
+        assert (len(taken), len(found.ms)) == (most + 2, 3)  # those that settle, and one that counts
+
+
+class Clocks:
+    """In place of `timed`: milliseconds of one run of a pass, which both clocks show, the timestamps in whole steps and `lost` of them not
+    at all."""
+
+    def __init__(self, ms: float, step: float, lost: int = 0) -> None:
+        self.ms, self.step, self.lost = ms, step, lost
+        self.asked: list[tuple[str, int]] = []
+        self.runs = 0
+
+    def encode(self, plan: Plan, repeats: int, run: Any) -> None:
+        self.runs += repeats
+
+    def __call__(self, device: Device, passes: Sequence[Callable[[Any], None]], clock: str) -> np.ndarray:
+        out = []
+        for each in passes:
+            self.runs = 0
+            each(None)
+            ms = self.ms * self.runs
+            if clock == "timestamp":
+                ms = ms // self.step * self.step if self.step else 0.0
+                if self.lost:
+                    self.lost, ms = self.lost - 1, 0.0
+            self.asked.append((clock, self.runs))
+            out.append(ms + 0.2 * (clock == "wall"))
+        return np.array(out)
+
+
+@pytest.mark.parametrize(
+    ("ms", "step", "lost", "by", "most"),
+    [
+        (0.01, 0.0655, 0, "timestamp", 400),  # a run is over within a step of the clock
+        (5.0, 0.0655, 1, "timestamp", 2),  # a driver loses one
+        (5.0, 0.0, 0, "wall", 2),  # a clock that stands still, found out by one run
+        (0.01, 0.0, 0, "wall", 1000),  # by as many as take a while, and no more
+    ],
+)
+def test_timestamps_are_given_up_where_they_show_nothing_of_what_took_long(
+    llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, ms: float, step: float, lost: int, by: str, most: int
+) -> None:
+    """The times are right either way, and nothing is asked for that would keep a GPU busy for seconds."""
+    (call,) = calls_of(llvmpipe, "linear")
+    clocks = Clocks(ms, step, lost)
+    monkeypatch.setattr("moebius.backends.webgpu.tuner.timed", clocks)
+    monkeypatch.setattr("moebius.backends.webgpu.tuner.encode", clocks.encode)
+    tuner = Tuner(llvmpipe.gpu, llvmpipe.caps, lambda *_: (CPU, OTHER))
+    tuner.by = "timestamp"
+    found = tuner.measure(call)
+    assert tuner.by == by
+    assert list(found.ms.values()) == pytest.approx([ms, ms], rel=0.3)  # the wall's clock has the way there and back in it
+    assert max(runs for _, runs in clocks.asked) <= most
+    if by == "wall":
+        assert {clock for clock, _ in clocks.asked[-10:]} == {"wall"}
 
 
 def test_weights_that_were_only_tried_take_no_memory(llvmpipe: WebGPU) -> None:

@@ -14,18 +14,16 @@ import numpy as np
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.tensor import Tensor
-from moebius.check import halves
+from moebius.check import halves, parts
 from moebius.check.bounds import is_rounding
 from moebius.check.specs import bound, listed
 from moebius.check.standin import StandIn
 from moebius.errors import UsageError
 from moebius.model import unet, vae
 from moebius.model.contract import Condition
-from moebius.model.denoise import Denoiser
 from moebius.model.params import Params
-from moebius.model.scheduler import DDIM
 from moebius.model.synthetic import rng, synthetic
-from moebius.model.unet import UNet, UNetConfig, condition_ids
+from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 from moebius.weights.bundle import read_bundle
 from moebius.weights.nano import packaged_nano
@@ -109,16 +107,13 @@ def validate(gpu: WebGPU, config: str, image_size: int | None, report: Callable[
     check_image_size(image_size)
     unet_config, unet_weights, vae_config, vae_weights = networks(config)
     ops = LockStep(gpu, report)
-    scheduler = DDIM()
-    timesteps = scheduler.timesteps()
-    net = UNet(unet_config, unet_weights, ops)
-    denoiser = Denoiser(net, condition_ids(unet_config), timesteps.tolist(), scheduler.coefficients(timesteps, 20), 2.5)
+    denoiser = parts.guided(UNet(unet_config, unet_weights, ops))
     s = unet_config.sample_size
     shape = 1, unet_config.out_channels, s, s
     noise = {name: rng(0, f"validate.{name}").standard_normal(shape, dtype=np.float32) for name in ("y", "masked")}
     mask = (rng(0, "validate.mask").random((1, 1, s, s)) < 0.3).astype(np.float32)
     next(denoiser.steps(noise["y"], mask, noise["masked"]))  # from the second step on the ops are the same
-    del net, denoiser
+    del denoiser
     coder = VAE(vae_config, vae_weights, ops)
     size = image_size or s * vae_config.factor
     coder.encode(np.clip(rng(0, "validate.image").standard_normal((1, 3, size, size), dtype=np.float32), -1, 1))

@@ -90,12 +90,11 @@ def plan(args: argparse.Namespace) -> int:
     import numpy as np
 
     from moebius.backends.webgpu import WebGPU
+    from moebius.check import parts
     from moebius.check.lockstep import configs
     from moebius.inpaint import tuning
-    from moebius.model.denoise import Denoiser
     from moebius.model.params import ShapeOnly
-    from moebius.model.scheduler import DDIM
-    from moebius.model.unet import UNet, condition_ids, shapes
+    from moebius.model.unet import UNet, shapes
 
     config, vae_config = configs(args.config)
     gpu = WebGPU(args.adapter, limits=args.limits, precision=args.precision, matrix_units=args.matrix_units)
@@ -103,14 +102,8 @@ def plan(args: argparse.Namespace) -> int:
         tuning.apply(gpu)
     else:
         gpu = WebGPU(gpu.gpu, replace(gpu.caps, kind=args.kind))
-    net = UNet(config, ShapeOnly(shapes(config)), gpu)
-    scheduler = DDIM()
-    timesteps = scheduler.timesteps()
-    denoiser = Denoiser(net, condition_ids(config), timesteps.tolist(), scheduler.coefficients(timesteps, 20), 2.5)
-    side = config.sample_size
-    inputs = [(1, side, side, channels) for channels in (config.out_channels, 1, config.out_channels)]  # y, mask, masked
-    recorded = gpu.record(denoiser.step, inputs, slice(None))
-    summary = recorded.summary() | whole_picture(gpu, vae_config, side, recorded)
+    recorded = gpu.record(*parts.step(UNet(config, ShapeOnly(shapes(config)), gpu)))
+    summary = recorded.summary() | whole_picture(gpu, vae_config, config.sample_size, recorded)
     rows = recorded.describe()
     if args.json:
         about = {"config": args.config, "adapter": gpu.name, "precision": gpu.precision}
@@ -142,12 +135,12 @@ def plan(args: argparse.Namespace) -> int:
 
 def whole_picture(gpu: WebGPU, config: VAEConfig, side: int, step: Plan) -> dict[str, int]:
     """The bytes of both networks' weights; and with what a picture's plans have of their own, and the memory that they share."""
+    from moebius.check import parts
     from moebius.model.params import ShapeOnly
     from moebius.model.vae import VAE, shapes
 
-    coder, size = VAE(config, ShapeOnly(shapes(config)), gpu), side * config.factor
-    encoder = gpu.record(coder.encoder, [(1, size, size, config.in_channels)])
-    decoder = gpu.record(coder.decoder, [(1, side, side, config.latent_channels)])
+    coder = VAE(config, ShapeOnly(shapes(config)), gpu)
+    encoder, decoder = gpu.record(*parts.encoder(coder, side)), gpu.record(*parts.decoder(coder, side))
     summaries = [plan.summary() for plan in (step, encoder, decoder)]
     weights = sum(each["weight_bytes"] for each in summaries)
     own = sum(each["peak_bytes"] - sum(plan.lent) for each, plan in zip(summaries, (step, encoder, decoder), strict=True))

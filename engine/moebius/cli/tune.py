@@ -85,20 +85,12 @@ def line(found: Measured) -> str:
 
 def layers(ops: WebGPU, config: str) -> list[GemmCall]:
     """The dense layers of a guided step, of an encoding and of a decoding."""
+    from moebius.check import parts
     from moebius.check.lockstep import networks
-    from moebius.model.denoise import Denoiser
-    from moebius.model.scheduler import DDIM
-    from moebius.model.unet import UNet, condition_ids
+    from moebius.model.unet import UNet
     from moebius.model.vae import VAE
 
     unet_config, unet_weights, vae_config, vae_weights = networks(config)
-    net, coder = UNet(unet_config, unet_weights, ops), VAE(vae_config, vae_weights, ops)
-    scheduler = DDIM()
-    timesteps = scheduler.timesteps()
-    denoiser = Denoiser(net, condition_ids(unet_config), timesteps.tolist(), scheduler.coefficients(timesteps, 20), 2.5)
-    side, channels = unet_config.sample_size, unet_config.out_channels
-    size = side * vae_config.factor
-    step, _ = ops.layers(denoiser.step, [(1, side, side, n) for n in (channels, 1, channels)], slice(None))
-    encoder, _ = ops.layers(coder.encoder, [(1, size, size, vae_config.in_channels)])
-    decoder, _ = ops.layers(coder.decoder, [(1, side, side, vae_config.latent_channels)])
-    return step + encoder + decoder
+    net, coder, side = UNet(unet_config, unet_weights, ops), VAE(vae_config, vae_weights, ops), unet_config.sample_size
+    every = parts.step(net), parts.encoder(coder, side), parts.decoder(coder, side)
+    return [call for part in every for call in ops.layers(*part)[0]]

@@ -18,7 +18,7 @@ APART = 8 << 20  # bytes that a buffer counts for beside its own: the more there
 Rather = Callable[[int, int], int]
 RATHER: tuple[Rather, ...] = (lambda size, at: size, lambda size, at: -size, lambda size, at: at)
 # Shaders that add `first` at the very places that they write, and read it nowhere else.
-ADDING = ("gemm", "gemm_matrix", "winograd")
+ADDING = ("gemm", "gemm_blocked", "gemm_matrix", "winograd")
 
 
 def sooner(dispatches: Sequence[Dispatch], kept: set[int]) -> list[Dispatch]:

@@ -18,7 +18,8 @@ from moebius.backends.webgpu.tensor import NUMPY, Binding, DType, Tensor, read
 from moebius.backends.webgpu.units import TILES, Units
 from moebius.errors import DeviceLostError, MoebiusError
 
-TRIED: tuple[tuple[int, DType], ...] = ((3, "f32"), (8, "f16"))  # what the depth is beyond two tiles
+# What the depth is beyond two tiles, of which numbers, and among how many subgroups a tile's depth is divided where there is room for them.
+TRIED: tuple[tuple[int, DType, int], ...] = ((3, "f32", 1), (8, "f16", 2))
 Listed = Iterable[tuple[Unit, int, int]]  # a shape, and the fewest and most lanes of its subgroups
 
 
@@ -39,14 +40,19 @@ def units(device: Device, listed: Listed, dialect: Dialect = "dawn") -> Matrix |
 
 
 def is_right(device: Device, ways: Matrix, shape: Unit) -> bool:
-    """Multiplies two tiles and a bit on two subgroups, of numbers in memory and of halves, which go into a tile as they are; every sum is
-    exact, so that a right one is right to the last bit."""
-    m, n, k = shape.m, shape.n, shape.k
-    if m * n % ways.lanes or (row := tried(shape, ways.lanes)) is None:
+    """Multiplies two tiles and a bit, of numbers in memory on two subgroups, and of halves, which go into a tile as they are, on four that
+    share its depth; every sum is exact, so that a right one is right to the last bit."""
+    m, n = shape.m, shape.n
+    if m * n % ways.lanes:
         return False
-    random = np.random.default_rng(0)
-    for depth, dtype in TRIED:
-        a, w = (random.integers(-8, 9, size).astype(np.float32) / 8 for size in ((2 * m - 1, 2 * k + depth), (2 * k + depth, n)))
+    random, room = np.random.default_rng(0), replace(device.caps, matrix=ways, precision="f16")
+    for depth, dtype, share in TRIED:
+        rows = (tried(shape, ways.lanes, most) for most in range(share, 0, -1))
+        row = next((row for row in rows if row is not None and row.fits(room)), None)
+        if row is None or row.units is None:
+            return False
+        deep = 2 * row.units.depth + depth
+        a, w = (random.integers(-8, 9, size).astype(np.float32) / 8 for size in ((2 * m - 1, deep), (deep, n)))
         try:
             got = product(device, ways, row, a, w, dtype)
         except DeviceLostError:
@@ -58,10 +64,11 @@ def is_right(device: Device, ways: Matrix, shape: Unit) -> bool:
     return True
 
 
-def tried(shape: Unit, lanes: int) -> Gemm | None:
+def tried(shape: Unit, lanes: int, share: int = 1) -> Gemm | None:
     """The smallest tile: a fragment a subgroup, and as many deep as its threads can load alike."""
-    for fragments in range(1, 9):
-        row = Gemm("units", shape.m, shape.n // 4, 1, 2, operands="f16", units=Units(fragments * shape.k, *shape[2:], lanes=lanes))
+    for fragments in range(share, 8 * share + 1, share):
+        units = Units(fragments * shape.k, *shape[2:], share=share, lanes=lanes)
+        row = Gemm("units", shape.m, shape.n // 4, 1, 2, operands="f16", units=units)
         if row.is_shared:
             return row
     return None

@@ -2,7 +2,10 @@
 
 This is what lets kernels run without bounds checks: every index of a kernel is made of its `Params`, its constants and its grid, and for
 each kernel a row of REACH says where those indexes begin and end, in the words of a binding, or its halves. The plan compares that with
-what is bound before anything runs (`beyond`). A kernel without a row keeps its checks.
+what is bound before anything runs (`check_reach`). A kernel without a row keeps its checks.
+
+Kernels add up across their threads by halves: the first half of them adds what the second has, and so on. That meets every thread where
+there are a power of two of them, and for no other number (`halved`).
 
 What comes from data is the number of a step alone, which picks a row of a table: `Reach.steps` says how many words a step has there, and
 a plan refuses a step that its shortest table has no row for.
@@ -10,10 +13,12 @@ a plan refuses a step that its shortest table has no row for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from moebius.backends.webgpu import wgsl
 
@@ -26,7 +31,8 @@ LARGEST = 2**31  # words of a buffer: an index is an i32 in places
 
 @dataclass(frozen=True)
 class Reach:
-    """Words by the binding's name; what is bound and not named is refused. `whole` holds where every index is as the spans say."""
+    """Words by the binding's name; what is bound and not named is refused. `whole` holds where every index is as the spans say, and nothing
+    is left out."""
 
     spans: Mapping[str, Span]
     steps: Mapping[str, int] = field(default_factory=dict)
@@ -194,7 +200,8 @@ def group_apply(n: Numbers, grid: Grid) -> Reach:
 
 def layer_norm(n: Numbers, grid: Grid) -> Reach:
     row = n["rows"] * n["c4"]
-    return Reach(vec4(x=row, out=row, weight=n["c4"], bias=n["c4"], variance=n["rows"]), whole=n["rows"] > 0)
+    spans = vec4(x=row, out=row, weight=n["c4"], bias=n["c4"], variance=n["rows"])
+    return Reach(spans, whole=n["rows"] > 0 and n["SIZE"] % n["LANES"] == 0)
 
 
 # lambdas and attention ------------------------------------------------------------------------------------------------
@@ -283,6 +290,7 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "cross_lambda_rows": cross_lambda_rows,
     "depthwise": depthwise,
     "gemm": gemm,
+    "gemm_blocked": gemm,
     "gemm_matrix": gemm,
     "group_apply": group_apply,
     "group_finish": group_finish,
@@ -299,7 +307,7 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "winograd": winograd,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
-PARTS = "common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments"  # of others
+PARTS = "common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "rows"  # of others
 NO_KERNELS = (*PARTS, "view")  # the window's own keeps its checks
 
 
@@ -321,4 +329,12 @@ def reach(shader: str, constants: wgsl.Constants, params: Mapping[str, int | flo
         return None
     # Of a type its words; what else is a text is in no index.
     given = {name: wgsl.STRIDES.get(value, 0) // 4 if isinstance(value, str) else int(value) for name, value in constants}
-    return REACH[shader]({**wgsl.numbers(shader, constants), **given, **params}, grid)  # type: ignore[dict-item] # floats are in no index
+    sizes: dict[str, Any] = {**wgsl.numbers(shader, constants), **given, **params}  # floats are in no index
+    found = REACH[shader](sizes, grid)
+    return replace(found, whole=found.whole and all(sizes[name].bit_count() == 1 for name in halved(shader)))
+
+
+@cache
+def halved(shader: str) -> frozenset[str]:
+    """The constants that say among how many threads a kernel adds up by halves."""
+    return frozenset(re.findall(r"for \(var half = (\w+) / 2u;", wgsl.whole(shader)))

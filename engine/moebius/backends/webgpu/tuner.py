@@ -39,6 +39,8 @@ MOST_REPEATS, SETTLING = 1000, 4
 TOGETHER = 8  # rows whose pipelines are made at a time: between two such times it may be enough
 WARM_MS = 60.0, 150.0  # of work before anything is timed: at least, and at most
 WARM_BATCH_MS, STEADY = 10.0, 0.03
+STEP_MS = 0.0655  # of the coarsest clock: what it shows nothing of may have taken all but one
+MUST_MS = 1.0  # by the wall's clock: one that shows nothing of them stands still
 BETTER = 1.03  # the default's time in a row's own, from which on it takes the default's place: less is noise
 NOISE = 65_521  # random numbers that are repeated: a prime, so that rows and columns do not repeat
 VARIANCE = "variance"
@@ -46,6 +48,7 @@ SAMPLE = 2**20  # bytes of the result that are compared, at its beginning, in it
 EPS = float(np.finfo(np.float32).eps)
 
 Candidates = Callable[[Caps, GemmCall], Sequence[Gemm]]  # the default first
+Encode = Callable[[Any], None]  # into a compute pass
 Clock = Callable[[Sequence[tuple[Plan, int]]], list[float]]  # milliseconds of so many runs of each plan, one plan after the other
 
 
@@ -244,10 +247,10 @@ class Tuner:
         repeats = [1] * len(plans)
         for _ in range(SETTLING):
             taken = self.clock(list(zip(plans, repeats, strict=True)))
-            longer = [min(MOST_REPEATS, math.ceil(n * BATCH_MS / max(ms, 1e-4))) for n, ms in zip(repeats, taken, strict=True)]
+            enlarged = [longer(n, ms, BATCH_MS) for n, ms in zip(repeats, taken, strict=True)]
             if enough() or all(ms >= BATCH_MS or n == MOST_REPEATS for n, ms in zip(repeats, taken, strict=True)):
                 break
-            repeats = [max(n, more) for n, more in zip(repeats, longer, strict=True)]
+            repeats = [max(n, more) for n, more in zip(repeats, enlarged, strict=True)]
         taken_each = [self.clock(list(zip(plans, repeats, strict=True)))]
         while len(taken_each) < ROUNDS and not enough():
             taken_each.append(self.clock(list(zip(plans, repeats, strict=True))))
@@ -264,21 +267,40 @@ class Tuner:
             busy += max(taken, WARM_MS[1] / MOST_REPEATS)
             if busy >= WARM_MS[0] and abs(taken / repeats - before) <= STEADY * before:
                 return
-            before, repeats = taken / repeats, min(MOST_REPEATS, max(repeats, math.ceil(repeats * WARM_BATCH_MS / max(taken, 1e-4))))
+            before, repeats = taken / repeats, max(repeats, longer(repeats, taken, WARM_BATCH_MS))
 
     def _clock(self, batches: Sequence[tuple[Plan, int]]) -> list[float]:
-        def encode(plan: Plan, repeats: int, run: Any) -> None:
-            for _ in range(repeats):
-                plan.encode(run, range(len(plan.dispatches)))
-
+        """By timestamps for as long as they run; 0 for a batch that they show nothing of."""
         passes = [partial(encode, plan, repeats) for plan, repeats in batches]
         together = len(passes) if self._short else 1
         ms = np.concatenate([timed(self.device, passes[i : i + together], self.by) for i in range(0, len(passes), together)])
+        missed = np.flatnonzero(ms <= 0)
+        if self.by == "timestamp" and len(missed):
+            again = self._again([passes[i] for i in missed])
+            if again is None:
+                self.by = "wall"
+                return self._clock(batches)
+            ms[missed] = again
         self._short = ms[0] < LONG_MS
-        if self.by == "timestamp" and not (ms > 0).all():  # there are drivers whose timestamps are all zero
-            self.by = "wall"
-            return self._clock(batches)
-        return [float(each) for each in ms]
+        return [max(0.0, float(each)) for each in ms]
+
+    def _again(self, passes: Sequence[Encode]) -> np.ndarray | None:
+        """Once more what read as no time; None where one of them does again that takes long by the wall's clock, longer than a pass of
+        nothing: there are drivers whose timestamps are all zero. A short pass may be over within a step of a clock that runs, and a reading
+        that a driver lost is no reason to do without the others."""
+        nothing, *walls = timed(self.device, [lambda run: None, *passes], "wall")
+        again = np.array([timed(self.device, [each], "timestamp")[0] for each in passes])
+        return None if ((np.array(walls) - nothing >= MUST_MS) & (again <= 0)).any() else again
+
+
+def encode(plan: Plan, repeats: int, run: Any) -> None:
+    for _ in range(repeats):
+        plan.encode(run, range(len(plan.dispatches)))
+
+
+def longer(repeats: int, taken: float, wanted: float) -> int:
+    """How many repeats take so many milliseconds, where `repeats` of them took `taken`."""
+    return min(MOST_REPEATS, math.ceil(repeats * wanted / (taken if taken > 0 else STEP_MS)))
 
 
 def sampled(nbytes: int) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from moebius.backends.cpu import CPU
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, probe
 from moebius.backends.webgpu.tensor import Buffer
+from moebius.check import parts
 from moebius.check.bounds import LEVELS
 from moebius.check.doctor.findings import Finding
 from moebius.check.doctor.kernels import TO_DO
@@ -127,10 +128,7 @@ def memory(ops: WebGPU | Reference) -> Finding:
     """Whether a published model finds room: its weights, and what a step keeps beside them."""
     config = UNetConfig.full()
     if isinstance(ops, WebGPU):
-        net = UNet(config, ShapeOnly(unet.shapes(config)), ops)
-        denoiser = Denoiser(net, condition_ids(config), [0], np.ones((1, 4)), GUIDANCE)
-        s, c = config.sample_size, config.out_channels
-        summary = ops.record(denoiser.step, [(1, s, s, n) for n in (c, 1, c)], slice(None)).summary()
+        summary = ops.record(*parts.step(UNet(config, ShapeOnly(unet.shapes(config)), ops))).summary()
         needs = sum(summary[name] for name in ("weight_bytes", "early_bytes", "peak_bytes"))
     else:
         needs = 4 * sum(int(np.prod(shape)) for shape in unet.shapes(config).values())
