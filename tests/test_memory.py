@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import product, zip_longest
 
 import numpy as np
 import pytest
@@ -30,8 +30,8 @@ from moebius.model.vae import VAE, VAEConfig
 
 SMALL = VAEConfig((8, 16, 16, 16), layers_per_block=1, norm_num_groups=4)
 # Megabytes that the plans of the full coder lie in: of the decoder and the encoder.
-LENT = {"f32": (368, 309), "f16": (319, 296)}
-PICTURE = {"f32": 1.6e9, "f16": 0.95e9}  # bytes that one takes, with the weights of both networks
+LENT = {"f32": (368, 309), "f16": (352, 309)}
+PICTURE = {"f32": 1.6e9, "f16": 0.98e9}  # bytes that one takes, with the weights of both networks
 
 
 def for_a_gpu(webgpu: WebGPU, row: Gemm | None = None, precision: Precision = "f32") -> WebGPU:
@@ -78,7 +78,7 @@ def test_the_full_coder_keeps_to_its_memory(llvmpipe: WebGPU, precision: Precisi
     for plan, most in zip(made, LENT[precision], strict=True):
         assert sum(plan.lent) <= most * 10**6
         assert holds(plan) >= 8  # resnets, and the attention
-        assert precision == "f16" or "from_points" in [d.entry for d in plan.dispatches]
+        assert "from_points" in [d.entry for d in plan.dispatches]
     decoder, encoder = (plan.lent for plan in made)
     assert sum(map(max, zip_longest(decoder, encoder, fillvalue=0))) <= LENT[precision][0] * 10**6  # what they share is the decoder's
 
@@ -97,7 +97,7 @@ def test_a_picture_of_the_full_model_keeps_to_its_memory(llvmpipe: WebGPU, preci
     assert gpu.whole_picture(ops, VAEConfig.full(), 64, step)["picture_bytes"] <= PICTURE[precision]
 
 
-@pytest.mark.parametrize(("precision", "row"), [("f32", CPU), ("f16", CPU), ("f32", WINOGRAD[-1])], ids=["f32", "f16", "winograd"])
+@pytest.mark.parametrize(("precision", "row"), [*product(("f32", "f16"), (CPU, WINOGRAD[-1]))])
 def test_parts_and_bands_change_no_bit(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, row: Gemm, precision: Precision) -> None:
     """A decoder whose last level is in parts, with norms in bands, sums over what is added to them; against one without these."""
     z, image = noise("z", (1, 4, 4, 8)), np.clip(noise("x", (1, 3, 32, 64)), -1, 1)

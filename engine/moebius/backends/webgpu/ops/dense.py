@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -61,9 +60,8 @@ def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, r
 def _conv(dense: Dense, x: Tensor, p: Params, out: Tensor, mode: Taps, residual: Tensor | None) -> Tensor:
     rec = dense.recorder
     n, k = p["weight"].shape[:2]
-    weight = Weight(rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"])))
-    if rec.caps.precision == "f32":  # the points of an input are sums of it: rounded, they would lose more than the input does
-        weight = replace(weight, others={"winograd": weight.binding})
+    taps = rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"]))
+    weight = Weight(taps, others={"winograd": taps})
     epilogue = Epilogue(bias=rec.vector(p, "bias"), residuals=present(residual))
     dense(GemmCall("conv3x3", p.path, Operands(x, weight, out, k, n), mode, epilogue))
     return out
@@ -78,10 +76,8 @@ def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
 def _upsample(dense: Dense, x: Tensor, p: Params, out: Tensor) -> Tensor:
     rec = dense.recorder
     n, k = p["weight"].shape[:2]
-    weight = Weight(rec.weight(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])))
-    if rec.caps.precision == "f32":
-        taps = rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"]))
-        weight = replace(weight, others={"winograd": taps})
+    taps = rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"]))
+    weight = Weight(rec.weight(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])), others={"winograd": taps})
     dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(bias=rec.vector(p, "bias"))))
     return out
 
