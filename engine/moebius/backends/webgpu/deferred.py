@@ -33,7 +33,7 @@ class Norm:
     silu: bool
 
 
-RowsOf = Callable[[int, int], Tensor]  # makes the rows [begin, end) of something as a tensor of their own
+RowsOf = Callable[[int, int, DType], Tensor]  # makes the rows [begin, end) of something as a tensor of their own, of this type
 
 
 class GroupNormed(Deferred):

@@ -247,7 +247,9 @@ class Dense:
         (a_span, out_span), a_origin = band.spans, 0
         if instead is None and band.made:
             assert isinstance(operands.a, GroupNormed | Parted)
-            bound["a"], a_origin = operands.a.rows_of(a_span[0] // operands.a.pitch, a_span[1] // operands.a.pitch), a_span[0]
+            # The points of a norm that is made for them are those of one that is applied as they are loaded.
+            dtype, a_origin = "f32" if row.packing == "winograd" else operands.a.dtype, a_span[0]
+            bound["a"] = operands.a.rows_of(a_origin // operands.a.pitch, a_span[1] // operands.a.pitch, dtype)
         elif instead is None:
             bound["a"], a_origin = recorder.window("a", "read", operands.a, *a_span)
         bound["out"], out_origin = recorder.window("out", "read_write", operands.out, *out_span)

@@ -13,7 +13,7 @@ from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import Spread
 from moebius.backends.webgpu.deferred import GroupNormed, Joined, LayerNormed, Norm, RowsOf, is_parted
 from moebius.backends.webgpu.recorder import Recorder, ceil
-from moebius.backends.webgpu.tensor import Binding, Tensor
+from moebius.backends.webgpu.tensor import Binding, DType, Tensor
 from moebius.model.params import Params
 
 WHOLE = 2**17  # elements of a group of one image that one workgroup reduces, at most
@@ -172,9 +172,8 @@ def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[i
     )
 
 
-def _rows(rec: Recorder, x: Tensor, path: str, norm: Norm | None, begin: int, end: int) -> Tensor:
-    shape = (1, 1, end - begin, x.shape[3])
-    return _applied(rec, x, path, norm, rec.inner(shape, path) if norm else rec.new(shape, path, dtype=x.dtype), begin)
+def _rows(rec: Recorder, x: Tensor, path: str, norm: Norm | None, begin: int, end: int, dtype: DType) -> Tensor:
+    return _applied(rec, x, path, norm, rec.new((1, 1, end - begin, x.shape[3]), path, dtype=dtype), begin)
 
 
 def _applied(rec: Recorder, x: Tensor, path: str, norm: Norm | None, out: Tensor, first: int = 0) -> Tensor:
