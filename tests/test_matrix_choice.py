@@ -75,6 +75,13 @@ def test_a_large_gpu_gets_the_row_that_was_measured_to_be_the_fastest(rows: int,
     assert f"{tile} {deep}" == fastest
 
 
+def test_a_large_tile_wants_workgroups_for_all_processors() -> None:
+    """Nine tenths of them will do; with fewer, long sums do not make up for it."""
+    limits = {**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152}
+    caps = replace(H200, matrix=DAWN, precision="f16", limits=limits)
+    assert [choose(caps, call(2048, columns, 512, Taps(1, 1))).rows for columns in (512, 384)] == [128, 64]  # 128 and 96 workgroups of it
+
+
 def test_where_there_is_little_memory_every_unit_has_a_tile_and_few_workgroups_have_small_ones() -> None:
     for shape in ALL:
         caps = replace(H200, matrix=replace(DAWN, shapes=frozenset([shape])), precision="f16", limits=DEFAULT_LIMITS)

@@ -116,6 +116,7 @@ def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
     }
     fewer = with_points(call(32, 128, 128, Phases()))  # the points of the weights take longer than they save
     assert [choose(caps, fewer).packing for caps in (LLVMPIPE, swiftshader)] == ["plain", "plain"]
+    assert [choose(LLVMPIPE, with_points(call(256, n, n, Phases()))).packing for n in (32, 64)] == ["plain", "winograd"]
     few = with_points(call(256, 64, 64, Taps(1, 1)))
     assert [choose(caps, few).key for caps in (LLVMPIPE, swiftshader)] == ["winograd direct 16x64 16x8", "winograd direct 16x32 2x4"]
     for caps in (H200, GPU, SOFTWARE):

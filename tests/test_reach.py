@@ -60,6 +60,14 @@ def test_what_is_bound_is_reached_to_its_ends(llvmpipe: WebGPU, name: str) -> No
                 assert behind == 0 if b in d.outputs and not part else 0 <= behind < (10_000 if part else 12), f"{d.shader} {b.name} {size}"
 
 
+def test_norms_of_chunks_are_reached_to_their_ends(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norms, "WHOLE", 0)
+    monkeypatch.setattr(norms, "CHUNK", 32)
+    made = [d for d in recorded(llvmpipe, "group_norm", (2, 5, 7)) if d.shader in ("group_stats", "group_finish")]
+    assert len({d.shader for d in made}) == 2
+    assert all(spans(d)[b.name] == (0, b.nbytes // 4) for d in made for b in d.outputs)
+
+
 def test_the_images_of_an_attention_are_reached_by_themselves(llvmpipe: WebGPU) -> None:
     """Heads, queries, keys and values lie side by side in one tensor of two images."""
     n, c, pitch = 35, 12, 36
@@ -84,9 +92,12 @@ def test_bands_are_reached_in_their_windows(llvmpipe: WebGPU, monkeypatch: pytes
 
 @pytest.mark.parametrize("op", ["conv3x3", "upsample_conv3x3"])
 def test_tiles_are_reached_in_their_windows(llvmpipe: WebGPU, op: str) -> None:
-    case = OPS[op]((2, 5, 7))
-    dispatches = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(WINOGRAD[-1])), case.params).dispatches
-    assert [d.entry for d in dispatches] == ["to_filters", *2 * ["to_points", "direct", "from_points"]]
+    dispatches = []
+    for size in ((1, 8, 4), (2, 5, 7)):  # whose last tile is whole; and is not
+        case = OPS[op](size)
+        made = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(WINOGRAD[-1])), case.params).dispatches
+        assert [d.entry for d in made] == ["to_filters", *size[0] * ["to_points", "direct", "from_points"]]
+        dispatches = [*made, *dispatches]
     for name in ("rows", "k4", "plane", "height"):
         with pytest.raises(LimitError, match=r"winograd\.wgsl"):
             check(replace(dispatches[1], params=dispatches[1].params | {name: dispatches[1].params[name] + 32}), llvmpipe.caps)

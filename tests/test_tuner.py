@@ -344,12 +344,16 @@ def test_a_lack_of_memory_is_no_fault_of_a_row(llvmpipe: WebGPU, monkeypatch: py
 
 def test_time_ends_between_two_rows_and_a_shape_half_measured_is_none(llvmpipe: WebGPU) -> None:
     calls = [*calls_of(llvmpipe, "linear"), *calls_of(llvmpipe, "dwconv with all")]
-    seen = iter(range(100))
-    table = Table(seconds=1.0)
-    found = Tuner(llvmpipe.gpu, llvmpipe.caps, three, clock(TIMES)).run(calls, table, 5.0, lambda: float(next(seen)))
-    assert len(found) == 1  # the other one had two of its rows left
-    assert len(table.picks) == 1
-    assert table.seconds > 5.0
+    for seconds, begun in ((5.0, 1), (12.0, 2)):  # before the second one; when it has one of its rows left
+        seen, reported = iter(range(100)), list[int]()
+        table = Table(seconds=1.0)
+        tuner = Tuner(llvmpipe.gpu, llvmpipe.caps, three, clock(TIMES))
+        found = tuner.run(
+            calls, table, seconds, lambda seen=seen: float(next(seen)), lambda done, of, row, reported=reported: reported.append(done)
+        )
+        assert (len(found), len(reported), reported[-1]) == (1, begun, 1)
+        assert len(table.picks) == 1
+        assert table.seconds > seconds
 
 
 def test_rounding_is_not_taken_for_a_fault(llvmpipe: WebGPU) -> None:
