@@ -721,6 +721,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         (", epilogue=Epilogue(residuals=(residual,))", ""),
         ("rec.caps.fuses and nbytes > WHOLE", "nbytes > WHOLE"),
         ("height % (2 * TILE * count) == 0 and", ""),
+        ("count < PARTS and", "count <= PARTS and"),
         (" and h * w % CHUNKS == 0", ""),
         ("return b == 1 and ", "return "),
         ("residual if is_parted(residual) else source", "source"),

@@ -17,7 +17,8 @@ from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.model.params import Params
 
 WHOLE = 64 << 20  # bytes of a tensor that is kept in one piece on a GPU, at most
-PART = 16 << 20  # and of a part of one that is not, at least, if there are more than two
+PART = 16 << 20  # and of a part of one that is not, at least, if there are more than two;
+PARTS = 16  # of which there are so many at most
 
 
 def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"] | None) -> Tensor:
@@ -150,7 +151,7 @@ def _parts(rec: Recorder, shape: tuple[int, int, int, int]) -> int:
     _, height, _, _ = shape
     nbytes, count = _nbytes(shape), 1
     if rec.caps.fuses and nbytes > WHOLE and _divides(rec, shape):
-        while height % (2 * TILE * count) == 0 and 2 * count <= CHUNKS and (count == 1 or nbytes >= 2 * count * PART):
+        while height % (2 * TILE * count) == 0 and count < PARTS and (count == 1 or nbytes >= 2 * count * PART):
             count *= 2
     return count
 
