@@ -310,15 +310,19 @@ class CPU(Reference):
         if self._tap is not None:
             return super().condition(ids, p)
         kept: list[Condition] = self._kept(p, "condition", list)
-        if not kept or not np.array_equal(kept[0].ids, ids):
-            kept[:] = [super().condition(ids.copy(), p)]
-        return kept[0]
+        last = kept[0] if kept else None  # another thread may keep its own at any time
+        if last is None or not np.array_equal(last.ids, ids):
+            last = super().condition(ids.copy(), p)
+            kept[:] = [last]
+        return last
 
     def _keys_values(self, cond: Condition, p: Params) -> tuple[Array, Array]:
         kept: list[tuple[Condition, Array, Array]] = self._kept(p, "keys and values", list)
-        if not kept or kept[0][0] is not cond:
-            kept[:] = [(cond, *self.condition_keys_values(cond.tokens, p))]
-        return kept[0][1:]
+        last = kept[0] if kept else None
+        if last is None or last[0] is not cond:
+            last = cond, *self.condition_keys_values(cond.tokens, p)
+            kept[:] = [last]
+        return last[1:]
 
     def attention(self, x: Array, p: Params, residual: Array) -> Array:
         """Every row's softmax while its block is in the cache; the logits of all rows at once would be 64 MB for 64²."""
