@@ -32,7 +32,7 @@ from moebius.model.vae import VAE, VAEConfig
 
 SMALL = VAEConfig((8, 16, 16, 16), layers_per_block=1, norm_num_groups=4)
 # Megabytes that the plans of the full coder lie in: of the decoder and the encoder.
-LENT = {"f32": (368, 309), "f16": (366, 309)}
+LENT = {"f32": (368, 309), "f16": (380, 309)}
 
 
 def for_a_gpu(webgpu: WebGPU, row: Gemm | None = None, precision: Precision = "f32") -> WebGPU:
@@ -84,7 +84,7 @@ def test_the_full_coder_keeps_to_its_memory(llvmpipe: WebGPU, precision: Precisi
     assert sum(map(max, zip_longest(decoder, encoder, fillvalue=0))) <= LENT[precision][0] * 10**6  # what they share is the decoder's
 
 
-@pytest.mark.parametrize(("precision", "matrix", "most"), [("f32", None, 1.6e9), ("f16", None, 0.99e9), ("f16", DAWN, 0.95e9)])
+@pytest.mark.parametrize(("precision", "matrix", "most"), [("f32", None, 1.6e9), ("f16", None, 1e9), ("f16", DAWN, 0.96e9)])
 def test_a_picture_of_the_full_model_keeps_to_its_memory(
     llvmpipe: WebGPU, precision: Precision, matrix: Matrix | None, most: float
 ) -> None:
@@ -119,7 +119,7 @@ def test_parts_and_bands_change_no_bit(llvmpipe: WebGPU, monkeypatch: pytest.Mon
         want = coded()
     large = ops.plan(coder.decoder, [(1, 4, 8, 4)]).summary()["peak_bytes"]
     monkeypatch.setattr(dense, "WHOLE", 4 * 16 * 32 * 16 - 1)  # the last two levels
-    monkeypatch.setattr(dense, "PART", 4 * 4 * 64 * 16)  # of lines of one tile, in the last
+    monkeypatch.setattr(dense, "PART", dict.fromkeys(("f32", "f16"), 4 * 4 * 64 * 16))  # of lines of one tile, in the last
     monkeypatch.setattr(gemm, "NORMED", 5 * 4 * 64 * 8)
     ops.forget(coder, coder.root.root)
     for a, b in zip(want, coded(), strict=True):
@@ -139,7 +139,7 @@ def test_a_filter_that_reaches_across_parts_has_their_lines_copied(llvmpipe: Web
     p = Params(Checkpoint({"weight": noise("w", (16, 16, 3, 3)), "bias": noise("b", (16,))}))
     for limit, row in ((dense.WHOLE, CPU), (0, CPU), (0, WINOGRAD[-1]), (dense.WHOLE, WINOGRAD[-1])):
         monkeypatch.setattr(dense, "WHOLE", limit)
-        monkeypatch.setattr(dense, "PART", 0)
+        monkeypatch.setattr(dense, "PART", dict.fromkeys(("f32", "f16"), 0))
         ops = Guarded(llvmpipe, row, kind="discrete")
         with ops.eager():
             made.append(ops.read(ops.conv3x3(ops.upsample_conv3x3(ops.tensor(noise("x", (1, 16, 8, 8))), p), p, stride=1 + (row is CPU))))
@@ -158,7 +158,7 @@ def test_a_norm_of_parts_is_made_whole_where_it_is_wanted_so(llvmpipe: WebGPU, m
     conv = Params(Checkpoint({"weight": noise("w", (16, 16, 3, 3)), "bias": noise("b", (16,))}))
     norm = Params(Checkpoint({"weight": noise("g", (16,)), "bias": noise("b", (16,))}))
     monkeypatch.setattr(norms, "WHOLE", 0)
-    monkeypatch.setattr(dense, "PART", 0)
+    monkeypatch.setattr(dense, "PART", dict.fromkeys(("f32", "f16"), 0))
     for whole, limit, chunk in ((2**27, 2**27, 96), (0, 2**27, 96), (0, 2**14, 96), (2**27, 2**27, 2**20), (0, 2**27, 2**20)):
         monkeypatch.setattr(dense, "WHOLE", whole)
         monkeypatch.setattr(norms, "CHUNK", chunk)  # the last one is larger than a part
