@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -120,31 +121,33 @@ def _placed(
 ) -> tuple[list[Buffer], dict[int, Place]]:
     """The largest tensor first, each where there is room while it lives."""
     buffers, lives, below = tensors
-    # Each with the ids of what lies in it.
-    arena: list[tuple[Buffer, list[int]]] = [(Buffer(device, nbytes, f"arena {i}", "pinned"), []) for i, nbytes in enumerate(start)]
+    # Each with the ids of what lies in it, and the ends of their lives in order.
+    arena: list[tuple[Buffer, list[int], list[int]]] = [(Buffer(device, n, f"arena {i}", "pinned"), [], []) for i, n in enumerate(start)]
     placed: dict[int, Place] = {}
     for key in sorted(lives, key=lambda k: (-buffers[k].nbytes, lives[k][0])):
         (first, last), nbytes = lives[key], buffers[key].nbytes
         # A shared buffer's growth, what is thought of it, its size, how long its memory was idle; which one it is, and where in it.
         ways: list[tuple[int, int, int, int, int, int]] = []
-        for i, (shared, there) in enumerate(arena):
+        for i, (shared, there, ends) in enumerate(arena):
             if apart[key].isdisjoint(there):
                 beside = [placed[k] for k in there if lives[k][0] <= last and first <= lives[k][1]]
                 offset = _room(nbytes, beside, device.caps.storage_alignment)
                 growth = max(0, offset + nbytes - shared.nbytes)
                 if growth == 0 or (nbytes <= small and shared.nbytes + growth <= LARGEST):
-                    idle = min((first - lives[k][1] for k in there if lives[k][1] < first), default=first)
+                    ended = bisect_left(ends, first)
+                    idle = first - ends[ended - 1] if ended else first
                     ways.append((growth, rather(shared.nbytes, offset), shared.nbytes, idle, i, offset))
         if not ways:
             ways.append((0, 0, nbytes, 0, len(arena), 0))
-            arena.append((Buffer(device, nbytes, f"arena {len(arena)}", "pinned"), []))
+            arena.append((Buffer(device, nbytes, f"arena {len(arena)}", "pinned"), [], []))
         growth, *_, i, offset = min(ways)
-        shared, there = arena[i]
+        shared, there, ends = arena[i]
         shared.nbytes += growth
         there.append(key)
+        insort(ends, last)
         placed[key] = Place(buffers[key], shared, offset)
     placed |= {key: replace(placed[root], buffer=buffers[key]) for key, root in below.items()}
-    return [shared for shared, _ in arena], placed
+    return [shared for shared, _, _ in arena], placed
 
 
 # By the ids of their buffers: these; the first and the last dispatch that wants what lies there; and, of a sum that lies over what was
