@@ -157,6 +157,9 @@ def test_units_are_what_an_adapter_lists_and_computes_right(llvmpipe: WebGPU, mo
     assert prove.units(llvmpipe.gpu, [(SHAPE, 8, 32), (OBLONG, 16, 16)], "emulated") == both
     assert sorted(tried) == [(16, SHAPE), (16, OBLONG), (32, SHAPE)]  # with no fewer lanes, once all shapes are right
     monkeypatch.undo()
+    narrow = copy.copy(llvmpipe.gpu)  # no room for subgroups that share a depth
+    narrow.caps = replace(narrow.caps, limits={**narrow.caps.limits, "max-compute-invocations-per-workgroup": 32})
+    assert prove.is_right(narrow, Matrix("emulated", frozenset([SHAPE]), 16), SHAPE)
     fresh, specialise = copy.copy(llvmpipe.gpu), wgsl.specialise
     share = "v += received(at + s * PLACES * STRIP);"  # of subgroups that share a depth
     for old, new in (("out[i] += p.x", "out[i] += 1.0 + p.x"), ("fn load_left", "fn"), (share, "")):  # computes wrong; does not compile
