@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import OPS as CASES
 from goldens import CONFIGS, IDS, load, noise, relative, sample, weights
 
 from moebius.backends.cpu import CPU, sizes
@@ -19,7 +21,7 @@ from moebius.check.specs.attention import attention, cross_lambda, self_lambda
 from moebius.check.specs.case import OpCase
 from moebius.check.specs.convolutions import conv3x3, dwconv, feed_forward, linear, upsample_conv3x3
 from moebius.check.specs.norms import group_norm, layer_norm
-from moebius.errors import UsageError
+from moebius.errors import UsageError, WeightError
 from moebius.inpaint.device import open_device
 from moebius.model.params import Checkpoint, Params
 from moebius.model.synthetic import synthetic
@@ -118,8 +120,18 @@ def test_the_number_of_threads_changes_nothing(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(sizes, "BLOCK", 40)
     monkeypatch.setattr(sizes, "SMALL", 1)
     monkeypatch.setattr(sizes, "CHANNELS", 1)
+    monkeypatch.setattr(sizes, "ALONE", 1)
     op = make(name, (2, 9, 18))
     np.testing.assert_array_equal(op(CPU(threads=1)), op(CPU(threads=4)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_parameter_that_is_no_number_is_named(name: str) -> None:
+    for leaf in CASES[name]((1, 2, 3)).shapes:
+        case = CASES[name]((1, 2, 3))
+        case.weights[leaf] = np.full(case.shapes[leaf], np.nan, np.float32)
+        with pytest.raises(WeightError, match=re.escape(leaf)):
+            case.run(CPU(), case.params)
 
 
 @pytest.mark.parametrize("name", ["dwconv", "feed_forward", "group_norm with SiLU", "self_lambda"])

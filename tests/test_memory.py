@@ -282,3 +282,7 @@ def test_weights_of_the_tables_are_given_back(llvmpipe: WebGPU) -> None:
     plan.vacate()
     plan.start(noise("u", (3, 6)))
     np.testing.assert_array_equal(read(table)[0, 0], made[2])
+    with ops.recorder.open(eager=False) as recording:  # not those that a step wants, too
+        dense.time_table(ops._dense, x, p, "time_shift", None)
+        out = dense.linear(ops._dense, x, p)
+        assert Plan(recording, [x], [out]).summary()["early_bytes"] == 0

@@ -232,8 +232,8 @@ class CPU(Reference):
         total = n * c // groups
         mean = np.add.reduce(means * counts, axis=(1, 3), keepdims=True) / total
         var = np.add.reduce(squares + counts * np.square(means - mean), axis=(1, 3), keepdims=True) / total
-        scale = p["weight"].reshape(groups, -1) * (1 / np.sqrt(var[:, 0] + eps))
-        shift = p["bias"].reshape(groups, -1) - scale * mean[:, 0]
+        scale = p.finite("weight").reshape(groups, -1) * (1 / np.sqrt(var[:, 0] + eps))
+        shift = p.finite("bias").reshape(groups, -1) - scale * mean[:, 0]
         return scale.reshape(b, c), shift.reshape(b, c)
 
     def layer_norm(self, x: Array, p: Params, eps: float = 1e-5) -> Array:
