@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from itertools import product, zip_longest
 
@@ -14,6 +15,7 @@ from matrix_cases import DAWN
 from moebius.backends.webgpu import WebGPU, gemm, places
 from moebius.backends.webgpu.caps import Matrix
 from moebius.backends.webgpu.choice import always
+from moebius.backends.webgpu.deferred import Parted
 from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.menu import CPU, WINOGRAD, Gemm
 from moebius.backends.webgpu.ops import dense, norms
@@ -150,6 +152,27 @@ def test_a_filter_that_reaches_across_parts_has_their_lines_copied(llvmpipe: Web
                 check(replace(d, params=d.params | {"count": d.params["count"] + 4096}), ops.caps)
     np.testing.assert_array_equal(*made[:2])
     np.testing.assert_array_equal(*made[2:])
+
+
+def test_parts_leave_no_memory_behind(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No buffers for what runs op by op, whose tensors lie nowhere; and no circle that keeps a plan's tensors."""
+    monkeypatch.setattr(dense, "WHOLE", 0)
+    place, arenas = places.place, []
+    monkeypatch.setattr(places, "place", lambda *args: arenas.append(place(*args)) or arenas[-1])
+
+    ops = for_a_gpu(llvmpipe, CPU)
+    p = Params(Checkpoint({"weight": noise("w", (16, 16, 3, 3)), "bias": noise("b", (16,))}))
+    with ops.eager():
+        ops.read(ops.upsample_conv3x3(ops.tensor(noise("x", (1, 16, 8, 8))), p))
+    assert len(arenas) > 0
+    assert all(arena == [] for arena, _ in arenas)
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(ops.record(lambda x: ops.conv3x3(ops.upsample_conv3x3(x, p), p), [(1, 8, 8, 16)]).lent) > 1
+        assert [each for each in gc.get_objects() if isinstance(each, Parted)] == []
+    finally:
+        gc.enable()
 
 
 def test_a_norm_of_parts_is_made_whole_where_it_is_wanted_so(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -340,6 +341,13 @@ def test_a_lack_of_memory_is_no_fault_of_a_row(llvmpipe: WebGPU, monkeypatch: py
     found = Tuner(llvmpipe.gpu, llvmpipe.caps, three, clock(TIMES)).measure(call)
     assert found.ms.keys() == {CPU.key, CPU_THIN.key}
     assert not found.wrong
+
+
+def test_what_a_clock_shows_nothing_of_may_have_taken_all_but_one_of_its_steps(llvmpipe: WebGPU) -> None:
+    """And not nothing: that would be a gain without end, where there is time for one round alone."""
+    plans: list[Any] = [SimpleNamespace(dispatches=[SimpleNamespace(kernel=row.key)]) for row in (CPU, OTHER)]
+    tuner = Tuner(llvmpipe.gpu, llvmpipe.caps, three, clock({CPU.key: 0.131, OTHER.key: 0.0}))
+    assert tuner._times(plans, lambda: True) == pytest.approx([0.131, 0.0655])
 
 
 def test_time_ends_between_two_rows_and_a_shape_half_measured_is_none(llvmpipe: WebGPU) -> None:

@@ -63,12 +63,16 @@ class Parted(Deferred):
     is made once more, in one piece.
     """
 
-    __slots__ = ("parts", "rows_of")
+    __slots__ = ("_copied", "parts")
 
-    def __init__(self, parts: Sequence[Tensor], make: Callable[[], Tensor], rows_of: Callable[[Parted], RowsOf]) -> None:
+    def __init__(self, parts: Sequence[Tensor], make: Callable[[], Tensor], copied: Callable[[Parted, int, int, DType], Tensor]) -> None:
         _, height, width, channels = parts[0].shape
         super().__init__((1, height * len(parts), width, channels), parts[0].dtype, make)
-        self.parts, self.rows_of = list(parts), rows_of(self)
+        self.parts, self._copied = list(parts), copied  # not bound to self: that would be a circle, and its memory stay
+
+    def rows_of(self, begin: int, end: int, dtype: DType) -> Tensor:
+        """Copies them."""
+        return self._copied(self, begin, end, dtype)
 
 
 def is_parted(t: Tensor | None) -> TypeGuard[Parted]:

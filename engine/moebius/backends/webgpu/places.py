@@ -13,9 +13,10 @@ from moebius.backends.webgpu.tensor import Binding, Buffer
 
 LARGEST = DEFAULT_LIMITS["max-buffer-size"]
 SMALL = 16 << 20  # bytes of a tensor that a shared buffer may grow for, at most
+MANY = 2000  # of a picture larger than the published size
 APART = 8 << 20  # bytes that a buffer counts for beside its own: the more there are, the more of a plan lies beside what others have
 # Of the buffers that have room, by their sizes and where in them that is: the smallest one, the largest, or where a tensor lies lowest.
-# Which packs best depends on the plan; all are tried, in milliseconds.
+# Which packs best depends on the plan; all are tried, in a tenth of a second at most, where there are not too MANY tensors.
 Rather = Callable[[int, int], int]
 RATHER: tuple[Rather, ...] = (lambda size, at: size, lambda size, at: -size, lambda size, at: at)
 # Shaders that add `first` at the very places that they write, and read it nowhere else.
@@ -111,7 +112,8 @@ def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device, half: 
     tensors = _tensors(dispatches, kept)
     apart = _apart(dispatches, *tensors[1:])
     start = [half, half] if 0 < half <= LARGEST else []
-    ways = [_placed(tensors, apart, device, start, small, rather) for small in (SMALL, SMALL // 2) for rather in RATHER]
+    tried = [(small, rather) for small in (SMALL, SMALL // 2) for rather in RATHER]
+    ways = [_placed(tensors, apart, device, start, *way) for way in tried[: len(tried) if len(apart) <= MANY else 1]]
     arena, placed = min(ways, key=lambda way: sum(shared.nbytes + APART for shared in way[0]))
     return sorted(arena, key=lambda b: -b.nbytes), placed
 

@@ -66,7 +66,7 @@ class Plan:
         kept |= {id(b.buffer) for d in recording.steps for b in d.bindings} & {id(b.buffer) for d in recording.prologue for b in d.outputs}
         if share:
             recording.steps[:] = places.over_residuals(places.sooner(recording.steps, kept), kept)
-        self._arena, self._placed = places.place(self.dispatches if share else [], kept, self.device, recording.half)
+        self._arena, self._placed = places.place(self.dispatches if share else [], kept, self.device, recording.half if share else 0)
         self._commands: dict[int, tuple[Any, Any]] = {}
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.

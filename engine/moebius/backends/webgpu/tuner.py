@@ -254,7 +254,8 @@ class Tuner:
         taken_each = [self.clock(list(zip(plans, repeats, strict=True)))]
         while len(taken_each) < ROUNDS and not enough():
             taken_each.append(self.clock(list(zip(plans, repeats, strict=True))))
-        rounds = np.maximum(np.array(taken_each) / repeats, 1e-6)
+        shown = np.array(taken_each)
+        rounds = np.where(shown > 0, shown, STEP_MS) / repeats
         return [float(ms) for ms in np.median(rounds[:, 0]) * np.median(rounds / rounds[:, :1], axis=0)]
 
     def _warm(self, plan: Plan) -> None:

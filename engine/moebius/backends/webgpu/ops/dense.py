@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
@@ -158,10 +157,11 @@ def _parts(rec: Recorder, shape: tuple[int, int, int, int]) -> int:
 
 
 def _parts_behind(rec: Recorder, shape: tuple[int, int, int, int], x: Tensor, residual: Tensor | None) -> int:
-    """And what a convolution makes: as its residual, over which it lies then; or as a larger input, whose memory it takes part by part."""
-    source = x.x if isinstance(x, GroupNormed) and not x.is_made else x
-    parted = residual if is_parted(residual) else source if is_parted(source) and source.nbytes >= _nbytes(shape) > WHOLE else None
-    return len(parted.parts) if parted is not None and parted.shape[:3] == shape[:3] and _divides(rec, shape) else 1
+    """And what a convolution makes: as its residual, over which it lies then; or as an input of up to twice its size, whose memory it takes
+    part by part."""
+    source, nbytes = x.x if isinstance(x, GroupNormed) and not x.is_made else x, _nbytes(shape)
+    alike = residual if residual is not None else source if 2 * nbytes >= source.nbytes >= nbytes > WHOLE else None
+    return len(alike.parts) if is_parted(alike) and alike.shape[:3] == shape[:3] and _divides(rec, shape) else 1
 
 
 def _nbytes(shape: tuple[int, int, int, int]) -> int:
@@ -182,7 +182,7 @@ def made(rec: Recorder, shape: tuple[int, int, int, int], label: str, count: int
     b, h, w, c = shape
     rec.recording.half = max(rec.recording.half, _nbytes(shape) // 2)
     parts = [rec.new((b, h // count, w, c), f"{label}, part {i}") for i in range(count)]
-    return make(Parted(parts, lambda: make(rec.new(shape, label)), partial(copied, rec, label)))
+    return make(Parted(parts, lambda: make(rec.new(shape, label)), copied(rec, label)))
 
 
 def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:

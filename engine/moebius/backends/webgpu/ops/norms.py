@@ -5,13 +5,13 @@ On a GPU, what reads a norm applies it as it loads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import Spread
-from moebius.backends.webgpu.deferred import GroupNormed, Joined, LayerNormed, Norm, RowsOf, is_parted
+from moebius.backends.webgpu.deferred import GroupNormed, Joined, LayerNormed, Norm, is_parted
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, DType, Tensor
 from moebius.model.params import Params
@@ -71,9 +71,9 @@ def group_norm(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, sil
     return _applied(rec, x, p.path, norm, rec.inner(x.shape, p.path))
 
 
-def copied(rec: Recorder, path: str, x: Tensor) -> RowsOf:
-    """What copies rows of x, from the parts that they are in."""
-    return partial(_rows, rec, x, path, None)
+def copied(rec: Recorder, path: str) -> Callable[[Tensor, int, int, DType], Tensor]:
+    """What copies rows of a tensor, from the parts that they are in."""
+    return lambda x, begin, end, dtype: _rows(rec, x, path, None, begin, end, dtype)
 
 
 def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tensor:
