@@ -149,7 +149,7 @@ def test_rows_are_compared_at_one_clock_and_timed_at_the_highest(llvmpipe: WebGP
     assert asked == [1] * warm + [3] * (len(asked) - warm)  # then all of them in every round
     assert warm > 4
     stuck = Tuner(gpu.gpu, gpu.caps, three, lambda batches: [0.0] * len(batches))  # a clock that stands still ends, too
-    assert max(stuck.measure(call).ms.values()) <= 1e-6
+    assert max(stuck.measure(call).ms.values()) < 1e-3
 
 
 def test_a_row_is_compared_with_the_default_round_by_round(llvmpipe: WebGPU) -> None:
