@@ -146,9 +146,13 @@ fn blocked(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
   for (var p = 0u; p < GROUPS; p++) { // unroll
     if (p == mine) {
       for (var o = 0u; o < PART; o++) { // unroll
-        var sum = acc[p * PART + o];
-        for (var s = 0u; s < OTHERS; s++) { // unroll
-          sum += tiles[((p * OTHERS + s) * PART + o) * THREADS + thread];
+        var sum = vec4<f32>();
+        for (var s = 0u; s < GROUPS; s++) { // unroll
+          if (s == p) { // in one order, whoever adds up: a row has the same bits wherever in a tile it lies
+            sum += acc[p * PART + o];
+          } else {
+            sum += tiles[((p * OTHERS + (s + OTHERS - p) % GROUPS) * PART + o) * THREADS + thread];
+          }
         }
         store(r0 + y * TM + (p * PART + o) / TN4, c0 + x + (p * PART + o) % TN4 * WGX, group.z, sum);
       }

@@ -64,6 +64,11 @@ def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
             linear((1, 1, rows), depth, columns).check(gpu, tile)
 
 
+def test_a_sum_that_groups_divide_is_the_same_wherever_in_a_tile_its_row_lies(llvmpipe: WebGPU) -> None:
+    """In a batch as alone, in bands as whole: four parts are added in one order."""
+    assert in_bands(conv3x3((2, 31, 7)), llvmpipe, "gemm_blocked", menu.BLOCKED_SMALL_IN_4, max_storage_buffer_binding_size=4096) > 2
+
+
 def test_every_tile_runs_every_mode(gpu: WebGPU) -> None:
     names = ["linear without bias", "conv3x3 stride 2 pad 0", "upsample_conv3x3", "dwconv with all"]
     more = ["conv3x3", "conv3x3 stride 2", "feed_forward", "self_lambda", "attention"]
