@@ -196,6 +196,15 @@ LOST = {  # a private name, and what is not there without it
 }
 
 
+def test_what_is_waited_for_is_one_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+    api, asked = importlib.import_module(native.PRIVATE), list[Any]()
+    polls = SimpleNamespace(wgpuDevicePoll=lambda device, wait, index: asked.append((device, wait, index[0])))
+    monkeypatch.setattr(native, "importlib", SimpleNamespace(import_module=lambda name: SimpleNamespace(libf=polls, ffi=api.ffi)))
+    for submitted in (7, None):
+        native.wait(api, SimpleNamespace(_internal="device"), submitted)
+    assert asked == [("device", True, 7)]
+
+
 @pytest.mark.parametrize("name", LOST)
 def test_what_another_wgpu_has_not_is_done_without(llvmpipe: WebGPU, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels keep their checks, a result is waited for with all that is queued, times are the wall's; and all else goes on."""
@@ -216,7 +225,10 @@ def test_what_another_wgpu_has_not_is_done_without(llvmpipe: WebGPU, name: str, 
     coming = Readback(opened, [(source, 16)])
     coming.submit(opened.device.create_command_encoder())
     found |= {"number"} if coming._submitted is not None else set()
+    reads, read = list[Any](), native._read_now
+    monkeypatch.setattr(native, "_read_now", lambda *args: reads.append(args) or read(*args))
     assert coming.read()[0].view(np.float32).tolist() == [0, 1, 2, 3]
+    assert bool(reads) == ("number" in found)
     whole = native._unchecked_module
     made: list[Any] = []
     monkeypatch.setattr(native, "_unchecked_module", lambda *args: made.append(whole(*args)) or made[-1])

@@ -69,7 +69,12 @@ TESTS_OF = {
         f"({ON_LLVMPIPE}) and (test_queue or test_memory or replay or plan or table or test_kernels_limits)",
     ],
     "webgpu/device.py": ["tests/test_native.py", "tests/test_reach.py", "-k", "made_together or compiled"],
-    "webgpu/native.py": ["tests/test_native.py", "tests/test_queue.py", "-k", "made_together or another_wgpu or test_queue"],
+    "webgpu/native.py": [
+        "tests/test_native.py",
+        "tests/test_queue.py",
+        "-k",
+        "made_together or another_wgpu or one_submission or test_queue",
+    ],
     "draws.py": ["tests/test_queue.py", "-k", "noise"],
     "tuned.py": ["tests/test_tuner.py", "-k", "not swiftshader"],
     "tuner.py": ["tests/test_tuner.py", "-k", "not swiftshader"],
