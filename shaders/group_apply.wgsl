@@ -23,9 +23,9 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> table: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> above: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> below: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> above: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> below: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(5) var<uniform> params: Params;
 
 // include common.wgsl
