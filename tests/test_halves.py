@@ -28,7 +28,7 @@ from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.tensor import NUMPY, read, write
 from moebius.backends.webgpu.tuned import Table, shape_of
 from moebius.backends.webgpu.tuner import Tuner
-from moebius.check import halves
+from moebius.check import halves, parts
 from moebius.check.bounds import U_HALF, is_rounding
 from moebius.check.lockstep import LockStep, Row
 from moebius.errors import MoebiusError, NonFiniteError, WeightError
@@ -332,15 +332,10 @@ def test_nano_fills_a_picture_as_it_does_in_float32(llvmpipe: WebGPU) -> None:
 @pytest.fixture(scope="module")
 def published(llvmpipe: WebGPU) -> list[Plan]:
     """A guided step, the encoder and the decoder of the published model, as a GPU has them."""
-    config, coder, times = UNetConfig.full(), VAEConfig.full(), DDIM().timesteps(20)
+    config, coder = UNetConfig.full(), VAEConfig.full()
     gpu = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete", vendor="NVIDIA", limits=DEFAULT_LIMITS, precision="f16"))
     net, both = UNet(config, ShapeOnly(unet.shapes(config)), gpu), VAE(coder, ShapeOnly(vae.shapes(coder)), gpu)
-    step = Denoiser(net, condition_ids(config), times.tolist(), DDIM().coefficients(times, 20), 2.5).step
-    return [
-        gpu.record(step, [(1, 64, 64, c) for c in (4, 1, 4)], slice(None)),
-        gpu.record(both.encoder, [(1, 512, 512, 3)]),
-        gpu.record(both.decoder, [(1, 64, 64, 4)]),
-    ]
+    return [gpu.record(*part) for part in (parts.step(net), parts.encoder(both, 64), parts.decoder(both, 64))]
 
 
 def test_the_published_model_takes_half_the_memory(published: list[Plan]) -> None:

@@ -21,13 +21,12 @@ from moebius.backends.webgpu.menu import CPU, WINOGRAD, Gemm
 from moebius.backends.webgpu.ops import dense, norms
 from moebius.backends.webgpu.plan import Plan, check
 from moebius.backends.webgpu.tensor import Binding, Buffer, read
+from moebius.check import parts
 from moebius.cli import gpu
 from moebius.errors import LimitError
 from moebius.model import unet, vae
 from moebius.model.contract import Precision
-from moebius.model.denoise import Denoiser
 from moebius.model.params import Checkpoint, Params, ShapeOnly
-from moebius.model.scheduler import DDIM
 from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
@@ -94,10 +93,8 @@ def test_a_picture_of_the_full_model_keeps_to_its_memory(
     ops = for_a_gpu(llvmpipe, precision=precision)
     limits = {**ops.caps.limits, "max-compute-workgroup-storage-size": 49152}
     ops = WebGPU(ops.gpu, replace(ops.caps, vendor="NVIDIA", checked=False, matrix=matrix, limits=limits))
-    config, times = UNetConfig.full(), DDIM().timesteps()
-    net = UNet(config, ShapeOnly(unet.shapes(config)), ops)
-    denoiser = Denoiser(net, unet.condition_ids(config), times.tolist(), DDIM().coefficients(times, 20), 2.5)
-    step = ops.record(denoiser.step, [(1, 64, 64, channels) for channels in (4, 1, 4)], slice(None))
+    config = UNetConfig.full()
+    step = ops.record(*parts.step(UNet(config, ShapeOnly(unet.shapes(config)), ops)))
     assert len(step.recording.steps) <= 300
     assert holds(step) > 0
     assert ("units" in [d.entry for d in step.dispatches]) == (matrix is not None)
