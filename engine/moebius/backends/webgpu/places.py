@@ -15,6 +15,7 @@ LARGEST = DEFAULT_LIMITS["max-buffer-size"]
 SMALL = 16 << 20  # bytes of a tensor that a shared buffer may grow for, at most
 MANY = 2000  # of a picture larger than the published size
 APART = 8 << 20  # bytes that a buffer counts for beside its own: the more there are, the more of a plan lies beside what others have
+Life = tuple[int, int]  # the first and the last dispatch that wants a tensor
 # Of the buffers that have room, by their sizes and where in them that is: the smallest one, the largest, or where a tensor lies lowest.
 # Which packs best depends on the plan; all are tried, in a tenth of a second at most, where there are not too MANY tensors.
 Rather = Callable[[int, int], int]
@@ -103,6 +104,36 @@ class Place:
         return self.offset + self.buffer.nbytes
 
 
+class Shared:
+    """A buffer that tensors lie in, with the ids of theirs."""
+
+    def __init__(self, device: Device, label: str, nbytes: int) -> None:
+        self.buffer = Buffer(device, nbytes, label, "pinned")
+        self.there: set[int] = set()
+        self._ends: list[int] = []  # of their lives, in order
+        self._taken: list[tuple[int, int, int, int]] = []  # offset and end of each, first and last dispatch; the lowest first
+
+    def add(self, key: int, life: Life, at: Place) -> None:
+        self.there.add(key)
+        insort(self._ends, life[1])
+        insort(self._taken, (at.offset, at.end, *life))
+
+    def room(self, nbytes: int, life: Life, alignment: int) -> int:
+        """The lowest offset from which on there is nothing for so many bytes at that time."""
+        (since, until), offset = life, 0
+        for begin, end, first, last in self._taken:
+            if first <= until and since <= last:
+                if begin >= offset + nbytes:
+                    break
+                offset = max(offset, -(-end // alignment) * alignment)
+        return offset
+
+    def idle(self, since: int) -> int:
+        """For how many dispatches nothing ended here."""
+        ended = bisect_left(self._ends, since)
+        return since - self._ends[ended - 1] if ended else since
+
+
 def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device, half: int = 0) -> tuple[list[Buffer], dict[int, Place]]:
     """Memory that they share, the largest buffer first; and by the ids of their buffers where intermediate tensors lie in it.
 
@@ -123,44 +154,39 @@ def _placed(
 ) -> tuple[list[Buffer], dict[int, Place]]:
     """The largest tensor first, each where there is room while it lives."""
     buffers, lives, below = tensors
-    # Each with the ids of what lies in it, and the ends of their lives in order.
-    arena: list[tuple[Buffer, list[int], list[int]]] = [(Buffer(device, n, f"arena {i}", "pinned"), [], []) for i, n in enumerate(start)]
+    arena = [Shared(device, f"arena {i}", nbytes) for i, nbytes in enumerate(start)]
     placed: dict[int, Place] = {}
     for key in sorted(lives, key=lambda k: (-buffers[k].nbytes, lives[k][0])):
-        (first, last), nbytes = lives[key], buffers[key].nbytes
+        life, nbytes = lives[key], buffers[key].nbytes
         # A shared buffer's growth, what is thought of it, its size, how long its memory was idle; which one it is, and where in it.
         ways: list[tuple[int, int, int, int, int, int]] = []
-        for i, (shared, there, ends) in enumerate(arena):
-            if apart[key].isdisjoint(there):
-                beside = [placed[k] for k in there if lives[k][0] <= last and first <= lives[k][1]]
-                offset = _room(nbytes, beside, device.caps.storage_alignment)
-                growth = max(0, offset + nbytes - shared.nbytes)
-                if growth == 0 or (nbytes <= small and shared.nbytes + growth <= LARGEST):
-                    ended = bisect_left(ends, first)
-                    idle = first - ends[ended - 1] if ended else first
-                    ways.append((growth, rather(shared.nbytes, offset), shared.nbytes, idle, i, offset))
+        for i, shared in enumerate(arena):
+            if apart[key].isdisjoint(shared.there):
+                size = shared.buffer.nbytes
+                offset = shared.room(nbytes, life, device.caps.storage_alignment)
+                growth = max(0, offset + nbytes - size)
+                if growth == 0 or (nbytes <= small and size + growth <= LARGEST):
+                    ways.append((growth, rather(size, offset), size, shared.idle(life[0]), i, offset))
         if not ways:
             ways.append((0, 0, nbytes, 0, len(arena), 0))
-            arena.append((Buffer(device, nbytes, f"arena {len(arena)}", "pinned"), [], []))
+            arena.append(Shared(device, f"arena {len(arena)}", nbytes))
         growth, *_, i, offset = min(ways)
-        shared, there, ends = arena[i]
-        shared.nbytes += growth
-        there.append(key)
-        insort(ends, last)
-        placed[key] = Place(buffers[key], shared, offset)
+        arena[i].buffer.nbytes += growth
+        placed[key] = Place(buffers[key], arena[i].buffer, offset)
+        arena[i].add(key, life, placed[key])
     placed |= {key: replace(placed[root], buffer=buffers[key]) for key, root in below.items()}
-    return [shared for shared, _, _ in arena], placed
+    return [shared.buffer for shared in arena], placed
 
 
 # By the ids of their buffers: these; the first and the last dispatch that wants what lies there; and, of a sum that lies over what was
 # added to it, that instead.
-Tensors = tuple[dict[int, Buffer], dict[int, tuple[int, int]], dict[int, int]]
+Tensors = tuple[dict[int, Buffer], dict[int, Life], dict[int, int]]
 
 
 def _tensors(dispatches: Sequence[Dispatch], kept: set[int]) -> Tensors:
     """One may lie over another that does."""
     buffers: dict[int, Buffer] = {}
-    lives: dict[int, tuple[int, int]] = {}
+    lives: dict[int, Life] = {}
     below: dict[int, int] = {}
     for i, d in enumerate(dispatches):
         if d.over is not None:
@@ -185,13 +211,3 @@ def _apart(dispatches: Sequence[Dispatch], lives: Mapping[int, object], below: M
                 apart[key].add(written)
                 apart[written].add(key)
     return apart
-
-
-def _room(nbytes: int, beside: Sequence[Place], alignment: int) -> int:
-    """The lowest offset from which on there is nothing for so many bytes."""
-    offset = 0
-    for each in sorted(beside, key=lambda p: p.offset):
-        if each.offset >= offset + nbytes:
-            break
-        offset = max(offset, -(-each.end // alignment) * alignment)
-    return offset
