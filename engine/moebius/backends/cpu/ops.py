@@ -8,7 +8,8 @@ tap every op is the reference's, so that every module is still seen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,13 @@ from moebius.model.contract import BATCH_NORM_EPS, Condition
 from moebius.model.params import Params
 
 V = TypeVar("V")
+
+
+@dataclass
+class Latest(Generic[V]):
+    """What was made last, by whichever thread."""
+
+    value: V | None = None
 
 
 def as_stored(w: Array) -> Array:
@@ -218,8 +226,8 @@ class CPU(Reference):
             np.multiply(xt[images, j:k], scale[images, None], out=part)
             part += shift[images, None]
             if silu:
-                flat = part.reshape(-1, c)
-                silu_of_minus(flat, flat)
+                for image in part:
+                    silu_of_minus(image, image)
 
         self._workers.spread(apply, jobs, x.size)
         return out.reshape(x.shape)
@@ -309,19 +317,17 @@ class CPU(Reference):
         """The last one is kept, and with it what every layer makes of it: a run asks for the same one at every step."""
         if self._tap is not None:
             return super().condition(ids, p)
-        kept: list[Condition] = self._kept(p, "condition", list)
-        last = kept[0] if kept else None  # another thread may keep its own at any time
+        latest: Latest[Condition] = self._kept(p, "condition", Latest)
+        last = latest.value
         if last is None or not np.array_equal(last.ids, ids):
-            last = super().condition(ids.copy(), p)
-            kept[:] = [last]
+            last = latest.value = super().condition(ids.copy(), p)
         return last
 
     def _keys_values(self, cond: Condition, p: Params) -> tuple[Array, Array]:
-        kept: list[tuple[Condition, Array, Array]] = self._kept(p, "keys and values", list)
-        last = kept[0] if kept else None
+        latest: Latest[tuple[Condition, Array, Array]] = self._kept(p, "keys and values", Latest)
+        last = latest.value
         if last is None or last[0] is not cond:
-            last = cond, *self.condition_keys_values(cond.tokens, p)
-            kept[:] = [last]
+            last = latest.value = cond, *self.condition_keys_values(cond.tokens, p)
         return last[1:]
 
     def attention(self, x: Array, p: Params, residual: Array) -> Array:
