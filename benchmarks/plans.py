@@ -19,7 +19,7 @@ from common import RESULTS, run, write_json
 from moebius.errors import MoebiusError
 
 FIGURES = ("flops", "dispatches", "peak_bytes", "weight_bytes")
-PICTURE = ("weight_bytes", "model_bytes", "picture_bytes")
+PICTURE = ("weight_bytes", "model_bytes", "picture_bytes", "low_memory_bytes")
 
 
 def figures(adapter: str) -> dict[str, Any]:

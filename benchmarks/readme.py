@@ -154,7 +154,8 @@ def plan_line(plans: Mapping[str, Any]) -> list[str]:
         f"One guided step of the full UNet (batch 2, 64×64 latents): {step['flops'] / 1e9:.0f} GFLOP in {step['dispatches']} dispatches; "
         f"{step['peak_bytes'] / 1e6:.0f} MB beyond the {step['weight_bytes'] / 1e6:.0f} MB of its weights. "
         f"At the peak of a picture {wide['picture_bytes'] / 1e9:.2f} GB, both networks' weights among them; in f16 "
-        f"{half['picture_bytes'] / 1e9:.2f} GB, with {half['weight_bytes'] / 1e6:.0f} MB of weights for the UNet."
+        f"{half['picture_bytes'] / 1e9:.2f} GB, with {half['weight_bytes'] / 1e6:.0f} MB of weights for the UNet; with `--low-memory` "
+        f"{wide['low_memory_bytes'] / 1e9:.2f} and {half['low_memory_bytes'] / 1e9:.2f} GB."
     ]
 
 

@@ -344,10 +344,14 @@ def test_mutations_quote_lines_that_are_there() -> None:
 def test_what_a_step_costs_is_what_the_plan_says(llvmpipe: object) -> None:
     assert plans.figures("llvmpipe") == readme.read_plain("plans.json")
     step = {"flops": 2.4e9, "dispatches": 7, "peak_bytes": 3e6, "weight_bytes": 5e6}
-    picture = {"f32": {"picture_bytes": 6.5e9}, "f16": {"picture_bytes": 3.25e9, "weight_bytes": 2e6}}
+    picture = {
+        "f32": {"picture_bytes": 6.5e9, "low_memory_bytes": 4e9},
+        "f16": {"picture_bytes": 3.25e9, "weight_bytes": 2e6, "low_memory_bytes": 1.5e9},
+    }
     assert readme.plan_line({"full step": step, "full picture": picture}) == [
         "One guided step of the full UNet (batch 2, 64×64 latents): 2 GFLOP in 7 dispatches; 3 MB beyond the 5 MB of its weights. "
-        "At the peak of a picture 6.50 GB, both networks' weights among them; in f16 3.25 GB, with 2 MB of weights for the UNet."
+        "At the peak of a picture 6.50 GB, both networks' weights among them; in f16 3.25 GB, with 2 MB of weights for the UNet; "
+        "with `--low-memory` 4.00 and 1.50 GB."
     ]
 
 

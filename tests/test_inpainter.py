@@ -1,7 +1,6 @@
-"""Any photo and any mask through the public call, on small nets; and where the memory does not suffice."""
+"""Any photo and any mask through the public call, on small nets."""
 
 import warnings
-import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 
 from moebius import sample
 from moebius.backends.cpu import CPU
-from moebius.errors import EmptyMaskError, NonFiniteError, OutOfMemoryError, UsageError
+from moebius.errors import EmptyMaskError, NonFiniteError, UsageError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.model.denoise import Denoiser
 from moebius.model.params import ShapeOnly
@@ -24,7 +23,6 @@ from moebius.pictures.seam import film
 
 pytest_plugins = ("inpainter_fixtures",)
 
-LARGE_STEP = replace(SMALL_UNET, sample_size=16, block_out_channels=(64, 64))  # which takes more than the decoder
 MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"]
 
 
@@ -179,83 +177,6 @@ def test_transparency_is_a_mask_and_becomes_opaque(small: Inpainter) -> None:
     assert (alpha[10:20, 10:20] == 255).all()
     with pytest.raises(UsageError, match="mask"):
         small(photo.convert("RGB"))
-
-
-def test_a_batch_that_the_memory_refuses_is_halved(llvmpipe, monkeypatch) -> None:
-    """Two windows at once need more than the pretended memory; one by one they fit, and the picture is the same."""
-    made = made_of(LARGE_STEP, SMALL_VAE, llvmpipe)
-    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    mask = np.zeros((128, 128), np.uint8)
-    mask[40:80, 40:80] = 255
-    create, sizes, limit = type(llvmpipe.gpu.device).create_buffer, [], float("inf")
-
-    def limited(self, **options):
-        sizes.append(options["size"])
-        if options["size"] > limit:
-            raise MemoryError
-        return create(self, **options)
-
-    monkeypatch.setattr(type(llvmpipe.gpu.device), "create_buffer", limited)
-    one = made(image, mask, steps=2, seed=2)
-    one_needs = max(sizes)
-    three = made(image, mask, steps=2, num_images=3)
-    assert max(sizes) > one_needs
-    made.forget_denoisers()
-    limit = one_needs
-    halved = made(image, mask, steps=2, num_images=3)  # three, then two are too many
-    for got, want in zip(halved.images, three.images, strict=True):
-        np.testing.assert_array_equal(got, want)
-    np.testing.assert_array_equal(halved.images[2], one.image)
-    limit = one_needs // 2
-    made.release()  # all of it: the memory of a step is the decoder's too
-    with pytest.raises(OutOfMemoryError, match=" MiB for "):
-        made(image, mask, steps=2)
-
-
-def test_a_part_that_the_memory_refuses_gets_that_of_the_part_before_it(llvmpipe, monkeypatch) -> None:
-    """Three pictures where two fit at once: the third fits too, when the step of the first two is given up."""
-    made = made_of(LARGE_STEP, SMALL_VAE, llvmpipe)
-    image, mask = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8), [(40, 40, 40, 40)]
-    there: dict[str, float] = {"now": 0, "most": 0, "limit": float("inf"), "refused": 0}
-    create = type(llvmpipe.gpu.device).create_buffer
-
-    def gone(size: int) -> None:
-        there["now"] -= size
-
-    def limited(self, **options):
-        if there["now"] + options["size"] > there["limit"]:
-            there["refused"] += 1
-            raise MemoryError
-        buffer = create(self, **options)
-        there["now"] += options["size"]
-        there["most"] = max(there["most"], there["now"])
-        weakref.finalize(buffer, gone, options["size"])
-        return buffer
-
-    monkeypatch.setattr(type(llvmpipe.gpu.device), "create_buffer", limited)
-    two = made(image, mask, steps=2, num_images=2)
-    made.forget_denoisers()
-    there["limit"] = there["most"] + 4096  # what is read back may pass through a buffer
-    steps = []
-    three = made(image, mask, steps=2, num_images=3, on_step=steps.append)
-    assert there["refused"] >= 4  # three at once, and the third beside the first two; each is tried again
-    np.testing.assert_array_equal(np.stack(three.images[:2]), np.stack(two.images))
-    assert [(s.index, s.total) for s in steps][-1] == (len(steps) - 1, len(steps))
-
-
-def test_memory_is_asked_for_again_after_what_was_dropped_is_given_back(llvmpipe, monkeypatch) -> None:
-    create, said = type(llvmpipe.gpu.device).create_buffer, []
-
-    def full_at_first(self, **options):
-        said.append("asked")
-        if "given back" not in said:
-            raise MemoryError
-        return create(self, **options)
-
-    monkeypatch.setattr(type(llvmpipe.gpu.device), "create_buffer", full_at_first)
-    monkeypatch.setattr(llvmpipe.gpu, "trim", lambda: said.append("given back"))
-    assert llvmpipe.gpu.create_buffer(1024, "a tensor").size == 1024
-    assert said == ["asked", "given back", "asked"]
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1.0)])

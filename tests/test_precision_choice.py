@@ -145,6 +145,7 @@ def test_plan_says_weights_and_memory(capfd: pytest.CaptureFixture[str]) -> None
         said[precision] = json.loads(capfd.readouterr().out)
         assert said[precision]["precision"] == precision
         assert said[precision]["picture_bytes"] > said[precision]["model_bytes"] > said[precision]["weight_bytes"]
+        assert said[precision]["weight_bytes"] < said[precision]["low_memory_bytes"] < said[precision]["picture_bytes"]
     for name, share in (("weight_bytes", 0.6), ("model_bytes", 0.6), ("picture_bytes", 0.9)):
         assert said["f16"][name] < share * said["f32"][name]
 

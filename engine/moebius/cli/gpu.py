@@ -130,22 +130,29 @@ def plan(args: argparse.Namespace) -> int:
     print(f"{'early_bytes':14}{summary['early_bytes']:>16,}  of weights that are given back when the tables of the timesteps are made")
     print(f"{'model_bytes':14}{summary['model_bytes']:>16,}  the weights of both networks, without those")
     print(f"{'picture_bytes':14}{summary['picture_bytes']:>16,}  at a picture's peak: those, and what the plans of it take")
+    print(f"{'low_memory':14}{summary['low_memory_bytes']:>16,}  the same with --low-memory")
     return 0
 
 
 def whole_picture(gpu: WebGPU, config: VAEConfig, side: int, step: Plan) -> dict[str, int]:
-    """The bytes of both networks' weights; and with what a picture's plans have of their own, and the memory that they share."""
+    """The bytes of both networks' weights; and with what a picture's plans have of their own, and the memory that they share. The last of
+    them also where one network is there at a time, and makes the tables of its timesteps in every picture."""
     from moebius.check import parts
     from moebius.model.params import ShapeOnly
     from moebius.model.vae import VAE, shapes
 
     coder = VAE(config, ShapeOnly(shapes(config)), gpu)
     encoder, decoder = gpu.record(*parts.encoder(coder, side)), gpu.record(*parts.decoder(coder, side))
-    summaries = [plan.summary() for plan in (step, encoder, decoder)]
-    weights = sum(each["weight_bytes"] for each in summaries)
-    own = sum(each["peak_bytes"] - sum(plan.lent) for each, plan in zip(summaries, (step, encoder, decoder), strict=True))
-    shared = sum(max(sizes) for sizes in zip_longest(step.lent, encoder.lent, decoder.lent, fillvalue=0))
-    return {"model_bytes": weights, "picture_bytes": weights + own + shared}
+
+    def taken(*plans: Plan) -> int:
+        own = sum(plan.summary()["weight_bytes"] + plan.summary()["peak_bytes"] - sum(plan.lent) for plan in plans)
+        return own + sum(max(sizes) for sizes in zip_longest(*(plan.lent for plan in plans), fillvalue=0))
+
+    return {
+        "model_bytes": sum(plan.summary()["weight_bytes"] for plan in (step, encoder, decoder)),
+        "picture_bytes": taken(step, encoder, decoder),
+        "low_memory_bytes": max(taken(step) + step.summary()["early_bytes"], taken(encoder, decoder)),
+    }
 
 
 def validate(args: argparse.Namespace) -> int:

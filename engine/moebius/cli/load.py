@@ -37,4 +37,4 @@ def recipe(args: argparse.Namespace) -> Recipe:
     """What the options of `options.add_model` and `add_device` say."""
     on = {"device": args.device, "require_gpu": args.require_gpu, "precision": args.precision or "auto", "threads": args.threads}
     on |= {"matrix_units": True} if args.matrix_units else {}
-    return Recipe(args.model or NANO, args.vae, args.revision, args.synthetic, on)
+    return Recipe(args.model or NANO, args.vae, args.revision, args.synthetic, on, args.low_memory)

@@ -70,6 +70,7 @@ def add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument("--precision", metavar="P", choices=["auto", "f32", "f16"], help="f32, f16 (GPUs: half the weights) or auto (f32)")
     p.add_argument("--threads", metavar="N", type=int, help="of the CPU device (as many as there are cores for it)")
     p.add_argument("--matrix-units", action="store_true", help="take a GPU's, through Dawn (pip install 'moebius-webgpu[dawn]')")
+    p.add_argument("--low-memory", action="store_true", help="one network on the device at a time: half the memory, and slower")
 
 
 def add_adapter(p: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--port", metavar="N", type=options.port, default=8000, help="of --serve (8000); 0 takes a free one")
     p.add_argument("--quiet", action="store_true", help="errors only")
     # The run that the page is checked against is NumPy's, wherever the page will run.
-    p.set_defaults(command=export_web, device="cpu", require_gpu=False, precision="f32", threads=None, matrix_units=False)
+    p.set_defaults(command=export_web, device="cpu", require_gpu=False, precision="f32", threads=None, matrix_units=False, low_memory=False)
 
 
 def export_web(args: argparse.Namespace) -> int:

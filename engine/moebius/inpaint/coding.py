@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from moebius.errors import NonFiniteError
+from moebius.errors import NonFiniteError, OutOfMemoryError
 from moebius.inpaint.item import Item
 from moebius.inpaint.loaded import LoadedModel, check_finite
 from moebius.inpaint.settings import Settings
@@ -23,6 +23,12 @@ def encode(
     One behind the other: in one batch the two took as long on llvmpipe, and 2 and 4 % less on the CPU device (nano, tiny), for memory twice
     as large.
     """
+    _with_room(model, lambda: _encode(model, items, settings, strength, timesteps, given))
+
+
+def _encode(
+    model: LoadedModel, items: Sequence[Item], settings: Settings, strength: float, timesteps: np.ndarray, given: np.ndarray | None
+) -> None:
     count = sum(item.image == items[0].image for item in items)
 
     def pictures() -> Iterator[np.ndarray]:
@@ -52,8 +58,25 @@ def are_finite(items: Sequence[Item]) -> bool:
 
 
 def decode(model: LoadedModel, items: Sequence[Item]) -> None:
+    _with_room(model, lambda: _decode(model, items))
+
+
+def _decode(model: LoadedModel, items: Sequence[Item]) -> None:
     decoded = model.vae.decode_each(item.latents / model.vae.config.scaling_factor for item in items)
     for item, x in zip(items, decoded, strict=True):
         item.decoded = published.to_integers(check_finite(x, "decoded picture", model.vae), item.cut.rgb.dtype)
         if not item.decoded.any() and item.cut.rgb[item.cut.m[0, 0] == 0].any():
             raise NonFiniteError(f"The decoded picture is black (vae.decode on {model.device}). Run `moebius validate` on this adapter.")
+
+
+def _with_room(model: LoadedModel, work: Callable[[], None]) -> None:
+    """What the VAE does; where there is no memory for it, once more when the UNet has given its own back."""
+    model.make_room(model.vae)
+    try:
+        work()
+        return
+    except OutOfMemoryError:
+        if not model.save_memory():
+            raise
+    model.make_room(model.vae)  # when the error is forgotten, and with it what was taken
+    work()

@@ -42,11 +42,16 @@ class Inpainter(LoadedModel):
         precision: str = "auto",
         threads: int | None = None,
         matrix_units: bool = False,
+        low_memory: bool = False,
         vae: Any = None,
         revision: str | None = None,
         progress: Any = None,
     ) -> Inpainter:
-        """The packaged nano, a published model by name (`weights.published.FOLDERS`), a folder, or a .bin or .safetensors file."""
+        """The packaged nano, a published model by name (`weights.published.FOLDERS`), a folder, or a .bin or .safetensors file.
+
+        `low_memory`: of the two networks only the one that computes is on the device. A picture takes about half the memory, and longer by
+        what it takes to bring both there; its bytes are the same.
+        """
         from moebius.weights import nano, store  # imports what only loading needs
 
         store.check_choice(model, vae, revision)  # before a device is opened
@@ -57,6 +62,7 @@ class Inpainter(LoadedModel):
         if model == NANO:
             inpainter.notes = (nano.NOTE, *inpainter.notes)
         inpainter.notes += unmet(precision, ops)
+        inpainter.low_memory = low_memory
         return inpainter
 
     @classmethod

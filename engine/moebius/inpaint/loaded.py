@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, get_args
@@ -23,6 +24,7 @@ LOG_VARIANCE = (-30.0, 20.0)
 # Of models whose fills are matched, for these are smooth. It costs less than a tenth of a decibel of PSNR; at 1 a third, and it is seen.
 MATCH_DETAIL = 0.35
 OVERFLOWED = "Numbers of this picture overflowed f16, so it was made in f32; with precision f32 (--precision f32) the first try is saved."
+FULL = "The memory of %s does not hold both networks at once: from now on one leaves it while the other computes (low_memory)."
 OVERFLOWED_UNITS = "Numbers of this picture overflowed the halves of matrix units, so it was made without these."
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
 
@@ -56,6 +58,7 @@ class LoadedModel:
         self.model, self.blend = model, blend
         self.detail = MATCH_DETAIL if blend == "match" else 0.0  # where the settings name none
         self.sources, self.digests = sources or {}, digests or {}
+        self.low_memory = False  # on the device only the network that computes; it takes the other's place anew in every picture
         self.closed = False
         self.notes: tuple[str, ...] = ()  # what the user should know about the weights
         self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}
@@ -103,7 +106,7 @@ class LoadedModel:
                 nets = UNet(self.unet.config, self.unet.root.root, ops), VAE(self.vae.config, self.vae.root.root, ops)
                 which: dict[str, Any] = {"model": self.model, "blend": self.blend, "sources": self.sources, "digests": self.digests}
                 self._f32 = LoadedModel(*nets, self.scheduler, **which)
-                self._f32.detail, self._f32.notes = self.detail, self.notes
+                self._f32.detail, self._f32.notes, self._f32.low_memory = self.detail, self.notes, self.low_memory
             self._guests[id(guest)] = ref(guest)
             return self._f32
 
@@ -162,6 +165,24 @@ class LoadedModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def make_room(self, net: UNet | VAE) -> None:
+        """Before a network computes: with `low_memory` the other one gives its memory back, and takes it again when it computes. A run
+        that has it at work keeps what it needs to its end."""
+        if not self.low_memory:
+            return
+        if net is self.vae:
+            self.forget_denoisers()
+        other = self.unet if net is self.vae else self.vae
+        other.ops.forget(other, other.root.root)
+
+    def save_memory(self) -> bool:
+        """Where the device has no more: `low_memory` from now on. False where it was that already."""
+        if self.low_memory:
+            return False
+        logging.getLogger("moebius").warning(FULL, self.device)
+        self.low_memory = True
+        return True
 
     def moments(self, x: np.ndarray) -> Moments:
         """Mean and log variance of the latents of an image (1, 3, H, W)."""

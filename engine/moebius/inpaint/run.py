@@ -287,11 +287,10 @@ class Run:
                     yield self.step_of(state, done, total, items, preview=preview)
                     done += 1
             except OutOfMemoryError:  # memory is taken when a step first runs; these items begin again, fewer at once
-                if batch == 1:
+                if batch == 1 and not self.model.save_memory():
                     raise
-                done = begun
                 self.model.forget_denoisers()
-                batch = -(-batch // 2)
+                done, batch = begun, -(-batch // 2)
                 continue
             first += len(items)
         self._done = done
@@ -330,6 +329,7 @@ class Run:
 
     def loop(self, items: Sequence[Item], timesteps: np.ndarray) -> Iterator[StepState]:
         """The steps of one batch, of this run's items or of several alike runs'; after the last, the items have their latents."""
+        self.model.make_room(self.model.unet)
         denoiser = self.model.denoiser(len(items), timesteps, self.settings)
         start, mask, masked = (np.concatenate([getattr(i, name) for i in items]) for name in ("start", "mask", "masked"))
         for state in denoiser.steps(start, mask, masked):

@@ -148,6 +148,8 @@ def batch(
     require_gpu: bool = False,
     precision: str = "auto",
     threads: int | None = None,
+    matrix_units: bool = False,
+    low_memory: bool = False,
     recursive: bool = False,
     ray: bool | str = False,
     workers: int | None = None,
@@ -174,16 +176,17 @@ def batch(
     if isinstance(model, Inpainter):
         model.check_open()
     work = listed(absolute(place(images)), absolute(place(masks)), absolute(place(out)), options, recursive)
-    on = {"device": device, "require_gpu": require_gpu, "precision": precision, "threads": threads}
+    on = {"device": device, "require_gpu": require_gpu, "precision": precision, "threads": threads, "matrix_units": matrix_units}
+    recipe = Recipe(model, vae, revision, device=on, low_memory=low_memory)
     if ray is False and workers is not None:
         raise UsageError("workers are those of ray=; give both, or neither.")
     if ray is False:
-        with nullcontext(model) if isinstance(model, Inpainter) else Recipe(model, vae, revision, device=on).load() as loaded:
+        with nullcontext(model) if isinstance(model, Inpainter) else recipe.load() as loaded:
             return summed(work, here.outcomes(work.jobs(), Worker(loaded, options)), on_outcome)
     if isinstance(model, Inpainter):
         raise UsageError("An Inpainter stays in its process; with ray= give the model's name, or its folder or file.")
     address = "" if ray is True else str(ray)
-    with cluster.Cluster(Recipe(model, vae, revision, device=on), options, address, workers) as machines:
+    with cluster.Cluster(recipe, options, address, workers) as machines:
         machines.first()
         return summed(work, machines.outcomes(work.jobs()), on_outcome)
 

@@ -22,6 +22,7 @@ class Recipe:
     revision: str | None = None
     synthetic: str | None = None
     device: dict[str, Any] = field(default_factory=dict)  # the arguments of `open_device`
+    low_memory: bool = False
 
     def on(self, **device: Any) -> Recipe:
         """The same on another device."""
@@ -34,8 +35,10 @@ class Recipe:
         if self.synthetic:
             model = made(self.synthetic, open_device(**self.device))
             model.notes += unmet(self.device.get("precision", "auto"), model.unet.ops)
+            model.low_memory = self.low_memory
             return model
-        return Inpainter.from_pretrained(self.model, vae=self.vae, revision=self.revision, progress=progress, **self.device)
+        on: dict[str, Any] = {**self.device, "low_memory": self.low_memory}
+        return Inpainter.from_pretrained(self.model, vae=self.vae, revision=self.revision, progress=progress, **on)
 
 
 def made(size: str, ops: Ops) -> Inpainter:
