@@ -15,7 +15,7 @@ from common import commit, run, write_json, write_text
 
 from moebius.errors import UsageError
 
-SAVED = ("doctor", "validate", "tune", "plan", "model", "whole", "compare", "kernels")
+SAVED = ("doctor", "validate", "defaults", "tune", "plan", "whole", "model", "sizes", "compare", "kernels")
 STOPPED = (124, 137)
 
 
@@ -89,11 +89,24 @@ def whole(found: Any) -> list[str]:
     return [f"{name}: {part['ms']:.2f} ms in {part['dispatches']} dispatches" for name, part in found["parts"].items()]
 
 
+def defaults(found: Any) -> list[str]:
+    return whole(found)
+
+
+def sizes(found: Any) -> list[str]:
+    return [
+        f"{name}: {row['ms']:.2f} ms in {row['dispatches']} dispatches, {row['peak_bytes'] / 1e6:.0f} MB"
+        for name, row in found["rows"].items()
+    ]
+
+
 def compare(found: Any) -> list[str]:
     return ["see compare.md"]
 
 
-WORDS: dict[str, Callable[[Any], list[str]]] = {f.__name__: f for f in (doctor, validate, tune, plan, model, whole, compare, kernels)}
+WORDS: dict[str, Callable[[Any], list[str]]] = {
+    f.__name__: f for f in (doctor, validate, defaults, tune, plan, whole, model, sizes, compare, kernels)
+}
 
 
 def said(out: Path, step: dict[str, Any]) -> list[str]:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # All that a GPU can tell about this checkout in six minutes:  benchmarks/on_gpu.sh OUT [ADAPTER]
 #
-# doctor, validate, tune, plan, the model beside PyTorch (f32, TF32, autocast f16; eager and as CUDA graphs), the plans of a picture, the
-# tests' hardware cases, compare, every kernel. Each has a limit of its own: what fails or takes too long is stopped and named, and the rest
-# goes on. OUT gets the words (.log) and the numbers (.json) of each, results.json and table.md with all of it. Exit code 1 when something
-# failed.
+# doctor, validate, the plans of a picture on the default kernels, tune, plan, the same plans and pictures on what that found, the model beside
+# PyTorch (f32, TF32, autocast f16; eager and as CUDA graphs), what other sizes of bands and parts would do for the decoder, the tests'
+# hardware cases, compare, every kernel. Each has a limit of its own: what fails or takes too long is stopped and named, and the rest goes on.
+# OUT gets the words (.log) and the numbers (.json) of each, results.json and table.md with all of it. Exit code 1 when something failed.
 #
 # The Python is $PYTHON, else that of .venv, else python3. On a bare machine, bring wheels along in .whl/ with an onboard.sh that installs
 # them, and the Vulkan loader's packages in .gl/: onboard.sh is sourced first. What is needed: the dependencies of pyproject.toml, pytest for
@@ -75,17 +75,20 @@ if [ "${SHORT:-}" = 1 ]; then
     config=tiny tuning=150 kernels=(--seconds 0.05 --filter layer_norm) model=(--small --steps 2 --runs 1 --patience 60)
     tests=(tests/test_kernels.py -k "${adapter[0]:-llvmpipe} and layer_norm_widths")
 else
-    config=full tuning=45 kernels=(--seconds 0.2) model=(--config full --runs 3 --patience 60)
+    config=full tuning=60 kernels=(--seconds 0.2) model=(--config full --runs 3 --patience 60)
     tests=(tests/test_kernels*.py tests/test_webgpu.py -k hardware --maxfail 20)
 fi
 
 SAVES=json step doctor 40 "$python" -m moebius doctor --json "${named[@]}" "${precision[@]}"
 SAVES=json step validate 40 "$python" -m moebius validate --config tiny --json "${named[@]}" "${chosen[@]}"
-SAVES=json step tune $tuning "$python" -m moebius tune --config $config --json "${named[@]}" "${chosen[@]}"
+plans=("$python" benchmarks/whole.py --config $config "${named[@]}" "${chosen[@]}")
+[ "${SHORT:-}" = 1 ] || step defaults 30 env MOEBIUS_TUNE=0 "${plans[@]}" --pictures 0 --json "$out/defaults.json"
+SAVES=json step tune $tuning "$python" -m moebius tune --config $config --seconds $((tuning - 15)) --json "${named[@]}" "${chosen[@]}"
 SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${named[@]}" "${chosen[@]}"
+[ "${SHORT:-}" = 1 ] || step whole 40 "${plans[@]}" --json "$out/whole.json"
 left=$((seconds - $(date +%s) + begin)) # what is stopped leaves no figures: it has to know how long it has
 step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((left < 180 ? left > 20 ? left - 15 : 5 : 165)) --brief --reference "${REFERENCE:-$out/reference.npz}" "${named[@]}" "${chosen[@]}" --json "$out/model.json" --only "${peers[@]}"
-[ "${SHORT:-}" = 1 ] || step whole 40 "$python" benchmarks/whole.py --config $config "${named[@]}" "${chosen[@]}" --json "$out/whole.json"
+[ "${SHORT:-}" = 1 ] || step sizes 40 "$python" benchmarks/bench_sizes.py "${named[@]}" "${chosen[@]}" --json "$out/sizes.json"
 # The tests choose their precisions and units themselves: once is enough.
 [ -n "${PRECISION:-}${UNITS:-}" ] || step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 [ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" "${precision[@]}" -o "$out/compare.json" --report "$out/compare.md"

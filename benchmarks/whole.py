@@ -3,7 +3,8 @@
     python benchmarks/whole.py [--config full|tiny|nano] [--adapter NAME] [--precision f16] [--matrix-units] [--json FILE]
 
 bench_kernels times each kernel by itself, over and over; here a plan runs as it does in a picture, and what each of its dispatches takes in
-turn. By GPU timestamps where there are some; weights are made from a seed. Nobody else is compared: bench_model does that.
+turn. On the kernels that `moebius tune` found there, where it ran (MOEBIUS_TUNE=0: the defaults). By GPU timestamps where there are some;
+weights are made from a seed. Nobody else is compared: bench_model does that.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from moebius.model.vae import VAE
 
 NAME = Path(__file__).stem
 STEPS, RUNS, PICTURES = 20, 5, 3
+FIRST = 2  # pictures that are not: the first makes its plans, and at the second memory that grew for a later part is bound to the others
 WARM = 0.2  # seconds: a GPU's clock may fall while the host compiles
 
 
@@ -43,6 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--adapter", help="by name or number, as `moebius adapters` lists them; default: the best")
     parser.add_argument("--precision", choices=["f32", "f16"], default="f32", help="what it computes in (f32)")
     parser.add_argument("--matrix-units", action="store_true", help="with the adapter's matrix units, through Dawn")
+    parser.add_argument("--pictures", type=int, default=PICTURES, metavar="N", help=f"pictures that are timed ({PICTURES})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
     return parser.parse_args()
 
@@ -86,7 +89,7 @@ def measured(plan: Plan, clock: str) -> dict[str, Any]:
 def main() -> int:
     args = arguments()
     gpu = WebGPU(args.adapter, precision=args.precision, matrix_units=args.matrix_units)
-    tuning.apply(gpu)  # what users get
+    table = tuning.apply(gpu)  # what users get
     config = args.config or ("tiny" if gpu.caps.is_software else "full")
     unet_config, unet, vae_config, vae = networks(config)
     made = Inpainter(UNet(unet_config, unet, gpu), VAE(vae_config, vae, gpu))
@@ -98,12 +101,18 @@ def main() -> int:
         print(f"{name}: {part['ms']:.3f} ms, {part['dispatches']} dispatches")
         for op, row in sorted(part["ops"].items(), key=lambda item: -item[1]["ms"])[:12]:
             print(f"  {op:34} {row['dispatches']:4} × {row['ms']:9.3f} ms {row['flops'] / max(row['ms'], 1e-9) / 1e6:10.1f} GFLOP/s")
-    pictures = [picture(made, STEPS)[0] for _ in range(1 + PICTURES)][1:]
-    medians = {name: median(p[name] for p in pictures) for name in pictures[0]}
-    print("pictures: " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in medians.items()))
+    about: dict[str, Any] = {"bench": NAME, "config": config, "precision": gpu.precision, "matrix_units": args.matrix_units, "clock": clock}
+    about |= {"tuned": len(table.picks), "steps": STEPS, "environment": environment(gpu.gpu), "parts": parts, "pictures": []}
     if args.json:
-        about = {"bench": NAME, "config": config, "precision": gpu.precision, "matrix_units": args.matrix_units, "clock": clock}
-        write_json(args.json, about | {"steps": STEPS, "environment": environment(gpu.gpu), "parts": parts, "pictures": pictures})
+        write_json(args.json, about)  # what is stopped after this leaves so much
+    for _ in range(FIRST if args.pictures else 0):
+        picture(made, STEPS)
+    about["pictures"] = pictures = [picture(made, STEPS)[0] for _ in range(args.pictures)]
+    if pictures:
+        medians = {name: median(p[name] for p in pictures) for name in pictures[0]}
+        print("pictures: " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in medians.items()))
+    if args.json:
+        write_json(args.json, about)
         print(f"written: {args.json}")
     return 0
 

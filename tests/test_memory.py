@@ -85,7 +85,7 @@ def test_the_full_coder_keeps_to_its_memory(llvmpipe: WebGPU, precision: Precisi
     assert sum(map(max, zip_longest(decoder, encoder, fillvalue=0))) <= LENT[precision][0] * 10**6  # what they share is the decoder's
 
 
-@pytest.mark.parametrize(("precision", "matrix", "most"), [("f32", None, 1.6e9), ("f16", None, 1e9), ("f16", DAWN, 0.96e9)])
+@pytest.mark.parametrize(("precision", "matrix", "most"), [("f32", None, 1.6e9), ("f16", None, 1e9), ("f16", DAWN, 0.945e9)])
 def test_a_picture_of_the_full_model_keeps_to_its_memory(
     llvmpipe: WebGPU, precision: Precision, matrix: Matrix | None, most: float
 ) -> None:

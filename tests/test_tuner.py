@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import OPS, Case
-from test_fused import FUSED
+from cases import OPS, Case, conv3x3, group_norm
+from test_fused import FUSED, chained
 
-from moebius.backends.webgpu import WebGPU, choice, menu
+from moebius.backends.webgpu import WebGPU, choice, gemm, menu
 from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.device import Device
@@ -56,7 +56,9 @@ def three(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
 
 def clock(ms: dict[str, float]) -> Callable[[Sequence[tuple[Plan, int]]], list[float]]:
     """Milliseconds of each row, by key."""
-    return lambda batches: [repeats * ms[plan.dispatches[0].kernel.partition(";")[0]] for plan, repeats in batches]
+    return lambda batches: [
+        repeats * ms[next(d.kernel for d in plan.dispatches if d.kernel).partition(";")[0]] for plan, repeats in batches
+    ]
 
 
 TIMES = {CPU.key: 1.0, CPU_THIN.key: 2.0, OTHER.key: 0.5}
@@ -111,6 +113,22 @@ def test_what_a_layer_makes_as_it_loads_is_measured_on_numbers_of_its_own(
         if tensor is not None:
             with pytest.raises(MoebiusError, match="no memory yet"):
                 _ = tensor.buffer.handle
+
+
+def test_a_norm_that_is_made_for_a_convolution_is_measured_with_it(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the bands of the plan, each behind its part of the norm; or as it is loaded."""
+    monkeypatch.setattr(gemm, "NORMED", 4 * 4 * 16 * 12)  # of two lines, with those above and below
+    gpu, case = as_hardware(llvmpipe), chained(group_norm((2, 7, 16), silu=True), conv3x3((2, 7, 16), 9, residual=False))
+    tuner = Tuner(gpu.gpu, gpu.caps, lambda *_: (CPU, OTHER, menu.WINOGRAD[-1]), clock(TIMES | {menu.WINOGRAD[-1].key: 1.0}))
+    for row, norms in ((CPU, 8), (menu.WINOGRAD[-1], 0)):
+        on = WebGPU(gpu.gpu, gpu.caps, lambda *_, row=row: row)
+        (call,), plan = on.layers(*forward(case, on, case.params))
+        made, measured = plan.recording.steps, tuner._plan(tuner._stand_in(call), row).recording.steps
+        made = [d for d in made if d.shader != "group_scale"]
+        assert [(d.shader, d.entry, d.grid) for d in measured] == [(d.shader, d.entry, d.grid) for d in made]
+        assert [d.shader for d in measured].count("group_apply") == norms
+    found = tuner.measure(call)
+    assert (found.wrong, len(found.ms)) == ({}, 3)
 
 
 def test_a_clock_of_the_machine_is_asked_for_long_enough(llvmpipe: WebGPU) -> None:
@@ -550,7 +568,13 @@ def test_the_command_measures_keeps_and_says(
     assert said["clock"] == "wall"
     assert tuning.read(tuning.file_of(llvmpipe)).picks == {"rows 35x10x13": Pick(OTHER.key, 2.0, 3)}
     assert run(["tune", "--config", "tiny", "--adapter", "llvmpipe"]) == 0
-    assert f"{OTHER.key} (2.00 times as fast)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{OTHER.key} (2.00 times as fast)" in said
+    assert "left" not in said
+    assert run(["tune", "--config", "tiny", "--adapter", "llvmpipe", "--seconds", "1e-9"]) == 0
+    assert "0 shapes in 0.0 s, 0 with another kernel than the default. 1 shapes were left" in capsys.readouterr().out
+    assert run(["tune", "--seconds", "0"]) == 2
+    assert "--seconds is 0; give how long it may take, above 0." in capsys.readouterr().err
 
 
 def test_the_layers_of_the_command_are_those_of_a_picture(llvmpipe: WebGPU) -> None:

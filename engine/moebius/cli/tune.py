@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
 from moebius.cli.output import say
+from moebius.errors import UsageError
 
 if TYPE_CHECKING:
     from moebius.backends.webgpu import WebGPU
@@ -20,11 +22,12 @@ def add_parser(commands: Any) -> None:
         "tune",
         help="measure which kernels are fastest on an adapter, and keep that for later runs",
         description="Every dense layer's shape on every kernel that the adapter can run; what computes wrong is named and not used. A GPU "
-        "is tried by itself the first time, for three seconds; this takes as long as it needs, and measures anew. Exit code 1 when a "
-        "kernel computes wrong.",
+        "is tried by itself the first time, for three seconds; this takes as long as it needs, or --seconds, and measures anew. Exit code "
+        "1 when a kernel computes wrong.",
     )
     p.add_argument("--config", choices=["full", "tiny", "nano"], help="whose layers (full on a GPU, nano on a software driver)")
     options.add_adapter(p)
+    p.add_argument("--seconds", metavar="S", type=float, default=math.inf, help="end after so many; the costliest shapes come first")
     p.add_argument("--json", action="store_true", help="every shape with its times, in milliseconds")
     p.set_defaults(command=tune)
 
@@ -35,6 +38,8 @@ def tune(args: argparse.Namespace) -> int:
     from moebius.backends.webgpu.tuner import Tuner, shapes
     from moebius.inpaint import tuning
 
+    if not args.seconds > 0:
+        raise UsageError(f"--seconds is {args.seconds:g}; give how long it may take, above 0.")
     ops = WebGPU(args.adapter, limits=args.limits, precision=args.precision, matrix_units=args.matrix_units)
     config = args.config or ("nano" if ops.caps.is_software else "full")
     calls = layers(ops, config)
@@ -52,7 +57,8 @@ def tune(args: argparse.Namespace) -> int:
         else:
             print(line(found), flush=True)
 
-    tuning.measure(ops, calls, table, tuner=tuner, report=report)
+    tuning.measure(ops, calls, table, args.seconds, tuner=tuner, report=report)
+    left = len(shapes(calls)) - len(table.picks)
     if args.json:
         shown = [{"shape": row.shape, "ms": row.ms, "wrong": row.wrong, "kernel": row.pick.row if row.pick else None} for row in rows]
         about = {
@@ -61,12 +67,14 @@ def tune(args: argparse.Namespace) -> int:
             "config": config,
             "clock": tuner.by,
             "seconds": table.seconds,
+            "left": left,
             "wrong": table.wrong,
         }
         print(json.dumps(about | {"shapes": shown}, indent=2))
     else:
         others = sum(p.gain > 1 for p in table.picks.values())
-        print(f"{len(table.picks)} shapes in {table.seconds:.1f} s, {others} with another kernel than the default.")
+        rest = f" {left} shapes were left, and have the default." if left else ""
+        print(f"{len(table.picks)} shapes in {table.seconds:.1f} s, {others} with another kernel than the default.{rest}")
     if not tuning.is_on():
         say(f"{tuning.SWITCH}=0 is set: until it is not, runs take the defaults.")
     elif not table.picks.keys() <= tuning.read(tuning.file_of(ops)).picks.keys():

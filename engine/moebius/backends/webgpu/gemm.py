@@ -74,11 +74,13 @@ def _bands_of_lines(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
     scale = 2 if isinstance(call.mode, Phases) else 1  # output rows per row of the iteration grid
     in_line, out_line = width * a.pitch, out.shape[2] * out.pitch
     step = recorder.bands(f"{call.op} ({call.path})", grid_height, stride * in_line, scale * out_line, overhead=3 * in_line)
-    made = made_in_bands(call, recorder)
+    made, written = made_in_bands(call, recorder), (out, *call.epilogue.residuals)
     if made:
-        step = min(step, ceil(grid_height, ceil(grid_height, max(1, NORMED // (itemsize(a.dtype) * in_line) - 2))))
+        step = min(step, max(1, NORMED // (itemsize(a.dtype) * in_line) - 2))
+    each = recorder.of_a_part(grid_height, *written)
+    step = ceil(each, ceil(each, step))  # alike: a small last band would leave most of a GPU idle
     for image in range(images):
-        for y, y1 in recorder.pieces(0, grid_height, step, grid_height, out, *call.epilogue.residuals):
+        for y, y1 in recorder.pieces(0, grid_height, step, grid_height, *written):
             top, bottom = max(y * stride - 1, 0), min((y1 - 1) * stride + 3, height)
             a_span = ((image * height + top) * in_line, (image * height + bottom) * in_line)
             out_span = ((image * out.shape[1] + scale * y) * out_line, (image * out.shape[1] + scale * y1) * out_line)

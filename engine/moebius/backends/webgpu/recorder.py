@@ -192,11 +192,15 @@ class Recorder:
 
     def pieces(self, begin: int, end: int, step: int, count: int, *tensors: Tensor) -> Iterator[tuple[int, int]]:
         """[begin, end), of the `count` units that the tensors have, in pieces of at most `step` units that lie within a part of each."""
-        each = count // max((len(t.parts) for t in tensors if is_parted(t)), default=1)
+        each = self.of_a_part(count, *tensors)
         while begin < end:
             to = min(begin + step, begin // each * each + each, end)
             yield begin, to
             begin = to
+
+    def of_a_part(self, count: int, *tensors: Tensor) -> int:
+        """How many of the `count` units that the tensors have lie within a part of each."""
+        return count // max((len(t.parts) for t in tensors if is_parted(t)), default=1)
 
     def bands(self, what: str, rows: int, *floats_per_row: float, overhead: int = 0, multiple: int = 1) -> int:
         """How many of `rows` fit the binding limit, given what every tensor needs a row (and `overhead` once), in floats."""

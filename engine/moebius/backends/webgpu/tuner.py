@@ -21,10 +21,11 @@ from moebius.backends.webgpu import choice
 from moebius.backends.webgpu.calls import GemmCall, Weight
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.choice import FEW
-from moebius.backends.webgpu.deferred import Norm
+from moebius.backends.webgpu.deferred import GroupNormed, Norm
 from moebius.backends.webgpu.device import Device, guard
 from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.menu import Gemm
+from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import NUMPY, Buffer, DType, Tensor, itemsize
@@ -183,7 +184,7 @@ class Tuner:
     def _stand_in(self, call: GemmCall) -> GemmCall:
         """The call on numbers of its own, with the weights it has. Operands of all calls share their memory."""
         operands, epilogue = call.operands, call.epilogue
-        a = self._tensor("a", operands.a)
+        a = self._operand(call)
         w = operands.w
         if w.binding.buffer.kind != "weight":  # a matrix within a tensor
             w = Weight(replace(w.binding, buffer=self._noise("w", w.binding.buffer.nbytes)), w.packed, w.pitch4, w.offset4)
@@ -194,6 +195,14 @@ class Tuner:
         residuals = tuple(self._tensor(f"residual {i}", t) for i, t in enumerate(epilogue.residuals))
         behind = replace(epilogue, spread=spread, shift=shift, residuals=residuals, norm=self._norm(epilogue.norm))
         return replace(call, operands=new, epilogue=behind)
+
+    def _operand(self, call: GemmCall) -> Tensor:
+        """A, as it is there: a norm that is made for the layer, in the bands that it is in then, is a part of what the layer takes."""
+        a = call.operands.a
+        if not isinstance(a, GroupNormed) or a.is_made:
+            return self._tensor("a", a)
+        norm = replace(a.norm, table=self._tensor("norm of a", a.norm.table))
+        return norms.put_off(self._recorder, self._tensor("a", a.x), call.path, norm)
 
     def _norm(self, norm: Norm | None) -> Norm | None:
         return norm and replace(norm, table=self._tensor("norm", norm.table))
@@ -230,7 +239,7 @@ class Tuner:
         plan.prepare()
         (out,), device = plan.outputs, self.device
         dtype = NUMPY[out.dtype]
-        places, handle, doing = sampled(out.nbytes), out.buffer.handle, f"measuring {plan.dispatches[0].kernel}"
+        places, handle, doing = sampled(out.nbytes), out.buffer.handle, f"measuring {next(d.kernel for d in plan.dispatches if d.kernel)}"
         with guard(device.name, doing):
             for offset, nbytes in places:
                 device.device.queue.write_buffer(handle, offset, np.full(nbytes // itemsize(out.dtype), np.nan, dtype))

@@ -65,10 +65,13 @@ class Groups:
 
 def group_norm(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:
     norm = Norm(_table(rec, x, p, groups, eps), silu)
-    if rec.caps.fuses:
-        make = partial(_applied, rec, x, p.path, norm)
-        return GroupNormed(x, norm, rec.caps.precision, lambda: make(rec.inner(x.shape, p.path)), partial(_rows, rec, x, p.path, norm))
-    return _applied(rec, x, p.path, norm, rec.inner(x.shape, p.path))
+    return put_off(rec, x, p.path, norm) if rec.caps.fuses else _applied(rec, x, p.path, norm, rec.inner(x.shape, p.path))
+
+
+def put_off(rec: Recorder, x: Tensor, path: str, norm: Norm) -> GroupNormed:
+    """Until something asks for it."""
+    make = partial(_applied, rec, x, path, norm)
+    return GroupNormed(x, norm, rec.caps.precision, lambda: make(rec.inner(x.shape, path)), partial(_rows, rec, x, path, norm))
 
 
 def copied(rec: Recorder, path: str) -> Callable[[Tensor, int, int, DType], Tensor]:
