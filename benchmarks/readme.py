@@ -3,9 +3,9 @@ report of `moebius compare` from the fingerprints beside it.
 
     python benchmarks/readme.py [--check]
 
-kernels.*.json are of bench_kernels, model.*.json of bench_model, whole.*.json of whole, start.json of bench_start, accuracy.json of
-accuracy, nano.json of bench_nano, nano_whole.json of bench_nano --whole, plans.json of plans, halves.json of halves, compare/*.json of
-fingerprints.
+kernels.*.json are of bench_kernels, model.*.json of bench_model, whole.*.json of whole, start.json of bench_start, beside.json of
+bench_beside, accuracy.json of accuracy, nano.json of bench_nano, nano_whole.json of bench_nano --whole, plans.json of plans, halves.json
+of halves, compare/*.json of fingerprints.
 
 Each table stands between two markers. With --check nothing is written, and the exit code is 1 where a page differs from the results. It
 needs no GPU.
@@ -35,7 +35,7 @@ from nano_data import STRUCTURED
 
 PAGES = {
     "README.md": ("short", "plan"),
-    "docs/results.md": ("nano", "whole", "plan", "gpu", "speed", "start", "kernels"),
+    "docs/results.md": ("nano", "whole", "plan", "gpu", "speed", "beside", "start", "kernels"),
     "docs/accuracy.md": ("accuracy", "halves", "compare"),
 }
 COMPARE = RESULTS / "compare"  # the report, and the fingerprints it is made of
@@ -234,6 +234,15 @@ def start(result: Mapping[str, float]) -> list[str]:
     ]
 
 
+def beside(result: Mapping[str, Any]) -> list[str]:
+    """A picture by itself, and in company."""
+    lines = ["| nano's sample, from process to saved file | seconds, median | of one alone: median, worst |", "|---|---|---|"]
+    for name, seconds in result["seconds"].items():
+        ratio = f"{result['ratio_median'][name]:.2f}, {result['ratio_worst'][name]:.2f}" if name in result["ratio_median"] else ""
+        lines.append(f"| {name} | {statistics.median(seconds):.2f} | {ratio} |")
+    return lines
+
+
 def speed(results: dict[str, dict[str, Any]]) -> list[str]:
     """A row a contender of every run."""
     lines = [
@@ -317,6 +326,7 @@ def tables() -> dict[str, list[str]]:
         "compare": compare_table(found),
         "speed": speed(models),
         "kernels": kernels(measured),
+        "beside": beside(read_plain("beside.json")),
         "start": start(read_plain("start.json")),
         "accuracy": accuracy_table(accuracy),
         "halves": halves_table(read_plain("halves.json")["adapters"]),

@@ -17,10 +17,10 @@ import pytest
 
 from moebius.backends.webgpu import WebGPU, native
 from moebius.backends.webgpu.caps import Caps, Kind
-from moebius.backends.webgpu.choice import always, choose
+from moebius.backends.webgpu.choice import FEW, SINGLE_ROWS, Choose, choose
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.dispatch import Dispatch
-from moebius.backends.webgpu.menu import Gemm
+from moebius.backends.webgpu.menu import CPU, Gemm
 from moebius.backends.webgpu.plan import Plan, Recording
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import NUMPY, Buffer, BufferKind, DType, Tensor
@@ -28,6 +28,11 @@ from moebius.model.contract import Precision
 
 GUARD = 4096  # bytes
 POISON = 0x7FDE  # the upper half of a quiet NaN no arithmetic makes; the lower tells buffers apart, for NaNs travel through sums
+
+
+def always(row: Gemm) -> Choose:
+    """One row wherever it can be, and there are more than a handful of rows."""
+    return lambda caps, call: SINGLE_ROWS if call.rows <= FEW else row if row.supports(call) else CPU
 
 
 class GuardedDevice(Device):

@@ -29,9 +29,9 @@ def model() -> Inpainter:
     return small_model()
 
 
-def marked(x: int, y: int = 24, side: int = 10) -> np.ndarray:
+def marked(x: int) -> np.ndarray:
     fill = np.zeros((96, 96), bool)
-    fill[y : y + side, x : x + side] = True
+    fill[24:34, x : x + 10] = True
     return fill
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from cases import Case, concat, conv3x3, cross_lambda, dwconv, feed_forward, group_norm, layer_norm, linear, self_lambda
 from goldens import noise, relative
+from harness import always
 
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
-from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.menu import CPU, WINOGRAD
 from moebius.backends.webgpu.ops import lambdas
 from moebius.check.lockstep import LockStep, Row

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import OPS, ORACLE, Case, conv3x3, distance, dwconv, feed_forward, linear, upsample_conv3x3
 from goldens import noise, relative
-from harness import Guarded
+from harness import Guarded, always
 from PIL import Image
 from test_fused import FUSED, SIZES, chained
 from test_kernels_dense import LINES, SMALL
@@ -20,7 +20,6 @@ from moebius import Inpainter, sample
 from moebius.backends.cpu import CPU as CPU32
 from moebius.backends.webgpu import WebGPU, menu, probe, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Kind
-from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.device import guard
 from moebius.backends.webgpu.menu import CPU, Gemm
 from moebius.backends.webgpu.ops import norms

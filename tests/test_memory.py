@@ -9,12 +9,11 @@ from itertools import product, zip_longest
 import numpy as np
 import pytest
 from goldens import noise
-from harness import Guarded
+from harness import Guarded, always
 from matrix_cases import DAWN
 
 from moebius.backends.webgpu import WebGPU, gemm, places
 from moebius.backends.webgpu.caps import Matrix
-from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.deferred import Parted
 from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.menu import CPU, WINOGRAD, Gemm

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from batch_cases import small_model
+from harness import always
 
 from moebius.backends.cpu import CPU, sizes
 from moebius.backends.turns import Turns
 from moebius.backends.webgpu import WebGPU, native
-from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.menu import CPU as CPU_ROW
 from moebius.errors import UsageError
 from moebius.inpaint.inpainter import Inpainter

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness import always
 
 from moebius.backends.cpu import CPU
-from moebius.backends.webgpu import WebGPU, choice, menu, pack
+from moebius.backends.webgpu import WebGPU, menu, pack
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.cli import main as cli
 from moebius.cli import web
@@ -180,7 +181,7 @@ def test_editions_share_the_weights() -> None:
     """Another kernel for every layer, and not one byte more of them."""
     recorder = ForBrowsers("llvmpipe")
     (plain,) = targets("f32", software=True)[-1:]
-    other = replace(plain, name="other", choose=choice.always(menu.CPU_THIN))
+    other = replace(plain, name="other", choose=always(menu.CPU_THIN))
     made = record(tiny(), recorder, [other, plain])
     (one, _), (two, _) = made.editions.values()
     assert set(one.modules) - set(two.modules)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from goldens import CONFIGS, FOLDER, IDS, ModuleSamples, load, noise, relative, weights
+from harness import always
 from PIL import Image
 
 from moebius import Inpainter
@@ -19,7 +20,6 @@ from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, menu, native
 from moebius.backends.webgpu import device as gpu_module
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
-from moebius.backends.webgpu.choice import always
 from moebius.backends.webgpu.tensor import Buffer
 from moebius.errors import AdapterError, DeviceLostError, LimitError, MoebiusError, NonFiniteError, UsageError, WeightError
 from moebius.model import unet, vae
@@ -337,10 +337,9 @@ def test_caps_say_what_an_adapter_is(llvmpipe, minimum):
     assert [Caps.browser(software).kind for software in (False, True)] == ["discrete", "software"]
     kinds = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "software", "Unknown": "unknown", "VirtualGPU": "unknown"}
     assert {k: gpu_module.describe("", {"adapter_type": k}, (), DEFAULT_LIMITS).kind for k in kinds} == kinds
-    info = {"adapter_type": "DiscreteGPU", "vendor": "nvidia", "subgroup_min_size": 32, "subgroup_max_size": 32}
+    info = {"adapter_type": "DiscreteGPU", "vendor": "nvidia"}
     caps = gpu_module.describe("a card", info, ("timestamp-query",), DEFAULT_LIMITS)
-    assert (caps.vendor, caps.subgroup_sizes, caps.features) == ("nvidia", (32, 32), {"timestamp-query"})
-    assert gpu_module.describe("", {"adapter_type": "CPU"}, (), DEFAULT_LIMITS).subgroup_sizes is None
+    assert (caps.vendor, caps.features) == ("nvidia", {"timestamp-query"})
     with pytest.raises(TypeError):
         caps.limits["max-buffer-size"] = 1
     assert hash(caps) == hash(replace(caps))

@@ -96,7 +96,9 @@ def test_what_the_hub_s_own_cache_has_is_used(server: HubServer, here: Path, mon
     assert loaded.commit == COMMIT
     assert loaded.vae_config.scaling_factor == 0.25
     assert len(server.transfers) == transfers
-    assert all(Path(path).exists() for path in (here / "hub").rglob("*.bin"))  # it is not ours to remove
+    kept = list((here / "hub").rglob("*.bin"))  # they are not ours to remove
+    assert len(kept) == 2
+    assert all(path.exists() for path in kept)
 
 
 def test_dry_run_and_download(server: HubServer, here: Path) -> None:

@@ -72,7 +72,6 @@ class Session:
         command = [sys.executable, str(Path(__file__).with_name("view_program.py")), "view", *map(str, arguments)]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 # it is open as long as the process
         pipe = subprocess.PIPE
-        self.begun = time.monotonic()
         self.process = subprocess.Popen(command, env=environment, cwd=cwd, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
         try:
             self.wait("frames", lambda n: n > 0)
@@ -95,10 +94,6 @@ class Session:
         if not answer:
             raise AssertionError(f"The window has ended: {self.process.wait(10)}\n{self.said()}")
         return json.loads(answer)
-
-    def first_frame(self) -> float:
-        """Seconds from the start of the process to the first frame that it drew."""
-        return float(self.ask("first_drawn")) - self.begun
 
     def said(self) -> str:
         self.errors.seek(0)

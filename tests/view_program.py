@@ -37,7 +37,6 @@ class Inspector:
         self.moves: list[float] = []
         self.steps: list[int] = []  # of every run
         self.app.notices.slowness = 1000.0  # a message waits for a busy machine
-        self.drawn: list[float] = []
         self.made: dict[str, Any] = {}
         self._note_frames()
         self._count_moves()
@@ -58,8 +57,7 @@ class Inspector:
 
         def noted(scene: Any) -> bool:
             shown = bool(draw(scene))
-            if shown and not self.drawn:
-                self.drawn.append(time.monotonic())
+            if shown and not self.made:
                 self.made = {
                     "modules": [m for m in sys.modules if m.startswith("moebius.")],
                     "objects": self._counted(),
@@ -68,9 +66,6 @@ class Inspector:
             return shown
 
         renderer.draw = noted
-
-    def first_drawn(self) -> float:
-        return self.drawn[0]
 
     def first_made(self) -> dict[str, Any]:
         """What there was when the first frame was drawn."""

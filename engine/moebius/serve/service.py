@@ -14,7 +14,7 @@ from moebius.inpaint.record import resolved
 from moebius.inpaint.run import Run
 from moebius.inpaint.settings import Settings
 from moebius.pictures.patience import asking
-from moebius.serve.answers import CANCELLED, STOPPING, Failure, RefusedError, time_is_over
+from moebius.serve.answers import CANCELLED, STOPPING, RefusedError, time_is_over
 from moebius.serve.batching import Batching
 from moebius.serve.fields import asked
 from moebius.serve.jobs import Job
@@ -92,11 +92,11 @@ class Service:
         job.seen = time.monotonic()
         return job
 
-    def stop(self, job: Job, why: Failure = CANCELLED) -> None:
+    def stop(self, job: Job) -> None:
         """A waiting job ends now, one that runs before its next step."""
-        job.stop(why)
+        job.stop(CANCELLED)
         if self.queue.leave(job) and job.ready:
-            job.fail(why)
+            job.fail(CANCELLED)
             self._ended(job)
 
     def _ended(self, job: Job) -> None:

@@ -57,9 +57,9 @@ class Pencil:
         x, y, w, h = rect
         self.panel((x - soft, y - soft + down, w + 2 * soft, h + 2 * soft), BLACK, alpha, radius=radius, soft=soft)
 
-    def card(self, rect: Four, colour: Colour = DARK, alpha: float = 0.94) -> None:
+    def card(self, rect: Four, alpha: float = 0.94) -> None:
         self.shadow(rect, self.px(10), self.px(2), 0.35, self.px(14))
-        self.panel(rect, colour, alpha, radius=self.px(10))
+        self.panel(rect, DARK, alpha, radius=self.px(10))
         self.panel(rect, WHITE, 0.1, radius=self.px(10), line=self.px(1))
 
     def dashes(self, rect: Four, colour: Colour, alpha: float) -> None:

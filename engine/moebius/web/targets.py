@@ -50,9 +50,7 @@ def targets(precision: Precision, software: bool) -> list[Target]:
 
 
 def _with_units(unit: Unit, precision: Precision) -> Target:
-    caps = replace(
-        Caps.browser(precision=precision), features=FEATURES, matrix=Matrix("dawn", frozenset({unit}), LANES), subgroup_sizes=(LANES, LANES)
-    )
+    caps = replace(Caps.browser(precision=precision), features=FEATURES, matrix=Matrix("dawn", frozenset({unit}), LANES))
     return Target(_name(unit), caps, precision, choice.choose if precision == "f16" else split_where_large)
 
 

@@ -63,7 +63,6 @@ class Caps:
     features: frozenset[str] = frozenset()  # those the device was opened with
     limits: Mapping[str, int] = field(default_factory=lambda: DEFAULT_LIMITS, hash=False)  # the keys of DEFAULT_LIMITS
     checked: bool = True  # else kernels whose reach is proved are compiled without bounds checks
-    subgroup_sizes: tuple[int, int] | None = None  # smallest and largest, where the implementation reports them
     matrix: Matrix | None = None  # None where there are no units, and where nobody asked for them
     precision: Precision = "f32"  # what is recorded, of the two that every device can do
 

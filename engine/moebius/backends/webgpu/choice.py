@@ -132,8 +132,8 @@ def _in_rounds(row: Gemm, call: GemmCall) -> int:
     return ceil(prod(row.grid(call, of_two(call))), PROCESSORS) * row.outputs()
 
 
-def _h200(caps: Caps, call: GemmCall) -> Gemm:
-    """As measured there, by how many workgroups of 64×64 there are for each processor, and how long their sums are."""
+def _nvidia(caps: Caps, call: GemmCall) -> Gemm:
+    """As measured on an H200, by how many workgroups of 64×64 there are for each processor, and how long their sums are."""
     thin = _thin(call)
     if thin is not None or caps.checked:
         return thin or _gpu(caps, call)
@@ -215,14 +215,9 @@ def _software(caps: Caps, call: GemmCall) -> Gemm:
 GPUS: tuple[Kind, ...] = ("discrete", "integrated", "unknown")
 # A word of the adapter's vendor or name, the kinds of adapter it is about, and who gets what there.
 DEFAULTS: tuple[tuple[str, tuple[Kind, ...], Choose], ...] = (
-    ("nvidia", ("discrete",), _h200),
+    ("nvidia", ("discrete",), _nvidia),
     ("", GPUS, _gpu),
     ("llvmpipe", ("software",), _llvmpipe),
     ("swiftshader", ("software",), _swiftshader),
     ("", ("software",), _software),
 )
-
-
-def always(row: Gemm) -> Choose:
-    """One row wherever it can be, and there are more than a handful of rows."""
-    return lambda caps, call: SINGLE_ROWS if call.rows <= FEW else row if row.supports(call) else CPU

@@ -246,7 +246,6 @@ class Device:
 
 def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits: Mapping[str, int], checked: bool = True) -> Caps:
     """The caps of a device that was opened with these features and limits, on the adapter of this `info`."""
-    sizes = info.get("subgroup_min_size"), info.get("subgroup_max_size")
     return Caps(
         name,
         vendor=str(info.get("vendor") or ""),
@@ -255,7 +254,6 @@ def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits
         features=frozenset(features),
         limits=limits,
         checked=checked,
-        subgroup_sizes=(int(sizes[0]), int(sizes[1])) if sizes[0] and sizes[1] else None,
     )
 
 

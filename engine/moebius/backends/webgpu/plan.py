@@ -284,12 +284,12 @@ class Plan:
         run.set_bind_group(0, device.device.create_bind_group(layout=layout, entries=entries))
         run.dispatch_workgroups(FINITE_GROUPS)
 
-    def profile(self, step: int = 0, repeats: int = 3) -> list[dict[str, Any]]:
+    def profile(self, repeats: int = 3) -> list[dict[str, Any]]:
         """Milliseconds of every dispatch of a step, the median of `repeats`, by GPU timestamps, a pass each.
 
         Without timestamp queries the clock is the wall around each dispatch, and each row says which clock it was.
         """
-        self.replay(step)
+        self.replay()
         indices = range(len(self.recording.prologue), len(self.dispatches))
         clock = "timestamp" if self.device.timestamps else "wall"
         passes = [partial(self.encode, indices=[i]) for i in indices]

@@ -21,7 +21,6 @@ from moebius.inpaint.device import preferred
 from moebius.model.contract import Precision
 
 Device = WebGPU | Reference
-CHECKS = ("driver", "limits", "first start", "kernels", "repeatable", "not finite", "picture", "speed", "memory")
 
 
 def open_named(name: str, precision: Precision = "f32") -> Device:
