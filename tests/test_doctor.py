@@ -9,6 +9,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -320,3 +321,17 @@ def test_names_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tick_has_a_plain_form() -> None:
     codecs.register_error("moebius.plain", plain)
     assert "✓✗!".encode("ascii", "moebius.plain") == b"+x!"
+
+
+@pytest.mark.parametrize(
+    ("has", "state", "said"),
+    [(2e9, "ok", "is room on the adapter:"), (1.3e9, "note", "for one network at a time"), (0, "note", "is not enough")],
+)
+def test_memory_is_a_pictures_and_may_suffice_for_one_network(
+    llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, has: float, state: str, said: str
+) -> None:
+    monkeypatch.setattr(picture, "takes", lambda ops, nbytes: nbytes <= has)
+    found = picture.memory(WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete")))
+    assert (found.state, found.numbers["fits"]) == (state, has == 2e9)
+    assert said in found.text
+    assert "takes 1.6 GB, with --low-memory 1.1 GB" in found.text

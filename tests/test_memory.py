@@ -21,13 +21,12 @@ from moebius.backends.webgpu.ops import dense, norms
 from moebius.backends.webgpu.plan import Plan, check
 from moebius.backends.webgpu.tensor import Binding, Buffer, read
 from moebius.check import parts
-from moebius.cli import gpu
 from moebius.errors import LimitError
-from moebius.model import unet, vae
+from moebius.model import vae
 from moebius.model.contract import Precision
 from moebius.model.params import Checkpoint, Params, ShapeOnly
 from moebius.model.synthetic import synthetic
-from moebius.model.unet import UNet, UNetConfig
+from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
 SMALL = VAEConfig((8, 16, 16, 16), layers_per_block=1, norm_num_groups=4)
@@ -93,11 +92,11 @@ def test_a_picture_of_the_full_model_keeps_to_its_memory(
     limits = {**ops.caps.limits, "max-compute-workgroup-storage-size": 49152}
     ops = WebGPU(ops.gpu, replace(ops.caps, vendor="NVIDIA", checked=False, matrix=matrix, limits=limits))
     config = UNetConfig.full()
-    step = ops.record(*parts.step(UNet(config, ShapeOnly(unet.shapes(config)), ops)))
+    step, *coder = parts.recorded(ops, config, VAEConfig.full())
     assert len(step.recording.steps) <= 300
     assert holds(step) > 0
     assert ("units" in [d.entry for d in step.dispatches]) == (matrix is not None)
-    assert gpu.whole_picture(ops, VAEConfig.full(), 64, step)["picture_bytes"] <= most
+    assert parts.memory(step, *coder)["picture_bytes"] <= most
 
 
 @pytest.mark.parametrize(("precision", "row"), [*product(("f32", "f16"), (CPU, WINOGRAD[-1]))])

@@ -5,15 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moebius.cli import options
-
-if TYPE_CHECKING:
-    from moebius.backends.webgpu import WebGPU
-    from moebius.backends.webgpu.plan import Plan
-    from moebius.model.vae import VAEConfig
 
 CONFIGS = ["tiny", "nano", "full"]
 KINDS = ["discrete", "integrated", "software"]
@@ -93,8 +87,6 @@ def plan(args: argparse.Namespace) -> int:
     from moebius.check import parts
     from moebius.check.lockstep import configs
     from moebius.inpaint import tuning
-    from moebius.model.params import ShapeOnly
-    from moebius.model.unet import UNet, shapes
 
     config, vae_config = configs(args.config)
     gpu = WebGPU(args.adapter, limits=args.limits, precision=args.precision, matrix_units=args.matrix_units)
@@ -102,9 +94,8 @@ def plan(args: argparse.Namespace) -> int:
         tuning.apply(gpu)
     else:
         gpu = WebGPU(gpu.gpu, replace(gpu.caps, kind=args.kind))
-    recorded = gpu.record(*parts.step(UNet(config, ShapeOnly(shapes(config)), gpu)))
-    summary = recorded.summary() | whole_picture(gpu, vae_config, config.sample_size, recorded)
-    rows = recorded.describe()
+    step, encoder, decoder = parts.recorded(gpu, config, vae_config)
+    summary, rows = step.summary() | parts.memory(step, encoder, decoder), step.describe()
     if args.json:
         about = {"config": args.config, "adapter": gpu.name, "precision": gpu.precision}
         print(json.dumps({**about, **summary, "plan": rows}))
@@ -132,27 +123,6 @@ def plan(args: argparse.Namespace) -> int:
     print(f"{'picture_bytes':14}{summary['picture_bytes']:>16,}  at a picture's peak: those, and what the plans of it take")
     print(f"{'low_memory':14}{summary['low_memory_bytes']:>16,}  the same with --low-memory")
     return 0
-
-
-def whole_picture(gpu: WebGPU, config: VAEConfig, side: int, step: Plan) -> dict[str, int]:
-    """The bytes of both networks' weights; and with what a picture's plans have of their own, and the memory that they share. The last of
-    them also where one network is there at a time, and makes the tables of its timesteps in every picture."""
-    from moebius.check import parts
-    from moebius.model.params import ShapeOnly
-    from moebius.model.vae import VAE, shapes
-
-    coder = VAE(config, ShapeOnly(shapes(config)), gpu)
-    encoder, decoder = gpu.record(*parts.encoder(coder, side)), gpu.record(*parts.decoder(coder, side))
-
-    def taken(*plans: Plan) -> int:
-        own = sum(plan.summary()["weight_bytes"] + plan.summary()["peak_bytes"] - sum(plan.lent) for plan in plans)
-        return own + sum(max(sizes) for sizes in zip_longest(*(plan.lent for plan in plans), fillvalue=0))
-
-    return {
-        "model_bytes": sum(plan.summary()["weight_bytes"] for plan in (step, encoder, decoder)),
-        "picture_bytes": taken(step, encoder, decoder),
-        "low_memory_bytes": max(taken(step) + step.summary()["early_bytes"], taken(encoder, decoder)),
-    }
 
 
 def validate(args: argparse.Namespace) -> int:

@@ -22,12 +22,12 @@ from moebius.check.doctor.kernels import TO_DO
 from moebius.errors import OutOfMemoryError
 from moebius.inpaint.inpainter import Inpainter
 from moebius.inpaint.result import Step
-from moebius.model import unet
+from moebius.model import unet, vae
 from moebius.model.denoise import Denoiser
-from moebius.model.params import ShapeOnly
 from moebius.model.scheduler import DDIM
 from moebius.model.synthetic import rng
-from moebius.model.unet import UNet, UNetConfig, condition_ids
+from moebius.model.unet import UNetConfig, condition_ids
+from moebius.model.vae import VAEConfig
 from moebius.pictures.published import to_uint8
 from moebius.weights import store
 from moebius.weights.published import NANO
@@ -125,25 +125,29 @@ def relative(got: np.ndarray, want: np.ndarray) -> float:
 
 # memory --------------------------------------------------------------------------------------------------------------
 def memory(ops: WebGPU | Reference) -> Finding:
-    """Whether a published model finds room: its weights, and what a step keeps beside them."""
-    config = UNetConfig.full()
+    """Whether a published model finds room: its weights, and what a picture takes beside them on a GPU."""
     if isinstance(ops, WebGPU):
-        summary = ops.record(*parts.step(UNet(config, ShapeOnly(unet.shapes(config)), ops))).summary()
-        needs = sum(summary[name] for name in ("weight_bytes", "early_bytes", "peak_bytes"))
+        found = parts.memory(*parts.recorded(ops, UNetConfig.full(), VAEConfig.full()))
+        needs, one = found["picture_bytes"], found["low_memory_bytes"]
+        words = f"a picture of a published model takes {needs / 1e9:.1f} GB, with --low-memory {one / 1e9:.1f} GB"
     else:
-        needs = 4 * sum(int(np.prod(shape)) for shape in unet.shapes(config).values())
-    numbers: dict[str, Any] = {"published_step_bytes": needs}
-    words = f"a step of a published model takes {needs / 1e9:.1f} GB"
+        sizes = (int(np.prod(shape)) for net in (unet.shapes(UNetConfig.full()), vae.shapes(VAEConfig.full())) for shape in net.values())
+        needs = one = 4 * sum(sizes)
+        words = f"the weights of a published model take {needs / 1e9:.1f} GB"
+    numbers: dict[str, Any] = {"published_bytes": needs}
     if isinstance(ops, WebGPU) and not ops.caps.is_software:
-        fits, where = takes(ops, needs), "the adapter"
+        room, where = next((n for n in (needs, one) if takes(ops, n)), 0), "the adapter"
     else:
         free = free_bytes()
         if free is None:
             return Finding("memory", "note", f"There is no telling how much is free; {words}.", "", numbers)
         numbers["free_bytes"] = free
-        fits, where = free >= needs, f"the machine ({free / 1e9:.1f} GB free)"
-    if fits:
+        room, where = free, f"the machine ({free / 1e9:.1f} GB free)"
+    if room >= needs:
         return Finding("memory", "ok", f"There is room on {where}: {words}.", "", numbers | {"fits": True})
+    if room >= one:
+        advice = "Pictures are made so by themselves where the memory ends; --low-memory leaves it to others from the start."
+        return Finding("memory", "note", f"There is room on {where} for one network at a time: {words}.", advice, numbers | {"fits": False})
     advice = "Close other programs that use the memory, or stay with nano."
     return Finding("memory", "note", f"There is not enough room on {where}: {words}.", advice, numbers | {"fits": False})
 
