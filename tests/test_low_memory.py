@@ -9,10 +9,12 @@ import pytest
 from inpainter_cases import SMALL_UNET, SMALL_VAE, made_of
 
 from moebius.backends.cpu import CPU
+from moebius.backends.webgpu import WebGPU
 from moebius.cli.load import recipe
 from moebius.cli.main import parser
-from moebius.errors import OutOfMemoryError
+from moebius.errors import NonFiniteError, OutOfMemoryError
 from moebius.inpaint.inpainter import Inpainter
+from moebius.inpaint.loaded import wider
 
 LARGE_STEP = replace(SMALL_UNET, sample_size=16, block_out_channels=(64, 64))  # which takes more than the decoder
 IMAGE, MASK = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8), [(40, 40, 40, 40)]
@@ -167,6 +169,18 @@ def test_runs_beside_one_another_have_what_they_need(llvmpipe) -> None:
     np.testing.assert_array_equal(made(IMAGE, MASK, steps=3).image, want.image)
     assert 1 + sum(1 for _ in going) == len(slow)
     np.testing.assert_array_equal(slow.result.image, want.image)
+
+
+def test_what_overflowed_f16_leaves_the_device_to_f32(llvmpipe) -> None:
+    made = made_of(LARGE_STEP, SMALL_VAE, WebGPU(llvmpipe.gpu, precision="f16"))
+    for low_memory in (False, True):
+        made(IMAGE, MASK, steps=2)
+        made.low_memory = low_memory
+        whole, _ = wider(made, made, NonFiniteError("too large"))
+        assert whole.precision == "f32"
+        assert (weights_of(made.vae) == 0) == low_memory
+    assert weights_of(made.unet) == 0
+    made.leave(made)
 
 
 def test_the_cpu_device_gives_up_what_it_made_of_a_network(small_on_cpu: Inpainter) -> None:

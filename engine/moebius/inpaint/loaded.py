@@ -166,15 +166,14 @@ class LoadedModel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def make_room(self, net: UNet | VAE) -> None:
-        """Before a network computes: with `low_memory` the other one gives its memory back, and takes it again when it computes. A run
-        that has it at work keeps what it needs to its end."""
-        if not self.low_memory:
-            return
-        if net is self.vae:
+    def make_room(self, *at_work: UNet | VAE) -> None:
+        """Before networks compute: with `low_memory` the others give their memory back, and take it again when they compute. A run that has
+        one of those at work keeps what it needs to its end."""
+        if self.low_memory and self.unet not in at_work:
             self.forget_denoisers()
-        other = self.unet if net is self.vae else self.vae
-        other.ops.forget(other, other.root.root)
+        for net in (self.unet, self.vae):
+            if self.low_memory and net not in at_work:
+                net.ops.forget(net, net.root.root)
 
     def save_memory(self) -> bool:
         """Where the device has no more: `low_memory` from now on. False where it was that already."""
@@ -213,4 +212,5 @@ def wider(model: LoadedModel, guest: object, error: NonFiniteError) -> tuple[Loa
     whole = model.in_f32(guest)
     if whole is model:
         raise error
+    model.make_room()
     return whole, OVERFLOWED if model.precision == "f16" else OVERFLOWED_UNITS
