@@ -18,6 +18,7 @@ from moebius.inpaint.loaded import wider
 
 LARGE_STEP = replace(SMALL_UNET, sample_size=16, block_out_channels=(64, 64))  # which takes more than the decoder
 IMAGE, MASK = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8), [(40, 40, 40, 40)]
+SMALL_IMAGE, SMALL_MASK = IMAGE[:32, :32], [(10, 10, 10, 10)]
 
 
 class Memory:
@@ -108,8 +109,8 @@ def weights_of(net) -> int:
 
 
 def test_one_network_at_a_time_takes_the_memory_of_one(llvmpipe, memory: Memory) -> None:
-    made = made_of(LARGE_STEP, SMALL_VAE, llvmpipe)
-    both = made(IMAGE, MASK, steps=2)
+    made = made_of(SMALL_UNET, SMALL_VAE, llvmpipe)
+    both = made(SMALL_IMAGE, SMALL_MASK, steps=2)
     wanted, there = memory.most, weights_of(made.unet) + weights_of(made.vae)
     assert weights_of(made.vae) > 0
     made.release()
@@ -122,7 +123,7 @@ def test_one_network_at_a_time_takes_the_memory_of_one(llvmpipe, memory: Memory)
         step.preview  # noqa: B018  it needs no network
 
     for _ in range(2):
-        one = made(IMAGE, MASK, steps=2, on_step=look)
+        one = made(SMALL_IMAGE, SMALL_MASK, steps=2, on_step=look)
         assert weights_of(made.unet) == 0 < weights_of(made.vae)
         np.testing.assert_array_equal(one.image, both.image)
     assert set(seen) == {(True, 0)}
@@ -132,14 +133,14 @@ def test_one_network_at_a_time_takes_the_memory_of_one(llvmpipe, memory: Memory)
 @pytest.mark.parametrize("settings", [{}, {"refine": 0.5}], ids=str)
 def test_where_both_networks_do_not_fit_one_leaves_for_the_other(llvmpipe, memory: Memory, caplog, settings) -> None:
     """Without being asked, with a sentence, from where the memory ends; and so from then on."""
-    made = made_of(LARGE_STEP, SMALL_VAE, llvmpipe)
+    made = made_of(SMALL_UNET, SMALL_VAE, llvmpipe)
     made.low_memory = True
-    want = made(IMAGE, MASK, steps=2, **settings)
+    want = made(SMALL_IMAGE, SMALL_MASK, steps=2, **settings)
     made.release()
     made.low_memory, memory.limit = False, memory.most + 4096
     with caplog.at_level(logging.WARNING, "moebius"):
-        got = made(IMAGE, MASK, steps=2, **settings)
-        again = made(IMAGE, MASK, steps=2, **settings)
+        got = made(SMALL_IMAGE, SMALL_MASK, steps=2, **settings)
+        again = made(SMALL_IMAGE, SMALL_MASK, steps=2, **settings)
     for result in (got, again):
         np.testing.assert_array_equal(np.stack(result.images), np.stack(want.images))
     assert made.low_memory
@@ -149,32 +150,32 @@ def test_where_both_networks_do_not_fit_one_leaves_for_the_other(llvmpipe, memor
 
 
 def test_what_does_not_fit_alone_is_an_error(llvmpipe, memory: Memory) -> None:
-    made = made_of(LARGE_STEP, SMALL_VAE, llvmpipe)
+    made = made_of(SMALL_UNET, SMALL_VAE, llvmpipe)
     memory.limit = 4096
     for _ in range(2):
         with pytest.raises(OutOfMemoryError, match=r"memory"):
-            made(IMAGE, MASK, steps=2)
+            made(SMALL_IMAGE, SMALL_MASK, steps=2)
     memory.limit = float("inf")
-    assert made(IMAGE, MASK, steps=2).image.size == (128, 128)
+    assert made(SMALL_IMAGE, SMALL_MASK, steps=2).image.size == (32, 32)
 
 
 def test_runs_beside_one_another_have_what_they_need(llvmpipe) -> None:
     """One in its steps, the other at its end: the UNet stays for the first one."""
-    made = made_of(LARGE_STEP, SMALL_VAE, llvmpipe)
-    want = made(IMAGE, MASK, steps=3)
+    made = made_of(SMALL_UNET, SMALL_VAE, llvmpipe)
+    want = made(SMALL_IMAGE, SMALL_MASK, steps=3)
     made.low_memory = True
-    slow = made.steps(IMAGE, MASK, steps=3)
+    slow = made.steps(SMALL_IMAGE, SMALL_MASK, steps=3)
     going = iter(slow)
     next(going)
-    np.testing.assert_array_equal(made(IMAGE, MASK, steps=3).image, want.image)
+    np.testing.assert_array_equal(made(SMALL_IMAGE, SMALL_MASK, steps=3).image, want.image)
     assert 1 + sum(1 for _ in going) == len(slow)
     np.testing.assert_array_equal(slow.result.image, want.image)
 
 
 def test_what_overflowed_f16_leaves_the_device_to_f32(llvmpipe) -> None:
-    made = made_of(LARGE_STEP, SMALL_VAE, WebGPU(llvmpipe.gpu, precision="f16"))
+    made = made_of(SMALL_UNET, SMALL_VAE, WebGPU(llvmpipe.gpu, precision="f16"))
     for low_memory in (False, True):
-        made(IMAGE, MASK, steps=2)
+        made(SMALL_IMAGE, SMALL_MASK, steps=2)
         made.low_memory = low_memory
         whole, _ = wider(made, made, NonFiniteError("too large"))
         assert whole.precision == "f32"
@@ -184,9 +185,9 @@ def test_what_overflowed_f16_leaves_the_device_to_f32(llvmpipe) -> None:
 
 
 def test_the_cpu_device_gives_up_what_it_made_of_a_network(small_on_cpu: Inpainter) -> None:
-    want = small_on_cpu(IMAGE, MASK, steps=2)
+    want = small_on_cpu(SMALL_IMAGE, SMALL_MASK, steps=2)
     small_on_cpu.low_memory = True
-    np.testing.assert_array_equal(small_on_cpu(IMAGE, MASK, steps=2).image, want.image)
+    np.testing.assert_array_equal(small_on_cpu(SMALL_IMAGE, SMALL_MASK, steps=2).image, want.image)
     assert not small_on_cpu.unet.root.root.derived.get(small_on_cpu.unet.ops)
     assert small_on_cpu.vae.root.root.derived.get(small_on_cpu.vae.ops)
 
