@@ -100,7 +100,6 @@ MISUSE = [
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--device", ""], "name .* is empty"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--vae", "v", "--revision", "r"], "or --vae and --revision"),
     (["batch", str(FOLDER), MASK, IMAGE, "--synthetic", "tiny"], r"image\.png is a file; name a folder"),
-    (["batch", str(FOLDER), MASK, IMAGE + "/x/y", "--synthetic", "tiny"], r"image\.png is a file; name a folder"),
     (["cache", "--clear", "--check"], "not allowed with"),
     (["inpaint", "https://user:secret@host/a.png", MASK, "-o", "x.png"], "is a URL"),
 ]
