@@ -1,5 +1,6 @@
 """The command as a user meets it: output, exit codes, one sentence for every mistake."""
 
+import argparse
 import io
 import json
 import re
@@ -58,8 +59,9 @@ def test_the_output_is_whole_or_not_there(capsys, tmp_path):
     code, _, err = run(
         capsys, "inpaint", IMAGE, MASK, "--synthetic", "tiny", "--steps", 1, "--strength", 1, "--device", "cpu", "-o", target
     )
-    assert code == 1
-    assert re.fullmatch(rf"moebius: {re.escape(str(target))} cannot be written: there is no folder .*\.", err.splitlines()[-1])
+    assert code == 2
+    why = "cannot be written: there is no folder .*; make it first"
+    assert re.fullmatch(rf"moebius: {re.escape(str(target))} {why}\.", err.splitlines()[-1])
 
 
 NOT_A_PICTURE = str(FOLDER / "unet_nano_manifest.json")
@@ -86,7 +88,7 @@ MISUSE = [
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--vae", "x.bin"], "nano has a VAE of its own"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--model", "plaecs2"], "Did you mean places2"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--max-pixels", "39999"], r"200×200.*\(--max-pixels\)"),
-    (["inpaint", IMAGE, MASK, "-o", "."], "is a folder"),
+    (["inpaint", IMAGE, MASK, "-o", "."], r"^moebius: \. is a folder; name a file to write the picture into\.\n$"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--stepz", "2"], "Did you mean --steps"),
     (["inpant", IMAGE, MASK, "-o", "x.png"], "Did you mean inpaint"),
     (["inpaint", "-", "-", "-o", "x.png"], "not both"),
@@ -94,6 +96,11 @@ MISUSE = [
     (["inpaint", IMAGE, MASK, "-o", "-", "--json"], "--json"),
     (["inpaint", IMAGE, MASK, "-o", "-", "--format", "xcf"], "--format is 'xcf'"),
     (["inpaint", IMAGE, MASK, "-o", "x.png", "--format", "png"], "--format goes with -o -"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--device", " "], "name .* is empty"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--device", ""], "name .* is empty"),
+    (["inpaint", IMAGE, MASK, "-o", "x.png", "--synthetic", "tiny", "--vae", "v", "--revision", "r"], "or --vae and --revision"),
+    (["batch", str(FOLDER), MASK, IMAGE, "--synthetic", "tiny"], r"image\.png is a file; name a folder"),
+    (["cache", "--clear", "--check"], "not allowed with"),
     (["inpaint", "https://user:secret@host/a.png", MASK, "-o", "x.png"], "is a URL"),
 ]
 
@@ -106,6 +113,18 @@ def test_misuse_is_exit_code_2(capsys, argv, message, tmp_path, monkeypatch):
     assert re.search(message, err)
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_defaults_that_help_tells_are_those_of_the_settings():
+    """They are typed, for the settings' module takes half a second to import."""
+    from moebius.cli.options import add_settings
+    from moebius.inpaint.settings import Settings
+
+    p = argparse.ArgumentParser()
+    add_settings(p)
+    told = {a.dest: match[1] for a in p._actions if (match := re.search(r"\(([\d.]+|numpy)\)", a.help or ""))}
+    assert told == {name: str(getattr(Settings(), name)) for name in told}
+    assert len(told) == 9
 
 
 def test_bare_moebius_prints_its_help_and_a_capital_v_the_version(capsys):

@@ -209,7 +209,7 @@ OUTPUTS = [  # an output that cannot be written, and the exit code
     (".", 2),
     (LONG, 2),
     ("é" * 130 + ".png", 2),  # 264 bytes
-    ("nosuch/out.png", 1),
+    ("nosuch/out.png", 2),
     ("there.png/out.png", 2),
     ("out", 2),
     ("a\0.png", 2),

@@ -6,7 +6,7 @@ import re
 import pytest
 from test_cli import run
 
-from moebius.backends.webgpu import wgsl
+from moebius.backends.webgpu import device, wgsl
 from moebius.check import lockstep
 from moebius.inpaint.device import open_device
 
@@ -30,6 +30,18 @@ def test_adapters_marks_the_chosen_one(capsys, llvmpipe):
     rows = [r for r in rows if r["index"] != "cpu"]
     assert any("llvmpipe" in r["name"] and r["backend"] == "Vulkan" and r["driver"].startswith("Mesa") for r in rows)
     assert all(r["limits"]["max-buffer-size"] > 0 and isinstance(r["features"], list) for r in rows)
+
+
+def test_adapters_of_dawn_are_told_by_what_is_to_be_typed(capsys, llvmpipe, monkeypatch):
+    listed = device.adapters()
+    monkeypatch.setattr(device, "adapters", lambda implementation: listed if implementation == "dawn" else [])
+    code, out, _ = run(capsys, "adapters", "--implementation", "dawn")
+    assert code == 0
+    assert re.findall(r"^  (\S+): .* via ", out, re.M) == [f"dawn:{i}" for i in range(len(listed))]
+    assert not re.search(r"^\*", out, re.M)  # "auto" chooses among wgpu's
+    assert device.choose("0", "dawn", listed) is listed[0]
+    rows = json.loads(run(capsys, "adapters", "--implementation", "dawn", "--json")[1])
+    assert [(r["index"], r["chosen"]) for r in rows] == [*((f"dawn:{i}", False) for i in range(len(listed))), ("cpu", False)]
 
 
 @pytest.mark.parametrize("config", ["tiny", "nano", "full"])

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from moebius.cli import main as cli
 from moebius.cli.output import write_plainly
@@ -28,7 +29,7 @@ CALLS: list[tuple[list[str], int]] = [
     (["info", PICTURE], 0),
     (["info", PICTURE, "--json"], 0),
     (["cache"], 0),
-    (["inpaint", "--sample", *FAST, "-o", MISSING + "/out.png"], 1),
+    (["inpaint", "--sample", *FAST, "-o", MISSING + "/out.png"], 2),
     (["info", MISSING], 2),
     (["inpaint", "--sample", *FAST, "--box", "9000,2,3,4", "-o", "x.png"], 2),  # the message has a ×
     (["validate", "--config", "日本"], 2),  # argparse's own message
@@ -88,6 +89,30 @@ def test_a_program_without_a_console(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
     assert cli.run(["--help"]) == 0
+
+
+class Closed(io.StringIO):
+    """A pipe whose reader went away before the first line."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_reader_that_goes_away_ends_tables_well_and_work_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8), (90, 99, 60)).save(tmp_path / "photos" / name)
+    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOEBIUS_CACHE", str(tmp_path / "cache"))
+    work = ["batch", "photos", "mask.png", "out", "--synthetic", "tiny", *FAST, "--json"]
+    for argv, code in ((["--help"], 0), ([], 0), (["cache"], 0), (["cache", "--clear"], 1), (work, 1)):
+        streams = Closed(), io.StringIO()
+        monkeypatch.setattr(sys, "stdout", streams[0])
+        monkeypatch.setattr(sys, "stderr", streams[1])
+        assert cli.run(argv) == code, argv
+        assert streams[1].getvalue().endswith("moebius: Standard output was closed; the rest was not done.\n") is (code == 1), argv
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_streams_of_another_kind_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -331,15 +331,25 @@ def test_cut_and_flipped_files_are_refused_or_read(tmp_path: Path) -> None:
         publish.page(publish.document(report))
 
 
-def test_arguments_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (path,) = written(tmp_path, f=fingerprint(column("Alpha", [], [])))
+    (tmp_path / "d.html").mkdir()
+    (tmp_path / "v1.5").mkdir()
+    publish.check_place(tmp_path / "v1.5")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("moebius.check.compare.adapters.targets", lambda *_: [])  # nothing is measured
     for arguments, what in (
         ([path, "--full"], "for measuring"),
         ([path, "--adapter", "x"], "for measuring"),
         ([path, "-o", "a", "--report", "b"], "one of them"),
         ([path, "-o", str(tmp_path / "x.json")], "a folder, a .html or a .md file"),
         (["-o", "x.html"], "is a .json file"),
-        (["-o", f"{path}/x.json"], "cannot be made"),
+        (["-o", f"{path}/x.json"], "no folder"),
+        (["-o", "nosuch/f/x.json"], "no folder nosuch/f; make it first"),
+        (["--report", "nosuch/x.md"], "make it first"),
+        ([path, "-o", "nosuch/x"], "make it first"),
+        (["--report", "x.pdf"], "a folder, a .html or a .md file"),
+        (["--report", str(tmp_path / "d.html")], "a folder, a .html or a .md file"),
         (["--report", path], "a folder, a .html or a .md file"),
         (["--timeout", "0"], "above 0"),
         (["--timeout", "nan"], "above 0"),

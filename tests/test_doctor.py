@@ -281,6 +281,26 @@ def test_the_cpu_device_is_sound(capsys: Any) -> None:
     assert whole["numbers"]["levels"] <= 1
 
 
+@pytest.mark.parametrize(("answer", "ok"), [(None, False), ({"failed": "x"}, False), ({"refused": "wgpu finds no loader"}, True)])
+def test_adapters_that_cannot_be_listed(answer: dict[str, str] | None, ok: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def messages(arguments: list[str], *_: Any) -> Iterator[dict[str, Any]]:
+        if arguments[0] != "list":
+            yield from ({"device": arguments[0]}, {"end": True})
+        elif answer is None:
+            raise collect.EndedError("crashed", "the process ended by SIGSEGV")
+        else:
+            yield answer
+
+    monkeypatch.setattr(collect, "messages", messages)
+    code, out, _ = run(capsys, "doctor", "--all", "--json")
+    report = json.loads(out)
+    assert (code, report["ok"]) == (0 if ok else 1, ok)
+    assert [device["device"] for device in report["devices"]] == ["adapters", "cpu"]
+    assert [f["state"] for f in report["devices"][0]["findings"]] == ["note" if ok else "wrong"]
+    code, out, _ = run(capsys, "doctor", "--all")
+    assert (code, out[0], "\n\ncpu, in f32\n" in out) == (0 if ok else 1, "!" if ok else "✗", True)
+
+
 def test_an_adapter_that_is_not_there_and_misuse(capsys: Any) -> None:
     assert run(capsys, "doctor", "--adapter", "cpu", "--all")[0] == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -187,6 +189,13 @@ def test_a_token_that_was_given_is_not_printed(monkeypatch: pytest.MonkeyPatch, 
 def test_the_command_refuses_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert command(["serve", "--port", str(taken.getsockname()[1]), "--model", "nothing"]) == 1
+        assert "[Errno" not in capsys.readouterr().err
+    for name, fault in ((socket.gaierror(-2, "Name or service not known"), "not known"), (OSError(errno.EADDRNOTAVAIL, "x"), "(x)")):
+        monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=name))
+        assert command(["serve", "--host", "nosuch", "--model", "nothing"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert (fault in line, "--host" in line, "--port" in line) == (True, True, False), line
+    monkeypatch.undo()
     assert command(["serve", "--token", "short"]) == 2
     assert command(["serve", "--allow-origin", "friend.example/path"]) == 2
     assert command(["serve", "--max-steps", "0"]) == 2

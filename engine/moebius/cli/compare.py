@@ -39,6 +39,7 @@ def compare(args: argparse.Namespace) -> int:
     from moebius.check.compare.publish import check_place, publish
     from moebius.check.compare.report import Report
 
+    args.prints = bool(args.files) or args.list
     place = args.report
     check_place(place)
     if args.files:
@@ -50,8 +51,6 @@ def compare(args: argparse.Namespace) -> int:
         check_place(place)
         fingerprints = {path: files.load(path) for path in args.files}
     else:
-        if place is not None:
-            files.check_folder(place.absolute().parent)
         path, fingerprint = measured(args)
         if fingerprint is None:
             return 0

@@ -36,12 +36,11 @@ def doctor(args: argparse.Namespace) -> int:
     from moebius.check.compare.measure import machine
     from moebius.check.doctor.findings import without_names
 
-    if args.all and args.adapter:
+    if args.all and args.adapter is not None:
         raise UsageError("--all examines every adapter, and --adapter names one; give one of the two.")
-    names = every_name() if args.all else [args.adapter or "auto"]
-    reports = []
-    for i, name in enumerate(names):
-        if i and not args.json:
+    names, reports = every_name(args.json) if args.all else (["auto" if args.adapter is None else args.adapter], [])
+    for name in names:
+        if reports and not args.json:
             print()
         reports.append(examined(name, args.full, quiet=args.json, precision=args.precision))
     sound = all(report["ok"] for report in reports)
@@ -51,16 +50,28 @@ def doctor(args: argparse.Namespace) -> int:
     return 0 if sound else 1
 
 
-def every_name() -> list[str]:
-    """Adapters by index, then the CPU device. They are listed by a process of their own, for listing loads the drivers."""
+def every_name(quiet: bool) -> tuple[list[str], list[dict[str, Any]]]:
+    """Adapters by index, then the CPU device; and where they cannot be listed, the report on that. They are listed by a process of their
+    own, for listing loads the drivers."""
     from moebius.check.compare import collect
+    from moebius.check.doctor.findings import Finding
 
+    begun = time.monotonic()
     try:
-        listed = collect.ask(["list", "wgpu"], {}, SILENCE).get("adapters", [])
+        answer = collect.ask(["list", "wgpu"], {}, SILENCE)
     except (collect.EndedError, StopIteration) as error:
-        print(f"{MARKS['wrong']} The adapters cannot be listed: {error}")
-        listed = []
-    return [*map(str, range(len(listed))), "cpu"]
+        answer = {"failed": str(error) or "its process ended without a word"}
+    if "adapters" in answer:
+        return [*map(str, range(len(answer["adapters"]))), "cpu"], []
+    why = answer.get("refused") or answer["failed"]  # refused: wgpu finds no loader, where the CPU device computes
+    text, advice = f"The adapters cannot be listed: {why.rstrip('.')}.", "Update the graphics drivers; until then use --device cpu."
+    finding = Finding("listing", "note", text) if "refused" in answer else Finding("listing", "wrong", text, advice)
+    ok, seconds = finding.state != "wrong", round(time.monotonic() - begun, 1)
+    report = {"device": "adapters", "ok": ok, "findings": [finding.as_json()], "seconds": seconds}
+    if not quiet:
+        show(finding.as_json())
+        print(summary(report, [] if ok else ["listing"]), flush=True)
+    return ["cpu"], [report]
 
 
 def examined(name: str, full: bool, quiet: bool, precision: str = "f32") -> dict[str, Any]:

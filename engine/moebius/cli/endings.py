@@ -33,15 +33,19 @@ ADVICE = {
 
 def ending(work: Callable[[], int], args: Callable[[], argparse.Namespace]) -> int:
     """The exit code of `work`, whatever it raises. `args` says the command's arguments, as far as they are known by then."""
+    code: int | None = None
     try:
         code = work()
         sys.stdout.flush()
         return code
     except SystemExit as stop:  # of --help and --version
         return flushed(stop.code if isinstance(stop.code, int) else FAILED if stop.code else DONE)
-    except BrokenPipeError:  # the reader of a table went away
+    except BrokenPipeError:  # the reader went away
         drop_output()
-        return DONE
+        if code is None and is_unfinished(args()):
+            say_error("Standard output was closed; the rest was not done.")
+            return FAILED
+        return code or DONE
     except BaseException as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             traceback.print_exception(error, file=sys.stderr)
@@ -50,6 +54,11 @@ def ending(work: Callable[[], int], args: Callable[[], argparse.Namespace]) -> i
         say_error(sentence)
         report(args(), sentence, type(error).__name__, code)
         return flushed(code)
+
+
+def is_unfinished(args: argparse.Namespace) -> bool:
+    """Whether a command that was cut off as it printed had more to do than to print: not --help, and no table (`prints`)."""
+    return getattr(args, "command", None) is not None and not getattr(args, "prints", False)
 
 
 def flushed(code: int) -> int:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from moebius.cli import options
+from moebius.cli.options import CONFIGS
 
-CONFIGS = ["tiny", "nano", "full"]
 KINDS = ["discrete", "integrated", "software"]
 
 
@@ -17,14 +17,14 @@ def add_parsers(commands: Any) -> None:
     p = commands.add_parser("adapters", help="list adapters and mark the one that would be chosen")
     p.add_argument("--implementation", choices=["wgpu", "dawn"], default="wgpu")
     p.add_argument("--json", action="store_true")
-    p.set_defaults(command=adapters)
+    p.set_defaults(command=adapters, prints=True)
 
     p = commands.add_parser("plan", help="what one guided step of the UNet costs, from its recorded plan")
     p.add_argument("--config", choices=CONFIGS, default="full")
     options.add_adapter(p)
     p.add_argument("--kind", choices=KINDS, help="record for an adapter of this kind, in place of the adapter's own")
     p.add_argument("--json", action="store_true", help="flops, dispatches, bytes, peak_bytes, weight_bytes and every dispatch")
-    p.set_defaults(command=plan)
+    p.set_defaults(command=plan, prints=True)
 
     p = commands.add_parser("validate", help="every op on the GPU against the float64 oracle, from the GPU's own inputs")
     p.add_argument("--config", choices=CONFIGS, default="tiny", help="nano: with its own weights; the others have synthetic ones")
@@ -42,10 +42,11 @@ def adapters(args: argparse.Namespace) -> int:
     from moebius.inpaint.device import preferred
 
     listed = device.adapters(args.implementation)
-    best = preferred(listed)
+    is_dawn = args.implementation == "dawn"  # among whose adapters "auto" does not choose
+    best = None if is_dawn else preferred(listed)
     rows: list[dict[str, Any]] = [
         {
-            "index": i,
+            "index": f"dawn:{i}" if is_dawn else i,
             "name": a.info["device"],
             "type": a.info["adapter_type"],
             "backend": a.info["backend_type"],
@@ -57,8 +58,8 @@ def adapters(args: argparse.Namespace) -> int:
         }
         for i, a in enumerate(listed)
     ]
-    cpu = {"index": "cpu", "name": CPU().name, "type": "CPU device", "backend": "NumPy", "vendor": "", "driver": "", "chosen": best is None}
-    rows.append({**cpu, "limits": {}, "features": []})
+    cpu = {"index": "cpu", "name": CPU().name, "type": "CPU device", "backend": "NumPy", "vendor": "", "driver": ""}
+    rows.append({**cpu, "chosen": best is None and not is_dawn, "limits": {}, "features": []})
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -75,6 +76,10 @@ def adapters(args: argparse.Namespace) -> int:
             f"{limits['max-compute-workgroup-storage-size'] >> 10} KiB, {limits['max-storage-buffers-per-shader-stage']} storage buffers"
         )
         print(f"     features: {', '.join(row['features'])}")
+    if is_dawn:
+        print("--device auto chooses among the adapters that `moebius adapters` lists without --implementation.")
+        print("What stands before a name here works as --device, and all but cpu as --adapter; so do words of a name, as dawn:WORDS.")
+        return 0
     print("* is what --device auto chooses: a discrete GPU before an integrated one, the CPU device before a software driver.")
     print("Any name or index here works as --device, and all but cpu as --adapter.")
     return 0

@@ -49,7 +49,7 @@ def add_info_parser(commands: Any) -> None:
     p = commands.add_parser("info", help="print what made a picture")
     p.add_argument("file", metavar="FILE", type=Path, help="a picture, or - for standard input")
     p.add_argument("--json", action="store_true")
-    p.set_defaults(command=info)
+    p.set_defaults(command=info, prints=True)
 
 
 def inpaint(args: argparse.Namespace) -> int:
@@ -71,12 +71,12 @@ def inpaint(args: argparse.Namespace) -> int:
     mask = chosen_mask(args, photo, settings, tell)
     model = load_model(args, tell)
     result = run_with_progress(model, photo, mask, settings, args)
-    options = {"metadata": not args.no_metadata, "quality": args.quality}
+    how: dict[str, Any] = {"metadata": not args.no_metadata, "quality": args.quality}
     if args.output == target.STREAM:
-        target.write_stream(result.to_bytes(outputs[0].suffix, **options))
+        target.write_stream(result.to_bytes(outputs[0].suffix, **how))
     else:
         for i, path in enumerate(outputs):
-            for note in result.save(path, index=i, **options):
+            for note in result.save(path, index=i, **how):
                 tell(note)
     report(args, tell, result, [args.output] if args.output == target.STREAM else outputs, inputs(args))
     return 0
@@ -188,13 +188,11 @@ def run_with_progress(model: Inpainter, photo: Photo, mask: Mask, settings: dict
     return run.result
 
 
-def report(
-    args: argparse.Namespace, tell: Callable[..., None], result: Result, outputs: Sequence[Path], given: dict[str, Any] | None = None
-) -> None:
+def report(args: argparse.Namespace, tell: Callable[..., None], result: Result, outputs: Sequence[Path], typed: dict[str, Any]) -> None:
     """What was made of what, and how long it took."""
     if args.json:
         about = {"windows": len(result.windows), "notes": list(result.notes), "output": [str(p) for p in outputs]}
-        print(json.dumps({**(given or {}), **result.metadata, **about}))
+        print(json.dumps({**typed, **result.metadata, **about}))
     else:
         seconds = ", ".join(f"{stage} {t:.2f} s" for stage, t in result.timings.items())
         tell(f"Wrote {', '.join(map(str, outputs))} ({seconds})")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moebius.cli.like import compare_model
 from moebius.cli.progress import Transfer
+from moebius.errors import UsageError
 from moebius.many.recipe import Recipe
 from moebius.weights.published import NANO
 
@@ -24,9 +25,10 @@ def load_model(
     """By the options of `options.add_model` and `add_device`; says which device it is on, and compares with the model of --like."""
     if args.quiet:
         logging.getLogger("moebius").setLevel(logging.ERROR)
+    wanted = recipe(args)
     if args.synthetic:
         say(SYNTHETIC)
-    model = recipe(args).load(progress or (None if args.quiet else Transfer()))
+    model = wanted.load(progress or (None if args.quiet else Transfer()))
     say(f"Device: {model.device}, in {model.precision}")
     if getattr(args, "like_record", None) is not None:
         compare_model(args, model, say)
@@ -35,6 +37,9 @@ def load_model(
 
 def recipe(args: argparse.Namespace) -> Recipe:
     """What the options of `options.add_model` and `add_device` say."""
+    loaded = [f"--{name}" for name in ("model", "vae", "revision") if getattr(args, name) is not None]
+    if args.synthetic and loaded:
+        raise UsageError(f"Synthetic weights are made, and not loaded; leave out --synthetic, or {' and '.join(loaded)}.")
     on = {"device": args.device, "require_gpu": args.require_gpu, "precision": args.precision or "auto", "threads": args.threads}
     on |= {"matrix_units": True} if args.matrix_units else {}
     return Recipe(args.model or NANO, args.vae, args.revision, args.synthetic, on, args.low_memory)

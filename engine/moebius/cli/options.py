@@ -8,6 +8,8 @@ from pathlib import Path
 from moebius.pictures.source import MAX_PIXELS
 from moebius.weights.published import NAMES
 
+CONFIGS = ("tiny", "nano", "full")  # the models that `check.lockstep` knows
+
 
 class Narrow(argparse.HelpFormatter):
     """Help that fits a screen of 100 columns."""

@@ -23,19 +23,21 @@ def check_output(path: Path) -> None:
     """The ending, the folder, the name, and that a file can be written there."""
     from moebius.pictures.formats import format_of
 
+    mode = None
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            what = "a folder" if path.is_dir() else "no file but a device or a pipe"
-            raise UsageError(f"{path} is {what}; name a file to write the picture into.")
+        mode = path.stat().st_mode
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:  # the name is too long, or has a NUL; a folder on the way cannot be entered
         kind = MoebiusError if isinstance(error, OSError) and error.errno not in WRONG_NAMES else UsageError
         why = getattr(error, "strerror", None) or error
         raise kind(f"{path} cannot be written: {why}. Choose another name or place.") from error
+    if mode is not None and not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no file but a device or a pipe"
+        raise UsageError(f"{path} is {what}; name a file to write the picture into.")
     format_of(path)
     if not path.parent.is_dir():
-        raise MoebiusError(f"{path} cannot be written: there is no folder {path.parent}.")
+        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}; make it first.")
     try:
         try_beside(path)
     except OSError as error:

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
         "is tried by itself the first time, for three seconds; this takes as long as it needs, or --seconds, and measures anew. Exit code "
         "1 when a kernel computes wrong.",
     )
-    p.add_argument("--config", choices=["full", "tiny", "nano"], help="whose layers (full on a GPU, nano on a software driver)")
+    p.add_argument("--config", choices=options.CONFIGS, help="whose layers (full on a GPU, nano on a software driver)")
     options.add_adapter(p)
     p.add_argument("--seconds", metavar="S", type=float, default=math.inf, help="end after so many; the costliest shapes come first")
     p.add_argument("--json", action="store_true", help="every shape with its times, in milliseconds")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moebius.cli import options
 from moebius.cli.endings import DONE, STOPPED
-from moebius.cli.load import load_model
+from moebius.cli.load import load_model, recipe
 from moebius.cli.output import say, say_error, say_nothing
 from moebius.cli.progress import Transfer
 from moebius.errors import AdapterError
@@ -50,6 +50,7 @@ def view(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     if settings:
         check_settings(settings)
+    recipe(args)  # its options fit together
     check_device(args.device)
 
     with nothing_collected(), Search() as search:

@@ -24,8 +24,9 @@ def add_parsers(commands: Any) -> None:
     p.set_defaults(command=download)
 
     p = commands.add_parser("cache", help="list the converted weights, or remove them")
-    p.add_argument("--clear", metavar="TEXT", nargs="?", const="", help="list and remove what has TEXT in its source (without TEXT: all)")
-    p.add_argument("--check", action="store_true", help="read every copy through; what is damaged is set aside")
+    which = p.add_mutually_exclusive_group()
+    which.add_argument("--clear", metavar="TEXT", nargs="?", const="", help="list and remove what has TEXT in its source (no TEXT: all)")
+    which.add_argument("--check", action="store_true", help="read every copy through; what is damaged is set aside")
     p.set_defaults(command=cache)
 
 
@@ -51,6 +52,7 @@ def cache(args: argparse.Namespace) -> int:
 
     if args.check:
         return check(check_all())
+    args.prints = args.clear is None
     entries = cache_entries(args.clear or "")
     for entry in entries:
         print(shown(f"{entry.size / 1e6:9.1f} MB  {entry.path.name}  {', '.join(entry.sources)}"), flush=True)

@@ -186,6 +186,9 @@ def make_folder(folder: Place) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((p for p in (folder, *folder.parents) if os.path.lexists(p) and not p.is_dir()), folder)
+        raise UsageError(f"{file} is a file; name a folder.") from error
     except OSError as error:
         raise MoebiusError(f"{folder} cannot be made: {error.strerror}.") from error
 

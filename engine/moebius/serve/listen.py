@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import signal
@@ -16,7 +17,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from moebius.errors import MoebiusError
+from moebius.errors import MoebiusError, UsageError
 from moebius.serve.answers import Failure
 from moebius.serve.app import built
 from moebius.serve.guard import ALWAYS, Rules
@@ -131,8 +132,11 @@ def opened(host: str, port: int) -> socket.socket:
             raise
         return server
     except (OSError, OverflowError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        if isinstance(error, socket.gaierror | UnicodeError) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            raise UsageError(f"{host} cannot be listened at ({why}); give one of this machine's addresses with --host.") from error
         raise MoebiusError(
-            f"Port {port} of {host} cannot be served on ({error}); choose another with --port, or --port 0 for a free one."
+            f"Port {port} of {host} cannot be served on ({why}); choose another with --port, or --port 0 for a free one."
         ) from error
 
 

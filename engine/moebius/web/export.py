@@ -178,7 +178,7 @@ def check_target(folder: Path) -> None:
                 f"{folder} holds what no export wrote ({', '.join(sorted(strange)[:3]) or f'no {PLAN} of one'}); name another folder."
             )
         if not parent.is_dir():
-            raise UsageError(f"{folder} cannot be made: there is no folder {parent}.")
+            raise UsageError(f"{folder} cannot be made: there is no folder {parent}; make it first.")
         with folder_beside(folder.absolute()):
             pass
     except OSError as error:

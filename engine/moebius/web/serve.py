@@ -79,7 +79,8 @@ def opened(folder: Path, port: int) -> Server:
     try:
         return Server(folder, port)
     except (OSError, OverflowError) as error:
-        raise MoebiusError(f"Port {port} cannot be served on ({error}); choose another with --port, or --port 0 for a free one.") from error
+        why = getattr(error, "strerror", None) or error
+        raise MoebiusError(f"Port {port} cannot be served on ({why}); choose another with --port, or --port 0 for a free one.") from error
 
 
 def serve(server: Server, tell: Callable[..., None]) -> None:

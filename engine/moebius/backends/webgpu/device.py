@@ -17,7 +17,7 @@ from moebius.backends.turns import Turns
 from moebius.backends.webgpu import native, reach, wgsl
 from moebius.backends.webgpu.arena import Arena
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, KINDS, Caps, Unit
-from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMemoryError
+from moebius.errors import AdapterError, DeviceLostError, MoebiusError, OutOfMemoryError, UsageError
 
 PREFERENCE = ["DiscreteGPU", "IntegratedGPU", "Unknown", "CPU"]
 UPLOAD_CHUNK = 16 << 20
@@ -51,6 +51,8 @@ def number(name: str | int | None) -> int | None:
 
 def choose(name: str | int | None, implementation: str = "wgpu", listed: list[Any] | None = None) -> Any:
     """The best adapter; or the one of that index; or the best whose summary holds every word of `name`."""
+    if isinstance(name, str) and not name.strip():
+        raise UsageError('The name of the device is empty; give "auto", "cpu", or a name or index that `moebius adapters` lists.')
     listed = adapters(implementation) if listed is None else listed
     if not listed:
         raise AdapterError(NO_ADAPTER)

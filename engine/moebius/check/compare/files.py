@@ -44,11 +44,9 @@ def save(path: Path, content: str | bytes) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses a folder that cannot be made or written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be made ({error.strerror}). Choose another place.") from error
+    """Refuses a folder that is not there, or cannot be written to."""
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}; make it first, or choose another place.")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{folder} cannot be written to. Choose another place.")
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from moebius.check.compare.document import Part, Table, document
-from moebius.check.compare.files import save
+from moebius.check.compare.files import check_folder, save
 from moebius.check.compare.pictures import Strip
 from moebius.check.compare.report import Report
 from moebius.errors import UsageError
@@ -49,8 +49,13 @@ def publish(report: Report, place: Path | None) -> list[Path]:
 
 
 def check_place(place: Path | None) -> None:
-    if place is not None and (place.suffix == ".json" or (place.is_file() and place.suffix not in (".html", ".md"))):
-        raise UsageError(f"{place}: the report is a folder, a .html or a .md file.")
+    """Refuses what is no place for a report. A new folder is taken by a name without an ending: one with any other is a mistake."""
+    if place is None:
+        return
+    is_page = place.suffix in (".html", ".md")
+    if place.is_dir() == is_page if place.exists() else place.suffix and not is_page:
+        raise UsageError(f"{place}: the report is a folder, a .html or a .md file; a folder with an ending in its name has to be there.")
+    check_folder(place if place.is_dir() else place.absolute().parent)
 
 
 def strips(parts: list[Part]) -> list[Strip]:
