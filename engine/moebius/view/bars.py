@@ -42,7 +42,12 @@ def _toolbar(pencil: Pencil, app: App) -> None:
             pencil.panel(rect, WARNING if stops else ACCENT, 1 if over or stops else 0.85, radius=px(8))
         elif chosen or (over and able):
             pencil.panel(rect, WHITE, 0.16 if chosen else 0.08, radius=px(8))
-        colour = WHITE if stops else DIM if not able else BLACK if name == "fill" else TINT if chosen and name == "brush" else WHITE
+        if stops or not able:
+            colour = WHITE if stops else DIM
+        elif name == "fill":
+            colour = BLACK
+        else:
+            colour = TINT if chosen and name == "brush" else WHITE
         pencil.icon("stop" if stops else name, rect, ICON * rect[2], colour)
     if app.easel.sheet is not None:
         zoom = f"{100 * app.camera.scale:.0f} %"

@@ -111,21 +111,12 @@ class Device:
         `limits`: "adapter" asks for all the adapter has, "webgpu" for the default limits alone. `matrix_units`: through Dawn, with what it
         needs for them; a number is still that of wgpu's list.
         """
-        implementation, place = "dawn" if matrix_units else implementation, number(adapter)
-        if isinstance(adapter, str) and ":" in adapter:
-            implementation, adapter = adapter.split(":", 1)
-        if matrix_units:
-            if implementation != "dawn":
-                raise AdapterError(f"{implementation} offers no matrix units; leave out its name, and Dawn is asked for them.")
-            native.allow_matrix_units()
-            if place is not None:
-                others = adapters()
-                adapter = twin(choose(place, listed=others).info, others[:place])
+        if limits not in ("adapter", "webgpu"):
+            raise AdapterError(f"limits is {limits!r}; it is 'adapter' or 'webgpu'.")
+        implementation, adapter = _asked(adapter, "dawn" if matrix_units else implementation, matrix_units)
         module = native.load(implementation)
         chosen = choose(adapter, implementation)
         name = f"{chosen.summary}, {implementation} {module.__version__}"
-        if limits not in ("adapter", "webgpu"):
-            raise AdapterError(f"limits is {limits!r}; it is 'adapter' or 'webgpu'.")
         wanted = DEFAULT_LIMITS if limits == "webgpu" else {k: chosen.limits.get(k, v) for k, v in DEFAULT_LIMITS.items()}
         short = [f"{k} is {chosen.limits[k]}, below {v}" for k, v in DEFAULT_LIMITS.items() if is_short(k, chosen.limits.get(k, v), v)]
         if short:
@@ -257,6 +248,21 @@ def describe(name: str, info: Mapping[str, Any], features: Iterable[str], limits
         limits=limits,
         checked=checked,
     )
+
+
+def _asked(adapter: str | int | None, implementation: str, matrix_units: bool) -> tuple[str, str | int | None]:
+    """The implementation, and the adapter as that has it."""
+    place = number(adapter)
+    if isinstance(adapter, str) and ":" in adapter:
+        implementation, adapter = adapter.split(":", 1)
+    if matrix_units and implementation != "dawn":
+        raise AdapterError(f"{implementation} offers no matrix units; leave out its name, and Dawn is asked for them.")
+    if matrix_units:
+        native.allow_matrix_units()
+        if place is not None:
+            others = adapters()
+            adapter = twin(choose(place, listed=others).info, others[:place])
+    return implementation, adapter
 
 
 def is_short(limit: str, has: int, needs: int) -> bool:

@@ -80,16 +80,23 @@ def gemm(n: Numbers, grid: Grid) -> Reach:
         spans |= vec4(variance=last + 1)
     if n["NORMED"] or n["FIRST_NORMED"]:
         spans |= _table(n, last, k4 if n["NORMED"] else n4)
-    whole = 0 <= first <= last and min(n4, k4, n["k"], n["split"], width, n["positions"]) > 0 and (not n["JOINED"] or 0 < n["a4"] < k4)
-    steps, past = n["KERNEL"] ** 2 * -(-k4 // n["BK4"]), k4 % n["BK4"]  # what lies past the end of K is loaded where nobody looks
-    whole = whole and (bool(n.get("RAGGED", True)) or not (past or steps % n.get("GROUPS", 1)))
-    by_number = n["outer"], n["inner"], n["split"], n["a_offset"], n["a_origin"]
-    whole = whole and (by_number == (1, 0, 1, 0, 0) or not (n["JOINED"] or n["NORMED"]))
-    pairs = {"RAW_A": (k4, n["outer"], n["inner"], n["a_offset"], n["a_origin"]), "RAW_W": (n4, n["ldb4"], n["w_offset"])}
-    whole = whole and not any(n.get(name) and any(size % 2 for size in sizes) for name, sizes in pairs.items())  # of vec4, that are read
     if n["SHIFT"]:
-        return Reach(spans | words(state=1), {"shift": VEC4 * n4}, whole)
-    return Reach(spans, whole=whole)
+        return Reach(spans | words(state=1), {"shift": VEC4 * n4}, _is_whole(n, first, last))
+    return Reach(spans, whole=_is_whole(n, first, last))
+
+
+def _is_whole(n: Numbers, first: int, last: int) -> bool:
+    """Whether rows `first` to `last` are a call that the kernel was written for."""
+    n4, k4 = n["n4"], n["k4"]
+    there = 0 <= first <= last and min(n4, k4, n["k"], n["split"], n["out_width"], n["positions"]) > 0
+    halves = not n["JOINED"] or 0 < n["a4"] < k4  # each of the two tensors has some of K
+    steps, past = n["KERNEL"] ** 2 * -(-k4 // n["BK4"]), k4 % n["BK4"]  # what lies past the end of K is loaded where nobody looks
+    even = bool(n.get("RAGGED", True)) or not (past or steps % n.get("GROUPS", 1))
+    by_number = n["outer"], n["inner"], n["split"], n["a_offset"], n["a_origin"]
+    plain = by_number == (1, 0, 1, 0, 0) or not (n["JOINED"] or n["NORMED"])
+    pairs = {"RAW_A": (k4, n["outer"], n["inner"], n["a_offset"], n["a_origin"]), "RAW_W": (n4, n["ldb4"], n["w_offset"])}
+    paired = not any(n.get(name) and any(size % 2 for size in sizes) for name, sizes in pairs.items())  # of vec4, that are read
+    return there and halves and even and plain and paired
 
 
 def _table(n: Numbers, last: int, width4: int) -> dict[str, Span]:
