@@ -3,6 +3,8 @@
 import logging
 import weakref
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from moebius.backends.webgpu import WebGPU
 from moebius.cli.load import recipe
 from moebius.cli.main import parser
 from moebius.errors import NonFiniteError, OutOfMemoryError
+from moebius.inpaint import coding
 from moebius.inpaint.inpainter import Inpainter
-from moebius.inpaint.loaded import wider
+from moebius.inpaint.loaded import LoadedModel, wider
+from moebius.inpaint.room import Room
 
 LARGE_STEP = replace(SMALL_UNET, sample_size=16, block_out_channels=(64, 64))  # which takes more than the decoder
 IMAGE, MASK = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8), [(40, 40, 40, 40)]
@@ -119,8 +123,8 @@ def test_one_network_at_a_time_takes_the_memory_of_one(llvmpipe, memory: Memory)
     seen = []
 
     def look(step) -> None:
+        assert step.preview.size == (32, 32)
         seen.append((weights_of(made.unet) > 0, weights_of(made.vae)))
-        step.preview  # noqa: B018  it needs no network
 
     for _ in range(2):
         one = made(SMALL_IMAGE, SMALL_MASK, steps=2, on_step=look)
@@ -159,17 +163,54 @@ def test_what_does_not_fit_alone_is_an_error(llvmpipe, memory: Memory) -> None:
     assert made(SMALL_IMAGE, SMALL_MASK, steps=2).image.size == (32, 32)
 
 
-def test_runs_beside_one_another_have_what_they_need(llvmpipe) -> None:
-    """One in its steps, the other at its end: the UNet stays for the first one."""
+def test_runs_beside_one_another_share_what_both_have_at_work(llvmpipe, memory: Memory) -> None:
+    """One in its steps, the other at its end: the UNet stays for the first one, and is there once."""
     made = made_of(SMALL_UNET, SMALL_VAE, llvmpipe)
-    want = made(SMALL_IMAGE, SMALL_MASK, steps=3)
     made.low_memory = True
+    want = made(SMALL_IMAGE, SMALL_MASK, steps=3)
     slow = made.steps(SMALL_IMAGE, SMALL_MASK, steps=3)
     going = iter(slow)
     next(going)
+    unet, memory.most = weights_of(made.unet), memory.now
     np.testing.assert_array_equal(made(SMALL_IMAGE, SMALL_MASK, steps=3).image, want.image)
+    assert weights_of(made.unet) == unet > 0
     assert 1 + sum(1 for _ in going) == len(slow)
     np.testing.assert_array_equal(slow.result.image, want.image)
+    made.release()
+    going.close()
+    assert weights_of(made.unet) == 0
+
+
+def test_who_began_without_it_is_tried_again_though_another_run_chose_it_meanwhile() -> None:
+    model, tries = SimpleNamespace(low_memory=False, vae="vae", room=Room(), device="a device"), []
+    model.save_memory = partial(LoadedModel.save_memory, model)
+
+    def work() -> None:
+        tries.append(model.low_memory)
+        if len(tries) < 2:
+            model.low_memory = True  # as a thread beside this one does
+            raise OutOfMemoryError("full")
+
+    coding._with_room(model, work)
+    assert tries == [False, True]
+    tries.clear()
+    with pytest.raises(OutOfMemoryError):
+        coding._with_room(model, work)
+    assert tries == [True]
+
+
+def test_a_preview_wants_no_network_at_any_strength(llvmpipe) -> None:
+    made = made_of(SMALL_UNET, SMALL_VAE, llvmpipe)
+    want = made(SMALL_IMAGE, SMALL_MASK, steps=2, strength=1)
+    made.low_memory, seen = True, []
+
+    def look(step) -> None:
+        assert step.preview.size == (32, 32)
+        seen.append(weights_of(made.vae))
+
+    got = made(SMALL_IMAGE, SMALL_MASK, steps=2, strength=1, on_step=look)
+    assert seen == [0, 0]
+    np.testing.assert_array_equal(got.image, want.image)
 
 
 def test_what_overflowed_f16_leaves_the_device_to_f32(llvmpipe) -> None:
@@ -181,6 +222,11 @@ def test_what_overflowed_f16_leaves_the_device_to_f32(llvmpipe) -> None:
         assert whole.precision == "f32"
         assert (weights_of(made.vae) == 0) == low_memory
     assert weights_of(made.unet) == 0
+    made.low_memory = False
+    made(SMALL_IMAGE, SMALL_MASK, steps=2)
+    assert whole.save_memory(saved=False)  # where f32 itself ran out: f16 makes room for it, too
+    with whole.room.at_work(whole.vae):
+        assert weights_of(made.unet) == weights_of(made.vae) == 0
     made.leave(made)
 
 

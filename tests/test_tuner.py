@@ -570,9 +570,12 @@ def test_the_command_measures_keeps_and_says(
     assert run(["tune", "--config", "tiny", "--adapter", "llvmpipe"]) == 0
     said = capsys.readouterr().out
     assert f"{OTHER.key} (2.00 times as fast)" in said
-    assert "left" not in said
+    assert "not measured" not in said
     assert run(["tune", "--config", "tiny", "--adapter", "llvmpipe", "--seconds", "1e-9"]) == 0
-    assert "0 shapes in 0.0 s, 0 with another kernel than the default. 1 shapes were left" in capsys.readouterr().out
+    assert (
+        "0 shapes in 0.0 s, 0 with another kernel than the default. 1 shapes were not measured, and keep what they had"
+        in capsys.readouterr().out
+    )
     assert run(["tune", "--seconds", "0"]) == 2
     assert "--seconds is 0; give how long it may take, above 0." in capsys.readouterr().err
 

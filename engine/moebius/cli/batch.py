@@ -75,6 +75,7 @@ def batch(args: argparse.Namespace) -> int:
     tell = say_nothing if args.quiet else say
     if args.workers is not None and args.ray is None:
         raise UsageError("--workers are those of --ray; give both, or neither.")
+    recipe(args)  # its options fit together
     if args.ray is not None:
         args.images, args.masks, args.out = (absolute(p) for p in (args.images, args.masks, args.out))
     wanted = chosen_options(args)

@@ -56,6 +56,7 @@ def compare(args: argparse.Namespace) -> int:
             return 0
         files.save(path, files.dumped(fingerprint))
         say(f"Wrote {path}")
+        args.prints = True
         fingerprints = {path: fingerprint}
     report = Report.of({str(path): fingerprint for path, fingerprint in fingerprints.items()})
     for written in publish(report, place):

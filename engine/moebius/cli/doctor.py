@@ -43,7 +43,7 @@ def doctor(args: argparse.Namespace) -> int:
         if reports and not args.json:
             print()
         reports.append(examined(name, args.full, quiet=args.json, precision=args.precision))
-    sound = all(report["ok"] for report in reports)
+    sound, args.prints = all(report["ok"] for report in reports), True
     if args.json:
         head = {"moebius": moebius.__version__, "shaders": shaders_digest(), "machine": without_names(machine())}
         print(json.dumps(head | {"ok": sound, "devices": reports}, indent=2))

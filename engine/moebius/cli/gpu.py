@@ -151,7 +151,7 @@ def validate(args: argparse.Namespace) -> int:
         print(f"Every op of the {args.config} UNet and VAE in {gpu.precision} on {gpu.name}, against float64")
         print(f"{'op':17} {'shape':>17} {'max abs':>9} {'rel. L2':>9} {'limit':>9} {'':5} path")
     lockstep.validate(gpu, args.config, args.image_size, report)
-    over = [row for row in rows if not row.ok]
+    over, args.prints = [row for row in rows if not row.ok], True
     worst = max(rows, key=lambda r: r.relative_l2 / r.limit if r.limit else r.relative_l2 * 1e30)
     if args.json:
         about = {"adapter": gpu.name, "precision": gpu.precision, "config": args.config, "ok": not over}

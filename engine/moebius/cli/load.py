@@ -39,7 +39,8 @@ def recipe(args: argparse.Namespace) -> Recipe:
     """What the options of `options.add_model` and `add_device` say."""
     loaded = [f"--{name}" for name in ("model", "vae", "revision") if getattr(args, name) is not None]
     if args.synthetic and loaded:
-        raise UsageError(f"Synthetic weights are made, and not loaded; leave out --synthetic, or {' and '.join(loaded)}.")
+        made = f"{args.like} was made with synthetic weights, which are" if getattr(args, "like_chosen", False) else "Synthetic weights are"
+        raise UsageError(f"{made} made, and not loaded; leave out {'' if 'like' in made else '--synthetic, or '}{' and '.join(loaded)}.")
     on = {"device": args.device, "require_gpu": args.require_gpu, "precision": args.precision or "auto", "threads": args.threads}
     on |= {"matrix_units": True} if args.matrix_units else {}
     return Recipe(args.model or NANO, args.vae, args.revision, args.synthetic, on, args.low_memory)

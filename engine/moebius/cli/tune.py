@@ -58,7 +58,7 @@ def tune(args: argparse.Namespace) -> int:
             print(line(found), flush=True)
 
     tuning.measure(ops, calls, table, args.seconds, tuner=tuner, report=report)
-    left = len(shapes(calls)) - len(table.picks)
+    left, args.prints = len(shapes(calls)) - len(table.picks), True
     if args.json:
         shown = [{"shape": row.shape, "ms": row.ms, "wrong": row.wrong, "kernel": row.pick.row if row.pick else None} for row in rows]
         about = {
@@ -73,7 +73,7 @@ def tune(args: argparse.Namespace) -> int:
         print(json.dumps(about | {"shapes": shown}, indent=2))
     else:
         others = sum(p.gain > 1 for p in table.picks.values())
-        rest = f" {left} shapes were left, and have the default." if left else ""
+        rest = f" {left} shapes were not measured, and keep what they had." if left else ""
         print(f"{len(table.picks)} shapes in {table.seconds:.1f} s, {others} with another kernel than the default.{rest}")
     if not tuning.is_on():
         say(f"{tuning.SWITCH}=0 is set: until it is not, runs take the defaults.")

@@ -31,21 +31,24 @@ def _encode(
 ) -> None:
     count = sum(item.image == items[0].image for item in items)
 
+    # From strength 1 on the image itself has no part in the start. A preview's colours are made of it then, when the VAE may be gone.
+    both = strength < 1 or model.low_memory
+
     def pictures() -> Iterator[np.ndarray]:
         for cut in (item.cut for item in items[:count]):
-            if strength < 1:  # from 1 on the image itself has no part in the start
-                yield cut.x if given is None else cut_out(cut.window, given).x
+            if both:
+                yield cut.x if given is None or strength >= 1 else cut_out(cut.window, given).x
             yield published.masked_image(cut.x, cut.m)
 
     moments = model.moments_each(pictures())
     for w in range(count):
-        clean = next(moments) if strength < 1 else None
+        clean = next(moments) if both else None
         noise = [item.noise for item in items[w::count]]  # drawn now, if it was not, while the device has the masked ones
         masked = next(moments)
         mask = published.latent_mask(items[w].cut.m, model.vae.config.factor)
         for item, drawn in zip(items[w::count], noise, strict=True):
             start = drawn["start"] + settings.noise_offset * drawn["offset"]
-            if clean is not None:
+            if clean is not None and strength < 1:
                 start = model.scheduler.add_noise(model.sample(clean, drawn["image"]), start, int(timesteps[0]))
             item.clean, item.mask = clean, mask
             item.start = start.astype(np.float64)
@@ -71,12 +74,13 @@ def _decode(model: LoadedModel, items: Sequence[Item]) -> None:
 
 def _with_room(model: LoadedModel, work: Callable[[], None]) -> None:
     """What the VAE does; where there is no memory for it, once more when the UNet has given its own back."""
-    model.make_room(model.vae)
+    saved = model.low_memory
     try:
-        work()
+        with model.room.at_work(model.vae):
+            work()
         return
     except OutOfMemoryError:
-        if not model.save_memory():
+        if not model.save_memory(saved):
             raise
-    model.make_room(model.vae)  # when the error is forgotten, and with it what was taken
-    work()
+    with model.room.at_work(model.vae):  # when the error is forgotten, and with it what was taken
+        work()

@@ -11,6 +11,7 @@ from weakref import ref
 import numpy as np
 
 from moebius.errors import NonFiniteError, UsageError
+from moebius.inpaint.room import Room
 from moebius.inpaint.settings import Settings
 from moebius.model.contract import Precision
 from moebius.model.denoise import Denoiser
@@ -58,7 +59,8 @@ class LoadedModel:
         self.model, self.blend = model, blend
         self.detail = MATCH_DETAIL if blend == "match" else 0.0  # where the settings name none
         self.sources, self.digests = sources or {}, digests or {}
-        self.low_memory = False  # on the device only the network that computes; it takes the other's place anew in every picture
+        self.room = Room()
+        self.room.join(self)
         self.closed = False
         self.notes: tuple[str, ...] = ()  # what the user should know about the weights
         self._denoisers: dict[tuple[int, int, int, float], Denoiser] = {}
@@ -95,6 +97,15 @@ class LoadedModel:
     def precision(self) -> Precision:
         return self.unet.ops.precision
 
+    @property
+    def low_memory(self) -> bool:
+        """On the device only the network that computes; it takes the other's place anew in every picture."""
+        return self.room.low_memory
+
+    @low_memory.setter
+    def low_memory(self, low: bool) -> None:
+        self.room.low_memory = low
+
     def in_f32(self, guest: object) -> LoadedModel:
         """The same model on the same device in f32 and nothing narrower: itself where it is that, else one that takes memory there when it
         first computes, and gives it back when its last guest leaves."""
@@ -106,7 +117,8 @@ class LoadedModel:
                 nets = UNet(self.unet.config, self.unet.root.root, ops), VAE(self.vae.config, self.vae.root.root, ops)
                 which: dict[str, Any] = {"model": self.model, "blend": self.blend, "sources": self.sources, "digests": self.digests}
                 self._f32 = LoadedModel(*nets, self.scheduler, **which)
-                self._f32.detail, self._f32.notes, self._f32.low_memory = self.detail, self.notes, self.low_memory
+                self._f32.detail, self._f32.notes, self._f32.room = self.detail, self.notes, self.room
+                self.room.join(self._f32)
             self._guests[id(guest)] = ref(guest)
             return self._f32
 
@@ -154,9 +166,8 @@ class LoadedModel:
 
     def release(self) -> None:
         """Gives the memory back now. A run that still needs some of it takes it again."""
-        self.forget_denoisers()
         for net in (self.unet, self.vae):
-            net.ops.forget(net, net.root.root)
+            self.give_back(net)
         if self._f32 is not None:
             self._f32.release()
 
@@ -166,22 +177,18 @@ class LoadedModel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def make_room(self, *at_work: UNet | VAE) -> None:
-        """Before networks compute: with `low_memory` the others give their memory back, and take it again when they compute. A run that has
-        one of those at work keeps what it needs to its end."""
-        if self.low_memory and self.unet not in at_work:
+    def give_back(self, net: UNet | VAE) -> None:
+        """The memory of one of the two, now. A run that still needs some of it takes it again."""
+        if net is self.unet:
             self.forget_denoisers()
-        for net in (self.unet, self.vae):
-            if self.low_memory and net not in at_work:
-                net.ops.forget(net, net.root.root)
+        net.ops.forget(net, net.root.root)
 
-    def save_memory(self) -> bool:
-        """Where the device has no more: `low_memory` from now on. False where it was that already."""
-        if self.low_memory:
-            return False
-        logging.getLogger("moebius").warning(FULL, self.device)
+    def save_memory(self, saved: bool) -> bool:
+        """Where the device has no more: `low_memory` from now on. False where it was `saved` already when the work began that failed."""
+        if not self.low_memory:
+            logging.getLogger("moebius").warning(FULL, self.device)
         self.low_memory = True
-        return True
+        return not saved
 
     def moments(self, x: np.ndarray) -> Moments:
         """Mean and log variance of the latents of an image (1, 3, H, W)."""
@@ -212,5 +219,5 @@ def wider(model: LoadedModel, guest: object, error: NonFiniteError) -> tuple[Loa
     whole = model.in_f32(guest)
     if whole is model:
         raise error
-    model.make_room()
+    model.room.make()
     return whole, OVERFLOWED if model.precision == "f16" else OVERFLOWED_UNITS

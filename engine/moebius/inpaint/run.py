@@ -280,14 +280,14 @@ class Run:
         first, done = 0, self._done
         while first < count:
             items = every[first : first + batch]
-            begun = done
+            begun, saved = done, self.model.low_memory
             total = self._total = done + -(-(count - first) // batch) * steps + after
             try:
                 for state in self.loop(items, timesteps):
                     yield self.step_of(state, done, total, items, preview=preview)
                     done += 1
             except OutOfMemoryError:  # memory is taken when a step first runs; these items begin again, fewer at once
-                if batch == 1 and not self.model.save_memory():
+                if batch == 1 and not self.model.save_memory(saved):
                     raise
                 self.model.forget_denoisers()
                 done, batch = begun, -(-batch // 2)
@@ -329,14 +329,14 @@ class Run:
 
     def loop(self, items: Sequence[Item], timesteps: np.ndarray) -> Iterator[StepState]:
         """The steps of one batch, of this run's items or of several alike runs'; after the last, the items have their latents."""
-        self.model.make_room(self.model.unet)
-        denoiser = self.model.denoiser(len(items), timesteps, self.settings)
-        start, mask, masked = (np.concatenate([getattr(i, name) for i in items]) for name in ("start", "mask", "masked"))
-        for state in denoiser.steps(start, mask, masked):
-            if state.index == len(timesteps) - 1:
-                for item, latents in zip(items, state.latents(), strict=True):
-                    item.latents = np.array(latents[None], np.float64)
-            yield state
+        with self.model.room.at_work(self.model.unet):
+            denoiser = self.model.denoiser(len(items), timesteps, self.settings)
+            start, mask, masked = (np.concatenate([getattr(i, name) for i in items]) for name in ("start", "mask", "masked"))
+            for state in denoiser.steps(start, mask, masked):
+                if state.index == len(timesteps) - 1:
+                    for item, latents in zip(items, state.latents(), strict=True):
+                        item.latents = np.array(latents[None], np.float64)
+                yield state
         check_finite(self._latents(items), "latents", self.model.unet)
 
     def _latents(self, items: Sequence[Item]) -> np.ndarray:

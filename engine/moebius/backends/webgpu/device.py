@@ -52,7 +52,7 @@ def number(name: str | int | None) -> int | None:
 def choose(name: str | int | None, implementation: str = "wgpu", listed: list[Any] | None = None) -> Any:
     """The best adapter; or the one of that index; or the best whose summary holds every word of `name`."""
     if isinstance(name, str) and not name.strip():
-        raise UsageError('The name of the device is empty; give "auto", "cpu", or a name or index that `moebius adapters` lists.')
+        raise UsageError("The name of the device is empty; give one, or an index, that `moebius adapters` lists, or leave it out.")
     listed = adapters(implementation) if listed is None else listed
     if not listed:
         raise AdapterError(NO_ADAPTER)
