@@ -100,8 +100,8 @@ class Closed(io.StringIO):
 
 def test_a_reader_that_goes_away_ends_tables_well_and_work_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (8, 8), (90, 99, 60)).save(tmp_path / "photos" / name)
+    for i in range(8):
+        Image.new("RGB", (8, 8), (90, 99, 60)).save(tmp_path / f"photos/{i}.png")
     Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOEBIUS_CACHE", str(tmp_path / "cache"))
@@ -112,7 +112,7 @@ def test_a_reader_that_goes_away_ends_tables_well_and_work_not(monkeypatch: pyte
         monkeypatch.setattr(sys, "stderr", streams[1])
         assert cli.run(argv) == code, argv
         assert streams[1].getvalue().endswith("moebius: Standard output was closed; the rest was not done.\n") is (code == 1), argv
-    assert len(list((tmp_path / "out").iterdir())) == 1
+    assert 1 <= len(list((tmp_path / "out").iterdir())) < 8  # the first, and those that were under way beside it
 
 
 def test_streams_of_another_kind_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
