@@ -116,15 +116,22 @@ def test_misuse_is_exit_code_2(capsys, argv, message, tmp_path, monkeypatch):
 
 
 def test_the_defaults_that_help_tells_are_those_of_the_settings():
-    """They are typed, for the settings' module takes half a second to import."""
+    """They are typed, for the settings' module takes half a second to import, and the window's start is to have none of the server's."""
     from moebius.cli.options import add_settings
+    from moebius.cli.serve import add_parser
     from moebius.inpaint.settings import Settings
+    from moebius.serve.limits import Limits
 
-    p = argparse.ArgumentParser()
+    p, commands = argparse.ArgumentParser(), argparse.ArgumentParser().add_subparsers()
     add_settings(p)
-    told = {a.dest: match[1] for a in p._actions if (match := re.search(r"\(([\d.]+|numpy)\)", a.help or ""))}
-    assert told == {name: str(getattr(Settings(), name)) for name in told}
-    assert len(told) == 9
+    add_parser(commands)
+    of_server = [a for a in commands.choices["serve"]._actions if a.dest.startswith("max_")]
+    of_run = [a for a in p._actions if a.dest != "max_pixels"]
+    for defaults, actions, count in ((Settings(), of_run, 9), (Limits(), of_server, 6)):
+        told = {a.dest: match[1].replace(",", "") for a in actions if (match := re.search(r"\(([\d.,]+|numpy)\)", a.help or ""))}
+        names = {name: name if hasattr(defaults, name) else name.removeprefix("max_") for name in told}
+        assert told == {name: str(getattr(defaults, attribute)).removesuffix(".0") for name, attribute in names.items()}
+        assert len(told) == count
 
 
 def test_bare_moebius_prints_its_help_and_a_capital_v_the_version(capsys):

@@ -11,7 +11,6 @@ from moebius.cli import options
 from moebius.cli.load import load_model
 from moebius.cli.output import say, say_nothing
 from moebius.errors import UsageError
-from moebius.serve.limits import Limits
 
 TOKEN = "MOEBIUS_TOKEN"
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
@@ -30,13 +29,12 @@ def add_parser(commands: Any) -> None:
     p.add_argument("--open", action="store_true", help="open the page in the browser")
     p.add_argument("--allow-host", metavar="NAME", action="append", default=[], help="a further name that it is reached by; repeatable")
     p.add_argument("--allow-origin", metavar="URL", action="append", default=[], help="let pages of this site ask (CORS); repeatable")
-    limits = Limits()
-    p.add_argument("--max-waiting", metavar="N", type=options.count, help=f"requests in the queue ({limits.waiting})")
-    p.add_argument("--max-bytes", metavar="N", type=options.count, help=f"of one request ({limits.bytes})")
-    p.add_argument("--max-pixels", metavar="N", type=options.count, help=f"of a picture ({limits.pixels:,})")
-    p.add_argument("--max-steps", metavar="N", type=options.count, help=f"of a request ({limits.steps})")
-    p.add_argument("--max-windows", metavar="N", type=options.count, help=f"of a request ({limits.windows})")
-    p.add_argument("--max-seconds", metavar="N", type=options.count, help=f"of one picture, without its waiting ({limits.seconds:g})")
+    p.add_argument("--max-waiting", metavar="N", type=options.count, help="requests in the queue (32)")
+    p.add_argument("--max-bytes", metavar="N", type=options.count, help="of one request (134,217,728)")
+    p.add_argument("--max-pixels", metavar="N", type=options.count, help="of a picture (50,000,000)")
+    p.add_argument("--max-steps", metavar="N", type=options.count, help="of a request (200)")
+    p.add_argument("--max-windows", metavar="N", type=options.count, help="of a request (128)")
+    p.add_argument("--max-seconds", metavar="N", type=options.count, help="of one picture, without its waiting (600)")
     options.add_model(p)
     options.add_device(p)
     p.add_argument("--quiet", action="store_true", help="errors only")
@@ -50,6 +48,7 @@ def serve(args: argparse.Namespace) -> int:
         raise UsageError(f"The server needs {names}; pip install 'moebius-webgpu[serve]'.")
     from moebius.serve import listen
     from moebius.serve.guard import rules
+    from moebius.serve.limits import Limits
     from moebius.serve.service import Service
 
     tell = say_nothing if args.quiet else say
