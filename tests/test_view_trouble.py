@@ -154,6 +154,11 @@ def test_two_hundred_random_actions(view: Session, folder: Path) -> None:
         view.idle()
         view.picture()
 
+    view.drop(folder / "photo.png")
+    for x, y in ((30, 30), (width - 60, height - 120)):  # two windows at once, whose plan is kept beside that of one
+        view.drag((x, y), (x + 20, y + 10))
+    view.key("Return")
+    view.idle()
     full_round()
     before = view.ask("objects")
     for i in range(200):
