@@ -134,6 +134,18 @@ def test_the_defaults_that_help_tells_are_those_of_the_settings():
         assert len(told) == count
 
 
+def test_synthetic_weights_go_with_no_others_whoever_chose_them(capsys, tmp_path):
+    """Typed, or taken from a picture: nothing is named that nobody typed."""
+    picture, made = tmp_path / "a.png", ["--synthetic", "tiny", "--steps", 1, "--strength", 1, "--device", "cpu"]
+    assert run(capsys, "inpaint", IMAGE, MASK, *made, "-o", picture)[0] == 0
+    for chosen, said in ((made, "leave out --synthetic, or --vae."), (["--like", picture], f"{picture} was made with synthetic weights")):
+        code, _, err = run(capsys, "inpaint", IMAGE, MASK, *chosen, "--vae", "x.bin", "-o", tmp_path / "b.png")
+        assert code == 2
+        assert said in err
+        assert ("--synthetic" in err) == (chosen is made)
+    assert "leave out --vae." in err
+
+
 def test_bare_moebius_prints_its_help_and_a_capital_v_the_version(capsys):
     code, out, err = run(capsys)
     assert (code, err) == (0, "")

@@ -37,10 +37,11 @@ def load_model(
 
 def recipe(args: argparse.Namespace) -> Recipe:
     """What the options of `options.add_model` and `add_device` say."""
-    loaded = [f"--{name}" for name in ("model", "vae", "revision") if getattr(args, name) is not None]
+    loaded = " and ".join(f"--{name}" for name in ("model", "vae", "revision") if getattr(args, name) is not None)
     if args.synthetic and loaded:
-        made = f"{args.like} was made with synthetic weights, which are" if getattr(args, "like_chosen", False) else "Synthetic weights are"
-        raise UsageError(f"{made} made, and not loaded; leave out {'' if 'like' in made else '--synthetic, or '}{' and '.join(loaded)}.")
+        if getattr(args, "like_chosen", False):
+            raise UsageError(f"{args.like} was made with synthetic weights, which are not loaded; leave out {loaded}.")
+        raise UsageError(f"Synthetic weights are made, and not loaded; leave out --synthetic, or {loaded}.")
     on = {"device": args.device, "require_gpu": args.require_gpu, "precision": args.precision or "auto", "threads": args.threads}
     on |= {"matrix_units": True} if args.matrix_units else {}
     return Recipe(args.model or NANO, args.vae, args.revision, args.synthetic, on, args.low_memory)

@@ -25,8 +25,8 @@ LOG_VARIANCE = (-30.0, 20.0)
 # Of models whose fills are matched, for these are smooth. It costs less than a tenth of a decibel of PSNR; at 1 a third, and it is seen.
 MATCH_DETAIL = 0.35
 OVERFLOWED = "Numbers of this picture overflowed f16, so it was made in f32; with precision f32 (--precision f32) the first try is saved."
-FULL = "The memory of %s does not hold both networks at once: from now on one leaves it while the other computes (low_memory)."
 OVERFLOWED_UNITS = "Numbers of this picture overflowed the halves of matrix units, so it was made without these."
+FULL = "The memory of %s does not hold both networks at once: from now on one leaves it while the other computes (low_memory)."
 DENOISERS_KEPT = 2  # each holds a recorded step with its memory
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean and log variance, (1, 4, h, w) each
