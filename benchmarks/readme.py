@@ -1,5 +1,5 @@
-"""Writes the figures of README.md, docs/results.md and docs/accuracy.md from benchmarks/results/, and nothing else in those pages; and the
-report of `moebius compare` from the fingerprints beside it.
+"""Writes the figures of README.md, docs/results.md, docs/accuracy.md and docs/architecture.md from benchmarks/results/, and nothing else in
+those pages; and the report of `moebius compare` from the fingerprints beside it.
 
     python benchmarks/readme.py [--check]
 
@@ -37,6 +37,7 @@ PAGES = {
     "README.md": ("short", "plan"),
     "docs/results.md": ("nano", "whole", "plan", "gpu", "speed", "beside", "start", "kernels"),
     "docs/accuracy.md": ("accuracy", "halves", "compare"),
+    "docs/architecture.md": ("memory",),
 }
 COMPARE = RESULTS / "compare"  # the report, and the fingerprints it is made of
 CASES = ("UNet tiny", "VAE tiny", "UNet full", "VAE full 512²")  # the columns of accuracy.json
@@ -157,6 +158,19 @@ def plan_line(plans: Mapping[str, Any]) -> list[str]:
         f"{half['picture_bytes'] / 1e9:.2f} GB, with {half['weight_bytes'] / 1e6:.0f} MB of weights for the UNet; with `--low-memory` "
         f"{wide['low_memory_bytes'] / 1e9:.2f} and {half['low_memory_bytes'] / 1e9:.2f} GB."
     ]
+
+
+def memory_table(pictures: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A column a precision."""
+    rows = {
+        "the UNet's weights, without those of the tables": lambda of: of["weight_bytes"],
+        "both networks' weights": lambda of: of["model_bytes"],
+        "what a step, an encode and a decode have beside them, at most": lambda of: of["picture_bytes"] - of["model_bytes"],
+        "**the peak of a picture**": lambda of: of["picture_bytes"],
+        "the same with `--low-memory`": lambda of: of["low_memory_bytes"],
+    }
+    lines = [f"| of the full model, in MB | {' | '.join(pictures)} |", "|---|" + "---|" * len(pictures)]
+    return lines + [f"| {what} | " + " | ".join(f"{of(each) / 1e6:.0f}" for each in pictures.values()) + " |" for what, of in rows.items()]
 
 
 def fingerprints() -> dict[str, Json]:
@@ -323,6 +337,7 @@ def tables() -> dict[str, list[str]]:
         "short": short(models, whole, accuracy, nano, [c for fingerprint in found.values() for c in fingerprint["columns"]]),
         "gpu": whole_plans(whole),
         "plan": plan_line(read_plain("plans.json")),
+        "memory": memory_table(read_plain("plans.json")["full picture"]),
         "compare": compare_table(found),
         "speed": speed(models),
         "kernels": kernels(measured),

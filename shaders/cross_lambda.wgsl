@@ -3,6 +3,7 @@
 // K (softmax over the tokens) and V depend on the condition alone and are constants made at load. Kept in the (Q·rel)·V
 // order the rank is m = 10 and λ, k·v numbers a position, is never formed.
 // GPUs have cross_lambda_rows.
+// The rows of q and of the residual are `sources`, and repeated where the condition has more.
 // q (B·P, heads·K4); table (P, m, K4); keys (B, m, K4); values (B, m, V4); out (B·P, pitch floats), floats as in lambda_apply.
 // Grid: flat over (image·P, head). Reference: Reference.cross_lambda.
 
@@ -13,6 +14,7 @@ const SIZE: u32 = 64u;
 struct Params {
   images: u32,
   positions: u32,
+  sources: u32, // rows of q
   q_pitch: u32, // vec4 of a row of q
   k4: u32,
   v4: u32,
@@ -40,9 +42,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   let image = row / params.positions;
   let position = row % params.positions;
+  let source = row % params.sources;
   var logit: array<f32, TOKENS>;
   for (var k = 0u; k < params.k4; k++) {
-    let x = q[row * params.q_pitch + h * params.k4 + k];
+    let x = q[source * params.q_pitch + h * params.k4 + k];
     for (var m = 0u; m < TOKENS; m++) { // unroll
       logit[m] += dot(x, table[(position * TOKENS + m) * params.k4 + k] + keys[(image * TOKENS + m) * params.k4 + k]);
     }
@@ -52,9 +55,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var m = 0u; m < TOKENS; m++) { // unroll
       acc += logit[m] * values[(image * TOKENS + m) * params.v4 + v];
     }
-    let to = row * params.pitch + h * params.v_dim + 4u * v;
+    let at = h * params.v_dim + 4u * v;
+    let to = row * params.pitch + at;
     for (var i = 0u; i < min(params.v_dim - 4u * v, 4u); i++) {
-      let y = acc[i] + residual[to + i];
+      let y = acc[i] + residual[source * params.pitch + at + i];
       out[to + i] = y;
     }
   }

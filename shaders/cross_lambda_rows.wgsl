@@ -3,6 +3,7 @@
 // What cross_lambda does, for GPUs: a row and head is LANES threads, which share K and then V, so that neighbours load neighbours.
 // Their sums of a logit are added up in workgroup memory. With the rows complete in the workgroup, their variance is written too, for the
 // layer norm behind.
+// The rows of q and of the residual are `sources`, and repeated where the condition has more.
 // q (B·P, heads·K4); table (P, m, K4); keys (B, m, K4); values (B, m, K4); out (B·P, pitch floats); variance a vec4 a row.
 // Grid: flat over rows, ROWS a workgroup. Reference: Reference.cross_lambda.
 
@@ -18,6 +19,7 @@ const SIZE: u32 = SUMS * LANES;
 struct Params {
   rows: u32,
   positions: u32,
+  sources: u32, // rows of q
   q_pitch: u32, // vec4 of a row of q
   k4: u32,
   v_dim: u32, // channels of a head
@@ -50,9 +52,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let row = min(index, params.rows - 1u);
   let image = row / params.positions;
   let position = row % params.positions;
+  let source = row % params.sources;
   var sums: array<f32, TOKENS>;
   for (var k = lane; k < params.k4; k += LANES) {
-    let x = q[row * params.q_pitch + h * params.k4 + k];
+    let x = q[source * params.q_pitch + h * params.k4 + k];
     for (var m = 0u; m < TOKENS; m++) { // unroll
       sums[m] += dot(x, table[(position * TOKENS + m) * params.k4 + k] + keys[(image * TOKENS + m) * params.k4 + k]);
     }
@@ -79,8 +82,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var m = 0u; m < TOKENS; m++) { // unroll
       acc += weight[m] * values[(image * TOKENS + m) * params.k4 + v];
     }
-    let to = row * params.pitch + h * params.v_dim + 4u * v;
-    stored = put(stored, v == lane, acc, to, min(params.v_dim - 4u * v, 4u), is_there);
+    let at = h * params.v_dim + 4u * v;
+    stored = put(stored, v == lane, acc, row * params.pitch + at, source * params.pitch + at, min(params.v_dim - 4u * v, 4u), is_there);
   }
   moments[local] = moments_of(stored);
   workgroupBarrier();

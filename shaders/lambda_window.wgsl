@@ -63,13 +63,14 @@ fn row_of(group: vec3<u32>, p: u32) -> u32 {
   return (group.z * params.height + group.y) * params.width + min(group.x * RUN + p, params.width - 1u);
 }
 
-// V[v] in line `dy` of the window, which ends at `end`, under the workgroup's column `c`. Without a branch: the loads do not wait for each other.
+// V[v] in line `dy` of the window, or in its last one, before `end`, under the workgroup's column `c`. Without a branch: the loads do not wait
+// for each other.
 fn value_under(group: vec3<u32>, dy: u32, end: u32, c: u32, v: u32) -> vec4<f32> {
   let reach = WINDOW / 2u;
   let x = group.x * RUN + c; // + reach
   let y = group.y + min(dy, end - 1u) - reach;
   let row = (group.z * params.height + y) * params.width + min(max(x, reach) - reach, params.width - 1u);
-  let inside = dy < end && x >= reach && x < params.width + reach;
+  let inside = x >= reach && x < params.width + reach;
   return select(vec4<f32>(0.0), qkv[row * params.qkv_pitch + (HEADS + 1u) * LANES + v], inside);
 }
 
@@ -105,7 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let which = o / TASKS; // of SPLIT
       if (dy + line >= end) {
         for (var i = 0u; i < SHARE; i++) { // unroll
-          let row = part + i * PARTS; // its values are zeros: of what nobody wrote, which may be a NaN, they would make one
+          let row = part + i * PARTS; // its values are those of the last line, and count for nothing
           logit[which * LOGITS + (line * RUN + row / HEADS) * PITCH + row % HEADS * 4u + d] = vec4<f32>(0.0);
         }
         continue;
@@ -220,7 +221,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let to = row_of(group, p * EACH + e) * params.pitch + 4u * v;
       var stored = Stored();
       for (var h = 0u; h < HEADS; h++) { // unroll
-        stored = put(stored, h == 0u, acc[e * HEADS + h], to + h * params.v_dim, channels, is_there);
+        let at = to + h * params.v_dim;
+        stored = put(stored, h == 0u, acc[e * HEADS + h], at, at, channels, is_there);
       }
       value[(p * EACH + e) * LANES + v] = moments_of(stored);
     }

@@ -14,11 +14,12 @@ struct Stored {
   squares: f32,
 }
 
-// Stores `channels` of a sum from the float `to` on, where the row `is_there`. `begins`: they are the first of this thread's.
-fn put(before: Stored, begins: bool, sum: vec4<f32>, to: u32, channels: u32, is_there: bool) -> Stored {
+// Stores `channels` of a sum, with those of the residual from the float `source` on, from the float `to` on, where the row `is_there`.
+// `begins`: they are the first of this thread's.
+fn put(before: Stored, begins: bool, sum: vec4<f32>, to: u32, source: u32, channels: u32, is_there: bool) -> Stored {
   var stored = before;
   if (WHOLE) { // compiled
-    let y = sum + residual[to / 4u];
+    let y = sum + residual[source / 4u];
     if (begins) {
       stored.shift = y.x;
     }
@@ -31,7 +32,7 @@ fn put(before: Stored, begins: bool, sum: vec4<f32>, to: u32, channels: u32, is_
   } else {
     for (var i = 0u; i < 4u; i++) { // unroll
       if (i < channels) {
-        let y = sum[i] + residual[to + i];
+        let y = sum[i] + residual[source + i];
         if (begins && i == 0u) {
           stored.shift = y;
         }

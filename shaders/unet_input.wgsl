@@ -1,4 +1,4 @@
-// out[copy·B + b, p, :] = [y[b, p, :], mask[b, p, :], masked[b, p, :], 0 …], once for every copy.
+// out[b, p, :] = [y[b, p, :], mask[b, p, :], masked[b, p, :], 0 …].
 //
 // Every tensor has rows of 4·ceil(C/4) floats. Grid: flat over the floats of out. Reference: Reference.unet_input.
 
@@ -6,7 +6,6 @@ const SIZE: u32 = 64u;
 
 struct Params {
   rows: u32, // B·P
-  copies: u32,
   y: u32, // channels
   mask: u32,
   masked: u32,
@@ -27,10 +26,10 @@ struct Params {
 @compute @workgroup_size(SIZE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let index = flat_index(group, groups, local, SIZE);
-  if (index >= params.copies * params.rows * params.pitch) {
+  if (index >= params.rows * params.pitch) {
     return;
   }
-  let r = index / params.pitch % params.rows;
+  let r = index / params.pitch;
   let c = index % params.pitch;
   var value = 0.0;
   if (c < params.y) {

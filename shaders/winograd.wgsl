@@ -1,5 +1,4 @@
-// Winograd's F(4×4, 3×3), for a 3×3 of stride 1: 36 products for a tile of 4×4 outputs instead of 144; and for one behind nearest×2,
-// whose phases are 64.
+// Winograd's F(4×4, 3×3), for a 3×3 of stride 1: 36 products for a tile of 4×4 outputs instead of 144.
 //
 // `to_filters` makes (G·g·Gᵀ)ᵢⱼ of the 3×3 weights g, matrix 6i+j: kept, they would be four times the weights. `to_points` makes
 // (Bᵀ·d·B)ᵢⱼ of the 6×6 inputs d under a tile, or of a group norm of them; the products of all 36 matrices are one dispatch of gemm.wgsl
@@ -12,7 +11,6 @@ const FROM_POINTS: u32 = 4u;
 const TO_FILTERS: u32 = 5u;
 const WGX: u32 = 8u;
 const WGY: u32 = 8u;
-const DOUBLED: bool = false; // TO_POINTS: the inputs are those of an image twice as large, every pixel of A four of them
 
 // include dense.wgsl
 
@@ -56,19 +54,6 @@ fn filter_line(g: array<vec4<f32>, 3>) -> array<vec4<f32>, SIDE> {
   let even_q = (g[0] + Q2 * g[2]) / (2.0 * Q2 * (Q2 - P2));
   let odd_q = Q * g[1] / (2.0 * Q2 * (Q2 - P2));
   return array<vec4<f32>, SIDE>(g[0] / (P2 * Q2), even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, g[2]);
-}
-
-// The vec4 index of pixel t of a window of A, or -1 where that hangs over the border.
-fn window_index(window: vec3<i32>, t: u32) -> i32 {
-  if (!DOUBLED) { // compiled
-    return tap_index(window, t);
-  }
-  let y = window.y + i32(t / SIDE);
-  let x = window.z + i32(t % SIDE);
-  if (y < 0 || x < 0 || y >= 2 * i32(params.height) || x >= 2 * i32(params.width)) {
-    return -1;
-  }
-  return ((window.x + y / 2) * i32(params.width) + x / 2) * i32(params.k4) - i32(params.a_origin);
 }
 
 @compute @workgroup_size(WGX, WGY)
@@ -117,7 +102,7 @@ fn to_points(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
   for (var i = 0u; i < SIDE; i++) { // unroll
     var d: array<vec4<f32>, SIDE>;
     for (var y = 0u; y < SIDE; y++) { // unroll
-      let index = window_index(window, SIDE * y + i);
+      let index = tap_index(window, SIDE * y + i);
       var x = a[u32(max(index, 0)) + c];
       if (NORMED) { // compiled
         x = x * scale + offset;

@@ -142,8 +142,8 @@ def self_lambda(size: Size, heads: int = 2, k: int = 3) -> Case:
     return case_of(lambdas.self_lambda(size, heads, k), heads * k + size[1] * size[2] + 225 + k)
 
 
-def cross_lambda(size: Size, heads: int = 2, k: int = 3, tokens: int = 10, cond: int = 7) -> Case:
-    ids = np.random.default_rng(0).integers(0, lambdas.EMBEDDINGS, (size[0], tokens))
+def cross_lambda(size: Size, heads: int = 2, k: int = 3, tokens: int = 10, cond: int = 7, copies: int = 1) -> Case:
+    ids = np.random.default_rng(0).integers(0, lambdas.EMBEDDINGS, (copies * size[0], tokens))
     return case_of(lambdas.cross_lambda(size, heads, k, tokens, cond, hidden=9, ids=ids), heads * k + cond + k + tokens)
 
 
@@ -155,8 +155,12 @@ def concat(size: Size, a: int = 5, c: int = 6) -> Case:
     return case_of(assembling.concat(size, a, c), 0)
 
 
-def unet_input(size: Size, copies: int = 2, channels: tuple[int, int, int] = (4, 1, 4)) -> Case:
-    return case_of(assembling.unet_input(size, copies, channels), 0)
+def repeat(size: Size, c: int = 5, copies: int = 3) -> Case:
+    return case_of(assembling.repeat(size, c, copies), 0)
+
+
+def unet_input(size: Size, channels: tuple[int, int, int] = (4, 1, 4)) -> Case:
+    return case_of(assembling.unet_input(size, channels), 0)
 
 
 def guided_ddim(size: Size, c: int = 4, guided: bool = True, guidance: float = 2.5) -> Case:
@@ -201,6 +205,7 @@ OPS: dict[str, Callable[[Size], Case]] = {
     "cross_lambda": cross_lambda,
     "attention": attention,
     "concat": concat,
+    "repeat": repeat,
     "unet_input": unet_input,
     "guided_ddim": guided_ddim,
     "guided_ddim without guidance": lambda s: guided_ddim(s, guided=False),

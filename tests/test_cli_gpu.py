@@ -66,7 +66,7 @@ def test_validate_passes_and_shows_every_op(capsys, llvmpipe):
     assert code == 0
     ops = {line.split()[0] for line in out.splitlines()[2:-1]}
     contract = "time_embedding time_shift linear conv3x3 upsample_conv3x3 dwconv feed_forward group_norm layer_norm self_lambda "
-    assert ops == set((contract + "cross_lambda attention concat unet_input guided_ddim").split())
+    assert ops == set((contract + "cross_lambda attention concat repeat unet_input guided_ddim").split())
     assert re.search(r"^\d+ ops, 0 over their limit", out, re.M)
 
 

@@ -45,6 +45,7 @@ WRITES = {
     "cross_lambda": (r"(let y =) (.*);", {"cross_lambda"}),
     "guided_ddim": (r"(next\[index\] =) (.*);", {"guided_ddim"}),
     "concat": (r"(out\[index\] =) (a.*);", {"concat"}),
+    "repeat": (r"(out\[index\] =) (.*);", {"repeat"}),
     "unet_input": (r"(out\[index\] =) (.*);", {"unet_input"}),
     "transpose": (r"( out\[index\] =) (.*);", {"attention"}),
 }
@@ -129,7 +130,7 @@ def _dies(self, a, b):
     os.abort()
 
 
-def _sleeps(self, y, mask, masked, copies):
+def _sleeps(self, y, mask, masked):
     import time
 
     time.sleep(600)

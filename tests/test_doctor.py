@@ -354,4 +354,4 @@ def test_memory_is_a_pictures_and_may_suffice_for_one_network(
     found = picture.memory(WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind="discrete")))
     assert (found.state, found.numbers["fits"]) == (state, has == 2e9)
     assert said in found.text
-    assert "takes 1.6 GB, with --low-memory 1.1 GB" in found.text
+    assert "takes 1.5 GB, with --low-memory 1.0 GB" in found.text

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import OPS, ORACLE, Case, conv3x3, distance, dwconv, feed_forward, linear, upsample_conv3x3
+from cases import OPS, ORACLE, Case, conv3x3, distance, dwconv, feed_forward, linear, repeat, upsample_conv3x3
 from goldens import noise, relative
 from harness import Guarded, always
 from PIL import Image
 from test_fused import FUSED, SIZES, chained
-from test_kernels_dense import LINES, SMALL
+from test_kernels_dense import LINES, SMALL, entries_of
 
 from moebius import Inpainter, sample
 from moebius.backends.cpu import CPU as CPU32
@@ -147,27 +147,31 @@ def test_every_row_of_the_menu_takes_halves(llvmpipe: WebGPU) -> None:
         lambda m, n: conv3x3((1, 5, 7), 9, n),
         lambda m, n: upsample_conv3x3((1, 6, 9), 8, n),
     ]
+    special = {"winograd": 1, "differences": 2}
     for i, row in enumerate((*menu.GEMMS, SMALL[0], *SMALL[4:7], LINES[0])):
-        case = made_for[i % 3](row.rows, min(4 * row.columns4, 15))
-        entry = row.entry if case.name != "linear" or (row.packing == "plain" and row.entry != "lines") else "direct"
-        tiles = ["to_filters", "to_points", entry, "from_points"] if row.packing == "winograd" and case.name != "linear" else [entry]
-        assert [d.entry for d in check(case, llvmpipe, row).dispatches] == tiles
+        case = made_for[special.get(row.packing, i % 3)](row.rows, min(4 * row.columns4, 15))
+        assert [d.entry for d in check(case, llvmpipe, row).dispatches] == entries_of(row, case)
 
 
 @drivers
 def test_the_points_of_halves_are_float32(request: pytest.FixtureRequest, driver: str) -> None:
     """They are sums of inputs, and of weights: as halves they would lose more than those did."""
-    row = menu.WINOGRAD_CPU_LOW
-    for case in (
-        conv3x3((1, 9, 6), 9, 13),
-        upsample_conv3x3((1, 3, 5), 8, 5),
-        chained(OPS["group_norm"]((1, 9, 6)), conv3x3((1, 9, 6), 9, 5)),
+    for case, row in (
+        (conv3x3((1, 9, 6), 9, 13), menu.WINOGRAD_CPU_LOW),
+        (chained(OPS["group_norm"]((1, 9, 6)), conv3x3((1, 9, 6), 9, 5)), menu.WINOGRAD_CPU_LOW),
+        (upsample_conv3x3((1, 3, 5), 8, 5), menu.DIFFERENCES_CPU),
     ):
         made = [d for d in check(case, request.getfixturevalue(driver), row).dispatches if d.entry not in ("main", "finish")]
         types = [{b.name: b.dtype for b in d.bindings if b.name in ("a", "w", "out")} for d in made]
-        assert [d.entry for d in made] == ["to_filters", "to_points", "direct", "from_points"]
-        assert types[0] == {"w": "f16", "out": "f32"}
-        assert types[2] == {"a": "f32", "w": "f32", "out": "f32"}
+        filters = row.packing == "winograd"
+        assert [d.entry for d in made] == [*filters * ["to_filters"], "to_points", "direct", "from_points"]
+        assert types[0]["out"] == "f32"
+        assert types[-2] == {"a": "f32", "w": "f32" if filters else "f16", "out": "f32"}
+        assert not filters or types[0]["w"] == "f16"
+
+
+def test_what_is_repeated_may_be_halves(llvmpipe: WebGPU) -> None:
+    check(chained(OPS["group_norm"]((2, 3, 5)), repeat((2, 3, 5), 9, 2)), llvmpipe, CPU)
 
 
 def test_softmaxes_of_peaked_logits_move_no_further_than_the_bound(llvmpipe: WebGPU) -> None:

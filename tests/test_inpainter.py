@@ -198,8 +198,8 @@ def test_an_array_comes_back_as_it_was_given(dtype: type, white: float) -> None:
 
 
 @pytest.mark.parametrize("config", [UNetConfig.tiny(), UNetConfig.full()])
-def test_guidance_1_costs_half(config: UNetConfig, llvmpipe) -> None:
-    """By the arithmetic of the recorded step; what is left over depends on neither picture nor condition."""
+def test_guidance_1_costs_little_more_than_half(config: UNetConfig, llvmpipe) -> None:
+    """By the arithmetic of the recorded step: what does not look at the condition is computed once either way."""
 
     def flops(guidance: float) -> int:
         unet = UNet(config, ShapeOnly(unet_shapes(config)), llvmpipe)
@@ -207,4 +207,4 @@ def test_guidance_1_costs_half(config: UNetConfig, llvmpipe) -> None:
         size, c = config.sample_size, config.out_channels
         return llvmpipe.record(denoiser.step, [(1, size, size, n) for n in (c, 1, c)], slice(None)).summary()["flops"]
 
-    assert flops(1.0) == pytest.approx(flops(2.5) / 2, rel=0.01)
+    assert 0.505 < flops(1.0) / flops(2.5) < 0.52

@@ -26,6 +26,7 @@ from cases import (
     guided_ddim,
     layer_norm,
     normal,
+    repeat,
     self_lambda,
     some,
     time_case,
@@ -56,6 +57,7 @@ from moebius.model.scheduler import DDIM
 # cross_lambda               0.05 0.08  0.05 0.08    0.05 0.08
 # attention                  0.04 0.03  0.04 0.03    0.04 0.03
 # concat                     exact      exact        exact
+# repeat                     exact      exact        exact
 # unet_input                 exact      exact        exact
 # guided_ddim                0.46 0.20  0.45 0.20    0.45 0.20
 # time_embedding, time_shift 0.10 0.04  0.09 0.04    0.09 0.04
@@ -268,8 +270,16 @@ def test_concat_widths(gpu: WebGPU) -> None:
 
 def test_unet_input_channels(gpu: WebGPU) -> None:
     for channels in [(4, 1, 4), (3, 2, 5), (1, 1, 1), (8, 4, 4)]:
-        for copies in (1, 2):
-            unet_input((2, 3, 5), copies, channels).check(gpu)
+        unet_input((2, 3, 5), channels).check(gpu)
+
+
+def test_copies(gpu: WebGPU) -> None:
+    """Of tensors, and of what a lambda layer reads where there are more conditions than images."""
+    for c, copies in [(4, 2), (1, 3), (13, 1)]:
+        repeat((2, 3, 5), c, copies).check(gpu)
+    for heads, k in some(gpu, [(2, 3)], [(8, 4), (4, 8), (16, 3)]):
+        for kind in ("software", "discrete"):
+            cross_lambda((2, 3, 5), heads, k, copies=2).check(gpu, kind=kind)
 
 
 def test_guidance(gpu: WebGPU) -> None:

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from cases import OPS, ORACLE, conv3x3, distance, in_bands, is_swiftshader, linear, some, upsample_conv3x3
+from cases import OPS, ORACLE, Case, conv3x3, distance, in_bands, is_swiftshader, linear, some, upsample_conv3x3
 
 from moebius.backends.cpu import winograd as cpu_winograd
 from moebius.backends.webgpu import WebGPU, calls, gemm, menu, wgsl
@@ -36,6 +36,16 @@ def is_long_to_compile(row: Gemm) -> bool:
     return row not in (*SMALL, *LINES) and (row.tm * row.tn4 > 4 or row.entry in menu.STAGING)
 
 
+def entries_of(row: Gemm, case: Case) -> list[str]:
+    """Of one band of a case on a row, or on the one that takes what it cannot."""
+    images, tiles = case.inputs[0].shape[0], ["to_points", row.entry, "from_points"]
+    if row.packing == "winograd" and case.name.startswith("conv3x3"):
+        return ["to_filters", *images * tiles]
+    if row.packing == "differences" and case.name == "upsample_conv3x3":
+        return tiles
+    return ["direct" if row.packing != "plain" or (row.entry == "lines" and case.name == "linear") else row.entry]
+
+
 @every_row
 def test_every_row_of_the_menu_runs_every_mode_beyond_its_edges(gpu: WebGPU, row: Gemm) -> None:
     if is_swiftshader(gpu) and is_long_to_compile(row):
@@ -46,12 +56,7 @@ def test_every_row_of_the_menu_runs_every_mode_beyond_its_edges(gpu: WebGPU, row
         cases += [conv3x3((2, 5, 7), 33, n), upsample_conv3x3((1, 6, 9), 32, n)]
     for case in cases:
         entries = [d.entry for d in case.check(gpu, row).dispatches]
-        tiles = ["to_points", row.entry, "from_points"]
-        if row.packing == "winograd" and "conv3x3" in case.name:
-            assert entries == ["to_filters", *case.inputs[0].shape[0] * tiles]
-        else:
-            elsewhere = row.packing == "winograd" or (row.entry == "lines" and case.name == "linear")
-            assert entries == ["direct" if elsewhere else row.entry]
+        assert entries == entries_of(row, case)
 
 
 def test_every_tile_meets_every_edge(gpu: WebGPU) -> None:
@@ -89,23 +94,42 @@ def test_lines_meet_every_edge(gpu: WebGPU) -> None:
 
 
 def test_tiles_of_sixteen_outputs_meet_every_edge(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images of odd and even sides, of one line, and enlarged ones; lines of tiles in bands, for all of which the points of the weights are
-    made once; what has no tiles gets another kernel."""
+    """Images of odd and even sides, of one line; lines of tiles in bands, for all of which the points of the weights are made once; and
+    what has no tiles gets another kernel."""
     row = menu.WINOGRAD[-1]
     tiles = ["to_points", "direct", "from_points"]
     for size in some(gpu, [(1, 1, 5), (2, 3, 4)], [(1, 9, 1), (2, 5, 7), (1, 8, 8), (1, 6, 9), (1, 4, 13)]):
-        for case in (conv3x3(size), conv3x3(size, 9, 13, residual=False), upsample_conv3x3(size, 9, 5)):
+        for case in (conv3x3(size), conv3x3(size, 9, 13, residual=False)):
             assert [d.entry for d in case.check(gpu, row).dispatches] == ["to_filters", *size[0] * tiles]
-    for other in (conv3x3((1, 4, 6), stride=2), linear((1, 1, 6), 5, 7)):
+    for other in (conv3x3((1, 4, 6), stride=2), linear((1, 1, 6), 5, 7), upsample_conv3x3((1, 4, 6))):
         assert [d.entry for d in other.check(gpu, row).dispatches] == ["direct"]
     assert in_bands(conv3x3((2, 31, 7)), gpu, "gemm", row, max_storage_buffer_binding_size=12288) > 2
-    for case, lines in ((conv3x3((2, 31, 7)), 2 * 8), (upsample_conv3x3((1, 10, 4), 8, 5), 5)):
-        monkeypatch.setattr(gemm, "SCRATCH", 1 << 20)
-        whole = case.run(case.check(gpu, row))
-        monkeypatch.setattr(gemm, "SCRATCH", 4 * 36 * 2 * (8 + 8))  # of two tiles of 8 channels each: a line of them
-        banded = case.check(gpu, row)
-        assert [d.entry for d in banded.dispatches] == ["to_filters", *lines * tiles]
-        np.testing.assert_array_equal(case.run(banded), whole)
+    case = conv3x3((2, 31, 7))
+    monkeypatch.setattr(gemm, "SCRATCH", 1 << 20)
+    whole = case.run(case.check(gpu, row))
+    monkeypatch.setattr(gemm, "SCRATCH", 4 * 36 * 2 * (8 + 8))  # of two tiles of 8 channels each: a line of them
+    banded = case.check(gpu, row)
+    assert [d.entry for d in banded.dispatches] == ["to_filters", *2 * 8 * tiles]
+    np.testing.assert_array_equal(case.run(banded), whole)
+
+
+def test_pixels_that_become_four_meet_every_edge(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of one line, of one pixel, several; all of them in one band, or lines of one image each; what is not enlarged gets another
+    kernel."""
+    row = menu.DIFFERENCES_CPU
+    tiles = ["to_points", "direct", "from_points"]
+    for size in some(gpu, [(1, 1, 5), (2, 3, 4)], [(1, 9, 1), (2, 5, 7), (1, 8, 8), (3, 2, 1)]):
+        assert [d.entry for d in upsample_conv3x3(size, 9, 5).check(gpu, row).dispatches] == tiles
+    for other in (conv3x3((1, 4, 6)), linear((1, 1, 6), 5, 7)):
+        assert [d.entry for d in other.check(gpu, row).dispatches] == ["direct"]
+    assert in_bands(upsample_conv3x3((2, 13, 5)), gpu, "gemm", row, max_storage_buffer_binding_size=8192) > 2
+    assert in_bands(upsample_conv3x3((2, 13, 5)), gpu, "gemm", row, max_storage_buffer_binding_size=20_000) > 1  # for the points alone
+    case = upsample_conv3x3((2, 10, 4), 8, 5)
+    whole = case.run(case.check(gpu, row))
+    monkeypatch.setattr(gemm, "ENLARGED", 4 * 9 * 3 * 4 * (8 + 8))  # of three lines of four pixels
+    banded = case.check(gpu, row)
+    assert [d.entry for d in banded.dispatches] == 2 * 4 * tiles
+    np.testing.assert_array_equal(case.run(banded), whole)
 
 
 def test_points_are_compared_where_the_cpu_does(llvmpipe: WebGPU) -> None:
@@ -113,7 +137,9 @@ def test_points_are_compared_where_the_cpu_does(llvmpipe: WebGPU) -> None:
     numbers = re.findall(r"^const ([PQ]): f32 = ([\d.]+);", wgsl.source("winograd"), re.M)
     p, q = (float(value) for _, value in numbers)
     assert (0.0, p, -p, q, -q) == cpu_winograd.POINTS
-    assert calls.WINDOW == wgsl.numbers("winograd")["SIDE"] == cpu_winograd.N
+    assert {shader: wgsl.numbers(shader)["SIDE"] for shader in ("winograd", "differences")} == calls.WINDOW
+    assert {shader: wgsl.numbers(shader)["POINTS"] for shader in ("winograd", "differences")} == calls.POINTS
+    assert calls.WINDOW["winograd"] == cpu_winograd.N
     case = conv3x3((1, 12, 12), 128, 16, residual=False)
     row = menu.WINOGRAD_LLVMPIPE
     (got,), (want,) = case.run(case.check(llvmpipe, row)), case.run(ORACLE)

@@ -16,7 +16,7 @@ from moebius.backends.webgpu import WebGPU, gemm, places
 from moebius.backends.webgpu.caps import Matrix
 from moebius.backends.webgpu.deferred import Parted
 from moebius.backends.webgpu.dispatch import Dispatch
-from moebius.backends.webgpu.menu import CPU, WINOGRAD, Gemm
+from moebius.backends.webgpu.menu import CPU, DIFFERENCES_CPU, WINOGRAD, Gemm
 from moebius.backends.webgpu.ops import dense, norms
 from moebius.backends.webgpu.plan import Plan, check
 from moebius.backends.webgpu.tensor import Binding, Buffer, read
@@ -83,7 +83,7 @@ def test_the_full_coder_keeps_to_its_memory(llvmpipe: WebGPU, precision: Precisi
     assert sum(map(max, zip_longest(decoder, encoder, fillvalue=0))) <= LENT[precision][0] * 10**6  # what they share is the decoder's
 
 
-@pytest.mark.parametrize(("precision", "matrix", "most"), [("f32", None, 1.6e9), ("f16", None, 1e9), ("f16", DAWN, 0.945e9)])
+@pytest.mark.parametrize(("precision", "matrix", "most"), [("f32", None, 1.55e9), ("f16", None, 0.975e9), ("f16", DAWN, 0.945e9)])
 def test_a_picture_of_the_full_model_keeps_to_its_memory(
     llvmpipe: WebGPU, precision: Precision, matrix: Matrix | None, most: float
 ) -> None:
@@ -99,7 +99,7 @@ def test_a_picture_of_the_full_model_keeps_to_its_memory(
     assert parts.memory(step, *coder)["picture_bytes"] <= most
 
 
-@pytest.mark.parametrize(("precision", "row"), [*product(("f32", "f16"), (CPU, WINOGRAD[-1]))])
+@pytest.mark.parametrize(("precision", "row"), [*product(("f32", "f16"), (CPU, WINOGRAD[-1], DIFFERENCES_CPU))])
 def test_parts_and_bands_change_no_bit(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch, row: Gemm, precision: Precision) -> None:
     """A decoder whose last level is in parts, with norms in bands, sums over what is added to them; against one without these."""
     z, image = noise("z", (1, 4, 4, 8)), np.clip(noise("x", (1, 3, 32, 64)), -1, 1)
@@ -197,6 +197,20 @@ def test_parts_are_as_many_as_a_size_allows(llvmpipe: WebGPU, monkeypatch: pytes
     assert [dense._parts(rec, (1, h, 512, 256)) for h in (520, 528, 544, 576, 514)] == [2, 4, 8, 16, 1]
     assert [dense._parts(rec, shape) for shape in ((2, 512, 512, 256), (1, 512, 513, 100), (1, 520, 519, 256))] == [1, 1, 1]
     assert dense._parts(llvmpipe.recorder, (1, 512, 512, 256)) == 1
+
+
+def test_what_is_made_of_parts_is_in_parts_where_it_is_large_and_takes_their_memory(llvmpipe: WebGPU) -> None:
+    rec = for_a_gpu(llvmpipe).recorder
+
+    def behind(channels: int) -> list[int]:
+        """Parts of outputs of as many channels, half as many, a quarter."""
+        size = (1, 512, 512, channels)
+        with rec.open(eager=False):
+            x = dense.made(rec, size, "x", 4, lambda out: out)
+            return [dense._parts_behind(rec, (*size[:3], channels // by), x, None) for by in (1, 2, 4)]
+
+    assert behind(512) == [4, 4, 1]  # of 537 MB
+    assert behind(128) == [4, 1, 1]  # of 134 MB: half is what stays in one piece
 
 
 # What runs sooner ------------------------------------------------------------------------------------------------------

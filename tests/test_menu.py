@@ -60,6 +60,10 @@ def test_keys_name_rows_and_stay_as_they_are() -> None:
         "winograd direct 128x32 8x8",
         "winograd direct 32x32 4x4",
         "winograd direct 16x32 2x4",
+        "differences staged 64x64 8x4",
+        "differences direct 64x64 16x8",
+        "differences direct 32x64 16x8",
+        "differences direct 32x32 4x4",
         "tiled 128x64 8x8",
         "tiled 64x64 4x8",
         "direct 32x32 4x4",
@@ -101,8 +105,8 @@ def test_a_row_that_needs_a_feature_fits_only_a_device_that_has_it() -> None:
 
 
 def with_points(wanted: GemmCall) -> GemmCall:
-    w = wanted.operands.w
-    return replace(wanted, operands=replace(wanted.operands, w=replace(w, others={"winograd": w.binding})))
+    w, packing = wanted.operands.w, "differences" if isinstance(wanted.mode, Phases) else "winograd"
+    return replace(wanted, operands=replace(wanted.operands, w=replace(w, others={packing: w.binding})))
 
 
 def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
@@ -114,9 +118,13 @@ def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
         60: ["winograd direct 64x64 16x8", "winograd direct 32x32 4x4"],
         64: ["winograd direct 64x64 16x8", "winograd direct 32x32 4x4"],
     }
-    fewer = with_points(call(32, 128, 128, Phases()))  # the points of the weights take longer than they save
-    assert [choose(caps, fewer).packing for caps in (LLVMPIPE, swiftshader)] == ["plain", "plain"]
-    assert [choose(LLVMPIPE, with_points(call(256, n, n, Phases()))).packing for n in (32, 64)] == ["plain", "winograd"]
+    enlarging = [with_points(call(m, n, n, Phases())) for m, n in ((32, 128), (2048, 64), (2048, 32), (128, 32), (2048, 16))]
+    assert [[choose(caps, each).key for each in enlarging] for caps in (LLVMPIPE, swiftshader)] == [
+        ["differences direct 32x64 16x8", tile := "differences direct 64x64 16x8", lines := "lines 64x32 16x4", tile, lines],
+        [*["differences direct 32x32 4x4"] * 4, "direct 32x32 4x4"],
+    ]
+    tiny = [with_points(call(images * 4, 64, 64, Phases())) for images in (1, 2)]  # alone these are too few rows for anything else
+    assert {choose(caps, each).packing for caps in (LLVMPIPE, swiftshader) for each in tiny} == {"plain"}
     few = with_points(call(256, 64, 64, Taps(1, 1)))
     assert [choose(caps, few).key for caps in (LLVMPIPE, swiftshader)] == ["winograd direct 16x64 16x8", "winograd direct 16x32 2x4"]
     for caps in (H200, GPU, SOFTWARE):
@@ -125,9 +133,10 @@ def test_software_drivers_take_fewer_products_where_that_was_faster() -> None:
 
 def test_gpus_take_fewer_products_in_wide_layers() -> None:
     """Of many channels, and of more where nobody measured it; where there are workgroups enough; and not with bounds checks."""
-    other, tiles = replace(H200, name="a GPU", vendor="other"), "winograd staged 64x64 8x4"
+    other = replace(H200, name="a GPU", vendor="other")
 
-    def got(m: int, n: int, k: int, mode: Taps = Taps(1, 1)) -> list[bool]:  # noqa: B008
+    def got(m: int, n: int, k: int, mode: Taps | Phases = Taps(1, 1)) -> list[bool]:  # noqa: B008
+        tiles = f"{'differences' if isinstance(mode, Phases) else 'winograd'} staged 64x64 8x4"
         return [choose(caps, with_points(call(m, n, k, mode))).key == tiles for caps in (H200, other)]
 
     assert got(4096, 512, 512) == got(65536, 256, 512) == [True, True]
@@ -135,18 +144,21 @@ def test_gpus_take_fewer_products_in_wide_layers() -> None:
     assert got(262144, 64, 256) == got(262144, 3, 128) == got(256, 256, 256) == got(4096, 512, 512, Taps(2, 1)) == [False, False]
     assert got(1024, 512, 512) == [True, True]  # 64 tiles of 16 outputs, in 36 products of 8 workgroups
     assert got(1024, 256, 512) == [False, False]
+    assert got(512, 1280, 1280, Phases()) == got(2048, 640, 640, Phases()) == [True, True]
+    assert got(32768, 128, 128, Phases()) == [True, False]
+    assert got(512, 320, 1280, Phases()) == [False, False]  # 256 pixels of an image, in 9 products of 20 workgroups
     wide = with_points(call(4096, 512, 512, Taps(1, 1)))
     for caps in (replace(H200, checked=True), replace(other, checked=True), replace(other, kind="integrated"), GPU):
         assert choose(caps, wide).packing == "plain"
 
 
 def test_weights_packed_in_another_way_are_for_the_convolutions_that_have_them() -> None:
-    rows = [row for row in GEMMS if row.packing == "winograd"]
+    rows, enlarging = ([row for row in GEMMS if row.packing == packing] for packing in ("winograd", "differences"))
     has, stride, pad = call(64, 8, 8, Taps(1, 1)), call(64, 8, 8, Taps(2, 1)), call(64, 8, 8, Taps(1, 0))
     for wanted in (has, stride, pad, call(64, 8, 8), call(64, 8, 8, Phases())):
-        assert not any(row.supports(wanted) for row in rows)
-        can = wanted is has or isinstance(wanted.mode, Phases)
-        assert [row.supports(with_points(wanted)) for row in rows] == [can] * len(rows)
+        assert not any(row.supports(wanted) for row in (*rows, *enlarging))
+        assert [row.supports(with_points(wanted)) for row in rows] == [wanted is has] * len(rows)
+        assert [row.supports(with_points(wanted)) for row in enlarging] == [isinstance(wanted.mode, Phases)] * len(enlarging)
     much = with_points(call(64, 640, 512, Taps(1, 1)))
     assert not any(row.supports(much) for row in rows)  # 47 MB of points
     assert all(row.supports(with_points(call(64, 512, 512, Taps(1, 1)))) for row in rows)

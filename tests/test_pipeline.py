@@ -30,11 +30,11 @@ NOISE = {
 
 
 class SeenUNet(UNet):
-    """Remembers every x and ids that enter the network, NCHW."""
+    """Remembers every x and ids that enter the network, NCHW, an x for every row of ids."""
 
-    def forward(self, x, t, ids):
-        self.seen.append((x.transpose(0, 3, 1, 2), t, ids))
-        return super().forward(x, t, ids)
+    def forward(self, x, t, ids, copies=1):
+        self.seen.append((np.tile(x, (copies, 1, 1, 1)).transpose(0, 3, 1, 2), t, ids))
+        return super().forward(x, t, ids, copies)
 
 
 class SeenVAE(VAE):

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import OPS, self_lambda, upsample_conv3x3
+from cases import OPS, cross_lambda, self_lambda, upsample_conv3x3
 from harness import always, in_mode
 from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, native, reach
+from moebius.backends.webgpu.caps import Kind
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.dispatch import Dispatch
-from moebius.backends.webgpu.menu import BLOCKED, UNITS, WINOGRAD, Gemm
+from moebius.backends.webgpu.menu import BLOCKED, CPU, DIFFERENCES_CPU, UNITS, WINOGRAD, Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import check
 from moebius.backends.webgpu.units import Units
@@ -89,22 +90,35 @@ def test_bands_are_reached_in_their_windows(llvmpipe: WebGPU, monkeypatch: pytes
             assert all(begin >= 0 for begin, _ in spans(d).values())
 
 
-@pytest.mark.parametrize("op", ["conv3x3", "upsample_conv3x3"])
-def test_tiles_are_reached_in_their_windows(llvmpipe: WebGPU, op: str) -> None:
+@pytest.mark.parametrize(("op", "row"), [("conv3x3", WINOGRAD[-1]), ("upsample_conv3x3", DIFFERENCES_CPU)])
+def test_tiles_are_reached_in_their_windows(llvmpipe: WebGPU, op: str, row: Gemm) -> None:
     dispatches = []
     for size in ((1, 8, 4), (2, 5, 7)):  # whose last tile is whole; and is not
         case = OPS[op](size)
-        made = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(WINOGRAD[-1])), case.params).dispatches
-        assert [d.entry for d in made] == ["to_filters", *size[0] * ["to_points", "direct", "from_points"]]
+        made = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(row)), case.params).dispatches
+        assert [d.entry for d in made if d.entry != "to_filters"] == len(made) // 3 * ["to_points", "direct", "from_points"]
         dispatches = [*made, *dispatches]
+    into = next(d for d in dispatches if d.entry == "to_points")
     for name in ("rows", "k4", "plane", "height"):
-        with pytest.raises(LimitError, match=r"winograd\.wgsl"):
-            check(replace(dispatches[1], params=dispatches[1].params | {name: dispatches[1].params[name] + 32}), llvmpipe.caps)
+        with pytest.raises(LimitError, match=rf"{row.packing}\.wgsl"):
+            check(replace(into, params=into.params | {name: into.params[name] + 32}), llvmpipe.caps)
     for d in dispatches:
         for b in d.bindings:
             begin, end = spans(d).get(b.name, (0, b.nbytes // 4))
             assert 0 <= begin <= 64, (d.entry, b.name)  # what a window's alignment adds before it
             assert 4 * end == b.nbytes or (d.entry, b.name) == ("to_points", "w"), (d.entry, b.name)
+
+
+@pytest.mark.parametrize("kind", ["software", "discrete"])
+def test_what_is_read_for_several_conditions_is_reached_once(llvmpipe: WebGPU, kind: Kind) -> None:
+    case = cross_lambda((2, 3, 5), copies=3)
+    ops = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind=kind), always(CPU))
+    d = next(d for d in case.record(ops, case.params).dispatches if d.shader.startswith("cross_lambda"))
+    bound = {b.name: b.nbytes // 4 for b in d.bindings}
+    assert 3 * bound["residual"] == bound["out"]
+    reached = {name: end for name, (_, end) in spans(d).items()}
+    assert {name: reached[name] for name in ("q", "keys", "values", "out")} == {n: bound[n] for n in ("q", "keys", "values", "out")}
+    assert bound["residual"] - 4 < reached["residual"] <= bound["residual"]  # but for the padding of its last row
 
 
 # What makes an index larger: (kernel, parameter), and by how much.
@@ -113,6 +127,7 @@ WIDER = {
     "cross_lambda": ("images", "positions", "q_pitch", "k4", "v4", "pitch"),
     "cross_lambda_rows": ("rows", "positions", "q_pitch", "k4", "v_dim", "pitch"),
     "depthwise": ("images", "height", "width", "c4"),
+    "differences": ("rows", "k4", "plane", "height"),
     "gemm": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
     "gemm_blocked": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
     "gemm_matrix": ("rows", "n4", "k4", "ldb4", "w_offset", "a_offset"),
@@ -127,12 +142,18 @@ WIDER = {
     "layer_norm": ("rows", "c4"),
     "softmax": ("rows", "n4"),
     "transpose": ("columns", "pitch", "offset", "out_pitch"),
-    "unet_input": ("rows", "copies", "y_pitch", "pitch"),
+    "repeat": ("count", "copies"),
+    "unet_input": ("rows", "y_pitch", "pitch"),
     "winograd": ("n4", "k4"),
 }
 FROM = {"gemm": "linear", "depthwise": "dwconv", "softmax": "attention", "transpose": "attention", "cross_lambda": "cross_lambda"}
 FROM |= {name: "self_lambda" for name in WIDER if name.startswith("lambda_")} | {n: "group_norm" for n in WIDER if n.startswith("group_")}
-ON_ROWS = {"winograd": ("conv3x3", WINOGRAD[-1]), "gemm_blocked": ("linear", BLOCKED), "gemm_matrix": ("linear", UNITS[0])}
+ON_ROWS = {
+    "winograd": ("conv3x3", WINOGRAD[-1]),
+    "differences": ("upsample_conv3x3", DIFFERENCES_CPU),
+    "gemm_blocked": ("linear", BLOCKED),
+    "gemm_matrix": ("linear", UNITS[0]),
+}
 FROM |= {"lambda_window": "self_lambda of a layer norm, fused", "cross_lambda_rows": "cross_lambda of a layer norm, fused"}
 
 

@@ -60,9 +60,8 @@ def test_a_row_runs_every_mode_at_every_edge(gpu: WebGPU, row: Gemm, checked: bo
     for name in ON_GPUS:
         FUSED[name][0]((2, 5, 7)).check(device, row, kind="discrete")
     for case in (linear((2, 31, 7)), conv3x3((2, 31, 7)), upsample_conv3x3((2, 13, 5))):
-        shader = "gemm" if row.packing == "winograd" else row.shader
-        room = 12288 if row.packing == "winograd" else 4096
-        in_bands(case, device, shader, row, max_storage_buffer_binding_size=room)
+        room = 4096 if row.packing == "plain" else 12288
+        in_bands(case, device, row.shader, row, max_storage_buffer_binding_size=room)
 
 
 @either
@@ -72,4 +71,6 @@ def test_a_row_on_units_runs_every_mode_at_its_edges(
 ) -> None:
     """In emulation. SwiftShader compiles it in a third of llvmpipe's time, but for a convolution whose threads stage eight vec4 each."""
     gpu = request.getfixturevalue("swiftshader" if int(row.constants()["LOAD_A"]) <= 4 else "llvmpipe")
+    if row.workgroup_bytes > gpu.caps.limits["max-compute-workgroup-storage-size"]:
+        pytest.skip("Its tiles take more workgroup memory than software drivers have; smaller ones of its kind are here too.")
     check_modes(in_mode(gpu, checked, monkeypatch), row)

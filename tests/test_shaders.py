@@ -204,7 +204,7 @@ def test_no_mark_is_left_in_what_is_compiled(shader: str) -> None:
 # what Python reads from them -----------------------------------------------------------------------------------------
 FLAT = (64, 1)
 WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
-    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in (*DENSE, "gemm_matrix", "winograd")},
+    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in (*DENSE, "gemm_matrix", "winograd", "differences")},
     ("group_stats", "main"): (FLAT, 64 * 16),  # a vec3 takes the room of a vec4
     ("group_finish", "main"): (FLAT, 64 * 16),
     ("group_scale", "main"): (FLAT, 64 * 16),
@@ -222,6 +222,7 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("gemm", "thin"): ((8, 8), 16 * 8 * 8 * (8 + 1)),
     ("gemm_matrix", "units"): ((128, 1), 2 * (64 * 40 + 32 * 72) + 4 * 4 * (2 * 16 * 36)),
     **{("winograd", entry): ((8, 8), 0) for entry in ("to_filters", "to_points", "from_points")},
+    **{("differences", entry): ((8, 8), 0) for entry in ("to_points", "from_points")},
 }
 
 

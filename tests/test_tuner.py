@@ -595,4 +595,4 @@ def test_plan_says_which_kernel_and_why(llvmpipe: WebGPU, capsys: pytest.Capture
     dense = [row for row in rows if row["shader"] == "gemm"]
     assert dense
     assert all(row["kernel"].endswith("; default, software") for row in dense)
-    assert not any(row["kernel"] for row in rows if row["shader"] not in ("gemm", "winograd"))
+    assert not any(row["kernel"] for row in rows if row["shader"] not in ("gemm", "winograd", "differences"))

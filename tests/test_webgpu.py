@@ -376,20 +376,20 @@ def test_full_step_keeps_its_budget(gpu):
     assert summary["flops"] <= 500e9  # the definition costs 632
     assert summary["dispatches"] <= 600
     assert summary["peak_bytes"] <= 400e6
-    assert 904e6 <= summary["weight_bytes"] + summary["early_bytes"] <= 960e6
+    assert 880e6 <= summary["weight_bytes"] + summary["early_bytes"] <= 960e6
 
 
 def test_plan_describes_itself(gpu):
     rows = full_plan(gpu).describe()
     row = next(r for r in rows if r["path"].endswith("down_blocks.0.attentions.0.proj_in"))
-    assert (row["op"], row["shader"], row["flops"]) == ("linear", "gemm", 2 * 8192 * 320 * 320)
+    assert (row["op"], row["shader"], row["flops"]) == ("linear", "gemm", 2 * 4096 * 320 * 320)  # of one image for both
     bound = {b["name"]: b for b in row["bindings"]}
-    assert bound["a"]["shape"] == [2, 64, 64, 320]
+    assert bound["a"]["shape"] == [1, 64, 64, 320]
     assert bound["w"]["shape"] == [320, 320]
     assert bound["out"] | {"buffer": ""} == bound["out"] | {
         "access": "read_write",
-        "shape": [2, 64, 64, 320],
-        "bytes": 8192 * 1280,
+        "shape": [1, 64, 64, 320],
+        "bytes": 4096 * 1280,
         "buffer": "",
     }
     assert row["bytes"] == sum(b["bytes"] for b in row["bindings"])

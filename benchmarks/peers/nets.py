@@ -61,8 +61,8 @@ class PeerOps:
     def tap(self, path: str, x: Any, layout: str = "image") -> None:
         """A peer's modules are not seen."""
 
-    def unet_input(self, y: Any, mask: Any, masked: Any, copies: int) -> Any:
-        return self.nets.join([self.nets.join([y, mask, masked], 1)] * copies, 0)
+    def unet_input(self, y: Any, mask: Any, masked: Any) -> Any:
+        return self.nets.join([y, mask, masked], 1)
 
     def guided_ddim(self, eps: Any, y: Any, coefficients: np.ndarray, guidance: float) -> tuple[Any, Any]:
         root_t, noise_t, root_p, noise_p = map(float, coefficients[0])
@@ -79,8 +79,9 @@ class PeerOps:
 class PeerUNet(UNet):
     ops: Any
 
-    def forward(self, x: Any, t: Timesteps, ids: np.ndarray) -> Any:
-        return self.ops.nets.unet(x, t[0], ids)
+    def forward(self, x: Any, t: Timesteps, ids: np.ndarray, copies: int = 1) -> Any:
+        nets = self.ops.nets
+        return nets.unet(x if copies == 1 else nets.join([x] * copies, 0), t[0], ids)
 
 
 class PeerVAE(VAE):

@@ -286,12 +286,12 @@ class Reference:
         weights, val = self.condition_keys_values(cond.tokens, p)  # (B, m, k), (B, m, v)
         content = weights.transpose(0, 2, 1) @ val  # λc (B, k, v)
         table = self._p(p, "rel_pos_emb")[..., 0].transpose(0, 2, 1)  # (n, k, m)
-        y = np.empty((b, n, heads, val.shape[-1]), self.dtype)
-        for i in range(b):
-            y[i] = q[i] @ content[i] + q[i] @ (table @ val[i])  # λp[n] = Σ_m E[n,m]·V[m]
-        y = y.reshape(b, height, width, -1)
+        y = np.empty((len(val), n, heads, val.shape[-1]), self.dtype)
+        for i in range(len(val)):
+            y[i] = q[i % b] @ content[i] + q[i % b] @ (table @ val[i])  # λp[n] = Σ_m E[n,m]·V[m]
+        y = y.reshape(-1, height, width, c)
         self.tap(p.path, y, "tokens")
-        return y + residual
+        return y + self.repeat(residual, len(y) // b)
 
     def condition_keys_values(self, tokens: Array, p: Params) -> tuple[Array, Array]:
         """K = softmax over the tokens of to_k·tokens, V = BN(to_v·tokens): (B, m, k), (B, m, v)."""
@@ -317,8 +317,11 @@ class Reference:
     def concat(self, a: Array, b: Array) -> Array:
         return np.concatenate([a, b], axis=-1)
 
-    def unet_input(self, y: Array, mask: Array, masked: Array, copies: int) -> Array:
-        return np.tile(np.concatenate([y, mask, masked], axis=-1), (copies, 1, 1, 1))
+    def repeat(self, x: Array, copies: int) -> Array:
+        return np.tile(x, (copies, 1, 1, 1))
+
+    def unet_input(self, y: Array, mask: Array, masked: Array) -> Array:
+        return np.concatenate([y, mask, masked], axis=-1)
 
     def guided_ddim(self, eps: Array, y: Array, coefficients: Array, guidance: float) -> tuple[Array, Array]:
         if eps.shape[0] != y.shape[0]:

@@ -156,7 +156,8 @@ class Ops(Edges[T], Protocol[T]):
 
     def cross_lambda(self, x: T, cond: Condition, p: Params, heads: int, residual: T) -> T:
         """Q = BN(to_q x), V = BN(to_v cond), K = softmax of to_k cond over the m tokens;
-        λ[n,k,v] = Σ_m (K[m,k] + rel_pos_emb[n,m,k])·V[m,v]; y[n,h,v] = Σ_k Q[n,h,k]·λ[n,k,v]; + residual."""
+        λ[n,k,v] = Σ_m (K[m,k] + rel_pos_emb[n,m,k])·V[m,v]; y[n,h,v] = Σ_k Q[n,h,k]·λ[n,k,v]; + residual.
+        One y for every row of cond, of which there are as many as images, or a multiple: y[i] is of x[i mod B]."""
 
     def attention(self, x: T, p: Params, residual: T) -> T:
         """to_out(softmax(q·kᵀ/√C)·v) + residual over all positions, one head; q, k, v linear with bias."""
@@ -165,8 +166,11 @@ class Ops(Edges[T], Protocol[T]):
     def concat(self, a: T, b: T) -> T:
         """[a, b] on channels."""
 
-    def unet_input(self, y: T, mask: T, masked: T, copies: int) -> T:
-        """[y, mask, masked] on channels, `copies` times on the batch axis (2: unconditional, then conditional)."""
+    def repeat(self, x: T, copies: int) -> T:
+        """x, `copies` times on the batch axis."""
+
+    def unet_input(self, y: T, mask: T, masked: T) -> T:
+        """[y, mask, masked] on channels."""
 
     def guided_ddim(self, eps: T, y: T, coefficients: np.ndarray, guidance: float) -> tuple[T, T]:
         """ε = u + guidance·(c - u) where eps = [u, c] on the batch axis (ε = eps when it has y's own batch);

@@ -56,8 +56,8 @@ class Denoiser(Generic[T]):
         and picks its row while it replays.
         """
         ops = self.unet.ops
-        x = ops.unet_input(y, mask, masked, self.copies)  # (copies·B, h, w, 9)
-        eps = self.unet.forward(x, Timesteps(self.timesteps[rows]), self.ids)  # (copies·B, h, w, 4)
+        x = ops.unet_input(y, mask, masked)  # (B, h, w, 9)
+        eps = self.unet.forward(x, Timesteps(self.timesteps[rows]), self.ids, self.copies)  # (copies·B, h, w, 4)
         return ops.guided_ddim(eps, y, self.coefficients[rows], self.guidance)
 
     def _check(self, y: np.ndarray, mask: np.ndarray, masked: np.ndarray) -> None:

@@ -115,20 +115,21 @@ class UNet(Generic[T]):
             raise UsageError(f"ids have {ids.shape[1]} tokens a row; the position tables of this model hold {CONDITION_TOKENS}.")
         return ids
 
-    def forward(self, x: T, t: Timesteps, ids: np.ndarray) -> T:
-        """The network on backend tensors; x is (B, h, w, in)."""
+    def forward(self, x: T, t: Timesteps, ids: np.ndarray, copies: int = 1) -> T:
+        """The network on backend tensors, for (copies·B, m) ids; x is (B, h, w, in). What comes before the first look at the condition is
+        computed once for all copies: the unconditional and the conditional image of a guided step differ in nothing else."""
         ops, net, cfg = self.ops, self.net, self.config
         temb = ops.time_embedding(t, net)  # (T, 4·C0)
         cond = ops.condition(ids, self.root)  # (B, m, cross_attention_dim)
 
         h = ops.dwconv(x, net.at("conv_in"))  # (B, h, w, C0)
         ops.tap(f"{PREFIX}.conv_in", h)
-        skips = [h]
+        skips = [h if copies == 1 else ops.repeat(h, copies)]
         for i in range(len(cfg.block_out_channels)):
             block = net.at(f"down_blocks.{i}")
             for j in range(cfg.layers_per_block):
                 h = self._resnet(h, temb, block.at(f"resnets.{j}"))
-                h = self._transformer(h, cond, block.at(f"attentions.{j}"))
+                h = self._transformer(h, cond, block.at(f"attentions.{j}"), copies if i == j == 0 else 1)
                 skips.append(h)
             if i < len(cfg.block_out_channels) - 1:
                 h = ops.conv3x3(h, block.at("downsamplers.0.conv"), stride=2)  # (B, h/2, w/2, Ci)
@@ -163,7 +164,7 @@ class UNet(Generic[T]):
         ops.tap(p.path, h)
         return h
 
-    def _transformer(self, x: T, cond: Condition, p: Params) -> T:
+    def _transformer(self, x: T, cond: Condition, p: Params, copies: int = 1) -> T:
         ops, cfg, block = self.ops, self.config, p.at("transformer_blocks.0")
         h = ops.group_norm(x, p.at("norm"), cfg.norm_num_groups, TRANSFORMER_GROUP_NORM_EPS)  # (B, h, w, C)
         h = ops.linear(h, p.at("proj_in"))
@@ -171,7 +172,7 @@ class UNet(Generic[T]):
         h = ops.cross_lambda(ops.layer_norm(h, block.at("norm2")), cond, block.at("attn2"), cfg.heads, residual=h)
         h = ops.feed_forward(ops.layer_norm(h, block.at("norm3")), block.at("ff"), residual=h)
         ops.tap(block.path, h, "tokens")
-        h = ops.linear(h, p.at("proj_out"), residual=x)
+        h = ops.linear(h, p.at("proj_out"), residual=x if copies == 1 else ops.repeat(x, copies))
         ops.tap(p.path, h)
         return h
 

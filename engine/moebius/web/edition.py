@@ -35,6 +35,7 @@ class Packing(Recorder):
     """Packs the weights in `stored`, whatever precision is recorded: all editions read the same."""
 
     stored: Precision = "f32"
+    folds = False
 
     def weight(self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any) -> Binding:
         return self.constant(p, name, shape, fill, *key, dtype=self.stored)

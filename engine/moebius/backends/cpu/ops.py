@@ -302,16 +302,16 @@ class CPU(Reference):
         q = self._queries(x, p).reshape(b, n, heads, k)
         keys, val = self._keys_values(cond, p)  # (B, m, k), (B, m, v)
         table = self._p(p, "rel_pos_emb")[..., 0]  # (n, m, k)
-        rest, y = residual.reshape(b, n, c), np.empty((b, n, c), self.dtype)
+        rest, y = residual.reshape(b, n, c), np.empty((len(keys), n, c), self.dtype)
         step = max(1, sizes.FEW // (keys.shape[1] * c))
 
         def block(i: int, j0: int, j1: int) -> None:
-            logits = np.matmul(q[i, j0:j1], (table[j0:j1] + keys[i]).transpose(0, 2, 1))  # (positions, heads, m)
+            logits = np.matmul(q[i % b, j0:j1], (table[j0:j1] + keys[i]).transpose(0, 2, 1))  # (positions, heads, m)
             np.matmul(logits.reshape(-1, logits.shape[-1]), val[i], out=y[i, j0:j1].reshape(-1, val.shape[-1]))
-            y[i, j0:j1] += rest[i, j0:j1]
+            y[i, j0:j1] += rest[i % b, j0:j1]
 
-        self._workers.spread(block, ((i, j, min(j + step, n)) for i in range(b) for j in range(0, n, step)), x.size)
-        return y.reshape(x.shape)
+        self._workers.spread(block, ((i, j, min(j + step, n)) for i in range(len(y)) for j in range(0, n, step)), y.size)
+        return y.reshape(-1, height, width, c)
 
     def condition(self, ids: Array, p: Params) -> Condition:
         """The last one is kept, and with it what every layer makes of it: a run asks for the same one at every step."""

@@ -295,8 +295,11 @@ class WebGPU:
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
         return assembling.concat(self.recorder, a, b)
 
-    def unet_input(self, y: Tensor, mask: Tensor, masked: Tensor, copies: int) -> Tensor:
-        return assembling.unet_input(self.recorder, y, mask, masked, copies)
+    def repeat(self, x: Tensor, copies: int) -> Tensor:
+        return assembling.repeat(self.recorder, x, copies)
+
+    def unet_input(self, y: Tensor, mask: Tensor, masked: Tensor) -> Tensor:
+        return assembling.unet_input(self.recorder, y, mask, masked)
 
     def guided_ddim(self, eps: Tensor, y: Tensor, coefficients: np.ndarray, guidance: float) -> tuple[Tensor, Tensor]:
         return assembling.guided_ddim(self.recorder, eps, y, coefficients, guidance)

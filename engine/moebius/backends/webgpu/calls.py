@@ -14,11 +14,14 @@ from moebius.backends.webgpu.tensor import Binding, DType, Tensor
 
 SHADER = "gemm"
 # How a kernel wants its weights: `plain` is K rows of N columns, a tap after the other; `winograd` the 9 taps of a 3×3, of which it makes
-# the points of F(4×4, 3×3) itself.
-Packing = Literal["plain", "winograd"]
-TILE = 4  # Winograd's tiles: outputs on a side
-WINDOW = TILE + 2  # and inputs
-POINTS = WINDOW**2
+# the points of F(4×4, 3×3) itself; `differences` nine sums of those, for one behind nearest×2. The latter two are shaders as well, which
+# make what is multiplied and take what comes of it.
+Packing = Literal["plain", "winograd", "differences"]
+# Inputs on a side under a tile of theirs, which has two fewer: Winograd's has 4×4 outputs, the other is a pixel that becomes four. As many
+# products as there are inputs make a tile.
+WINDOW: dict[Packing, int] = {"winograd": 6, "differences": 3}
+POINTS = {packing: side**2 for packing, side in WINDOW.items()}
+TILE = WINDOW["winograd"] - 2
 
 
 @dataclass(frozen=True)

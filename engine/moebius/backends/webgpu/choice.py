@@ -16,6 +16,10 @@ from moebius.backends.webgpu.menu import (
     BLOCKED_SMALL_IN_4,
     CPU,
     CPU_THIN,
+    DIFFERENCES_CPU,
+    DIFFERENCES_GPU,
+    DIFFERENCES_LLVMPIPE,
+    DIFFERENCES_LOW,
     LINES,
     LINES_THIN,
     LLVMPIPE,
@@ -41,7 +45,7 @@ from moebius.backends.webgpu.menu import (
 from moebius.backends.webgpu.recorder import ceil
 
 Choose = Callable[[Caps, GemmCall], Gemm]
-FEW = 4  # rows that have a kernel of their own
+FEW = 4  # rows that have a kernel of their own; of an image, those for whose products there is no other way, for it may be one of a batch
 PROCESSORS = 132  # of an H200
 LARGE, STEPS = 2**14, 2**13  # sums of a tile on matrix units for which a call must have as many steps of workgroups
 WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
@@ -61,9 +65,10 @@ def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
 
 
 def tiles(call: GemmCall) -> int:
-    """Winograd's, of one image of a convolution's output."""
-    _, height, width, _ = call.operands.out.shape
-    return ceil(height, TILE) * ceil(width, TILE)
+    """Of one image: Winograd's, of a convolution's output, or pixels that are enlarged."""
+    height, width = call.grid_size
+    side = 1 if isinstance(call.mode, Phases) else TILE
+    return ceil(height, side) * ceil(width, side)
 
 
 def of_two(call: GemmCall) -> int:
@@ -81,9 +86,9 @@ def on_paper(row: Gemm, call: GemmCall) -> float:
     """What a processor has to do for its share of a layer: rounds of workgroups, times the products of one, with what it loads for them."""
     x, y, z = row.grid(call, call.rows)
     groups, each = x * y * z, row.outputs() * (1 + 8 / row.rows + 8 / (4 * row.columns4))
-    if row.packing == "winograd":  # 36 products for a tile, with as much again for its points, where others make one for each tap
+    if row.packing != "plain":  # its products for a tile, with as much again for their points, where others make one for each tap
         images = call.operands.out.shape[0]
-        groups, each = x * ceil(images * tiles(call), row.rows) * POINTS, 2 * each / call.mode.side**2
+        groups, each = x * ceil(images * tiles(call), row.rows) * POINTS[row.packing], 2 * each / call.mode.side**2
     return ceil(groups, PROCESSORS) * each * (1.0 if row.units is None else 0.5)
 
 
@@ -137,8 +142,8 @@ def _nvidia(caps: Caps, call: GemmCall) -> Gemm:
     thin = _thin(call)
     if thin is not None or caps.checked:
         return thin or _gpu(caps, call)
-    if _in_tiles(caps, call, 128):
-        return WINOGRAD_GPU
+    if (in_tiles := _in_tiles(caps, call, 128)) is not None:
+        return in_tiles
     each, depth = prod(STAGED.grid(call, of_two(call))) / PROCESSORS, 4 * call.k4 * call.mode.side**2
     if each <= 4 / 3:  # a few processors would have two, and the others wait for them
         return BLOCKED_SMALL_IN_4 if depth >= 2**11 else BLOCKED_SMALL_IN_2
@@ -162,35 +167,39 @@ def _thin(call: GemmCall) -> Gemm | None:
 def _gpu(caps: Caps, call: GemmCall) -> Gemm:
     if (thin := _thin(call)) is not None:
         return thin
-    if caps.kind == "discrete" and not caps.checked and _in_tiles(caps, call, 256):
-        return WINOGRAD_GPU
+    if caps.kind == "discrete" and not caps.checked and (in_tiles := _in_tiles(caps, call, 256)) is not None:
+        return in_tiles
     return TILED if call.rows * call.operands.n >= 2**21 else TILED_SMALL
 
 
-def _in_tiles(caps: Caps, call: GemmCall, channels: int) -> bool:
-    """Whether a 3×3 is worth Winograd's tiles: 36 products for 144, or for the 64 of an enlarging one, between passes that move 4.5 times
-    what is read and written. A GPU whose memory is slower for what it computes than an H200's wants more channels:
+def _in_tiles(caps: Caps, call: GemmCall, channels: int) -> Gemm | None:
+    """The row where a 3×3 is worth Winograd's tiles, 36 products for 144, or an enlarging one its differences, 9 for 16: between passes
+    that move several times what is read and written. A GPU whose memory is slower for what it computes than an H200's wants more channels:
     elsewhere twice as many have to do, where it has memory of its own.
     """
-    row = WINOGRAD_GPU
+    row = DIFFERENCES_GPU if isinstance(call.mode, Phases) else WINOGRAD_GPU
     if min(call.operands.k, call.operands.n) < channels or not (row.supports(call) and row.fits(caps)):
-        return False
-    return POINTS * ceil(tiles(call), row.rows) * ceil(call.n4, row.columns4) >= 2 * PROCESSORS
+        return None
+    groups = POINTS[row.packing] * ceil(tiles(call), row.rows) * ceil(call.n4, row.columns4)
+    return row if groups >= 2 * PROCESSORS else None
 
 
 def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
     """Milliseconds of the processors, at M×N×K. 512×160×32: LLVMPIPE 5.3, with threads of 8×8 in its place 6.6; 32×640×128: 8.6 and 10.5;
     512×32×32: LLVMPIPE_NARROW 1.5, CPU 3.6. 3×3 of 16, 32 and 64 channels on 128², 64² and 32²: LINES 120, 103 and 85, Winograd's
-    tiles 81, 70 and 26; of 64 on 16²: 28 and 7. Enlarging 64 and 32 channels: LINES 118 and 134, tiles 90 and 155.
+    tiles 81, 70 and 26; of 64 on 16²: 28 and 7. Enlarging 64 channels from 32², 32 from 64² and 128 from 4²: LINES 119, 111 and 68,
+    differences 88, 147 and 15.
     """
     if call.phases * of_two(call) * call.mode.side**2 * call.operands.n * call.operands.k < WORTH:
         return _software(caps, call)
-    wide, count = 12 if isinstance(call.mode, Phases) else 4, tiles(call)
-    if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= wide and count >= WINOGRAD_LOW.rows:
+    count, width = tiles(call), call.grid_size[1]
+    if DIFFERENCES_LLVMPIPE.supports(call) and count > FEW and min(call.k4, call.n4) >= (12 if width >= LINES.tm else 8):
+        return DIFFERENCES_LOW if 2 * count <= DIFFERENCES_LOW.rows else DIFFERENCES_LLVMPIPE
+    if WINOGRAD_LLVMPIPE.supports(call) and min(call.k4, call.n4) >= 4 and count >= WINOGRAD_LOW.rows:
         if call.n4 <= WINOGRAD_NARROW.columns4:
             return WINOGRAD_NARROW
         return WINOGRAD_LLVMPIPE if count >= WINOGRAD_LLVMPIPE.rows else WINOGRAD_LOW
-    if LINES.supports(call) and call.grid_size[1] >= LINES.tm:
+    if LINES.supports(call) and width >= LINES.tm:
         return LINES_THIN if call.n4 <= 2 else LINES
     if call.n4 <= 2:
         return CPU_THIN
@@ -201,8 +210,10 @@ def _llvmpipe(caps: Caps, call: GemmCall) -> Gemm:
 
 def _swiftshader(caps: Caps, call: GemmCall) -> Gemm:
     """Milliseconds: 32 to 64 channels on 64²: CPU 226, WINOGRAD_CPU 63; 64 to 32 on 32²: 75 and 28; 3 to 16 and back on 128²: 272 and 170,
-    94 and 81. Enlarging 64 channels from 8²: 38, WINOGRAD_CPU_LOW 26; 128 from 4²: 32 and 55."""
+    94 and 81. Enlarging 64 channels from 32²: 227, DIFFERENCES_CPU 119; 64 from 4²: 10 and 7; 16 from 32²: 39 and 40."""
     count = tiles(call)
+    if DIFFERENCES_CPU.supports(call) and count > FEW and min(call.k4, call.n4) >= 8:
+        return DIFFERENCES_CPU
     if WINOGRAD_CPU.supports(call) and max(call.k4, call.n4) >= 4 and count >= WINOGRAD_CPU_LOW.rows:
         return WINOGRAD_CPU if count > WINOGRAD_CPU.rows else WINOGRAD_CPU_LOW
     return _software(caps, call)

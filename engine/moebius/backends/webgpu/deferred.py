@@ -56,6 +56,16 @@ class LayerNormed(Deferred):
         self.x, self.p, self.eps = x, p, eps
 
 
+class Added(Deferred):
+    """rest + W·g, W of `p`: the end of a feed-forward. A linear layer V behind it takes both side by side: [V, V·W]·[rest, g]."""
+
+    __slots__ = ("g", "p", "rest")
+
+    def __init__(self, rest: Tensor, g: Tensor, p: Params, make: Callable[[], Tensor]) -> None:
+        super().__init__(rest.shape, rest.dtype, make)
+        self.rest, self.g, self.p = rest, g, p
+
+
 class Parted(Deferred):
     """A tensor of one image whose lines lie in several buffers, as many in each: its memory is given back, and taken, part by part.
 

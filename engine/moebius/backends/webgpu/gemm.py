@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from moebius.backends.webgpu import wgsl
-from moebius.backends.webgpu.calls import POINTS, TILE, WINDOW, Epilogue, GemmCall, Operands, Phases, Rows, Weight
+from moebius.backends.webgpu.calls import POINTS, TILE, WINDOW, Epilogue, GemmCall, Operands, Packing, Phases, Rows, Weight
 from moebius.backends.webgpu.choice import Choose
 from moebius.backends.webgpu.deferred import GroupNormed, Parted, is_parted
 from moebius.backends.webgpu.menu import Gemm
@@ -26,9 +26,16 @@ class Band:
     made: bool = False  # these lines of A are made for it: normed, or copied from the parts that they are in
 
 
-TRANSFORMS = "winograd"
-OPERATIONS = {"to_filters": 9 * 12, "to_points": 12 * 22, "from_points": 10 * 18}  # of each, for a channel of a tile
+# Of each, for a channel of a tile, or of a pixel that is enlarged.
+OPERATIONS: dict[tuple[Packing, str], int] = {
+    ("winograd", "to_filters"): 9 * 12,
+    ("winograd", "to_points"): 12 * 22,
+    ("winograd", "from_points"): 10 * 18,
+    ("differences", "to_points"): 6 * 2,
+    ("differences", "from_points"): 5 * 2,
+}
 SCRATCH = 40 << 20  # bytes of a band's windows and products, of a line of tiles at least: about a large GPU's cache
+ENLARGED = 48 << 20  # of what differences.wgsl makes: an image of the full UNet's enlarging layers is a band with that
 NORMED = 16 << 20  # bytes of a norm in front of a 3×3 convolution, or of lines copied for one, that are in memory at a time
 
 
@@ -37,9 +44,11 @@ def bands(call: GemmCall, recorder: Recorder, row: Gemm) -> Iterable[Band]:
     a, out = call.operands.a, call.operands.out
     if row.packing == "winograd":
         return _bands_of_tiles(call, recorder)
-    if recorder.fits(a, out, *call.epilogue.residuals) and not made_in_bands(call, recorder):
+    points = POINTS.get(row.packing, 0) * (a.pitch + out.pitch)  # of a row, that are in memory
+    whole = 4 * points * call.rows <= min(ENLARGED, recorder.caps.limits[BINDING_LIMIT])
+    if whole and recorder.fits(a, out, *call.epilogue.residuals) and not made_in_bands(call, recorder):
         return [Band(0, call.rows)]
-    return _bands_of_rows(call, call.mode, recorder) if isinstance(call.mode, Rows) else _bands_of_lines(call, recorder)
+    return _bands_of_rows(call, call.mode, recorder) if isinstance(call.mode, Rows) else _bands_of_lines(call, recorder, points)
 
 
 def made_in_bands(call: GemmCall, recorder: Recorder) -> bool:
@@ -66,17 +75,20 @@ def _bands_of_rows(call: GemmCall, mode: Rows, recorder: Recorder) -> Iterator[B
         yield Band(begin, end, ((begin * a.pitch, end * a.pitch), (begin * out.pitch, end * out.pitch)))
 
 
-def _bands_of_lines(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
-    """Whole lines of one image each, with those above and below that the filter reaches."""
+def _bands_of_lines(call: GemmCall, recorder: Recorder, points: int) -> Iterator[Band]:
+    """Whole lines of one image each, with those above and below that the filter reaches; `points` numbers are made for each row."""
     a, out, stride = call.operands.a, call.operands.out, call.stride
     images, height, width, _ = a.shape
     grid_height, grid_width = call.grid_size
     scale = 2 if isinstance(call.mode, Phases) else 1  # output rows per row of the iteration grid
     in_line, out_line = width * a.pitch, out.shape[2] * out.pitch
-    step = recorder.bands(f"{call.op} ({call.path})", grid_height, stride * in_line, scale * out_line, overhead=3 * in_line)
+    line = stride * in_line, scale * out_line, grid_width * points
+    step = recorder.bands(f"{call.op} ({call.path})", grid_height, *line, overhead=3 * in_line)
     made, written = made_in_bands(call, recorder), (out, *call.epilogue.residuals)
     if made:
         step = min(step, max(1, NORMED // (itemsize(a.dtype) * in_line) - 2))
+    if points:
+        step = min(step, max(1, ENLARGED // (4 * grid_width * points)))
     each = recorder.of_a_part(grid_height, *written)
     step = ceil(each, ceil(each, step))  # alike: a small last band would leave most of a GPU idle
     for image in range(images):
@@ -91,16 +103,16 @@ def _bands_of_tiles(call: GemmCall, recorder: Recorder) -> Iterator[Band]:
     """Whole lines of tiles of one image each: TILE lines of the output, and those of the input that the filter reaches."""
     a, out = call.operands.a, call.operands.out
     images, height, width, _ = out.shape
-    scale = height // a.shape[1]  # output lines per line of the input
     down, across = ceil(height, TILE), ceil(width, TILE)
-    in_line, out_line, points = a.shape[2] * a.pitch, width * out.pitch, POINTS * across * max(a.pitch, out.pitch)
+    in_line, out_line, in_points = a.shape[2] * a.pitch, width * out.pitch, POINTS["winograd"] * across
+    points = in_points * max(a.pitch, out.pitch)
     step = recorder.bands(f"{call.op} ({call.path})", down, TILE * in_line, TILE * out_line, points, overhead=2 * in_line)
-    step = min(step, max(1, SCRATCH // (4 * POINTS * across * (a.pitch + out.pitch))))
+    step = min(step, max(1, SCRATCH // (4 * in_points * (a.pitch + out.pitch))))
     made = is_parted(a.x if isinstance(a, GroupNormed) else a) and made_in_bands(call, recorder)
     for image in range(images):
         for y, y1 in recorder.pieces(0, down, step, down, out, *call.epilogue.residuals):
-            top, bottom = max(TILE * y - 1, 0) // scale, ceil(min(TILE * y1 + 1, height), scale)
-            a_span = ((image * a.shape[1] + top) * in_line, (image * a.shape[1] + bottom) * in_line)
+            top, bottom = max(TILE * y - 1, 0), min(TILE * y1 + 1, height)
+            a_span = ((image * height + top) * in_line, (image * height + bottom) * in_line)
             out_span = ((image * height + TILE * y) * out_line, (image * height + min(TILE * y1, height)) * out_line)
             yield Band((image * down + y) * across, (image * down + y1) * across, (a_span, out_span), made)
 
@@ -134,12 +146,15 @@ class Dense:
             for band in parts:
                 self._record(call, row, band, chosen)
             return
-        most = max(band.end - band.begin for band in parts)  # of the tiles of a band: all of them have the same memory
-        filters = self._filters(call, row, chosen)
-        windows = rec.new((POINTS, 1, most, call.operands.k), f"{call.path} windows")
-        products = rec.new((POINTS, 1, most, call.operands.n), f"{call.path} products")
+        most = max(band.end - band.begin for band in parts)  # of the rows of a band: all of them have the same memory
+        weights = call.operands.w.packed_as(row.packing)
+        assert weights is not None  # `supports` said so
+        if row.packing == "winograd":
+            weights = self._filters(call, weights, chosen)
+        windows = rec.new((POINTS[row.packing], 1, most, call.operands.k), f"{call.path} windows")
+        products = rec.new((POINTS[row.packing], 1, most, call.operands.n), f"{call.path} products")
         for band in parts:
-            self._record_tiles(call, row, band, chosen, filters, windows, products)
+            self._record_points(call, row, band, chosen, weights, windows, products)
 
     def _record(self, call: GemmCall, row: Gemm, band: Band, chosen: str) -> None:
         bound, a_origin, out_origin = self._bound(call, row, band)
@@ -162,37 +177,37 @@ class Dense:
             chosen=chosen,
         )
 
-    def _filters(self, call: GemmCall, row: Gemm, chosen: str) -> Binding:
-        """The weights' points: kept, those of all layers would be four times the weights."""
-        taps = call.operands.w.packed_as(row.packing)
-        assert taps is not None  # `supports` said so
-        names, k, n4 = wgsl.numbers(TRANSFORMS), 4 * call.k4, call.n4
-        unbound = {slot.name: None for slot in wgsl.interface(TRANSFORMS).slots if slot.access != "uniform"}
-        made = self.recorder.new((POINTS, 1, k, call.operands.n), f"{call.path} filters")
+    def _filters(self, call: GemmCall, taps: Binding, chosen: str) -> Binding:
+        """Winograd's points of the weights: kept, those of all layers would be four times the weights."""
+        names, k, n4 = wgsl.numbers("winograd"), 4 * call.k4, call.n4
+        unbound = {slot.name: None for slot in wgsl.interface("winograd").slots if slot.access != "uniform"}
+        made = self.recorder.new((POINTS["winograd"], 1, k, call.operands.n), f"{call.path} filters")
         self.recorder.dispatch(
             call.op,
             call.path,
-            TRANSFORMS,
+            "winograd",
             (ceil(n4, names["WGX"]), ceil(k, names["WGY"]), 1),
             {**unbound, "w": taps, "out": made},
             {"row0": 0, "rows": k, **call.params(), "a_origin": 0, "out_origin": 0},
             {"MODE": names["TO_FILTERS"], "BIAS": False},
             entry="to_filters",
-            flops=4 * k * n4 * OPERATIONS["to_filters"],
+            flops=4 * k * n4 * OPERATIONS["winograd", "to_filters"],
             prologue=call.prologue,
             chosen=chosen,
         )
         return Binding("w", "read", made.buffer, made.shape)
 
-    def _record_tiles(
-        self, call: GemmCall, row: Gemm, band: Band, chosen: str, filters: Binding, windows: Tensor, products: Tensor
+    def _record_points(
+        self, call: GemmCall, row: Gemm, band: Band, chosen: str, weights: Binding, windows: Tensor, products: Tensor
     ) -> None:
-        """Three dispatches: the points of every window of A, their products with the weights' points, and the tiles that those make."""
-        if not band.made:
+        """Three dispatches: the points of the windows of A under a band's tiles, their products with the weights', and the outputs that
+        those make."""
+        shader, side = row.packing, WINDOW[row.packing]
+        if shader == "winograd" and not band.made:
             call = of_the_normed(call)
-        operands, names = call.operands, wgsl.numbers(TRANSFORMS)
-        _, height, width, _ = operands.out.shape
-        tiles, down, across = band.end - band.begin, ceil(height, TILE), ceil(width, TILE)
+        operands, names = call.operands, wgsl.numbers(shader)
+        height, width = call.grid_size
+        tiles, down, across = band.end - band.begin, ceil(height, side - 2), ceil(width, side - 2)
         plane = windows.shape[2]
 
         def transform(entry: str, of: GemmCall, over: tuple[int, int], a: Tensor | None = None, **bound: Tensor) -> None:
@@ -200,26 +215,25 @@ class Dense:
             found, a_origin, out_origin = self._bound(of, row, band, a)
             into = entry == "to_points"
             c4, origins = (of.k4, {"a_origin": a_origin // 4}) if into else (of.n4, {"out_origin": out_origin // 4})
-            window = {"KERNEL": WINDOW, "DOUBLED": isinstance(call.mode, Phases)} if into else {}
             sizes = {"row0": band.begin, "rows": band.end, "plane": plane, "out_height": over[0], "out_width": over[1]}
-            sizes |= {"stride": TILE, "pad": 1}
+            sizes |= {"stride": side - 2, "pad": 1}
             self.recorder.dispatch(
                 call.op,
                 call.path,
-                TRANSFORMS,
+                shader,
                 (ceil(c4, names["WGX"]), ceil(tiles, names["WGY"]), 1),
                 {**found, "w": None, **bound},
                 {**of.params(), "a_origin": 0, "out_origin": 0, **sizes, **origins},
-                {**of.constants(), "MODE": names[entry.upper()], **window},
+                {**of.constants(), "MODE": names[entry.upper()], **({"KERNEL": side} if into else {})},
                 entry=entry,
-                flops=4 * c4 * tiles * OPERATIONS[entry],
+                flops=4 * c4 * tiles * OPERATIONS[shader, entry],
                 prologue=call.prologue,
                 chosen=chosen,
             )
 
         transform("to_points", replace(call, epilogue=Epilogue()), (down, across), out=windows)
-        mode = Rows(tiles, matrices=POINTS, plane=plane)
-        inner = Operands(windows, Weight(filters), products, operands.k, operands.n)
+        mode = Rows(tiles, matrices=POINTS[shader], plane=plane)
+        inner = Operands(windows, Weight(weights), products, operands.k, operands.n)
         multiply = GemmCall(call.op, call.path, inner, mode, prologue=call.prologue)
         self._record(multiply, replace(row, packing="plain"), Band(0, tiles), chosen)
         transform("from_points", call, (height, width), a=products)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from moebius.backends.webgpu import units, wgsl
-from moebius.backends.webgpu.calls import POINTS, SHADER, GemmCall, Packing, Phases, Rows, Taps
+from moebius.backends.webgpu.calls import POINTS, SHADER, GemmCall, Packing, Phases, Taps
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.recorder import ceil
 from moebius.backends.webgpu.tensor import DType
@@ -141,9 +141,10 @@ class Gemm:
         if call.operands.w.packed_as(self.packing) is None or (self.entry == "thin" and call.n4 > THIN4):
             return False
         if self.packing == "winograd":
-            if isinstance(call.mode, Taps) and (call.mode.stride, call.mode.pad) != (1, 1):
-                return False
-            return not isinstance(call.mode, Rows) and 64 * POINTS * call.k4 * call.n4 <= FILTERS
+            is_one = isinstance(call.mode, Taps) and (call.mode.stride, call.mode.pad) == (1, 1)
+            return is_one and 64 * POINTS["winograd"] * call.k4 * call.n4 <= FILTERS
+        if self.packing == "differences":
+            return isinstance(call.mode, Phases)
         return self.entry != "lines" or (isinstance(call.mode, Taps | Phases) and call.stride == 1 and call.operands.w.packed)
 
     # how it runs ---------------------------------------------------------------------------------------------------
@@ -228,9 +229,17 @@ WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW = (
 WINOGRAD_CPU, WINOGRAD_CPU_LOW = (replace(row, packing="winograd") for row in (CPU, replace(CPU, tm=2)))
 WINOGRAD = (WINOGRAD_GPU, WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW, WINOGRAD_CPU, WINOGRAD_CPU_LOW)
 
-OF_LLVMPIPE = (LLVMPIPE, LLVMPIPE_LOW, LLVMPIPE_NARROW, LINES, LINES_THIN, WINOGRAD_LLVMPIPE, WINOGRAD_LOW, WINOGRAD_NARROW)
+# Where the image is enlarged first, nine products for the sixteen of its phases.
+DIFFERENCES_GPU = replace(STAGED, packing="differences")
+DIFFERENCES_LLVMPIPE, DIFFERENCES_LOW, DIFFERENCES_CPU = (replace(row, packing="differences") for row in (LLVMPIPE, LLVMPIPE_LOW, CPU))
+DIFFERENCES = (DIFFERENCES_GPU, DIFFERENCES_LLVMPIPE, DIFFERENCES_LOW, DIFFERENCES_CPU)
+
+OF_LLVMPIPE = (LLVMPIPE, LLVMPIPE_LOW, LLVMPIPE_NARROW, LINES, LINES_THIN, *WINOGRAD[1:4], *DIFFERENCES[1:3])
 BLOCKS = (BLOCKED, BLOCKED_IN_2, BLOCKED_NARROW, BLOCKED_NARROW_IN_2, BLOCKED_SMALL_IN_2, BLOCKED_SMALL_IN_4)
-GEMMS: tuple[Gemm, ...] = (SINGLE_ROWS, STAGED, STAGED_TALL, *BLOCKS, *THIN, *WINOGRAD, TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5])
+GEMMS: tuple[Gemm, ...] = (
+    *(SINGLE_ROWS, STAGED, STAGED_TALL, *BLOCKS, *THIN, *WINOGRAD, *DIFFERENCES),
+    *(TILED, TILED_SMALL, CPU, CPU_THIN, *OF_LLVMPIPE[:5]),
+)
 
 
 # On matrix units: rows and columns/4 of a subgroup, subgroups across and down, depth, subgroups that share it. A subgroup has

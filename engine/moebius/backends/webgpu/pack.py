@@ -94,6 +94,11 @@ def behind(norm: Params | None, w: Array, b: Array) -> tuple[Array, Array]:
     return scaled - scaled.mean(axis=1, keepdims=True), b + w @ beta
 
 
+def behind_sum(w: Array, before: Array) -> Array:
+    """[V, V·W] of a layer V (N, C) behind x + W·g, W (C, K), as one of x and g side by side."""
+    return np.concatenate([w, w.astype(np.float64) @ before], axis=1)
+
+
 def gemm(w: Array) -> Array:
     """(N, K) → (4·K4, 4·N4)."""
     return f32(pad4(pad4(w.T, 0), 1))
@@ -130,6 +135,12 @@ def phases(w: Array) -> Array:
         planes = [filters[y, x] for y in shared[py][ty] for x in shared[px][tx]]
         out[2 * py + px, 2 * ty + tx, :k, :n] = planes[0] if len(planes) == 1 else np.sum(planes, axis=0, dtype=np.float64)
     return out
+
+
+def differences(w: Array) -> Array:
+    """For differences.wgsl: on either axis the first tap, all three together, and the last. (N, K, 3, 3) → (9, 4·K4, 4·N4)."""
+    sums = np.array([[1.0, 0, 0], [1, 1, 1], [0, 0, 1]])
+    return taps(sums @ w.astype(np.float64) @ sums.T)
 
 
 def heads_rows(w: Array, heads: int) -> Array:

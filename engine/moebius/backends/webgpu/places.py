@@ -21,7 +21,7 @@ Life = tuple[int, int]  # the first and the last dispatch that wants a tensor
 Rather = Callable[[int, int], int]
 RATHER: tuple[Rather, ...] = (lambda size, at: size, lambda size, at: -size, lambda size, at: at)
 # Shaders that add `first` at the very places that they write, and read it nowhere else.
-ADDING = ("gemm", "gemm_blocked", "gemm_matrix", "winograd")
+ADDING = ("gemm", "gemm_blocked", "gemm_matrix", "winograd", "differences")
 
 
 def sooner(dispatches: Sequence[Dispatch], kept: set[int]) -> list[Dispatch]:

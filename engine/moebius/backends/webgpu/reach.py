@@ -109,23 +109,39 @@ def winograd(n: Numbers, grid: Grid) -> Reach:
     if n["MODE"] == n["TO_FILTERS"]:
         rows = 4 * n["k4"]
         return Reach(vec4(w=9 * rows * n["n4"], out=n["POINTS"] * rows * n["n4"]), whole=min(n["k4"], n["n4"]) > 0)
-    first, last, gathers, side = n["row0"], n["rows"] - 1, n["MODE"] == n["FROM_POINTS"], n["SIDE"] - 2
+    side = n["SIDE"] - 2
+    across, down = -(-n["out_width"] // side), -(-n["out_height"] // side)
+
+    def line(tile: int, past: int) -> int:
+        image, y = divmod(tile // across, down)
+        return image * n["out_height"] + min(side * y + past, n["out_height"])
+
+    return _points(n, lambda first, last: (line(first, 0) * n["out_width"], line(last, side) * n["out_width"]))
+
+
+def differences(n: Numbers, grid: Grid) -> Reach:
+    """The same, of pixels that become four: two lines of twice the width for every line of the grid."""
+    width = n["out_width"]
+    reach = _points(n, lambda first, last: (4 * width * (first // width), 4 * width * (last // width + 1)))
+    return replace(reach, whole=reach.whole and not n["NORMED"])
+
+
+def _points(n: Numbers, made: Callable[[int, int], Span]) -> Reach:
+    """`made`: the pixels of the output that the first and the last row are, and those between them."""
+    first, last = n["row0"], n["rows"] - 1
     whole = 0 <= first <= last and min(n["n4"], n["k4"], n["out_width"]) > 0
+    gathers = n["MODE"] == n["FROM_POINTS"]
     c4 = n["n4"] if gathers else n["k4"]
     points = 0, VEC4 * ((n["POINTS"] - 1) * n["plane"] + last + 1 - first) * c4
     if not gathers:
-        low, high = _lines(n, first // n["out_width"], last // n["out_width"], False, 2 if n["DOUBLED"] else 1)
+        low, high = _lines(n, first // n["out_width"], last // n["out_width"], False)
         loaded = {"a": (VEC4 * (low - n["a_origin"]), VEC4 * max(high - n["a_origin"], c4)), "out": points}
         if n["NORMED"]:
             loaded |= vec4(norm=2 * (last // n["out_width"] // n["out_height"] + 1) * c4)
         return Reach(loaded, whole=whole)
-    across, down = -(-n["out_width"] // side), -(-n["out_height"] // side)
-    begin, end = (
-        image * n["out_height"] + min(side * y + past, n["out_height"])
-        for past, (image, y) in ((0, divmod(first // across, down)), (side, divmod(last // across, down)))
-    )
+    begin, end = made(first, last)
     origin = (n["out_origin"] + 2**31) % 2**32 - 2**31
-    lines = VEC4 * (begin * n["out_width"] * c4 - origin), VEC4 * (end * n["out_width"] * c4 - origin)
+    lines = VEC4 * (begin * c4 - origin), VEC4 * (end * c4 - origin)
     there = {"out": True, "first": n["FIRST"], "second": n["SECOND"]}
     spans = {"a": points} | {name: lines for name, is_there in there.items() if is_there} | (vec4(bias=c4) if n["BIAS"] else {})
     return Reach(spans | words(state=1), {"shift": VEC4 * c4}, whole) if n["SHIFT"] else Reach(spans, whole=whole)
@@ -140,14 +156,13 @@ def _rows(n: Numbers, first: int, last: int) -> Span:
     return n["a_offset"] + min(begins), n["a_offset"] + max(begins) + n["k4"]
 
 
-def _lines(n: Numbers, first: int, last: int, phase: bool, scale: int = 1) -> Span:
-    """vec4 of the input's lines under the filter, from the grid's line `first` to its line `last`, of all images; the filter sees `scale`
-    lines for each."""
+def _lines(n: Numbers, first: int, last: int, phase: bool) -> Span:
+    """vec4 of the input's lines under the filter, from the grid's line `first` to its line `last`, of all images."""
 
     def line(of: int, dy: int) -> int:
         image, y = divmod(of, n["out_height"])
         top = y - 1 if phase else y * n["stride"] - n["pad"]
-        return image * n["height"] + min(max(top + dy, 0) // scale, n["height"] - 1)
+        return image * n["height"] + min(max(top + dy, 0), n["height"] - 1)
 
     pitch = n["width"] * n["k4"]
     # The second phase's two taps begin a line below the first's.
@@ -227,7 +242,7 @@ def lambda_window(n: Numbers, grid: Grid) -> Reach:
     heads = {**n, "v4": lanes}
     whole = _fills(heads) and grid[1] == n["height"] and n["width"] > 0
     divided = n["RUN"] % n["EACH"] == 0 and n["ROWS"] % n["SHARE"] == 0 and lanes % n["SPLIT"] == 0
-    return Reach(spans | _heads(heads, rows), whole=whole and divided)
+    return Reach(spans | _heads(heads, rows, rows), whole=whole and divided)
 
 
 def lambda_apply(n: Numbers, grid: Grid) -> Reach:
@@ -236,28 +251,29 @@ def lambda_apply(n: Numbers, grid: Grid) -> Reach:
     spans = vec4(qkv=qkv, **{"lambda": 4 * n["images"] * n["k4"] * n["v4"]})
     spans |= vec4(logits=rows * n["HEADS"] * window) if n["LOGITS"] else vec4(filters=4 * n["Q4"] * window)
     whole = _fills(n) and n["v4"] % n["TV4"] == 0 and (bool(n["LOGITS"]) or n["Q4"] == n["k4"])
-    return Reach(spans | _heads(n, rows), whole=whole)
+    return Reach(spans | _heads(n, rows, rows), whole=whole)
 
 
 def cross_lambda(n: Numbers, grid: Grid) -> Reach:
     rows, tokens = n["images"] * n["positions"], n["images"] * n["TOKENS"]
-    table = n["positions"] * n["TOKENS"] * n["k4"]
-    spans = vec4(q=(rows - 1) * n["q_pitch"] + n["HEADS"] * n["k4"], table=table, keys=tokens * n["k4"], values=tokens * n["v4"])
-    return Reach(spans | _heads(n, rows), whole=_fills(n))
+    table, of = n["positions"] * n["TOKENS"] * n["k4"], min(n["sources"], rows)
+    spans = vec4(q=(of - 1) * n["q_pitch"] + n["HEADS"] * n["k4"], table=table, keys=tokens * n["k4"], values=tokens * n["v4"])
+    return Reach(spans | _heads(n, rows, of), whole=_fills(n) and of > 0)
 
 
 def cross_lambda_rows(n: Numbers, grid: Grid) -> Reach:
     """Rows beyond the last are computed as the last."""
-    rows, k4 = n["rows"], n["k4"]
+    rows, of, k4 = n["rows"], min(n["sources"], n["rows"]), n["k4"]
     tokens = ((rows - 1) // n["positions"] + 1) * n["TOKENS"] * k4
-    spans = vec4(q=(rows - 1) * n["q_pitch"] + n["HEADS"] * k4, table=n["positions"] * n["TOKENS"] * k4, variance=rows)
+    spans = vec4(q=(of - 1) * n["q_pitch"] + n["HEADS"] * k4, table=n["positions"] * n["TOKENS"] * k4, variance=rows)
     heads = {**n, "v4": k4}
-    return Reach(spans | vec4(keys=tokens, values=tokens) | _heads(heads, rows), whole=_fills(heads) and rows > 0)
+    return Reach(spans | vec4(keys=tokens, values=tokens) | _heads(heads, rows, of), whole=_fills(heads) and of > 0)
 
 
-def _heads(n: Numbers, rows: int) -> dict[str, Span]:
+def _heads(n: Numbers, rows: int, of: int) -> dict[str, Span]:
+    """`of` rows of the residual, which are repeated."""
     heads = n["HEADS"] * n["v_dim"]
-    return words(residual=(rows - 1) * n["pitch"] + heads, out=(rows - 1) * n["pitch"] + max(heads, n["pitch"]))
+    return words(residual=(of - 1) * n["pitch"] + heads, out=(rows - 1) * n["pitch"] + max(heads, n["pitch"]))
 
 
 def _fills(n: Numbers) -> bool:
@@ -283,7 +299,7 @@ def concat(n: Numbers, grid: Grid) -> Reach:
 
 def unet_input(n: Numbers, grid: Grid) -> Reach:
     parts = {name: (0, (n["rows"] - 1) * n[f"{name}_pitch"] + n[name]) for name in ("y", "mask", "masked")}
-    return Reach(parts | words(out=n["copies"] * n["rows"] * n["pitch"]))
+    return Reach(parts | words(out=n["rows"] * n["pitch"]))
 
 
 def guided_ddim(n: Numbers, grid: Grid) -> Reach:
@@ -308,10 +324,12 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "lambda_content": lambda_content,
     "lambda_window": lambda_window,
     "layer_norm": layer_norm,
+    "repeat": lambda n, grid: Reach(vec4(x=n["count"], out=n["copies"] * n["count"])),
     "softmax": softmax,
     "transpose": transpose,
     "unet_input": unet_input,
     "winograd": winograd,
+    "differences": differences,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
 PARTS = "common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "rows"  # of others

@@ -32,6 +32,8 @@ class Recorder:
     `caps` decide what is recorded and what is refused; they are the device's own, or those of the machine a plan is meant for.
     """
 
+    folds = True  # whether a layer's weights may be made part of the next one's, for this kind of plan alone
+
     def __init__(self, device: Device, caps: Caps) -> None:
         self.device, self.caps = device, caps
         self.eager = False

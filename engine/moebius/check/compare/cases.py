@@ -16,7 +16,7 @@ from moebius.backends.reference import Reference
 from moebius.check.compare.fingerprint import digest
 from moebius.check.compare.portable import normal, portable_weights
 from moebius.check.specs import limits, listed
-from moebius.check.specs.assembling import concat, guided_ddim, unet_input
+from moebius.check.specs.assembling import concat, guided_ddim, repeat, unet_input
 from moebius.check.specs.attention import attention, cross_lambda, self_lambda
 from moebius.check.specs.case import OpCase
 from moebius.check.specs.convolutions import conv3x3, dwconv, feed_forward, linear, upsample_conv3x3
@@ -179,6 +179,7 @@ def attention_cases() -> list[Case]:
         model(self_lambda((1, 64, 64), 8, 40)),
         edge(cross_lambda(ONE, 1, 2, cond=7, hidden=9)),
         edge(cross_lambda(ODD, 2, 3, cond=7, hidden=9)),
+        edge(cross_lambda(ODD, 2, 3, cond=7, copies=2, hidden=9)),
         edge(cross_lambda(FEW, 8, 33, cond=48, hidden=96)),
         model(cross_lambda((1, 32, 32), 8, 80, cond=768, hidden=3072)),
         edge(attention(ONE, 4)),
@@ -193,8 +194,10 @@ def joining_cases() -> list[Case]:
         edge(concat(ODD, 5, 6)),
         edge(concat(FEW, 1281, 643)),
         model(concat((1, 16, 16), 1280, 1280)),
-        edge(unet_input(ODD, 1)),
-        model(unet_input((1, 64, 64), 2)),
+        edge(repeat(ODD, 5, 3)),
+        model(repeat((1, 64, 64), 320, 2)),
+        edge(unet_input(ODD)),
+        model(unet_input((1, 64, 64))),
         edge(guided_ddim(ONE, guidance=2.5)),
         edge(guided_ddim(ODD, guidance=1, guided=False)),
         model(guided_ddim((1, 64, 64), guidance=2.5)),

@@ -27,16 +27,26 @@ def concat_sizes(a: Any, b: Any) -> Sizes:
     return Sizes(a.shape[:3], {"a": a.shape[3], "c": b.shape[3]}, ((*a.shape[:3], a.shape[3] + b.shape[3]),))
 
 
+# repeat --------------------------------------------------------------------------------------------------------------
+def repeat(size: Size, c: int, copies: int) -> OpCase:
+    title = titled(size, f"{c} channels, {copies} times")
+    return OpCase("repeat", title, lambda o, p, x: o.repeat(x, copies), {}, (image("x", size, c),))
+
+
+def repeat_sizes(x: Any, copies: int) -> Sizes:
+    return Sizes(x.shape[:3], {"c": x.shape[3], "copies": copies}, ((copies * x.shape[0], *x.shape[1:]),))
+
+
 # unet_input ----------------------------------------------------------------------------------------------------------
-def unet_input(size: Size, copies: int, channels: tuple[int, int, int] = (4, 1, 4)) -> OpCase:
+def unet_input(size: Size, channels: tuple[int, int, int] = (4, 1, 4)) -> OpCase:
     inputs = tuple(image(name, size, n) for name, n in zip("ymz", channels, strict=True))
-    return OpCase("unet_input", titled(size, f"copies {copies}"), lambda o, p, y, m, z: o.unet_input(y, m, z, copies), {}, inputs)
+    title = titled(size, f"{', '.join(map(str, channels))} channels")
+    return OpCase("unet_input", title, lambda o, p, y, m, z: o.unet_input(y, m, z), {}, inputs)
 
 
-def unet_input_sizes(y: Any, mask: Any, masked: Any, copies: int) -> Sizes:
+def unet_input_sizes(y: Any, mask: Any, masked: Any) -> Sizes:
     channels = y.shape[3], mask.shape[3], masked.shape[3]
-    b, h, w, _ = y.shape
-    return Sizes((b, h, w), {"copies": copies, "channels": channels}, ((copies * b, h, w, sum(channels)),))
+    return Sizes(y.shape[:3], {"channels": channels}, ((*y.shape[:3], sum(channels)),))
 
 
 # guided_ddim ---------------------------------------------------------------------------------------------------------
@@ -58,6 +68,7 @@ def guided_ddim_sizes(eps: Any, y: Any, coefficients: np.ndarray, guidance: floa
 
 SPECS = (
     OpSpec("concat", copy_bound, concat, concat_sizes),
+    OpSpec("repeat", copy_bound, repeat, repeat_sizes),
     OpSpec("unet_input", copy_bound, unet_input, unet_input_sizes),
     OpSpec("guided_ddim", guided_ddim_bound, guided_ddim, guided_ddim_sizes),
 )

@@ -53,18 +53,18 @@ def cross_lambda_bound(x: np.ndarray, cond: Condition, p: Params, heads: int, re
 
 
 def cross_lambda(
-    size: Size, heads: int, k: int, tokens: int = TOKENS, cond: int = 7, hidden: int = 9, ids: np.ndarray | None = None
+    size: Size, heads: int, k: int, tokens: int = TOKENS, cond: int = 7, copies: int = 1, hidden: int = 9, ids: np.ndarray | None = None
 ) -> OpCase:
-    """`tokens` of width `cond`, from embeddings of width `hidden`; `ids` are the rows of the embedding table, (B, tokens)."""
+    """`tokens` of width `cond`, from embeddings of width `hidden`; `ids` are the rows of the embedding table, (copies·B, tokens)."""
     b, h, w = size
     c = heads * k
     if ids is None:
-        ids = (np.arange(b * tokens).reshape(b, tokens) * 7 + 3) % EMBEDDINGS
+        ids = (np.arange(copies * b * tokens).reshape(-1, tokens) * 7 + 3) % EMBEDDINGS
     root: Shapes = {"embedding_layer.weight": (EMBEDDINGS, hidden)}
     root |= {"diff_model.encoder_hid_proj.weight": (cond, hidden), "diff_model.encoder_hid_proj.bias": (cond,)}
     return OpCase(
         "cross_lambda",
-        titled(size, f"{c} channels in {heads} heads, {tokens} tokens of {cond}"),
+        titled(size, f"{c} channels in {heads} heads, {tokens} tokens of {cond}" + (f", {copies} times" if copies > 1 else "")),
         lambda o, p, x, r, ids: o.cross_lambda(x, o.condition(ids, Params(p.root)), p, heads, r),
         lambda_shapes(c, k, (cond,)) | {"rel_pos_emb": (h * w, tokens, k, 1)},
         (image("x", size, c), image("r", size, c, RESIDUAL)),
@@ -75,7 +75,8 @@ def cross_lambda(
 
 def cross_lambda_sizes(x: Any, cond: Condition, p: Params, heads: int, residual: Any) -> Sizes:
     arguments = {"heads": heads, "k": x.shape[3] // heads, "tokens": cond.ids.shape[1], "cond": p["to_k.weight"].shape[1]}
-    return Sizes(x.shape[:3], arguments, (x.shape,))
+    images = cond.ids.shape[0]
+    return Sizes(x.shape[:3], arguments | {"copies": images // x.shape[0]}, ((images, *x.shape[1:]),))
 
 
 # attention -----------------------------------------------------------------------------------------------------------

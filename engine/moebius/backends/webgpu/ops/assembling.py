@@ -34,10 +34,16 @@ def _concat(rec: Recorder, a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def unet_input(rec: Recorder, y: Tensor, mask: Tensor, masked: Tensor, copies: int) -> Tensor:
+def repeat(rec: Recorder, x: Tensor, copies: int) -> Tensor:
+    out, count = rec.new((copies * x.shape[0], *x.shape[1:]), "repeat"), x.rows * x.pitch // 4
+    rec.dispatch("repeat", "repeat", "repeat", copies * count, {"x": x, "out": out}, {"count": count, "copies": copies})
+    return out
+
+
+def unet_input(rec: Recorder, y: Tensor, mask: Tensor, masked: Tensor) -> Tensor:
     b, h, w, _ = y.shape
     parts = {"y": y, "mask": mask, "masked": masked}
-    out = rec.new((copies * b, h, w, sum(t.shape[3] for t in parts.values())), "unet input")
+    out = rec.new((b, h, w, sum(t.shape[3] for t in parts.values())), "unet input")
     channels: dict[str, int | float] = {k: t.shape[3] for k, t in parts.items()}
     pitches: dict[str, int | float] = {f"{k}_pitch": t.pitch for k, t in parts.items()}
     rec.dispatch(
@@ -46,7 +52,7 @@ def unet_input(rec: Recorder, y: Tensor, mask: Tensor, masked: Tensor, copies: i
         "unet_input",
         out.rows * out.pitch,
         {**parts, "out": out},
-        {"rows": y.rows, "copies": copies, **channels, **pitches, "pitch": out.pitch},
+        {"rows": y.rows, **channels, **pitches, "pitch": out.pitch},
     )
     return out
 

@@ -7,13 +7,13 @@ from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
 from moebius.backends.webgpu.calls import TILE, Epilogue, GemmCall, Operands, Phases, Taps, Weight
-from moebius.backends.webgpu.deferred import GroupNormed, Joined, Parted, is_parted
+from moebius.backends.webgpu.deferred import Added, GroupNormed, Joined, Parted, is_parted
 from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.ops.norms import CHUNKS, behind, copied
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, DType, Tensor
-from moebius.model.params import Params
+from moebius.model.params import Finite, Params
 
 WHOLE = 64 << 20  # bytes of a tensor that is kept in one piece on a GPU, at most
 # And of a part of one that is not, at least, if there are more than two. With half of it f16 would take 200 dispatches more, for 10 MB.
@@ -43,12 +43,21 @@ def _linear(dense: Dense, x: Tensor, p: Params, out: Tensor, residual: Tensor | 
     w = Weight(rec.weight(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(pack.matrix(p))))
     bias = rec.vector(p, "bias") if p.get("bias") is not None else None
     operands = Operands(x, w, out, k, n)
-    if isinstance(x, Joined) and rec.fits(x.a, x.b, out):
+    if isinstance(x, Added) and rec.fits(x.rest, x.g, out):
+        operands = _of_both(rec, x, p, out)
+    elif isinstance(x, Joined) and rec.fits(x.a, x.b, out):
         operands = Operands(x.a, w, out, k, n, joined=x.b)
     elif isinstance(x, GroupNormed) and rec.fits(x.x, out):
         operands = Operands(x.x, w, out, k, n, norm=x.norm)
     dense(GemmCall("linear", p.path, operands, epilogue=Epilogue(bias=bias, residuals=present(residual))))
     return out
+
+
+def _of_both(rec: Recorder, x: Added, p: Params, out: Tensor) -> Operands:
+    n, k = p["weight"].shape[0], x.shape[3] + x.g.shape[3]
+    before = Finite(x.p.root, x.p.path)
+    w = rec.weight(p, "weight", (up4(k), up4(n)), lambda p: pack.gemm(pack.behind_sum(pack.matrix(p), pack.matrix(before))), x.p.path)
+    return Operands(x.rest, Weight(w), out, k, n, joined=x.g)
 
 
 def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None) -> Tensor:
@@ -77,8 +86,9 @@ def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
 def _upsample(dense: Dense, x: Tensor, p: Params, out: Tensor) -> Tensor:
     rec = dense.recorder
     n, k = p["weight"].shape[:2]
-    taps = rec.weight(p, "weight", (9, up4(k), up4(n)), lambda p: pack.taps(p["weight"]))
-    weight = Weight(rec.weight(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"])), others={"winograd": taps})
+    phases = rec.weight(p, "phases", (4, 4, up4(k), up4(n)), lambda p: pack.phases(p["weight"]))
+    differences = rec.weight(p, "differences", (9, up4(k), up4(n)), lambda p: pack.differences(p["weight"]))
+    weight = Weight(phases, others={"differences": differences})
     dense(GemmCall("upsample_conv3x3", p.path, Operands(x, weight, out, k, n), Phases(), Epilogue(bias=rec.vector(p, "bias"))))
     return out
 
@@ -115,10 +125,16 @@ def feed_forward(dense: Dense, x: Tensor, p: Params, residual: Tensor) -> Tensor
     w = rec.constant(depth, "weight", (9, 2 * hid4), lambda depth: pack.f32(pack.halves(depth["weight"].reshape(-1, 9)).T))
     bias = rec.constant(depth, "bias", (2 * hid4,), lambda depth: pack.f32(pack.halves(depth["bias"])))
     _depthwise(rec, op, depth.path, h, w, bias, g, gated=True)
-    out = rec.new((*x.shape[:3], c), p.path)
-    weight = Weight(rec.weight(point, "weight", (hid4, up4(c)), lambda point: pack.gemm(pack.matrix(point))))
-    dense(GemmCall(op, point.path, Operands(g, weight, out, hid, c), epilogue=Epilogue(residuals=(residual,))))
-    return out
+
+    def make() -> Tensor:
+        out = rec.new(residual.shape, p.path)
+        weight = Weight(rec.weight(point, "weight", (hid4, up4(c)), lambda point: pack.gemm(pack.matrix(point))))
+        dense(GemmCall(op, point.path, Operands(g, weight, out, hid, c), epilogue=Epilogue(residuals=(residual,))))
+        return out
+
+    # Halves go into a tile of matrix units as they are, which two tensors side by side do not.
+    puts_off = rec.folds and rec.caps.fuses and c % 4 == 0 and (rec.caps.matrix is None or g.dtype == "f32")
+    return Added(residual, g, point, make) if puts_off else make()
 
 
 def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: Binding, out: Tensor, gated: bool) -> None:

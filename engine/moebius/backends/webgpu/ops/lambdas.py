@@ -201,7 +201,7 @@ def _window(
 def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int, residual: Tensor) -> Tensor:
     rec = dense.recorder
     b, h, w, c = x.shape
-    n, k, tokens = h * w, c // heads, cond.ids.shape[1]
+    n, k, (images, tokens) = h * w, c // heads, cond.ids.shape
     k4 = up4(k)
     q = rec.inner((b, h, w, heads * k4), f"{p.path} q")
     x, norm, spread = behind(rec, x)
@@ -212,27 +212,34 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
         return pack.vector(pack.condition_keys_values(cond.tokens, p)[which])
 
     table = rec.weight(p, "rel_pos_emb", (n, tokens, k4), lambda p: pack.position_table(p))
-    out = rec.new(x.shape, p.path)
+    out = rec.new((images, h, w, c), p.path)
     bound: dict[str, Tensor | Binding | None] = {
         "q": q,
         "table": table,
-        "keys": rec.constant(p, "keys", (b, tokens, k4), lambda p: constants(p, 0), cond.key),
-        "values": rec.constant(p, "values", (b, tokens, k4), lambda p: constants(p, 1), cond.key),
+        "keys": rec.constant(p, "keys", (images, tokens, k4), lambda p: constants(p, 0), cond.key),
+        "values": rec.constant(p, "values", (images, tokens, k4), lambda p: constants(p, 1), cond.key),
         "residual": residual,
         "out": out,
     }
-    sizes: dict[str, int | float] = {"positions": n, "q_pitch": q.pitch // 4, "k4": k4 // 4, "v_dim": k, "pitch": out.pitch}
-    at, flops = f"{p.path}.apply", 4 * b * n * tokens * c
+    sizes: dict[str, int | float] = {
+        "positions": n,
+        "sources": b * n,
+        "q_pitch": q.pitch // 4,
+        "k4": k4 // 4,
+        "v_dim": k,
+        "pitch": out.pitch,
+    }
+    at, flops = f"{p.path}.apply", 4 * images * n * tokens * c
     if rec.caps.fuses and (shared := cross_rows(rec.caps, heads, k4 // 4, tokens)):
         out.variance = rec.new((1, 1, out.rows, 1), f"{p.path} variance")
-        grid = rec.flat(b * n, shared["ROWS"])
+        grid = rec.flat(images * n, shared["ROWS"])
         rounds = 2 * ceil(k4 // 4, shared["LANES"]) + ceil(tokens, shared["LANES"]) + shared["LANES"] + heads
         bound |= {"variance": out.variance}
         rec.dispatch(
-            CROSS, at, "cross_lambda_rows", grid, bound, sizes | {"rows": b * n}, shared | _whole(k), iterations=rounds, flops=flops
+            CROSS, at, "cross_lambda_rows", grid, bound, sizes | {"rows": images * n}, shared | _whole(k), iterations=rounds, flops=flops
         )
     else:
-        sizes |= {"images": b, "v4": k4 // 4}
+        sizes |= {"images": images, "v4": k4 // 4}
         own = {"HEADS": heads, "TOKENS": tokens}
-        rec.dispatch(CROSS, at, "cross_lambda", b * n * heads, bound, sizes, own, iterations=6 * (k4 // 4) + 4, flops=flops)
+        rec.dispatch(CROSS, at, "cross_lambda", images * n * heads, bound, sizes, own, iterations=6 * (k4 // 4) + 4, flops=flops)
     return out
