@@ -6,8 +6,8 @@ import argparse
 import json
 import os
 import traceback
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from moebius.many.jobs import Job, Outcome
     from moebius.many.places import Place
     from moebius.many.worker import Options
+
+    Made = tuple[Any, Pictures, Iterator[Outcome]]
 
 
 def place(text: str) -> Place:
@@ -116,30 +118,38 @@ def chosen_options(args: argparse.Namespace) -> Options:
     )
 
 
-@contextmanager
-def outcomes(args: argparse.Namespace, wanted: Options, work: Listed) -> Generator[tuple[Any, Pictures, Iterator[Outcome]], None, None]:
+def outcomes(args: argparse.Namespace, wanted: Options, work: Listed) -> AbstractContextManager[Made]:
     """The model, or what the workers say of theirs; the bar; and what becomes of the pictures, of which the first is not begun yet."""
-    from moebius.many import cluster, here
+    made = on_this_machine if args.ray is None else on_a_cluster
+    return made(args, wanted, work, say_nothing if args.quiet else say)
+
+
+@contextmanager
+def on_this_machine(args: argparse.Namespace, wanted: Options, work: Listed, tell: Callable[[str], None]) -> Iterator[Made]:
+    from moebius.many import here
     from moebius.many.worker import Worker
 
-    tell = say_nothing if args.quiet else say
     silent = args.quiet or args.json
-    if args.ray is None:
-        model = load_model(args, tell)
-        for note in model.notes:
-            tell(note)
-        bar = Pictures(work.count, silent)
+    model = load_model(args, tell)
+    for note in model.notes:
+        tell(note)
+    bar = Pictures(work.count, silent)
 
-        def on_step(job: Job, done: int, total: int) -> None:
-            bar.step(job.index, job.name, done, total)
+    def on_step(job: Job, done: int, total: int) -> None:
+        bar.step(job.index, job.name, done, total)
 
-        found = here.outcomes(work.jobs(), Worker(model, wanted, None if silent else on_step))
-        try:
-            yield model, bar, found
-        finally:
-            found.close()
-            bar.close()
-        return
+    found = here.outcomes(work.jobs(), Worker(model, wanted, None if silent else on_step))
+    try:
+        yield model, bar, found
+    finally:
+        found.close()
+        bar.close()
+
+
+@contextmanager
+def on_a_cluster(args: argparse.Namespace, wanted: Options, work: Listed, tell: Callable[[str], None]) -> Iterator[Made]:
+    from moebius.many import cluster
+
     with cluster.Cluster(recipe(args), wanted, args.ray, args.workers, tell) as machines:
         first = machines.first()
         if args.synthetic:
@@ -149,7 +159,7 @@ def outcomes(args: argparse.Namespace, wanted: Options, work: Listed) -> Generat
             tell(note)
         if getattr(args, "like_record", None) is not None:
             compare_model(args, SimpleNamespace(identity=first.identity, digests=first.digests, model=first.model), tell)  # type: ignore[arg-type]
-        bar = Pictures(work.count, silent)
+        bar = Pictures(work.count, args.quiet or args.json)
         try:
             yield first, bar, machines.outcomes(work.jobs())
         finally:

@@ -101,18 +101,12 @@ def column(target: Target, full: bool, timeout: float, precision: Precision = "f
         try:
             asked = ["run", target.selector, str(first), *["--full"] * full, *["f16"] * (precision == "f16")]
             for message in messages(asked, target.environment, timeout):
-                if "column" in message:
-                    measured |= message["column"]
-                elif "item" in message:
+                if "item" in message:
                     current = message["item"]
                 elif "end" in message:
                     current = None  # what happens from now on is no item's fault
-                elif "op" in message:
-                    measured["ops"].append(message["op"])
-                elif "run" in message:
-                    measured["runs"].append(message["run"])
-                elif "refused" in message or "failed" in message:
-                    (measured["status"], reason) = next((k, one_line(str(message[k]))) for k in ("refused", "failed") if k in message)
+                else:
+                    reason = noted(measured, message) or reason
             break
         except EndedError as end:
             if current is None:
@@ -126,6 +120,20 @@ def column(target: Target, full: bool, timeout: float, precision: Precision = "f
     measured["name"] = target.name if "versions" not in measured else target.distinct(measured["name"])
     measured["status"] = worst([measured["status"], *(row["status"] for row in (*measured["ops"], *measured["runs"]))])
     return measured | {"seconds": round(time.monotonic() - begun, 2)} | ({"reason": reason} if reason else {})
+
+
+def noted(measured: Json, message: Json) -> str:
+    """Puts what a child says of its adapter into the column; the reason, where it cannot go on."""
+    if "column" in message:
+        measured |= message["column"]
+    for name, rows in (("op", "ops"), ("run", "runs")):
+        if name in message:
+            measured[rows].append(message[name])
+    for status in ("refused", "failed"):
+        if status in message:
+            measured["status"] = status
+            return one_line(str(message[status]))
+    return ""
 
 
 def fingerprint(targets: Sequence[Target], full: bool, timeout: float, say: Callable[[str], None], precision: Precision = "f32") -> Json:
