@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 def together(item: pytest.Item) -> str:
     """Tests with the same one run in one process: of a file, on a driver. So fixtures are made once; and there is one window."""
     call = getattr(item, "callspec", None)
-    driver = call.params.get("gpu", "") if call else ""
+    driver = next((call.params[name] for name in ("gpu", "of_any_limits") if name in call.params), "") if call else ""
     file = item.path.stem
     return "test_view" if file.startswith("test_view") else f"{file} {driver}".strip()
 
@@ -69,14 +69,22 @@ def hardware_index() -> str | None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`gpu` in turn is every software driver, there or not (a missing one must show), and a GPU where there is one."""
-    if "gpu" in metafunc.fixturenames:
-        names = ["llvmpipe", "minimum", "swiftshader", "dawn"] + ["hardware"] * (hardware_index() is not None)
-        metafunc.parametrize("gpu", names, indirect=True, scope="session")
+    """`gpu` in turn is every software driver, there or not (a missing one must show), and a GPU where there is one. `of_any_limits` is the
+    same for what no limit has a say in."""
+    hardware = ["hardware"] * (hardware_index() is not None)
+    for name, limited in (("gpu", ["minimum"]), ("of_any_limits", [])):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, ["llvmpipe", *limited, "swiftshader", "dawn", *hardware], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def gpu(request: pytest.FixtureRequest) -> WebGPU:
+    opened: WebGPU = request.getfixturevalue(request.param)
+    return opened
+
+
+@pytest.fixture(scope="session")
+def of_any_limits(request: pytest.FixtureRequest) -> WebGPU:
     opened: WebGPU = request.getfixturevalue(request.param)
     return opened
 

@@ -104,8 +104,8 @@ def test_any_vae_of_the_family(gpu, family):
     np.testing.assert_array_equal(both[1:], coder.decode(z[1:]))
 
 
-def test_tap_sees_module_outputs(gpu):
-    tap, net = ModuleSamples("unet_nano_seed0_t500"), make_unet(UNetConfig.tiny(), gpu)
+def test_tap_sees_module_outputs(of_any_limits):
+    tap, net = ModuleSamples("unet_nano_seed0_t500"), make_unet(UNetConfig.tiny(), of_any_limits)
     x = noise("unet_nano_seed0_t500.latent", (2, 9, 16, 16))
     tapped = net(x, 500, IDS, tap=tap)
     assert {"diff_model.conv_in", "diff_model.down_blocks.1.attentions.0", "diff_model.up_blocks.2.resnets.2"} <= tap.errors.keys()
@@ -144,49 +144,49 @@ def start():
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_sampling_loop(gpu, guidance):
+def test_sampling_loop(of_any_limits, guidance):
     want = denoiser(make_unet(UNetConfig.tiny(), Reference()), guidance).run(*start())
-    loop = denoiser(make_unet(UNetConfig.tiny(), gpu), guidance)
+    loop = denoiser(make_unet(UNetConfig.tiny(), of_any_limits), guidance)
     out = loop.run(*start())
     assert relative(out, want) <= END_TO_END
     np.testing.assert_array_equal(out, loop.run(*start()))
 
 
-def test_replay_makes_no_gpu_objects(gpu, monkeypatch):
-    loop = denoiser(make_unet(UNetConfig.tiny(), gpu))
+def test_replay_makes_no_gpu_objects(of_any_limits, monkeypatch):
+    loop = denoiser(make_unet(UNetConfig.tiny(), of_any_limits))
     want = loop.run(*start())
 
     def refuse(*args, **kwargs):
         raise AssertionError("made during replay")
 
-    device = type(gpu.gpu.device)
+    device = type(of_any_limits.gpu.device)
     for name in ("create_buffer", "create_buffer_with_data", "create_bind_group", "create_compute_pipeline", "create_shader_module"):
         monkeypatch.setattr(device, name, refuse)
     np.testing.assert_array_equal(loop.run(*start()), want)
 
 
-def test_no_gpu_object_is_leaked(gpu):
+def test_no_gpu_object_is_leaked(of_any_limits):
     def work():
-        loop = denoiser(make_unet(UNetConfig.tiny(), gpu), steps=2)
+        loop = denoiser(make_unet(UNetConfig.tiny(), of_any_limits), steps=2)
         loop.run(*start())
-        make_vae(VAEConfig.tiny(), gpu).decode(noise("z", (1, 4, 4, 4)))
+        make_vae(VAEConfig.tiny(), of_any_limits).decode(noise("z", (1, 4, 4, 4)))
 
     counts = []
     for _ in range(4):
         work()
         gc.collect()
-        gpu.gpu.trim()
-        counts.append(native.object_counts(gpu.gpu.module))
+        of_any_limits.gpu.trim()
+        counts.append(native.object_counts(of_any_limits.gpu.module))
     assert counts[1] == counts[2] == counts[3]
     assert counts[1]["ComputePipeline"] > 0, "the counters count"
 
 
 @pytest.mark.usefixtures("untested_weights")
-def test_a_value_that_is_not_finite_names_its_op_and_step(gpu):
+def test_a_value_that_is_not_finite_names_its_op_and_step(of_any_limits):
     params = synthetic(unet.shapes(UNetConfig.tiny()), 0)
     path = "diff_model.down_blocks.1.attentions.0.transformer_blocks.0.ff"
     params[f"{path}.depth_conv.conv.bias"] = np.full_like(params[f"{path}.depth_conv.conv.bias"], np.nan)
-    net = UNet(UNetConfig.tiny(), params, gpu)
+    net = UNet(UNetConfig.tiny(), params, of_any_limits)
     with pytest.raises(NonFiniteError, match=rf"feed_forward \({path}\.depth_conv\.conv, depthwise\.wgsl.*at step 0"):
         net(latents(net.config, 2), 5, IDS)
     with pytest.raises(NonFiniteError, match=r"depth_conv\.conv.*at step 0"):
@@ -241,8 +241,8 @@ def test_weights_that_fold_into_something_not_finite_are_refused(llvmpipe, leaf,
         UNet(UNetConfig.tiny(), params, llvmpipe)(latents(UNetConfig.tiny(), 2), 5, IDS)
 
 
-def test_a_second_run_of_a_sampler_leaves_the_first_its_latents(gpu):
-    loop, (y, m, zm) = denoiser(make_unet(UNetConfig.tiny(), gpu)), start()
+def test_a_second_run_of_a_sampler_leaves_the_first_its_latents(of_any_limits):
+    loop, (y, m, zm) = denoiser(make_unet(UNetConfig.tiny(), of_any_limits)), start()
     first = loop.steps(y, m, zm)
     kept = next(first)
     latents, estimate = kept.latents(), kept.estimate()
@@ -357,8 +357,8 @@ def test_weights_of_a_plan_that_never_ran_go_with_their_model(llvmpipe):
     assert gone() is None
 
 
-def test_an_overflow_late_in_a_run_names_its_step(gpu):
-    loop = denoiser(make_unet(UNetConfig.tiny(), gpu))
+def test_an_overflow_late_in_a_run_names_its_step(of_any_limits):
+    loop = denoiser(make_unet(UNetConfig.tiny(), of_any_limits))
     loop.coefficients[2, 0] = 1e-45  # √ā_t so small that x0 overflows
     with pytest.raises(NonFiniteError, match=r"guided_ddim .* at step 2"):
         loop.run(*start())

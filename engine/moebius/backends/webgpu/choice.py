@@ -45,7 +45,7 @@ from moebius.backends.webgpu.menu import (
 from moebius.backends.webgpu.recorder import ceil
 
 Choose = Callable[[Caps, GemmCall], Gemm]
-FEW = 4  # rows that have a kernel of their own; of an image, those for whose products there is no other way, for it may be one of a batch
+FEW = 4  # rows that have a kernel of their own. An image of so few may be one of a batch, and has its sums made the same way there
 PROCESSORS = 132  # of an H200
 LARGE, STEPS = 2**14, 2**13  # sums of a tile on matrix units for which a call must have as many steps of workgroups
 WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
