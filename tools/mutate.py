@@ -688,7 +688,6 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("max(1, ENLARGED // (4 * grid_width", "2 * max(1, ENLARGED // (4 * grid_width"),
         ("<= min(ENLARGED, recorder.caps.limits[BINDING_LIMIT])", "<= ENLARGED"),
         ("(image * down + y) * across, (image", "y * across, (image"),
-        ("replace(call, epilogue=Epilogue())", "call"),
         (" and not made_in_bands(call, recorder)", ""),
         ("step = min(step, max(1, NORMED", "step = max(step, max(1, NORMED"),
         ("step = ceil(each, ceil(each, step))", "pass"),

@@ -231,6 +231,7 @@ class Dense:
                 chosen=chosen,
             )
 
+        # Without what is done to the sums: the same pipeline, whatever that is.
         transform("to_points", replace(call, epilogue=Epilogue()), (down, across), out=windows)
         mode = Rows(tiles, matrices=POINTS[shader], plane=plane)
         inner = Operands(windows, Weight(weights), products, operands.k, operands.n)
