@@ -120,7 +120,7 @@ class UNet(Generic[T]):
         computed once for all copies: the unconditional and the conditional image of a guided step differ in nothing else."""
         ops, net, cfg = self.ops, self.net, self.config
         temb = ops.time_embedding(t, net)  # (T, 4·C0)
-        cond = ops.condition(ids, self.root)  # (B, m, cross_attention_dim)
+        cond = ops.condition(ids, self.root)  # (copies·B, m, cross_attention_dim)
 
         h = ops.dwconv(x, net.at("conv_in"))  # (B, h, w, C0)
         ops.tap(f"{PREFIX}.conv_in", h)
@@ -165,6 +165,7 @@ class UNet(Generic[T]):
         return h
 
     def _transformer(self, x: T, cond: Condition, p: Params, copies: int = 1) -> T:
+        """x for every copy that the condition has rows for, from `cross_lambda` on."""
         ops, cfg, block = self.ops, self.config, p.at("transformer_blocks.0")
         h = ops.group_norm(x, p.at("norm"), cfg.norm_num_groups, TRANSFORMER_GROUP_NORM_EPS)  # (B, h, w, C)
         h = ops.linear(h, p.at("proj_in"))
