@@ -655,13 +655,15 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("c < params.y + params.mask + params.masked", "c <= params.y + params.mask + params.masked"),
         ("mask[r * params.mask_pitch", "mask[r * params.y_pitch"),
     ],
+    "engine/moebius/model/arrays.py": [
+        ("[[1.0, 0, 0], [1, 1, 1], [0, 0, 1]]", "[[1.0, 0, 0], [1, 1, 0], [0, 0, 1]]"),
+        (".transpose(0, 2, 1)", ".reshape(9, weight.shape[1], weight.shape[0])"),
+    ],
     "engine/moebius/backends/webgpu/pack.py": [
         ("np.sqrt(var + BATCH_NORM_EPS)", "np.sqrt(var)"),
         ("return scale, bias - mean * scale", "return scale, bias"),
         ("w.transpose(2, 3, 1, 0).reshape(9,", "w.transpose(3, 2, 1, 0).reshape(9,"),
-        ("return taps(sums @ w", "return taps(sums.T @ w"),
         ("[w, w.astype(np.float64) @ before]", "[w, w.astype(np.float64) @ before * 0.99]"),
-        ("[[1.0, 0, 0], [1, 1, 1], [0, 0, 1]]", "[[1.0, 0, 0], [1, 1, 0], [0, 0, 1]]"),
         ("shared = (((0,), (1, 2)), ((0, 1), (2,)))", "shared = (((0,), (1, 2)), ((0,), (2,)))"),
         ("shared = (((0,), (1, 2)), ((0, 1), (2,)))", "shared = (((0,), (1, 2)), ((0,), (1, 2)))"),
         ("out[2 * py + px, 2 * ty + tx", "out[2 * px + py, 2 * ty + tx"),

@@ -81,13 +81,6 @@ def convolve_narrow(workers: Workers, x: Array, taps: Array, bias: Array, residu
     return out
 
 
-def enlarging(weight: Array) -> Array:
-    """(Cout, Cin, 3, 3) → (9, Cin, Cout) for `convolve_enlarged`: on either axis the first tap, all three together, and the last."""
-    sums = np.array([[1.0, 0, 0], [1, 1, 1], [0, 0, 1]])
-    taps = np.kron(sums, sums) @ weight.reshape(-1, 9).T.astype(np.float64)
-    return taps.reshape(9, *weight.shape[:2]).transpose(0, 2, 1)
-
-
 def convolve_enlarged(workers: Workers, x: Array, taps: Array, bias: Array) -> Array:
     """3×3 over x enlarged twice by nearest neighbour, (B, H, W, Cin) → (B, 2H, 2W, Cout), from nine products at every place of x.
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from moebius.backends.cpu import depthwise, sizes, winograd
 from moebius.backends.cpu.blas import TurnsOnOneThread
-from moebius.backends.cpu.convolutions import convolve_dense, convolve_enlarged, convolve_narrow, enlarging
+from moebius.backends.cpu.convolutions import convolve_dense, convolve_enlarged, convolve_narrow
 from moebius.backends.cpu.cores import cores
 from moebius.backends.cpu.positional import apply_lambda
 from moebius.backends.cpu.silu import silu_of_minus
 from moebius.backends.cpu.workers import Workers
 from moebius.backends.reference import Array, Reference, softmax
 from moebius.errors import UsageError
+from moebius.model.arrays import enlarging
 from moebius.model.contract import BATCH_NORM_EPS, Condition
 from moebius.model.params import Params
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from moebius.errors import WeightError
 from moebius.model import checks
+from moebius.model.arrays import enlarging
 from moebius.model.contract import BATCH_NORM_EPS, POSITION_WINDOW
 from moebius.model.params import Finite, Params
 
@@ -138,9 +139,8 @@ def phases(w: Array) -> Array:
 
 
 def differences(w: Array) -> Array:
-    """For differences.wgsl: on either axis the first tap, all three together, and the last. (N, K, 3, 3) → (9, 4·K4, 4·N4)."""
-    sums = np.array([[1.0, 0, 0], [1, 1, 1], [0, 0, 1]])
-    return taps(sums @ w.astype(np.float64) @ sums.T)
+    """For differences.wgsl: (N, K, 3, 3) → (9, 4·K4, 4·N4)."""
+    return f32(pad4(pad4(enlarging(w), 1), 2))
 
 
 def heads_rows(w: Array, heads: int) -> Array:
