@@ -8,7 +8,7 @@
 //   Left, Right, Sum               fragments: of A, of W, of sums
 //   as_halves                      four numbers as halves, in two words
 //   place                          eight halves into a tile
-//   load_left, load_right          a fragment out of it
+//   load_left, load_right          a fragment out of it, of rows so many halves apart
 //   multiply_add                   sum + left · right
 //   pass_on                        a fragment of sums into workgroup memory, where rows are PITCH_S floats apart
 //   received                       four floats out of it
@@ -76,15 +76,11 @@ const STORERS: u32 = LANES * SHARE;
 const STORES: u32 = (STORED + STORERS - 1u) / STORERS; // of a lane
 
 // include dense.wgsl
+// include matrix.wgsl
 
 var<workgroup> tile: array<Halves, PARTS * (TILE_A + TILE_W) / PER>; // of A, [part][row][k], then of W, [part][k][column]
 var<workgroup> passed: array<Passed, SHARE * PLACES * STRIP / FLOATS>;
 var<private> lane: u32;
-
-struct Eight {
-  left: vec4<f32>,
-  right: vec4<f32>,
-}
 
 // Eight numbers of a row of A from vec4 k on, zeros past the end of K.
 fn next_of_a(index: i32, k: u32) -> NextA {
@@ -115,12 +111,6 @@ fn next_of_w(base: u32, k: u32, c: u32) -> NextW {
     x = NextW(ahead_w(base, k, min(c, last)), ahead_w(base, k, min(c + 1u, last)));
   }
   return x;
-}
-
-// A NaN for what no half can hold, from 65520 on: what a conversion would make of it may be anything.
-fn bounded(v: vec4<f32>) -> vec4<f32> {
-  let none = vec4<f32>(bitcast<f32>(params.rows | 0x7fc00000u));
-  return select(v, none, (bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu)) >= vec4<u32>(0x477ff000u));
 }
 
 fn high(v: vec4<f32>) -> vec4<f32> {
@@ -169,13 +159,6 @@ fn summed(strip: u32, i: u32) -> vec4<f32> {
     v += received(at + s * PLACES * STRIP);
   }
   return v;
-}
-
-// A NaN for an infinity, and for all where the units are not what they were taken for.
-fn checked(v: vec4<f32>, is_sound: bool) -> vec4<f32> {
-  let bits = bitcast<vec4<u32>>(v);
-  let none = bitcast<vec4<f32>>(bits | vec4<u32>(0x7fc00000u));
-  return select(none, v, ((bits & vec4<u32>(0x7f800000u)) < vec4<u32>(0x7f800000u)) & vec4<bool>(is_sound));
 }
 
 @compute @workgroup_size(THREADS)
@@ -241,10 +224,10 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
       var x: array<Left, DOWN>;
       var y: array<Right, ACROSS>;
       for (var i = 0u; i < DOWN; i++) { // unroll
-        x[i] = load_left((down + i * FM) * PITCH_A + k);
+        x[i] = load_left((down + i * FM) * PITCH_A + k, PITCH_A);
       }
       for (var j = 0u; j < ACROSS; j++) { // unroll
-        y[j] = load_right(OF_W + k * PITCH_W + 4u * across4 + j * FN);
+        y[j] = load_right(OF_W + k * PITCH_W + 4u * across4 + j * FN, PITCH_W);
       }
       for (var i = 0u; i < DOWN; i++) { // unroll
         for (var j = 0u; j < ACROSS; j++) { // unroll
@@ -253,13 +236,13 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
       }
       if (SPLIT) { // compiled
         for (var i = 0u; i < DOWN; i++) { // unroll
-          let rest = load_left(TILE_A + (down + i * FM) * PITCH_A + k);
+          let rest = load_left(TILE_A + (down + i * FM) * PITCH_A + k, PITCH_A);
           for (var j = 0u; j < ACROSS; j++) { // unroll
             correction[i * ACROSS + j] = multiply_add(rest, y[j], correction[i * ACROSS + j]);
           }
         }
         for (var j = 0u; j < ACROSS; j++) { // unroll
-          let rest = load_right(OF_W + TILE_W + k * PITCH_W + 4u * across4 + j * FN);
+          let rest = load_right(OF_W + TILE_W + k * PITCH_W + 4u * across4 + j * FN, PITCH_W);
           for (var i = 0u; i < DOWN; i++) { // unroll
             correction[i * ACROSS + j] = multiply_add(x[i], rest, correction[i * ACROSS + j]);
           }

@@ -1,4 +1,4 @@
-// Matrix units as Dawn has them (chromium-experimental-subgroup-matrix): what gemm_matrix.wgsl's primitives are there.
+// Matrix units as Dawn has them (chromium-experimental-subgroup-matrix): what the primitives of gemm_matrix.wgsl and lambda_matrix.wgsl are there.
 
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 enable f16;
@@ -42,12 +42,12 @@ fn place(at: u32, v: vec4<u32>) {
   }
 }
 
-fn load_left(at: u32) -> Left {
-  return subgroupMatrixLoad<Left, row_major>(&tile, at / PER, PITCH_A / PER);
+fn load_left(at: u32, pitch: u32) -> Left {
+  return subgroupMatrixLoad<Left, row_major>(&tile, at / PER, pitch / PER);
 }
 
-fn load_right(at: u32) -> Right {
-  return subgroupMatrixLoad<Right, row_major>(&tile, at / PER, PITCH_W / PER);
+fn load_right(at: u32, pitch: u32) -> Right {
+  return subgroupMatrixLoad<Right, row_major>(&tile, at / PER, pitch / PER);
 }
 
 fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {

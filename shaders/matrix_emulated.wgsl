@@ -1,14 +1,14 @@
-// Matrix units in plain WGSL, for devices that have none: what gemm_matrix.wgsl's primitives are where nothing is asked of a device.
+// Matrix units in plain WGSL, for devices that have none: what the primitives of gemm_matrix.wgsl and lambda_matrix.wgsl are where nothing is asked of a device.
 //
-// A fragment of an operand is the place where it begins in its tile, one of sums a few values a lane: value i of a lane is element
+// A fragment of an operand is the place where it begins in its tile and how far its rows are apart, one of sums a few values a lane: value i of a lane is element
 // lane + i·LANES of the fragment, row by row. A product reads both tiles. The arithmetic is f32, on halves that are packed in pairs.
 
 alias Halves = u32; // an element of a tile
 const PER: u32 = 2u; // halves in one
 alias Passed = f32;
 const FLOATS: u32 = 1u; // in one of those
-alias Left = u32;
-alias Right = u32;
+alias Left = vec2<u32>;
+alias Right = vec2<u32>;
 alias Sum = array<f32, VALUES>;
 
 // A number that no compiler knows: one that does writes out the loops below, once for every fragment there is.
@@ -31,12 +31,12 @@ fn place(at: u32, v: vec4<u32>) {
   }
 }
 
-fn load_left(at: u32) -> Left {
-  return at;
+fn load_left(at: u32, pitch: u32) -> Left {
+  return vec2<u32>(at, pitch);
 }
 
-fn load_right(at: u32) -> Right {
-  return at;
+fn load_right(at: u32, pitch: u32) -> Right {
+  return vec2<u32>(at, pitch);
 }
 
 fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
@@ -45,13 +45,13 @@ fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
   let depth = unknown(FK);
   for (var i = 0u; i < values; i++) {
     let e = lane + i * LANES;
-    let row = x + e / FN * PITCH_A;
-    let column = y + e % FN;
+    let row = x.x + e / FN * x.y;
+    let column = y.x + e % FN;
     for (var k = 0u; k < depth; k += PER) {
       let p = unpack2x16float(tile[(row + k) / PER]);
-      let at = column + k * PITCH_W;
+      let at = column + k * y.y;
       let q = unpack2x16float(tile[at / PER]);
-      let r = unpack2x16float(tile[(at + PITCH_W) / PER]);
+      let r = unpack2x16float(tile[(at + y.y) / PER]);
       out[i] += p.x * select(q.x, q.y, at % PER > 0u) + p.y * select(r.x, r.y, at % PER > 0u);
     }
   }

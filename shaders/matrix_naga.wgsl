@@ -1,4 +1,4 @@
-// Matrix units as naga has them (cooperative matrices): what gemm_matrix.wgsl's primitives are there. A type's name has columns before rows.
+// Matrix units as naga has them (cooperative matrices): what the primitives of gemm_matrix.wgsl and lambda_matrix.wgsl are there. A type's name has columns before rows.
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -30,12 +30,12 @@ fn place(at: u32, v: vec4<u32>) {
   }
 }
 
-fn load_left(at: u32) -> Left {
-  return coopLoadT<Left>(&tile[at], PITCH_A);
+fn load_left(at: u32, pitch: u32) -> Left {
+  return coopLoadT<Left>(&tile[at], pitch);
 }
 
-fn load_right(at: u32) -> Right {
-  return coopLoadT<Right>(&tile[at], PITCH_W);
+fn load_right(at: u32, pitch: u32) -> Right {
+  return coopLoadT<Right>(&tile[at], pitch);
 }
 
 fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {

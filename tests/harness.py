@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from moebius.backends.webgpu import WebGPU, native
-from moebius.backends.webgpu.caps import Caps, Kind
+from moebius.backends.webgpu.caps import Caps, Kind, Matrix
 from moebius.backends.webgpu.choice import FEW, SINGLE_ROWS, Choose, choose
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.dispatch import Dispatch
@@ -115,7 +115,8 @@ class Guarded(WebGPU):
     """`webgpu` as kernel tests use it, eagerly: `with guarded.eager(): t = guarded.tensor(nchw); guarded.read(guarded.op(t, …))`.
 
     `row` is for every dense layer of more than a handful of rows, `limits` replaces limits of the adapter by smaller ones, `fold`
-    is the width at which flat grids fold (and theirs alone: a GEMM's grid is none), `kind` that of the adapter which is recorded for.
+    is the width at which flat grids fold (and theirs alone: a GEMM's grid is none), `kind` that of the adapter which is
+    recorded for, `matrix` its units.
     `dispatches` are those of the last op read.
     """
 
@@ -129,10 +130,13 @@ class Guarded(WebGPU):
         kind: Kind | None = None,
         recorder: type[GuardedRecorder] = GuardedRecorder,
         precision: Precision | None = None,
+        matrix: Matrix | None = None,
         **limits: int,
     ) -> None:
         smaller = {name.replace("_", "-"): value for name, value in limits.items()}
-        caps = replace(webgpu.caps, kind=kind or webgpu.caps.kind, limits={**webgpu.caps.limits, **smaller})
+        caps = replace(
+            webgpu.caps, kind=kind or webgpu.caps.kind, limits={**webgpu.caps.limits, **smaller}, matrix=matrix or webgpu.caps.matrix
+        )
         super().__init__(GuardedDevice(webgpu.gpu), caps, always(row) if row else choose, recorder=recorder, precision=precision)
         self.recorder.fold = fold
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cases import OPS, cross_lambda, self_lambda, upsample_conv3x3
 from harness import always, in_mode
+from lambda_matrix_cases import FORMS, on_units
 from test_fused import FUSED
 
 from moebius.backends.webgpu import WebGPU, native, reach
@@ -138,6 +139,7 @@ WIDER = {
     "lambda_apply": ("images", "height", "width", "qkv_pitch", "k4", "v4", "pitch"),
     "group_scale": ("positions", "channels", "a", "pitch"),
     "lambda_content": ("positions", "pitch", "key", "k4", "v4"),
+    "lambda_matrix": ("height", "width", "qkv_pitch", "v_dim", "pitch"),
     "lambda_window": ("height", "width", "qkv_pitch", "v_dim", "pitch"),
     "layer_norm": ("rows", "c4"),
     "softmax": ("rows", "n4"),
@@ -166,6 +168,8 @@ def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shade
         op, row = ON_ROWS[shader]
         case = OPS[op]((1, 5, 7))
         d = case.record(WebGPU(llvmpipe.gpu, llvmpipe.caps, always(row)), case.params).dispatches[0]
+    elif shader == "lambda_matrix":
+        d = on_units(llvmpipe, self_lambda((1, 5, 7), 8, 12), FORMS[0]).dispatches[-1]
     else:
         d = next(d for d in recorded(llvmpipe, FROM.get(shader, shader), (1, 5, 7)) if d.shader == shader)
     check(d, llvmpipe.caps)

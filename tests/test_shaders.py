@@ -43,10 +43,11 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
 SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
-PARTS = ("common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "rows")  # of other files
+PARTS = ("common", "dense", "half", "matrix", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "rows")  # of other files
 KERNELS = [name for name in SHADERS if name not in (*PARTS, "view")]
 DENSE = ("gemm", "gemm_blocked")
-NOT_IN_A_PLAN = {"finite", "gemm_matrix", "view"}  # unless matrix units were asked for: test_matrix.py
+ON_UNITS = ("gemm_matrix", "lambda_matrix")  # in no plan, unless matrix units were asked for: test_matrix.py, test_lambda_matrix.py
+NOT_IN_A_PLAN = {"finite", *ON_UNITS, "view"}
 
 every_shader = pytest.mark.parametrize("shader", SHADERS)
 every_kernel = pytest.mark.parametrize("shader", KERNELS)
@@ -95,7 +96,7 @@ def compile_module(gpu: WebGPU, shader: str, constants: wgsl.Constants, entry: s
 def test_compiles_as_it_stands(gpu: WebGPU, shader: str) -> None:
     compile_module(gpu, shader, ())
     for entry in entries(shader):
-        large = shader == "gemm_matrix" or (shader in DENSE and "SwiftShader" in gpu.name)  # which takes half a minute for such a tile
+        large = shader in ON_UNITS or (shader in DENSE and "SwiftShader" in gpu.name)  # which takes half a minute for such a tile
         if not large:
             gpu.gpu.pipeline(shader, entry, ())
 
@@ -204,13 +205,14 @@ def test_no_mark_is_left_in_what_is_compiled(shader: str) -> None:
 # what Python reads from them -----------------------------------------------------------------------------------------
 FLAT = (64, 1)
 WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
-    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in (*DENSE, "gemm_matrix", "winograd", "differences")},
+    **{(shader, "main"): (FLAT, 0) for shader in KERNELS if shader not in (*DENSE, *ON_UNITS, "winograd", "differences")},
     ("group_stats", "main"): (FLAT, 64 * 16),  # a vec3 takes the room of a vec4
     ("group_finish", "main"): (FLAT, 64 * 16),
     ("group_scale", "main"): (FLAT, 64 * 16),
     ("layer_norm", "row_variance"): (FLAT, 64 * 4),
     ("lambda_content", "main"): (FLAT, 5 * 64 * 16),
     ("lambda_window", "main"): ((40, 1), 16 * (19 * 10 + 4 * (8 * 4 + 1))),
+    ("lambda_matrix", "main"): ((128, 1), 2 * (64 * 56 + 48 * 24 + 22 * 56 + 4 * 16 * 24) + 4 * 4 * 16 * 20 + 128 * 16),
     ("cross_lambda_rows", "main"): ((160, 1), 4 * 160 * 10 + 4 * 16 * 10 + 16 * 160),
     ("layer_norm", "main"): (FLAT, 64 * 4),
     ("softmax", "main"): (FLAT, 64 * 4),

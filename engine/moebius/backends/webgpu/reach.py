@@ -245,6 +245,19 @@ def lambda_window(n: Numbers, grid: Grid) -> Reach:
     return Reach(spans | _heads(heads, rows, rows), whole=whole and divided)
 
 
+def lambda_matrix(n: Numbers, grid: Grid) -> Reach:
+    """As lambda_window."""
+    images, width4 = grid[2], n["V4"]
+    rows = images * n["height"] * n["width"]
+    spans = vec4(qkv=(rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 2) * width4, variance=rows, filters=4 * width4 * n["WINDOW"] * 4)
+    spans |= vec4(**{"lambda": 4 * images * width4 * width4})
+    whole = _fills({**n, "v4": width4}) and grid[1] == n["height"] and n["width"] > 0
+    divided = (
+        n["FM"] % n["HEADS"] == 0 and n["EACH"] in (1, 2) and (n["KP"] // n["FK"]) % n["SHARE"] == 0 == (n["VP"] // n["FN"]) % n["SHARE"]
+    )
+    return Reach(spans | _heads(n, rows, rows), whole=whole and divided)
+
+
 def lambda_apply(n: Numbers, grid: Grid) -> Reach:
     rows, window = n["images"] * n["height"] * n["width"], n["WINDOW"] * (n["WINDOW"] + 1) // 4
     qkv = (rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 1) * n["k4"] + n["v4"]
@@ -322,6 +335,7 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "guided_ddim": guided_ddim,
     "lambda_apply": lambda_apply,
     "lambda_content": lambda_content,
+    "lambda_matrix": lambda_matrix,
     "lambda_window": lambda_window,
     "layer_norm": layer_norm,
     "repeat": lambda n, grid: Reach(vec4(x=n["count"], out=n["copies"] * n["count"])),
@@ -332,7 +346,7 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "differences": differences,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
-PARTS = "common", "dense", "half", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "rows"  # of others
+PARTS = "common", "dense", "half", "matrix", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "rows"  # of others
 NO_KERNELS = (*PARTS, "view")  # the window's own keeps its checks
 
 

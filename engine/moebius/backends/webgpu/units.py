@@ -1,4 +1,4 @@
-"""Matrix units as rows of the menu have them: the tiles of gemm_matrix.wgsl, and what a device makes of them."""
+"""Matrix units: what a kernel on them is in a device's dialect, and as rows of the menu have them, the tiles of gemm_matrix.wgsl."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from moebius.backends.webgpu.calls import GemmCall, Rows
-from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Dialect, Unit
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Dialect, Matrix, Unit
 
 SHADER = "gemm_matrix"
 HALVES = "f16", "f32"  # what is multiplied, and what the sums are
@@ -16,6 +16,17 @@ TILES: dict[int, dict[str, int | bool | str]] = {
     2: {"PAIRED": True, "PER": 2, "Halves": "vec2<f16>"},
     1: {},
 }
+
+
+def fragments(matrix: Matrix, shape: Unit) -> dict[str, int | bool | str]:
+    """The constants of a kernel on units of a shape: what they are in a device's dialect."""
+    m, n, k = shape.m, shape.n, shape.k
+    out: dict[str, int | bool | str] = {"FM": m, "FN": n, "FK": k, "LANES": matrix.lanes, "DIALECT": f"matrix_{matrix.dialect}"}
+    if matrix.dialect == "dawn":
+        out |= TILES[matrix.per]
+    if matrix.dialect == "naga":
+        out |= {"Left": f"coop_mat{k}x{m}<f16, A>", "Right": f"coop_mat{n}x{k}<f16, B>", "Sum": f"coop_mat{n}x{m}<f32, C>"}
+    return out
 
 
 @dataclass(frozen=True)
@@ -52,15 +63,8 @@ class Units:
         return caps.matrix is not None and self.shape in caps.matrix.shapes and self.m * self.n % self.lanes == 0
 
     def constants(self, split: bool) -> dict[str, int | bool | str]:
-        out: dict[str, int | bool | str] = {"FM": self.m, "FN": self.n, "FK": self.k, "BK4": self.depth // 4, "LANES": self.lanes}
-        out |= {"DIALECT": f"matrix_{self.dialect}", "SPLIT": split, "PARTS": 2 if split else 1}
-        out |= {"SHARE": self.share}
-        if self.dialect == "dawn":
-            out |= TILES[self.per]
-        if self.dialect == "naga":
-            out |= {"Left": f"coop_mat{self.k}x{self.m}<f16, A>", "Right": f"coop_mat{self.n}x{self.k}<f16, B>"}
-            out |= {"Sum": f"coop_mat{self.n}x{self.m}<f32, C>"}
-        return out
+        out = fragments(Matrix(self.dialect, frozenset(), self.lanes, self.per), self.shape)
+        return out | {"BK4": self.depth // 4, "SPLIT": split, "PARTS": 2 if split else 1, "SHARE": self.share}
 
     def products(self, tm: int, columns: int, split: bool) -> int:
         """Turns of the emulation's loops for one tile, of which there are none on real units."""

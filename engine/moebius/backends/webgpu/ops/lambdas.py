@@ -15,9 +15,12 @@ from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.ops.norms import ROUNDS, behind
 from moebius.backends.webgpu.pack import WINDOW_PITCH, up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
-from moebius.backends.webgpu.tensor import Binding, Tensor
+from moebius.backends.webgpu.tensor import Binding, DType, Tensor
+from moebius.backends.webgpu.units import HALVES, fragments
 from moebius.model.contract import POSITION_WINDOW, Condition
 from moebius.model.params import Params
+
+Constants = dict[str, int | bool | str]
 
 CHANNELS = (2, 1)  # of a thread of lambda_apply, in vec4: two take 16 loads of 32 products each, one takes 12 of 16
 
@@ -41,6 +44,17 @@ WINDOWS = (
     Window(8, 2, 3, 8, False, lanes=20),
     Window(2, 1, 3, 2, True),
 )
+
+
+class UnitWindow(NamedTuple):
+    """How lambda_matrix divides its work: its constants of these names."""
+
+    fragments: int
+    lines: int
+    share: int
+
+
+UNIT_WINDOWS = (UnitWindow(8, 1, 1), UnitWindow(4, 2, 1), UnitWindow(4, 1, 1), UnitWindow(1, 2, 2), UnitWindow(1, 1, 1))
 SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
 GROUPS = 256  # workgroups that make a GPU busy
 CROSS_LANES, CROSS_ROWS = 5, 4  # of cross_lambda_rows, at most
@@ -61,10 +75,16 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     weight, bias = rec.layer(p, "qkv", (up4(c), width), pack.lambda_qkv, norm, heads)
     dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(spread, bias)))
     content = _content(rec, qkv, p, heads, k)
-    filters = rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
+    if on_units := unit_windows(rec.caps, heads, k4 // 4, (h, w)):
+        return _window(rec, "lambda_matrix", qkv, content, _filters(rec, p, k4, "f16"), p, heads, k, on_units, residual)
+    filters = _filters(rec, p, k4, "f32")
     if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, (h, w))):
-        return _window(rec, qkv, content, filters, p, heads, k, constants, residual)
+        return _window(rec, "lambda_window", qkv, content, filters, p, heads, k, constants, residual)
     return _apply(dense, qkv, content, filters, p, heads, k, residual)
+
+
+def _filters(rec: Recorder, p: Params, k4: int, dtype: DType) -> Binding:
+    return rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p), dtype, dtype=dtype)
 
 
 def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tensor:
@@ -121,22 +141,46 @@ def _apply(dense: Dense, qkv: Tensor, content: Tensor, filters: Binding, p: Para
     return out
 
 
-def windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> dict[str, int | bool] | None:
+def windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> Constants | None:
     """The constants of lambda_window: the first that the device has room for and that make enough workgroups of the two images of a guided
     step, however many there are, else those that make the most; None where there is no room at all."""
     height, width = size
-    found: list[dict[str, int | bool]] = []
+    found: list[Constants] = []
     for form in (WINDOWS if caps.limits[MEMORY] >= ROOMY else ()) + SMALL_WINDOWS:
         if form.lanes < k4 or (form.run > 2 and form.run >= 2 * width):
             continue
-        constants = {"HEADS": heads, "LANES": k4, "RUN": form.run, "EACH": form.each, "LINES": form.lines, "KEPT": form.kept}
+        constants: Constants = {"HEADS": heads, "LANES": k4, "RUN": form.run, "EACH": form.each, "LINES": form.lines, "KEPT": form.kept}
         constants |= {"SHARE": gcd(form.share, form.run * heads), "SPLIT": gcd(form.split, k4)}
         if not _fits(caps, "lambda_window", constants):
             continue
         if 2 * height * ceil(width, form.run) >= GROUPS:
             return constants
         found.append(constants)
-    return min(found, key=lambda constants: constants["RUN"], default=None)
+    return min(found, key=lambda constants: int(constants["RUN"]), default=None)
+
+
+def unit_windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> Constants | None:
+    """The constants of lambda_matrix, chosen in the same way; None without such units, and where numbers are no halves."""
+    if caps.matrix is None or caps.precision != "f16" or not caps.fuses:
+        return None
+    height, width = size
+    found: list[tuple[int, Constants]] = []
+    for shape in sorted(caps.matrix.shapes, key=lambda shape: (-shape.m, -shape.n)):
+        positions, left = divmod(shape.m, heads)
+        if (shape.operands, shape.sums) != HALVES or left or positions not in (1, 2) or shape.m * shape.n % caps.matrix.lanes:
+            continue
+        for form in UNIT_WINDOWS:
+            run, deep, across = form.fragments * positions, ceil(4 * k4, shape.k), ceil(4 * k4, shape.n)
+            if deep % form.share or across % form.share or (form.fragments > 1 and run >= 2 * width):
+                continue
+            constants = fragments(caps.matrix, shape) | {"HEADS": heads, "V4": k4}
+            constants |= {"FRAGMENTS": form.fragments, "LINES": form.lines, "SHARE": form.share}
+            if not _fits(caps, "lambda_matrix", constants):
+                continue
+            if 2 * height * ceil(width, run) >= GROUPS:
+                return constants
+            found.append((run, constants))
+    return min(found, key=lambda each: each[0], default=(0, None))[1]
 
 
 def cross_rows(caps: Caps, heads: int, k4: int, tokens: int) -> dict[str, int] | None:
@@ -149,7 +193,7 @@ def cross_rows(caps: Caps, heads: int, k4: int, tokens: int) -> dict[str, int] |
     return None
 
 
-def _whole(k: int) -> dict[str, int | bool | str]:
+def _whole(k: int) -> Constants:
     """The constants of a kernel of GPUs that writes k channels a head."""
     return {"WHOLE": True, "Number": "vec4<f32>"} if k % 4 == 0 else {}
 
@@ -157,7 +201,7 @@ def _whole(k: int) -> dict[str, int | bool | str]:
 MEMORY = "max-compute-workgroup-storage-size"
 
 
-def _fits(caps: Caps, shader: str, constants: Mapping[str, int | bool]) -> bool:
+def _fits(caps: Caps, shader: str, constants: Mapping[str, int | bool | str]) -> bool:
     """Whether the device has room for a workgroup."""
     kernel = wgsl.kernel(shader, "main", tuple(sorted(constants.items())))
     threads = min(caps.limits[f"max-compute-{name}"] for name in ("invocations-per-workgroup", "workgroup-size-x"))
@@ -166,36 +210,54 @@ def _fits(caps: Caps, shader: str, constants: Mapping[str, int | bool]) -> bool:
 
 def _window(
     rec: Recorder,
+    shader: str,
     qkv: Tensor,
     content: Tensor,
     filters: Binding,
     p: Params,
     heads: int,
     k: int,
-    constants: dict[str, int | bool],
+    constants: Constants,
     residual: Tensor,
 ) -> Tensor:
     """Logits and sums in one kernel, and the variance of every row."""
     b, h, w, width = qkv.shape
-    c, k4, window = residual.shape[3], up4(k) // 4, POSITION_WINDOW * WINDOW_PITCH
+    c, window = residual.shape[3], POSITION_WINDOW * WINDOW_PITCH
     out = rec.new(residual.shape, p.path)
     out.variance = rec.new((1, 1, out.rows, 1), f"{p.path} variance")
-    run, lines = constants["RUN"], constants["LINES"]
-    threads = run // constants["EACH"] * k4 * lines
-    split = constants["SPLIT"]
-    line = ceil(4 * heads * run * lines // constants["SHARE"] * split, threads) * (1 + k4 // split) + (split - 1) * split
+    n = wgsl.numbers(shader, tuple(sorted(constants.items())))
+    on_units = shader == "lambda_matrix"
+    sizes: dict[str, int | float] = {"height": h, "width": w, "qkv_pitch": width // 4, "v_dim": k, "pitch": out.pitch}
     rec.dispatch(
         SELF,
         f"{p.path}.window",
-        "lambda_window",
-        (ceil(w, run), h, b),
+        shader,
+        (ceil(w, n["RUN"]), h, b),
         {"qkv": qkv, "lambda": content, "filters": filters, "residual": residual, "out": out, "variance": out.variance},
-        {"height": h, "width": w, "qkv_pitch": width // 4, "v_dim": k, "pitch": out.pitch},
+        sizes | ({"rows": out.rows} if on_units else {}),
         constants | _whole(k),
-        iterations=ceil(POSITION_WINDOW, lines) * (1 + line) + ceil(heads * run * k4, threads) + 2 * k4 + lines * heads * constants["EACH"],
+        iterations=_unit_turns(n, constants["DIALECT"] == "matrix_emulated") if on_units else _turns(n),
         flops=2 * b * h * w * c * (2 * window + k),
     )
     return out
+
+
+def _turns(n: Mapping[str, int]) -> int:
+    """Of the loops of an invocation of lambda_window."""
+    split, lines, lanes = n["SPLIT"], n["LINES"], n["LANES"]
+    line = ceil(n["TASKS"] * split, n["SIZE"]) * (1 + n["CHANNELS"]) + (split - 1) * split
+    return ceil(POSITION_WINDOW, lines) * (1 + line) + ceil(n["ROWS"] * lanes, n["SIZE"]) + 2 * lanes + lines * n["ACC"]
+
+
+def _unit_turns(n: Mapping[str, int], emulated: bool) -> int:
+    """The same of lambda_matrix, with those of products, which are loops in emulation alone."""
+    product, passed = (n["VALUES"] * (1 + n["FK"] // 2), n["VALUES"]) if emulated else (0, 0)
+    logits, sums = n["ABREAST"] * n["STEPS"], n["DEEP"] * n["OWN"]
+    line = (
+        (logits + sums) * product + n["ABREAST"] * passed + ceil(n["FM"] * n["BAND"] // 8, n["SHARE"] * n["LANES"]) * (1 + 3 * n["SHARE"])
+    )
+    end = n["OWN"] * (passed + ceil(n["TASKS"], n["FEW"]) * (1 + n["LINES"])) + n["FEW"]
+    return ceil(POSITION_WINDOW, n["LINES"]) * (1 + line) + ceil(n["KP"] // n["FK"], n["LINES"]) * (1 + n["OWN"] * product) + end
 
 
 def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int, residual: Tensor) -> Tensor:
