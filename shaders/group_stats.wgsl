@@ -6,6 +6,7 @@
 // Grid: (groups, chunks of this dispatch, images of this dispatch). Reference: Reference.group_norm.
 
 const SIZE: u32 = 64u;
+const AHEAD: u32 = 1u; // loads under way at a time
 const FOURS: bool = false; // the channels of a group are whole vec4
 const WIDTH: u32 = 1u; // floats of a Value
 alias Value = f32;
@@ -42,15 +43,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sum = Value();
   var squares = Value();
   var x0 = Value();
-  for (var e = local; e < count; e += SIZE) {
-    let value = x[base + e / width * (params.pitch / WIDTH) + e % width];
-    if (n == 0.0) {
-      x0 = value;
+  if (local < count) {
+    x0 = x[base + local / width * (params.pitch / WIDTH) + local % width];
+  }
+  for (var begin = local; begin < count; begin += AHEAD * SIZE) {
+    var value: array<Value, AHEAD>;
+    for (var i = 0u; i < AHEAD; i++) { // unroll
+      let e = min(begin + i * SIZE, count - 1u);
+      value[i] = x[base + e / width * (params.pitch / WIDTH) + e % width];
     }
-    let d = value - x0;
-    n += 1.0;
-    sum += d;
-    squares += d * d;
+    for (var i = 0u; i < AHEAD; i++) { // unroll
+      let is_there = begin + i * SIZE < count;
+      let d = select(Value(), value[i] - x0, is_there);
+      n += select(0.0, 1.0, is_there);
+      sum += d;
+      squares += d * d;
+    }
   }
   let mean = sum / max(n, 1.0);
   let m2 = squares - sum * mean;

@@ -94,9 +94,9 @@ fn row_of(group: vec3<u32>, p: u32) -> u32 {
   return (group.z * params.height + group.y) * params.width + min(group.x * RUN + p, params.width - 1u);
 }
 
-// Vec4 v of a head's V4 from `base` on, or zero behind them. Without a branch, here and below: the loads do not wait for each other.
-fn channel(base: u32, v: u32, is_there: bool) -> vec4<f32> {
-  return select(vec4<f32>(0.0), qkv[base + min(v, V4 - 1u)], is_there && v < V4);
+// Vec4 v of a head's V4 from `base` on, or the last: what lies behind them is multiplied by zeros, or stored nowhere.
+fn channel(base: u32, v: u32) -> vec4<f32> {
+  return qkv[base + min(v, V4 - 1u)];
 }
 
 // Eight i of the queries, [position and head][k].
@@ -105,10 +105,11 @@ fn query_of(group: vec3<u32>, i: u32) -> Eight {
   let row = e / (KP / 8u);
   let k = 2u * (e % (KP / 8u));
   let begin = row_of(group, row / HEADS) * params.qkv_pitch + row % HEADS * V4;
-  return Eight(channel(begin, k, true), channel(begin, k + 1u, true));
+  return Eight(channel(begin, k), channel(begin, k + 1u));
 }
 
 // Eight i of the values under lines `dy` to dy + LINES - 1 of the window, [line][column][v]: zeros outside the image, and from line `end` on.
+// Without a branch, here and below: the loads do not wait for each other.
 fn value_of(group: vec3<u32>, dy: u32, end: u32, i: u32) -> Eight {
   let e = min(i, VALUES_8 - 1u);
   let reach = WINDOW / 2u;
@@ -119,7 +120,8 @@ fn value_of(group: vec3<u32>, dy: u32, end: u32, i: u32) -> Eight {
   let row = (group.z * params.height + y) * params.width + min(max(x, reach) - reach, params.width - 1u);
   let begin = row * params.qkv_pitch + (HEADS + 1u) * V4;
   let inside = x >= reach && x < params.width + reach && line < end;
-  return Eight(channel(begin, v, inside), channel(begin, v + 1u, inside));
+  let zero = vec4<f32>(0.0);
+  return Eight(select(zero, channel(begin, v), inside), select(zero, channel(begin, v + 1u), inside));
 }
 
 // Eight i of the filters of those lines, [line][k][column]: zeros where no channel is. A line behind the last is the last, over no values.
@@ -132,16 +134,15 @@ fn filter_of(dy: u32, i: u32) -> Eight {
   return Eight(select(zero, filters[at], k < 4u * V4), select(zero, filters[at + 1u], k < 4u * V4));
 }
 
-// Eight i of λ from fragment k0 of its rows on, [fragment][row][v]: zeros behind its end.
+// Eight i of λ from fragment k0 of its rows on, [fragment][row][v]: zeros behind its rows.
 fn content_of(group: vec3<u32>, k0: u32, i: u32) -> Eight {
   let e = min(i, CONTENT - 1u);
   let v = 2u * (e % (VP / 8u));
   let k = k0 * FK + e / (VP / 8u);
   let begin = (group.z * 4u * V4 + min(k, 4u * V4 - 1u)) * V4;
-  let left = lambda[begin + min(v, V4 - 1u)];
-  let right = lambda[begin + min(v + 1u, V4 - 1u)];
   let zero = vec4<f32>(0.0);
-  return Eight(select(zero, left, k < 4u * V4 && v < V4), select(zero, right, k < 4u * V4 && v + 1u < V4));
+  let is_row = k < 4u * V4;
+  return Eight(select(zero, lambda[begin + min(v, V4 - 1u)], is_row), select(zero, lambda[begin + min(v + 1u, V4 - 1u)], is_row));
 }
 
 // Four floats of a strip, of all the subgroups that share it.

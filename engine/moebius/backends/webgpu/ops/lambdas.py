@@ -15,7 +15,7 @@ from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.ops.norms import ROUNDS, behind
 from moebius.backends.webgpu.pack import WINDOW_PITCH, up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
-from moebius.backends.webgpu.tensor import Binding, DType, Tensor
+from moebius.backends.webgpu.tensor import Binding, Tensor
 from moebius.backends.webgpu.units import HALVES, fragments
 from moebius.model.contract import POSITION_WINDOW, Condition
 from moebius.model.params import Params
@@ -75,16 +75,12 @@ def self_lambda(dense: Dense, x: Tensor, p: Params, heads: int, residual: Tensor
     weight, bias = rec.layer(p, "qkv", (up4(c), width), pack.lambda_qkv, norm, heads)
     dense(GemmCall(SELF, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, width), epilogue=Epilogue(spread, bias)))
     content = _content(rec, qkv, p, heads, k)
-    if on_units := unit_windows(rec.caps, heads, k4 // 4, (h, w)):
-        return _window(rec, "lambda_matrix", qkv, content, _filters(rec, p, k4, "f16"), p, heads, k, on_units, residual)
-    filters = _filters(rec, p, k4, "f32")
+    filters = rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p))
+    if constants := unit_windows(rec.caps, heads, k4 // 4, (h, w)):
+        return _window(rec, "lambda_matrix", qkv, content, filters, p, heads, k, constants, residual)
     if rec.caps.fuses and (constants := windows(rec.caps, heads, k4 // 4, (h, w))):
         return _window(rec, "lambda_window", qkv, content, filters, p, heads, k, constants, residual)
     return _apply(dense, qkv, content, filters, p, heads, k, residual)
-
-
-def _filters(rec: Recorder, p: Params, k4: int, dtype: DType) -> Binding:
-    return rec.constant(p, "pos_conv", (k4, POSITION_WINDOW * WINDOW_PITCH), lambda p: pack.position_filters(p), dtype, dtype=dtype)
 
 
 def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tensor:
