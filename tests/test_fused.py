@@ -212,12 +212,12 @@ def test_a_window_reads_no_line_that_nobody_made(llvmpipe: WebGPU, size: Size, m
 
 
 def test_windows_of_many_heads(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head for every lane, and λ made by the largest workgroup that there is room for, half of a row each."""
-    monkeypatch.setattr(lambdas, "CONTENT", ((10_000, 8), (0, 4096), (0, 64)))
-    monkeypatch.setattr(lambdas, "CONTENT_VALUES", (3, 2))
+    """A head for every lane, and λ made by the first form that there is room for, half of a row each."""
+    forms = lambdas.Content(8, 1, 1, 1, 10_000), lambdas.Content(4096, 1, 2, 1), lambdas.Content(64, 1, 3, 1), lambdas.Content(64, 1, 2, 1)
+    monkeypatch.setattr(lambdas, "CONTENT", forms)
     made = self_lambda((1, 2, 17), 8, 14).check(gpu, CPU, kind="discrete").dispatches
     assert [d.shader for d in made[-2:]] == ["lambda_content", "lambda_window"]
-    assert (made[-2].grid, dict(made[-2].constants)) == ((2, 4, 1), {"SIZE": 64, "TV4": 2})
+    assert (made[-2].grid, dict(made[-2].constants)) == ((2, 4, 1), forms[-1].constants())
 
 
 def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: WebGPU) -> None:

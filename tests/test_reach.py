@@ -213,7 +213,6 @@ ADDED_UP = {  # kernels that add up across threads by halves, and a size that wo
     "group_finish": ("SIZE", 48),
     "group_scale": ("SIZE", 24),
     "group_stats": ("SIZE", 80),
-    "lambda_content": ("SIZE", 12),
     "layer_norm": ("LANES", 24),
     "softmax": ("SIZE", 63),
 }
@@ -239,6 +238,18 @@ def test_threads_that_cannot_be_halved_are_refused(llvmpipe: WebGPU, shader: str
     if name == "LANES":
         with pytest.raises(LimitError, match="none that its kernel was written for"):
             check(given(LANES=16, SIZE=24), llvmpipe.caps)
+
+
+def test_lines_that_do_not_fill_their_parts_and_lanes_beyond_a_row_are_refused(llvmpipe: WebGPU) -> None:
+    d = next(d for d in recorded(llvmpipe, "self_lambda", (1, 5, 7)) if d.shader == "lambda_content")
+
+    def given(**sizes: int) -> Dispatch:
+        return replace(d, constants=tuple(sorted((dict(d.constants) | sizes).items())))
+
+    check(given(LINES=24), llvmpipe.caps)
+    for sizes in ({"LINES": 12}, {"LANES": 2}):  # the grid has a workgroup for every vec4 of a row
+        with pytest.raises(LimitError, match="none that its kernel was written for"):
+            check(given(**sizes), llvmpipe.caps)
 
 
 def test_a_step_without_a_row_in_the_tables_is_refused(llvmpipe: WebGPU) -> None:

@@ -24,7 +24,8 @@ TESTS = [
 ]
 ON_LLVMPIPE = "not swiftshader and not dawn and not minimum and not hardware"
 OF_NORMS = ["tests/test_kernels.py", "tests/test_kernels_limits.py", "tests/test_fused.py", "-k", f"({ON_LLVMPIPE}) and (norm or bands)"]
-OF_LAMBDAS = ["tests/test_fused.py", "tests/test_kernels.py", "-k", f"({ON_LLVMPIPE}) and (test_fused or lambda or copies)"]
+OF_LAMBDAS = [f"tests/test_{part}.py" for part in ("lambda_content", "fused", "kernels")]
+OF_LAMBDAS += ["-k", f"({ON_LLVMPIPE}) and (test_fused or lambda or copies)"]
 OF_DENSE = ["tests/test_kernels_dense.py", "tests/test_kernels_limits.py", "-k", f"({ON_LLVMPIPE}) and (test_kernels_dense or bands)"]
 # By the end of its path: of a file that the kernel tests are not about, or that few of them are about. A test that does not run a file's
 # kernels kills no mutation of it.
@@ -543,21 +544,45 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("x0[index] = x;", "x0[index] = v;"),
     ],
     "shaders/lambda_content.wgsl": [
-        ("+ k] - top, -80.0)", "+ k], -80.0)"),
-        ("  top = part[0];\n  workgroupBarrier();", "  top = part[0];"),
         ("group.z * params.positions * params.pitch + params.key", "params.key"),
-        ("sum[TV4 + j] += e.y * value;", "sum[TV4 + j] += e.x * value;"),
-        ("params.k4 + v + j]", "params.k4 + j]"),
-        ("params.k4 + v + j]", "params.k4 + v]"),
-        ("let v = group.x * TV4;", "let v = group.x;"),
-        ("/ part[0][key] + bias[row]", "/ part[0][key]"),
-        ("/ part[0][key] + bias[row]", "/ part[0].x + bias[row]"),
+        ("params.k4 + group.x * WIDE + lane;", "params.k4 + lane;"),
+        ("params.k4 + group.x * WIDE + lane;", "params.k4 + group.x * WIDE;"),
+        ("m += AHEAD * LINES", "m += LINES"),
+        ("min(m + i * LINES, params.positions - 1u)", "min(m, params.positions - 1u)"),
+        ("min(m + i * LINES, params.positions - 1u)", "(m + i * LINES)"),
+        ("qkv[row + v + j * LANES]", "qkv[row + v]"),
+        ("qkv[row + v + j * LANES]", "qkv[row + v + j]"),
+        ("      top = max(top, key[i]);", "      top = max(top, key[0]);"),
+        ("      top = max(top, key[i]);", "      top = key[i];"),
+        ("    let less = exp(at_least(old - top, -80.0));\n    sum[0] *= less;", "    let less = exp(at_least(old - top, -80.0));"),
+        ("    let less = exp(at_least(old - top, -80.0));\n", "    let less = exp(old - top) * 0.0 + 1.0;\n"),
+        ("sum[1u + TV4 + j] *= less.y;", "sum[1u + TV4 + j] *= less.x;"),
+        ("exp(at_least(key[i] - top, -80.0))", "exp(at_least(key[i], -80.0))"),
+        ("exp(at_least(key[i] - top, -80.0)), m + i * LINES < params.positions)", "exp(at_least(key[i] - top, -80.0)), true)"),
+        ("m + i * LINES < params.positions)", "m + i * LINES <= params.positions)"),
+        ("sum[1u + TV4 + j] += e.y", "sum[1u + TV4 + j] += e.x"),
+        ("sum[1u + 2u * TV4 + j] += e.z * value[i * TV4 + j]", "sum[1u + 2u * TV4 + j] += e.z * value[j]"),
+        ("  part[local] = top;\n  workgroupBarrier();", "  part[local] = top;"),
+        ("part[local] = max(part[local], part[i]);", "part[local] = part[i];"),
+        ("  }\n  workgroupBarrier();\n  let old = top;", "  }\n  let old = top;"),
+        ("part[i * LANES + lane]);\n  }\n  workgroupBarrier();", "part[i * LANES + lane]);\n  }"),
+        ("top = max(top, part[i * LANES + lane]);", "top = max(top, part[lane]);"),
+        ("  let less = exp(at_least(old - top, -80.0));\n  part", "  let less = vec4<f32>(1.0);\n  part"),
+        ("= sum[1u + 3u * TV4 + j] * less.w;", "= sum[1u + 3u * TV4 + j];"),
+        ("  }\n  workgroupBarrier();\n  for (var i = local; i < SUMS", "  }\n  for (var i = local; i < SUMS"),
+        ("i < SUMS * SHARED;", "i < SUMS * SHARED - SHARED;"),
+        ("i / SHARED * SIZE + i % SHARED;", "i / SHARED * SIZE;"),
+        ("for (var l = SHARED; l < SIZE;", "for (var l = SHARED; l < SIZE - SHARED;"),
+        ("  workgroupBarrier();\n  for (var i = local; i < 4u * WIDE", "  for (var i = local; i < 4u * WIDE"),
+        ("i < 4u * WIDE; i += SIZE", "i < min(SIZE, 4u * WIDE); i += SIZE"),
+        ("let key = i / WIDE;", "let key = i % 4u;"),
+        ("part[l * LANES][key]", "part[l * LANES].x"),
+        ("total += part[l * LANES]", "total += part[0]"),
+        ("l * LANES + i % LANES]", "l * LANES]"),
+        ("part[(1u + i / LANES) * SIZE", "part[SIZE"),
         ("(4u * group.z * params.k4 + row)", "row"),
-        ("part[local] = max(part[local], part[local + half]);", "part[local] = min(part[local], part[local + half]);"),
-        ("part[local + i * SIZE + half];", "part[local + half];"),
-        ("part[(i + 1u) * SIZE]", "part[SIZE]"),
-        ("let key = i / TV4;", "let key = i % 4u;"),
-        ("params.v4 + v + i % TV4]", "params.v4 + v + i / 4u]"),
+        ("params.v4 + group.x * WIDE + i % WIDE]", "params.v4 + group.x * WIDE + i % LANES]"),
+        ("all / total + bias[row]", "all / total"),
     ],
     "shaders/lambda_matrix.wgsl": [
         ("place(at, vec4<u32>(as_halves(bounded(x.left)), as", "place(at, vec4<u32>(as_halves(bounded(x.right)), as"),
@@ -934,6 +959,8 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("return shader in REACH or shader in BY_ITSELF", "return True"),
         ("all(sizes[name].bit_count() == 1 for name in halved(shader))", "True"),
         ('n["SIZE"] % n["LANES"] == 0', "True"),
+        ('n["LINES"] % n["PARTS"] == 0', "True"),
+        ('grid[0] * n["WIDE"] <= n["v4"]', "True"),
     ],
     "engine/moebius/backends/webgpu/tuned.py": [
         ("pick.row not in self.table.wrong", "True"),

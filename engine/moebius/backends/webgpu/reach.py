@@ -230,7 +230,8 @@ def layer_norm(n: Numbers, grid: Grid) -> Reach:
 def lambda_content(n: Numbers, grid: Grid) -> Reach:
     row, images = n["key"] + n["k4"] + n["v4"], grid[2]
     spans = vec4(qkv=(images * n["positions"] - 1) * n["pitch"] + row, out=4 * images * n["k4"] * n["v4"])
-    return Reach(spans | words(bias=4 * n["k4"]), whole=grid[0] * n["TV4"] <= n["v4"] and grid[1] <= n["k4"] and n["positions"] > 0)
+    whole = grid[0] * n["WIDE"] <= n["v4"] and grid[1] <= n["k4"] and n["positions"] > 0
+    return Reach(spans | words(bias=4 * n["k4"]), whole=whole and n["LINES"] % n["PARTS"] == 0)
 
 
 def lambda_window(n: Numbers, grid: Grid) -> Reach:

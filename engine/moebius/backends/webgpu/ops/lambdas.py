@@ -12,7 +12,7 @@ from moebius.backends.webgpu import pack, wgsl
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Rows, Weight
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.gemm import Dense
-from moebius.backends.webgpu.ops.norms import ROUNDS, behind
+from moebius.backends.webgpu.ops.norms import behind
 from moebius.backends.webgpu.pack import WINDOW_PITCH, up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, Tensor
@@ -37,6 +37,19 @@ class Window(NamedTuple):
     lanes: int = 1024
 
 
+class Content(NamedTuple):
+    """How lambda_content divides its work: its constants of these names, for that many positions at least."""
+
+    lines: int
+    lanes: int
+    tv4: int
+    ahead: int
+    least: int = 0
+
+    def constants(self) -> dict[str, int]:
+        return {"LINES": self.lines, "LANES": self.lanes, "TV4": self.tv4, "AHEAD": self.ahead}
+
+
 # In the order of preference, with and without more workgroup memory than WebGPU's default limit.
 ROOMY = 32 << 10
 WINDOWS = (
@@ -56,11 +69,21 @@ class UnitWindow(NamedTuple):
 
 UNIT_WINDOWS = (UnitWindow(8, 1, 1), UnitWindow(4, 2, 1), UnitWindow(4, 1, 1), UnitWindow(1, 2, 2), UnitWindow(1, 1, 1))
 SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
+# In the order of preference. Where positions are few, channels are many: more lanes, whose loads are neighbours, leave workgroups enough.
+# The last form divides every row, and every device has room for it. No GPU has timed them yet.
+CONTENT = (
+    Content(128, 2, 1, 8, 2048),
+    Content(64, 2, 1, 8, 2048),
+    Content(64, 4, 1, 8, 512),
+    Content(32, 4, 1, 8, 512),
+    Content(16, 8, 1, 8),
+    Content(32, 4, 1, 4),
+    Content(64, 2, 1, 4),
+    Content(64, 1, 1, 4),
+)
 GROUPS = 256  # workgroups that make a GPU busy
 CROSS_LANES, CROSS_ROWS = 5, 4  # of cross_lambda_rows, at most
-CONTENT_THREADS = 8  # of a software driver's workgroup of lambda_content: as many as llvmpipe has lanes
-CONTENT = ((2048, 128), (0, 64))  # of a GPU's, from so many positions on
-CONTENT_VALUES = (4, 2, 1)  # vec4 of a row of λ that it makes there: neighbours in memory, and the keys are read once for all of them
+SOFTWARE_CONTENT = {"LINES": 8, "LANES": 1, "TV4": 1, "AHEAD": 2}  # as many threads as llvmpipe has lanes
 SELF, CROSS = "self_lambda", "cross_lambda"
 
 
@@ -87,27 +110,29 @@ def _content(rec: Recorder, qkv: Tensor, p: Params, heads: int, k: int) -> Tenso
     """λ = λc + bias of every image, (4·K4, 4·V4): the part that is the same at all positions."""
     b, h, w, width = qkv.shape
     n, k4 = h * w, up4(k)
-    constants = {"SIZE": CONTENT_THREADS, "TV4": 1} if rec.caps.is_software else content_block(rec.caps, n, k4 // 4)
+    constants = SOFTWARE_CONTENT if rec.caps.is_software else content_block(rec.caps, n, k4 // 4)
+    c = wgsl.numbers("lambda_content", tuple(sorted(constants.items())))
+    share = c["LINES"] // c["PARTS"]  # of a sum over the lines
+    added = share + ceil(c["SUMS"] * c["SHARED"], c["SIZE"]) * (1 + share) + ceil(4 * c["WIDE"], c["SIZE"])
     content = rec.new((b, 1, k4, k4), f"{p.path} lambda")
     rec.dispatch(
         SELF,
         f"{p.path}.content",
         "lambda_content",
-        (k4 // 4 // constants["TV4"], k4 // 4, b),
+        (k4 // 4 // c["WIDE"], k4 // 4, b),
         {"qkv": qkv, "bias": rec.constant(p, "pos_conv bias", (k4,), lambda p: pack.vector(p["pos_conv.bias"])), "out": content},
         {"positions": n, "pitch": width // 4, "key": heads * k4 // 4, "k4": k4 // 4, "v4": k4 // 4},
         constants,
-        iterations=2 * ceil(n, constants["SIZE"]) + 2 * ROUNDS,
+        iterations=ceil(n, c["AHEAD"] * c["LINES"]) + added,
         flops=2 * b * n * k * k,
     )
     return content
 
 
 def content_block(caps: Caps, positions: int, v4: int) -> dict[str, int]:
-    """The constants of a GPU's lambda_content: the first of `CONTENT` and the widest block that the device has room for."""
-    sizes = (size for least, size in CONTENT if positions >= least)
-    blocks = ({"SIZE": size, "TV4": n} for size in sizes for n in CONTENT_VALUES if v4 % n == 0)
-    return next(block for block in blocks if _fits(caps, "lambda_content", block))
+    """The constants of a GPU's lambda_content: the first of `CONTENT` that divides a row of λ and that the device has room for."""
+    forms = (form for form in CONTENT if positions >= form.least and v4 % (form.lanes * form.tv4) == 0)
+    return next(constants for constants in (form.constants() for form in forms) if _fits(caps, "lambda_content", constants))
 
 
 def _apply(dense: Dense, qkv: Tensor, content: Tensor, filters: Binding, p: Params, heads: int, k: int, residual: Tensor) -> Tensor:
