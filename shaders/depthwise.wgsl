@@ -3,10 +3,16 @@
 //
 // NORMED, x is a group norm of what is loaded: x·scale + offset and NORM_SILU; JOINED, its first channels are in x, the others in joined.
 // 3×3, zero-padded by one. x (B, H, W, I4), W [9][I4], bias [I4] with I4 = C4 or 2·C4; y (B, H, W, C4).
-// A thread makes RUN neighbouring outputs of one vec4 of channels, so that a column of x is read once for three of them.
-// Grid: flat over (B, H, ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, feed_forward.
+// A thread makes RUN neighbouring outputs of ROWS lines, of one vec4 of channels, and loads once what of x lies under them. Every output is
+// added up in the order of its taps, whatever ROWS is. Written out, the loop over lines takes SwiftShader twice as long to compile, or longer.
+// Grid: flat over (B, ceil(H / ROWS), ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, feed_forward.
 
 const RUN: u32 = 4u;
+const ROWS: u32 = 1u;
+const LINES: u32 = ROWS + 2u; // of x, that lie under those of a thread
+const SPAN: u32 = RUN + 2u; // and columns of it
+const OUTPUTS: u32 = ROWS * RUN;
+const OTHERS: u32 = ROWS - 1u;
 const RELU: bool = true;
 const GATED: bool = false;
 const NORMED: bool = false;
@@ -56,31 +62,45 @@ fn column(row: u32, x0: i32, i4: u32, c: u32, scale: vec4<f32>, offset: vec4<f32
   return select(vec4<f32>(0.0), value, inside);
 }
 
-fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32) -> array<vec4<f32>, RUN> {
-  var acc: array<vec4<f32>, RUN>;
+// The ROWS lines of outputs from `y` on.
+fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32) -> array<vec4<f32>, OUTPUTS> {
+  var acc: array<vec4<f32>, OUTPUTS>;
+  var w0: array<vec4<f32>, ROWS>; // the taps that each line of outputs has for this line of x: the first's, a line before, are the second's
+  var w1: array<vec4<f32>, ROWS>;
+  var w2: array<vec4<f32>, ROWS>;
   var scale = vec4<f32>(1.0);
   var offset = vec4<f32>(0.0);
   if (NORMED) { // compiled
     scale = norm[2u * image * i4 + c];
     offset = norm[(2u * image + 1u) * i4 + c];
   }
-  for (var i = 0u; i < RUN; i++) { // unroll
-    acc[i] = bias[c];
+  for (var o = 0u; o < OUTPUTS; o++) { // unroll
+    acc[o] = bias[c];
   }
-  for (var dy = 0u; dy < 3u; dy++) {
-    let sy = i32(y + dy) - 1;
+  for (var line = 0u; line < LINES; line++) {
+    for (var k = 0u; k < OTHERS; k++) { // unroll
+      w0[OTHERS - k] = w0[OTHERS - (k + 1u)];
+      w1[OTHERS - k] = w1[OTHERS - (k + 1u)];
+      w2[OTHERS - k] = w2[OTHERS - (k + 1u)];
+    }
+    if (line < 3u) {
+      w0[0] = w[3u * line * i4 + c];
+      w1[0] = w[(3u * line + 1u) * i4 + c];
+      w2[0] = w[(3u * line + 2u) * i4 + c];
+    }
+    let sy = i32(y + line) - 1;
     if (sy >= 0 && sy < i32(params.height)) {
       let row = image * params.height + u32(sy);
-      let w0 = w[3u * dy * i4 + c];
-      let w1 = w[(3u * dy + 1u) * i4 + c];
-      let w2 = w[(3u * dy + 2u) * i4 + c];
-      var left = column(row, i32(x0) - 1, i4, c, scale, offset);
-      var here = column(row, i32(x0), i4, c, scale, offset);
-      for (var i = 0u; i < RUN; i++) { // unroll
-        let right = column(row, i32(x0 + i) + 1, i4, c, scale, offset);
-        acc[i] += left * w0 + here * w1 + right * w2;
-        left = here;
-        here = right;
+      var under: array<vec4<f32>, SPAN>;
+      for (var i = 0u; i < SPAN; i++) { // unroll
+        under[i] = column(row, i32(x0 + i) - 1, i4, c, scale, offset);
+      }
+      for (var r = 0u; r < ROWS; r++) { // unroll
+        if (r <= line && line < r + 3u) {
+          for (var i = 0u; i < RUN; i++) { // unroll
+            acc[r * RUN + i] += under[i] * w0[r] + under[i + 1u] * w1[r] + under[i + 2u] * w2[r];
+          }
+        }
       }
     }
   }
@@ -91,27 +111,31 @@ fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32) -> array<vec4<f32>, RUN> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let index = flat_index(group, groups, local, SIZE);
   let runs = (params.width + RUN - 1u) / RUN;
+  let bands = (params.height + ROWS - 1u) / ROWS;
   let c = index % params.c4;
   let x0 = index / params.c4 % runs * RUN;
-  let y = index / params.c4 / runs % params.height;
-  let image = index / params.c4 / runs / params.height;
+  let y = index / params.c4 / runs % bands * ROWS;
+  let image = index / params.c4 / runs / bands;
   if (image >= params.images) {
     return;
   }
-  let to = ((image * params.height + y) * params.width + x0) * params.c4 + c;
+  let i4 = select(params.c4, 2u * params.c4, GATED);
+  var value = run(image, y, x0, i4, c);
   if (GATED) {
-    let value = run(image, y, x0, 2u * params.c4, c);
-    let gate = run(image, y, x0, 2u * params.c4, c + params.c4);
-    for (var i = 0u; i < RUN; i++) { // unroll
-      if (x0 + i < params.width) {
-        out[to + i * params.c4] = value[i] * silu(gate[i]);
-      }
+    let gate = run(image, y, x0, i4, c + params.c4);
+    for (var o = 0u; o < OUTPUTS; o++) { // unroll
+      value[o] *= silu(gate[o]);
     }
   } else {
-    let value = run(image, y, x0, params.c4, c);
+    for (var o = 0u; o < OUTPUTS; o++) { // unroll
+      value[o] = select(value[o], at_least(value[o], 0.0), RELU);
+    }
+  }
+  for (var r = 0u; r < ROWS; r++) { // unroll
+    let to = ((image * params.height + y + r) * params.width + x0) * params.c4 + c;
     for (var i = 0u; i < RUN; i++) { // unroll
-      if (x0 + i < params.width) {
-        out[to + i * params.c4] = select(value[i], at_least(value[i], 0.0), RELU);
+      if (y + r < params.height && x0 + i < params.width) {
+        out[to + i * params.c4] = value[r * RUN + i];
       }
     }
   }

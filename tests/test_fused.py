@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, concat, conv3x3, cross_lambda, dwconv, feed_forward, group_norm, layer_norm, linear, self_lambda
+from cases import ORACLE, Case, concat, conv3x3, cross_lambda, dwconv, feed_forward, group_norm, layer_norm, linear, self_lambda, some
 from goldens import noise, relative
-from harness import always
+from harness import Guarded, always
 
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.menu import CPU, WINOGRAD
-from moebius.backends.webgpu.ops import lambdas
+from moebius.backends.webgpu.ops import dense, lambdas
 from moebius.check.lockstep import LockStep, Row
 from moebius.check.specs.case import Size
 from moebius.model import unet
@@ -127,6 +127,39 @@ def test_what_is_fused_agrees_with_the_ops_one_by_one(gpu: WebGPU, name: str) ->
         made = make(size).check(gpu, CPU, kind="discrete").dispatches
         assert [d.shader for d in made] == shaders
         assert max(len(d.bindings) for d in made) <= 8
+
+
+DEPTHWISE: dict[str, Callable[[Size], Case]] = {
+    "dwconv": lambda s: dwconv(s, 5, 5),
+    "feed_forward": lambda s: feed_forward(s, 5, 6),
+    "dwconv of a group norm of two": FUSED["dwconv of a group norm of two"][0],
+}
+
+
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise_lines_change_no_bit(gpu: WebGPU, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread makes one to four lines: of images of one line, of fewer than it makes, of whole and of broken bands."""
+    monkeypatch.setattr(dense, "THREADS", 1)
+    for size in some(gpu, [(2, 5, 6)], [(2, 1, 5), (1, 2, 1), (2, 8, 3)]):
+        case, results = DEPTHWISE[name](size), []
+        for rows in some(gpu, [1, 2], [3, 4]):
+            monkeypatch.setattr(dense, "ROWS", rows)
+            guarded = Guarded(gpu, CPU, kind="discrete")
+            results.append(case.run(guarded))
+            assert [dict(d.constants)["ROWS"] for d in guarded.dispatches if d.shader == "depthwise"] == [rows]
+        case.compare(results[0], case.run(ORACLE))
+        for result in results[1:]:
+            np.testing.assert_array_equal(result, results[0])
+
+
+def test_depthwise_leaves_a_gpu_threads_enough(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images of 8 lines of 9 pixels and 5 channels are 96 threads of a line each, 48 of two lines, 24 of four."""
+    monkeypatch.setattr(dense, "ROWS", 4)
+    for threads, kind, rows in ((24, "discrete", 4), (25, "discrete", 2), (48, "integrated", 2), (49, "discrete", 1), (49, "software", 4)):
+        monkeypatch.setattr(dense, "THREADS", threads)
+        d = dwconv((2, 8, 9), 5, 5).check(llvmpipe, kind=kind).dispatches[0]
+        assert dict(d.constants)["ROWS"] == rows
+        assert d.iterations == 2 * (rows + 2)
 
 
 @pytest.mark.parametrize("silu", [True, False])

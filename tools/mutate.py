@@ -26,11 +26,13 @@ ON_LLVMPIPE = "not swiftshader and not dawn and not minimum and not hardware"
 OF_NORMS = ["tests/test_kernels.py", "tests/test_kernels_limits.py", "tests/test_fused.py", "-k", f"({ON_LLVMPIPE}) and (norm or bands)"]
 OF_LAMBDAS = [f"tests/test_{part}.py" for part in ("lambda_content", "fused", "kernels")]
 OF_LAMBDAS += ["-k", f"({ON_LLVMPIPE}) and (test_fused or lambda or copies)"]
+OF_DEPTHWISE = ["tests/test_kernels.py", "tests/test_fused.py", "-k", f"({ON_LLVMPIPE}) and (depthwise or dwconv)"]
 OF_DENSE = ["tests/test_kernels_dense.py", "tests/test_kernels_limits.py", "-k", f"({ON_LLVMPIPE}) and (test_kernels_dense or bands)"]
 # By the end of its path: of a file that the kernel tests are not about, or that few of them are about. A test that does not run a file's
 # kernels kills no mutation of it.
 TESTS_OF = {
     "gemm_blocked.wgsl": OF_DENSE,
+    "depthwise.wgsl": OF_DEPTHWISE,
     "differences.wgsl": ["tests/test_kernels_dense.py", "-k", f"({ON_LLVMPIPE}) and (become_four or differences)"],
     "winograd.wgsl": [
         *("tests/test_kernels_dense.py", "tests/test_fused.py", "tests/test_memory.py", "-k"),
@@ -138,17 +140,33 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("min(index, params.rows - 1u);", "min(index, params.rows - 2u);"),
     ],
     "shaders/depthwise.wgsl": [
-        ("let sy = i32(y + dy) - 1;", "let sy = i32(y + dy);"),
+        ("let sy = i32(y + line) - 1;", "let sy = i32(y + line);"),
         ("sy < i32(params.height)", "sy <= i32(params.height)"),
         ("x0 < i32(params.width);", "x0 <= i32(params.width);"),
         ("let inside = x0 >= 0 &&", "let inside ="),
-        ("left * w0 + here * w1 + right * w2", "left * w2 + here * w1 + right * w0"),
-        ("acc[i] = bias[c];", "acc[i] = bias[0];"),
+        (
+            "under[i] * w0[r] + under[i + 1u] * w1[r] + under[i + 2u] * w2[r]",
+            "under[i] * w2[r] + under[i + 1u] * w1[r] + under[i + 2u] * w0[r]",
+        ),
+        ("acc[o] = bias[c];", "acc[o] = bias[0];"),
+        ("w0[OTHERS - (k + 1u)];", "w0[0];"),
+        ("w1[OTHERS - k] = w1[OTHERS - (k + 1u)];\n", ""),
+        ("w2[OTHERS - (k + 1u)];", "w1[OTHERS - (k + 1u)];"),
+        ("if (line < 3u) {", "if (line < 2u) {"),
+        (" && line < r + 3u", ""),
+        ("line < r + 3u", "line < 3u"),
+        ("acc[r * RUN + i] +=", "acc[i] +="),
+        ("ROWS: u32 = 1u;\nconst LINES: u32 = ROWS + 2u;", "ROWS: u32 = 1u;\nconst LINES: u32 = 3u;"),
         ("(params.width + RUN - 1u) / RUN", "max(1u, params.width / RUN)"),
-        ("value[i] * silu(gate[i])", "gate[i] * silu(value[i])"),
-        ("value[i] * silu(gate[i])", "value[i] * gate[i]"),
-        ("at_least(value[i], 0.0)", "at_least(value[i], -0.1)"),
-        ("at_least(value[i], 0.0), RELU)", "value[i], RELU)"),
+        ("(params.height + ROWS - 1u) / ROWS", "max(1u, params.height / ROWS)"),
+        ("% bands * ROWS;", "% bands;"),
+        ("y + r < params.height && ", ""),
+        ("params.height + y + r)", "params.height + y)"),
+        ("value[r * RUN + i];", "value[i];"),
+        ("value[o] *= silu(gate[o]);", "value[o] = gate[o] * silu(value[o]);"),
+        ("value[o] *= silu(gate[o]);", "value[o] *= gate[o];"),
+        ("at_least(value[o], 0.0)", "at_least(value[o], -0.1)"),
+        ("at_least(value[o], 0.0), RELU)", "value[o], RELU)"),
         ("value = value * scale + offset;", "value = value * scale;"),
         ("value = silu(value);", "value = value * 1.0;"),
         ("norm[(2u * image + 1u) * i4 + c]", "norm[i4 + c]"),
@@ -865,6 +883,10 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("residual if residual is not None else source", "source"),
         ("source.nbytes >= nbytes > WHOLE", "source.nbytes > nbytes > WHOLE"),
         (">= nbytes > WHOLE", ">= nbytes"),
+        ("rec.caps.fuses and rows > 1", "rows > 1"),
+        ("ceil(height, rows) * across < THREADS", "height * across < THREADS"),
+        ("rows //= 2", "rows = 1"),
+        ("ceil(height, rows) * across,", "height // rows * across,"),
         ("2 * nbytes >= source.nbytes >=", "source.nbytes >="),
     ],
     "engine/moebius/backends/webgpu/ops/norms.py": [
