@@ -50,15 +50,15 @@ def test_who_asked_gets_halves_in_f16_and_may_measure_splitting_in_f32() -> None
     assert choose(f16, call(4096, 8, 512, Taps(1, 1))) in THIN
 
 
-# Rows, columns, depth of a layer, its mode, and what is the fastest row of the menu in an H200's 48 KiB.
+# Rows, columns, depth of a layer, its mode, and what is the fastest row of the menu in an H200's 48 KiB, in a step.
 MEASURED = (
     (512, 1280, 1280, Rows(), "64x128 k32"),
-    (512, 6400, 1280, Rows(), "64x128 k32"),
-    (512, 1280, 3200, Rows(), "64x128 k32"),
-    (2048, 640, 640, Rows(), "64x64 k64/2"),
-    (2048, 3200, 640, Rows(), "64x128 k32"),
-    (2048, 640, 1600, Rows(), "64x64 k64/2"),
+    (512, 6400, 1280, Rows(), "128x128 k32"),
+    (2048, 640, 640, Rows(), "128x128 k32"),
+    (2048, 800, 640, Rows(), "128x128 k32"),
+    (2048, 640, 1600, Rows(), "128x128 k32"),
     (8192, 320, 320, Rows(), "64x128 k32"),
+    (8192, 320, 800, Rows(), "128x128 k32"),
     (8192, 400, 320, Rows(), "64x128 k32"),
     (8192, 1600, 320, Rows(), "128x128 k32"),
     (4096, 512, 512, Taps(1, 1), "128x128 k32"),
@@ -75,11 +75,17 @@ def test_a_large_gpu_gets_the_row_that_was_measured_to_be_the_fastest(rows: int,
     assert f"{tile} {deep}" == fastest
 
 
-def test_a_large_tile_wants_workgroups_for_all_processors() -> None:
-    """Nine tenths of them will do; with fewer, long sums do not make up for it."""
+def test_a_large_tile_wants_workgroups_for_most_processors_and_many_steps_or_rounds() -> None:
     limits = {**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152}
     caps = replace(H200, matrix=DAWN, precision="f16", limits=limits)
-    assert [choose(caps, call(2048, columns, 512, Taps(1, 1))).rows for columns in (512, 384)] == [128, 64]  # 128 and 96 workgroups of it
+
+    def rows(*calls: tuple[int, int, int]) -> list[int]:
+        return [choose(caps, call(*sizes)).rows for sizes in calls]
+
+    assert rows((2048, 640, 640), (2048, 512, 640)) == [128, 64]  # 80 and 64 workgroups of it
+    assert rows((2048, 640, 512), (2048, 640, 480)) == [128, 64]  # 16 and 15 steps
+    assert rows((8192, 1152, 320), (8192, 1024, 320)) == [128, 64]  # 576 and 512 workgroups, of ten
+    assert [choose(caps, call(2048, 640, depth, Taps(1, 1))).rows for depth in (64, 32)] == [128, 64]  # each tap's are
 
 
 def test_where_there_is_little_memory_every_unit_has_a_tile_and_few_workgroups_have_small_ones() -> None:

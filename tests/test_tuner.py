@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import OPS, Case, conv3x3, group_norm
+from cases import OPS, Case, conv3x3, group_norm, linear
 from test_fused import FUSED, chained
 
 from moebius.backends.webgpu import WebGPU, choice, gemm, menu
@@ -398,6 +398,13 @@ def test_a_few_rows_and_what_runs_once_are_no_shapes(llvmpipe: WebGPU) -> None:
     (call,) = calls_of(llvmpipe, "linear")
     assert not shapes([replace(call, prologue=True)])
     assert list(shapes([call, call])) == ["rows 35x10x13"]
+
+
+def test_a_shape_is_measured_with_as_many_images_as_it_has_anywhere(llvmpipe: WebGPU) -> None:
+    """A guided step begins with layers of one image, which has half of the workgroups of two."""
+    (one,), (two,) = calls_of(llvmpipe, linear((1, 5, 7))), calls_of(llvmpipe, linear((2, 5, 7)))
+    for order in ([one, two], [two, one], [one, two, one]):
+        assert list(shapes(order).values()) == [two]
 
 
 # the table -----------------------------------------------------------------------------------------------------------

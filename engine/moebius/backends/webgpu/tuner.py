@@ -75,15 +75,17 @@ class Measured:
 
 
 def shapes(calls: Iterable[GemmCall]) -> dict[str, GemmCall]:
-    """One call for every shape that is worth a measurement, those on which most time goes first. What runs once a run is none."""
+    """One call for every shape that is worth a measurement, those on which most time goes first. What runs once a run is none. Of calls of
+    one image and of two it is one of two: there most time goes, and half as many workgroups may be fastest on another row."""
     work: dict[str, int] = {}
-    first: dict[str, GemmCall] = {}
+    largest: dict[str, GemmCall] = {}
     for call in calls:
         if not call.prologue and call.rows > FEW:
             shape = shape_of(call)
-            first.setdefault(shape, call)
+            if shape not in largest or call.rows > largest[shape].rows:
+                largest[shape] = call
             work[shape] = work.get(shape, 0) + call.rows * call.phases * call.mode.side**2 * call.operands.n * call.operands.k
-    return {shape: first[shape] for shape in sorted(first, key=lambda s: -work[s])}
+    return {shape: largest[shape] for shape in sorted(largest, key=lambda s: -work[s])}
 
 
 class Tuner:
