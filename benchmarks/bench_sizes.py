@@ -21,7 +21,7 @@ import numpy as np
 from common import environment, run, write_json
 
 from moebius.backends.webgpu import WebGPU, gemm
-from moebius.backends.webgpu.ops import dense
+from moebius.backends.webgpu.ops import dense, lambdas, norms
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.timing import timed
 from moebius.check.lockstep import networks
@@ -31,6 +31,7 @@ from moebius.model.vae import VAE
 
 NAME = Path(__file__).stem
 ROUNDS = 5
+MODULES = {"gemm": gemm, "dense": dense, "lambdas": lambdas, "norms": norms}
 MIB = 1 << 20
 NEVER = 1 << 40
 
@@ -41,28 +42,32 @@ def parts(mib: int) -> dict[str, int]:
 
 ROWS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "bands of 32 MiB": {"NORMED": 32 * MIB},
-    "parts of 32 MiB": {"PART": parts(32)},
-    "scratch of 80 MiB": {"SCRATCH": 80 * MIB},
-    "enlarging of 96 MiB": {"ENLARGED": 96 * MIB},
-    "all four": {"NORMED": 32 * MIB, "PART": parts(32), "SCRATCH": 80 * MIB, "ENLARGED": 96 * MIB},
-    "no parts": {"WHOLE": NEVER},
-    "no parts, bands of 64 MiB": {"WHOLE": NEVER, "NORMED": 64 * MIB},
-    "no parts, bands of 64 MiB, scratch of 160": {"WHOLE": NEVER, "NORMED": 64 * MIB, "SCRATCH": 160 * MIB},
+    "bands of 32 MiB": {"gemm.NORMED": 32 * MIB},
+    "parts of 32 MiB": {"dense.PART": parts(32)},
+    "scratch of 80 MiB": {"gemm.SCRATCH": 80 * MIB},
+    "enlarging of 96 MiB": {"gemm.ENLARGED": 96 * MIB},
+    "all four": {"gemm.NORMED": 32 * MIB, "dense.PART": parts(32), "gemm.SCRATCH": 80 * MIB, "gemm.ENLARGED": 96 * MIB},
+    "no parts": {"dense.WHOLE": NEVER},
+    "no parts, bands of 64 MiB": {"dense.WHOLE": NEVER, "gemm.NORMED": 64 * MIB},
+    "no parts, bands of 64 MiB, scratch of 160": {"dense.WHOLE": NEVER, "gemm.NORMED": 64 * MIB, "gemm.SCRATCH": 160 * MIB},
 }
+
+
+def _set(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        module, _, constant = name.partition(".")
+        setattr(MODULES[module], constant, value)
 
 
 @contextmanager
 def constants(values: Mapping[str, Any]) -> Iterator[None]:
-    """Recorded with these."""
-    before = {name: (module, getattr(module, name)) for name in values for module in (gemm, dense) if name in vars(module)}
+    """Recorded with these, each named by its module."""
+    before = {name: getattr(MODULES[name.partition(".")[0]], name.partition(".")[2]) for name in values}
     try:
-        for name, (module, _) in before.items():
-            setattr(module, name, values[name])
+        _set(values)
         yield
     finally:
-        for name, (module, value) in before.items():
-            setattr(module, name, value)
+        _set(before)
 
 
 def picture(plan: Plan, z: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from common import commit, run, write_json, write_text
 
 from moebius.errors import UsageError
 
-SAVED = ("doctor", "validate", "defaults", "tune", "plan", "whole", "model", "sizes", "compare", "kernels")
+SAVED = ("doctor", "validate", "defaults", "tune", "plan", "whole", "model", "sizes", "forms", "compare", "kernels")
 STOPPED = (124, 137)
 
 

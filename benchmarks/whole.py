@@ -50,21 +50,28 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def plans(made: Inpainter, gpu: WebGPU) -> dict[str, Plan]:
+def step(made: Inpainter, gpu: WebGPU) -> Plan:
     """As a picture's, with noise for inputs."""
-    unet, vae, settings = made.unet.config, made.vae.config, Settings(steps=STEPS)
+    unet, settings = made.unet.config, Settings(steps=STEPS)
     denoiser = made.denoiser(1, made.scheduler.timesteps(STEPS, settings.strength), settings)
-    side, size = unet.sample_size, made.size
+    side = unet.sample_size
     latents = [(1, side, side, channels) for channels in (unet.out_channels, 1, unet.out_channels)]
-    out = {
-        "step": gpu.record(denoiser.step, latents, slice(None)),
-        "encode": gpu.record(made.vae.encoder, [(1, size, size, vae.in_channels)]),
-        "decode": gpu.record(made.vae.decoder, [(1, side, side, vae.latent_channels)]),
+    return with_noise(gpu.record(denoiser.step, latents, slice(None)))
+
+
+def plans(made: Inpainter, gpu: WebGPU) -> dict[str, Plan]:
+    vae, side, size = made.vae.config, made.unet.config.sample_size, made.size
+    return {
+        "step": step(made, gpu),
+        "encode": with_noise(gpu.record(made.vae.encoder, [(1, size, size, vae.in_channels)])),
+        "decode": with_noise(gpu.record(made.vae.decoder, [(1, side, side, vae.latent_channels)])),
     }
+
+
+def with_noise(plan: Plan) -> Plan:
     rng = np.random.default_rng(0)
-    for plan in out.values():
-        plan.upload([rng.standard_normal(t.shape, np.float32) for t in plan.inputs])
-    return out
+    plan.upload([rng.standard_normal(t.shape, np.float32) for t in plan.inputs])
+    return plan
 
 
 def measured(plan: Plan, clock: str) -> dict[str, Any]:
@@ -78,12 +85,13 @@ def measured(plan: Plan, clock: str) -> dict[str, Any]:
         timed(plan.device, [whole], clock)
     ms = [float(t) for t in timed(plan.device, [whole] * RUNS, clock)]
     ops: dict[str, dict[str, float]] = defaultdict(lambda: {"dispatches": 0, "ms": 0.0, "flops": 0})
-    for row in plan.profile():
+    each = plan.profile()
+    for row in each:
         op = ops[f"{row['op']} {row['shader']}"]
         op["dispatches"] += 1
         op["ms"] += row["ms"]
         op["flops"] += row["flops"]
-    return {"ms": median(ms), "runs": ms, "dispatches": len(plan.recording.steps), "ops": dict(ops)}
+    return {"ms": median(ms), "runs": ms, "dispatches": len(plan.recording.steps), "ops": dict(ops), "by_dispatch": each}
 
 
 def main() -> int:
@@ -97,6 +105,8 @@ def main() -> int:
     print(f"{config} model in {gpu.precision} on {gpu.name}; clock: {clock}")
     with gpu.gpu.turns:
         parts = {name: measured(plan, clock) for name, plan in plans(made, gpu).items()}
+    for part in parts.values():
+        del part["by_dispatch"]
     for name, part in parts.items():
         print(f"{name}: {part['ms']:.3f} ms, {part['dispatches']} dispatches")
         for op, row in sorted(part["ops"].items(), key=lambda item: -item[1]["ms"])[:12]:

@@ -21,7 +21,9 @@ from moebius.errors import MoebiusError
 @pytest.mark.usefixtures("llvmpipe")
 def test_every_row_is_recorded_with_its_sizes_and_makes_the_same_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = dense.WHOLE, dense.PART, gemm.NORMED, gemm.SCRATCH
-    monkeypatch.setattr(bench_sizes, "ROWS", {"as it is": {}, "parts": {"WHOLE": 2**16, "PART": dict.fromkeys(dense.PART, 2**16)}})
+    monkeypatch.setattr(
+        bench_sizes, "ROWS", {"as it is": {}, "parts": {"dense.WHOLE": 2**16, "dense.PART": dict.fromkeys(dense.PART, 2**16)}}
+    )
     monkeypatch.setattr(bench_sizes, "picture", lambda plan, z: np.zeros(3))
     monkeypatch.setattr(bench_sizes, "timed", lambda gpu, passes, clock: np.arange(1.0, 1 + len(passes)))
     file = tmp_path / "sizes.json"
@@ -39,6 +41,6 @@ def test_every_row_is_recorded_with_its_sizes_and_makes_the_same_picture(monkeyp
 
 def test_what_is_wrong_within_leaves_the_sizes_as_they_were() -> None:
     before = gemm.NORMED
-    with pytest.raises(pytest.fail.Exception, match="it was 1"), bench_sizes.constants({"NORMED": 1}):
+    with pytest.raises(pytest.fail.Exception, match="it was 1"), bench_sizes.constants({"gemm.NORMED": 1}):
         pytest.fail(f"it was {gemm.NORMED}")
     assert before == gemm.NORMED

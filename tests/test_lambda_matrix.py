@@ -11,7 +11,7 @@ from typing import Any
 import naga
 import numpy as np
 import pytest
-from cases import self_lambda
+from cases import Case, self_lambda
 from javascript import Node
 from lambda_matrix_cases import FORMS, Form, on_units
 from matrix_cases import ALL, DAWN
@@ -24,6 +24,7 @@ from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Matrix, Unit
 from moebius.backends.webgpu.menu import CPU
 from moebius.backends.webgpu.ops import lambdas
 from moebius.backends.webgpu.ops.lambdas import UnitWindow
+from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.units import HALVES, TILES
 
 SIXTEEN = Unit(*HALVES, 16, 16, 16)
@@ -32,10 +33,17 @@ LEVELS = ((10, 64), (20, 32), (40, 16))  # of the full model: vec4 of a head, an
 
 def computed(gpu: WebGPU, size: tuple[int, int, int], heads: int, k: int, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lambdas, "UNIT_WINDOWS", (form.window,))
-    made = check(self_lambda(size, heads, k), gpu, CPU, kind="discrete", matrix=form.matrix).dispatches
-    assert made[-1].shader == "lambda_matrix"
-    found = dict(made[-1].constants)
+    d = check(self_lambda(size, heads, k), gpu, CPU, kind="discrete", matrix=form.matrix).dispatches[-1]
+    assert d.shader == "lambda_matrix"
+    found = dict(d.constants)
     assert (found["FRAGMENTS"], found["LINES"], found["SHARE"]) == form.window
+
+
+def made(plan: Plan, case: Case) -> np.ndarray:
+    plan.upload([np.moveaxis(a, 1, -1) for a in case.inputs])
+    plan.start()
+    plan.replay()
+    return plan.outputs[0].buffer.read(plan.outputs[0].nbytes)
 
 
 # what it computes ----------------------------------------------------------------------------------------------------
@@ -59,9 +67,7 @@ def test_its_rows_have_the_variance_of_the_layer_norm_behind(swiftshader: WebGPU
     """By what is written beside the sums, of the numbers that are written."""
     case = self_lambda((2, 3, 5), 8, 12)
     plan = on_units(swiftshader, case, FORMS[0])
-    plan.upload([np.moveaxis(a, 1, -1) for a in case.inputs])
-    plan.start()
-    plan.replay()
+    made(plan, case)
     bound = {b.name: b.buffer.read(b.nbytes).reshape(30, -1) for b in plan.dispatches[-1].bindings if b.name in ("out", "variance")}
     np.testing.assert_allclose(bound["variance"][:, 0], bound["out"].astype(np.float64).var(axis=1), rtol=1e-5)
 
@@ -75,13 +81,24 @@ def test_what_no_half_holds_makes_no_number(swiftshader: WebGPU, large: str) -> 
         case = replace(case, weights={key: case.params[key] * np.float32(6e4 / np.abs(case.params[key]).max())})
     else:
         case = replace(case, inputs=[case.inputs[0] * np.float32(1e6), case.inputs[1]])
-    plan = on_units(swiftshader, case, FORMS[0])
-    plan.upload([np.moveaxis(a, 1, -1) for a in case.inputs])
-    plan.start()
-    plan.replay()
-    out = plan.outputs[0].buffer.read(plan.outputs[0].nbytes)
+    out = made(on_units(swiftshader, case, FORMS[0]), case)
     assert np.isnan(out).any()
     assert not np.isinf(out).any()
+
+
+def test_lanes_that_are_no_subgroup_make_no_number(swiftshader: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, specialise = self_lambda((1, 3, 5), 8, 12), wgsl.specialise
+
+    def apart(shader: str, constants: wgsl.Constants = (), entry: str | None = None) -> str:
+        text = specialise(shader, constants, entry)
+        if shader != "lambda_matrix":
+            return text
+        assert text.count("return true;") == 1
+        return text.replace("return true;", "return thread < 2u;")
+
+    monkeypatch.setattr(wgsl, "specialise", apart)
+    monkeypatch.setattr(swiftshader.gpu, "_pipelines", {})
+    assert np.isnan(made(on_units(swiftshader, case, FORMS[0]), case)).any()
 
 
 # who gets it ---------------------------------------------------------------------------------------------------------
@@ -94,8 +111,8 @@ def device(**changes: Any) -> Caps:
 
 
 def chosen(caps: Caps, heads: int = 8) -> list[tuple[int, int, int] | None]:
-    made = [lambdas.unit_windows(caps, heads, k4, (side, side)) for k4, side in LEVELS]
-    return [m and (int(m["FRAGMENTS"]), int(m["LINES"]), int(m["SHARE"])) for m in made]
+    found = [lambdas.unit_windows(caps, heads, k4, (side, side)) for k4, side in LEVELS]
+    return [c and (int(c["FRAGMENTS"]), int(c["LINES"]), int(c["SHARE"])) for c in found]
 
 
 def test_an_h200_has_workgroups_for_all_processors_at_every_level() -> None:
@@ -123,9 +140,9 @@ def test_a_device_of_little_memory_has_fewer_positions_a_workgroup() -> None:
 
 
 def test_small_images_have_the_most_workgroups_that_there_can_be() -> None:
-    made = lambdas.unit_windows(device(), 8, 1, (4, 4))
-    assert made is not None
-    assert made["FRAGMENTS"] == 1
+    constants = lambdas.unit_windows(device(), 8, 1, (4, 4))
+    assert constants is not None
+    assert constants["FRAGMENTS"] == 1
 
 
 # dialects ------------------------------------------------------------------------------------------------------------

@@ -664,7 +664,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("received(at0 + other * SHARE * STRIP)", "received(at0)"),
         ("stored.n == 0.0, checked", "true, checked"),
         ("min(params.v_dim - 4u * v, 4u), is_there", "4u, is_there"),
-        ("checked(y, is_sound)", "y"),
+        ("checked(y, is_sound)", "checked(y, true)"),
         ("    pass_on(mine, sum[j]);\n    workgroupBarrier();", "    pass_on(mine, sum[j]);"),
         ("merged(all, moments[i * FEW + other].xyz)", "merged(all, moments[i * FEW].xyz)"),
         ("stored.n > 0.0);\n  workgroupBarrier();", "stored.n > 0.0);"),

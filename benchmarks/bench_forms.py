@@ -1,0 +1,121 @@
+"""Which forms of its kernels is a guided step fastest with? One choice is another at a time, and each layer is timed where it stands.
+
+    python benchmarks/bench_forms.py [--config full|tiny] [--adapter NAME] [--precision f16] [--matrix-units] [--filter WORD] [--json FILE]
+
+`moebius tune` times a dense layer by itself, over and over, with all that it reads in the caches. Here the plan runs as in a picture: once
+for every row of the menu, in all layers that it can be taken for, and once for every form of the kernels beside them (`FORMS`: constants of
+backends/webgpu/ops). Milliseconds by GPU timestamps where there are some. The first row is what is there; below the table stands what
+another is faster with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from bench_sizes import constants
+from common import environment, run, write_json
+from whole import measured, step
+
+from moebius import Inpainter
+from moebius.backends.webgpu import WebGPU, choice
+from moebius.backends.webgpu.calls import GemmCall, Rows
+from moebius.backends.webgpu.caps import Caps
+from moebius.backends.webgpu.choice import Choose
+from moebius.backends.webgpu.menu import Gemm
+from moebius.backends.webgpu.ops.lambdas import Content, UnitWindow, Window
+from moebius.check.lockstep import networks
+from moebius.errors import MoebiusError
+from moebius.model.unet import UNet
+from moebius.model.vae import VAE
+
+NAME = Path(__file__).stem
+FASTER = 0.97  # of what is there, from which on a form is named
+WINDOWS = ((16, 1, 1, 4, False), (16, 2, 2, 8, False), (8, 1, 3, 4, False), (8, 2, 3, 8, False), (4, 1, 3, 4, False), (2, 1, 3, 2, True))
+ON_UNITS = ((8, 1, 1), (8, 2, 1), (4, 1, 1), (4, 2, 1), (2, 1, 1), (2, 2, 1), (1, 1, 1), (1, 2, 2), (1, 1, 5), (1, 3, 1))
+CONTENT = (
+    (128, 2, 1, 8),
+    (128, 1, 1, 8),
+    (256, 1, 1, 4),
+    (64, 2, 1, 8),
+    (64, 4, 1, 4),
+    (32, 4, 1, 8),
+    (32, 8, 1, 8),
+    (16, 8, 1, 4),
+    (16, 4, 2, 8),
+)
+# Constants of other values, by what is changed. A table of forms becomes one form, for all levels that it fits.
+FORMS: dict[str, dict[str, Any]] = {
+    **{f"window {form}": {"lambdas.WINDOWS": (Window(*form),), "lambdas.GROUPS": 0} for form in WINDOWS},
+    **{
+        f"window on units {form}": {"lambdas.UNIT_WINDOWS": (UnitWindow(*form), UnitWindow(1, 1, 1)), "lambdas.GROUPS": 0}
+        for form in ON_UNITS
+    },
+    "window beside units": {"lambdas.UNIT_WINDOWS": ()},
+    **{f"content {form}": {"lambdas.CONTENT": (Content(*form), Content(16, 1, 1, 4))} for form in CONTENT},
+    **{f"depthwise {rows} lines": {"dense.ROWS": rows} for rows in (1, 2, 3, 4)},
+    **{f"group norm {threads} threads": {"norms.SCALE_THREADS": threads} for threads in (256, 512)},
+    **{f"group norm {ahead} ahead": {"norms.SCALE_AHEAD": ahead} for ahead in (4, 8, 32)},
+}
+
+
+def everywhere(row: Gemm) -> Choose:
+    """A row for all layers that are products of matrices, wherever it may be."""
+
+    def choose(caps: Caps, call: GemmCall) -> Gemm:
+        default = choice.choose(caps, call)
+        return row if isinstance(call.mode, Rows) and row in choice.candidates(caps, call) else default
+
+    return choose
+
+
+def layers(dispatches: list[dict[str, Any]]) -> dict[str, float]:
+    """Milliseconds of all dispatches of an op that compute as much, which are of one kind of layer."""
+    out: dict[str, float] = defaultdict(float)
+    for d in dispatches:
+        out[f"{d['op']}, {d['shader'].partition('_')[0]}, {d['flops'] / 1e9:.3f} GFLOP"] += d["ms"]
+    return dict(out)
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", choices=["full", "tiny"], default="full")
+    parser.add_argument("--adapter", help="by name or number, as `moebius adapters` lists them; default: the best")
+    parser.add_argument("--precision", choices=["f32", "f16"], default="f32", help="what it computes in (f32)")
+    parser.add_argument("--matrix-units", action="store_true", help="with the adapter's matrix units, through Dawn")
+    parser.add_argument("--filter", default="", metavar="WORD", help="only forms and rows whose name has it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result")
+    args = parser.parse_args()
+    gpu = WebGPU(args.adapter, precision=args.precision, matrix_units=args.matrix_units)
+    clock = "timestamp" if gpu.gpu.timestamps and not gpu.caps.is_software else "wall"
+    unet_config, unet, vae_config, vae = networks(args.config)
+    made = Inpainter(UNet(unet_config, unet, gpu), VAE(vae_config, vae, gpu))
+    rows = {row.key: row for row in choice.ROWS if row.software == gpu.caps.is_software and row.fits(gpu.caps)}
+    print(f"a step of the {args.config} model, {gpu.precision} on {gpu.name}; clock: {clock}")
+    about: dict[str, Any] = {"bench": NAME, "config": args.config, "precision": gpu.precision, "clock": clock}
+    about |= {"matrix_units": args.matrix_units, "environment": environment(gpu.gpu), "rows": {}}
+    found: dict[str, dict[str, Any]] = about["rows"]
+    for name in ["as it is", *(name for name in (*FORMS, *rows) if args.filter in name)]:
+        gpu.choose = everywhere(rows[name]) if name in rows else choice.choose
+        try:
+            with constants(FORMS.get(name, {})), gpu.gpu.turns:
+                timed = measured(step(made, gpu), clock)
+        except MoebiusError as error:  # a form that this device has no room for
+            print(f"{name:44} {error}")
+            continue
+        found[name] = {"ms": timed["ms"], "layers": layers(timed["by_dispatch"])}
+        print(f"{name:44} {timed['ms']:9.3f} ms", flush=True)
+        if args.json:
+            write_json(args.json, about)  # what is stopped after this leaves so much
+    for layer, ms in found["as it is"]["layers"].items():
+        best = min(found, key=lambda name: found[name]["layers"].get(layer, ms))
+        if found[best]["layers"].get(layer, ms) < FASTER * ms:
+            print(f"{layer:44} {ms:9.3f} ms, {found[best]['layers'][layer]:9.3f} with {best}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

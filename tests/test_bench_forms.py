@@ -1,0 +1,58 @@
+"""benchmarks/bench_forms.py: what a step is recorded with, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_menu import H200, call
+
+from moebius.backends.webgpu import choice, menu
+from moebius.backends.webgpu.ops import dense, lambdas
+from moebius.backends.webgpu.plan import Plan
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import bench_forms
+
+
+@pytest.mark.usefixtures("llvmpipe")
+def test_one_choice_is_another_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[Any] = []
+
+    def measured(plan: Plan, clock: str) -> dict[str, Any]:
+        made = [{"op": d.op, "shader": d.shader, "flops": d.flops, "ms": 1.0} for d in plan.dispatches]
+        found = {dict(d.constants)["ROWS"] for d in plan.dispatches if d.shader == "depthwise"}
+        lines.append(found)
+        for d in made:
+            d["ms"] = 0.5 if d["shader"] == "depthwise" and found == {3} else 1.0
+        return {"ms": 7.0, "by_dispatch": made}
+
+    monkeypatch.setattr(bench_forms, "measured", measured)
+    file, before = tmp_path / "forms.json", (dense.ROWS, lambdas.WINDOWS)
+    monkeypatch.setattr(
+        sys, "argv", ["bench_forms.py", "--config", "tiny", "--adapter", "llvmpipe", "--filter", "depthwise", "--json", str(file)]
+    )
+    assert bench_forms.main() == 0
+    assert lines == [{dense.ROWS}, {1}, {2}, {3}, {4}]
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert list(rows) == ["as it is", *(f"depthwise {n} lines" for n in (1, 2, 3, 4))]
+    said = capsys.readouterr().out
+    assert all(line.endswith("with depthwise 3 lines") for line in said.splitlines() if " with " in line)
+    assert said.count("with depthwise 3 lines") >= 2
+    assert before == (dense.ROWS, lambdas.WINDOWS)
+
+
+def test_every_form_is_of_constants_that_are_there() -> None:
+    for values in bench_forms.FORMS.values():
+        with bench_forms.constants(values):
+            pass
+
+
+def test_a_row_is_taken_for_products_of_matrices_that_it_is_worth_a_measurement_for() -> None:
+    choose = bench_forms.everywhere(menu.STAGED)
+    wide, thin = call(2048, 640, 640), call(2048, 3, 640)
+    assert choice.choose(H200, wide) != menu.STAGED == choose(H200, wide)
+    assert choose(H200, thin) == choice.choose(H200, thin)
