@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench_forms import AS_IT_IS, faster
 from common import commit, run, write_json, write_text
 
 from moebius.errors import UsageError
@@ -100,12 +101,19 @@ def sizes(found: Any) -> list[str]:
     ]
 
 
+def forms(found: Any) -> list[str]:
+    """A step as it is, and the layers that lose most by it."""
+    rows = found["rows"]
+    out = [f"a step: {rows[AS_IT_IS]['ms']:.2f} ms, on {len(rows) - 1} other kernels or forms"]
+    return out + [f"{layer}: {ms:.3f} ms, {less:.3f} with {name}" for layer, ms, less, name in faster(rows)[:8]]
+
+
 def compare(found: Any) -> list[str]:
     return ["see compare.md"]
 
 
 WORDS: dict[str, Callable[[Any], list[str]]] = {
-    f.__name__: f for f in (doctor, validate, defaults, tune, plan, whole, model, sizes, compare, kernels)
+    f.__name__: f for f in (doctor, validate, defaults, tune, plan, whole, model, sizes, forms, compare, kernels)
 }
 
 
