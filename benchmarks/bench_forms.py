@@ -3,22 +3,22 @@
     python benchmarks/bench_forms.py [--config full|tiny] [--adapter NAME] [--precision f16] [--matrix-units] [--filter WORD] [--json FILE]
 
 `moebius tune` times a dense layer by itself, over and over, with all that it reads in the caches. Here the plan runs as in a picture: once
-for every row of the menu, in all layers that it can be taken for, and once for every form of the kernels beside them (`FORMS`: constants of
-backends/webgpu/ops). Milliseconds by GPU timestamps where there are some. The first row is what is there; below the table stands what
-another is faster with.
+for every row of the menu, in all products of matrices that it can be taken for, and once for every form of the kernels beside them
+(`FORMS`: constants of backends/webgpu/ops, which prefer a form where there is room and work for it). Milliseconds by GPU timestamps where
+there are some. The first row is what is there; one that changes nothing is left out. Below the table stands what another is faster with.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench_sizes import constants
 from common import environment, run, write_json
-from whole import measured, step
+from whole import milliseconds, step
 
 from moebius import Inpainter
 from moebius.backends.webgpu import WebGPU, choice
@@ -26,7 +26,9 @@ from moebius.backends.webgpu.calls import GemmCall, Rows
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.choice import Choose
 from moebius.backends.webgpu.menu import Gemm
+from moebius.backends.webgpu.ops import lambdas
 from moebius.backends.webgpu.ops.lambdas import Content, UnitWindow, Window
+from moebius.backends.webgpu.plan import Plan
 from moebius.check.lockstep import networks
 from moebius.errors import MoebiusError
 from moebius.model.unet import UNet
@@ -48,15 +50,12 @@ CONTENT = (
     (16, 8, 1, 4),
     (16, 4, 2, 8),
 )
-# Constants of other values, by what is changed. A table of forms becomes one form, for all levels that it fits.
+# Constants of other values, by what is changed.
 FORMS: dict[str, dict[str, Any]] = {
-    **{f"window {form}": {"lambdas.WINDOWS": (Window(*form),), "lambdas.GROUPS": 0} for form in WINDOWS},
-    **{
-        f"window on units {form}": {"lambdas.UNIT_WINDOWS": (UnitWindow(*form), UnitWindow(1, 1, 1)), "lambdas.GROUPS": 0}
-        for form in ON_UNITS
-    },
+    **{f"window {form}": {"lambdas.WINDOWS": (Window(*form), *lambdas.WINDOWS)} for form in WINDOWS},
+    **{f"window on units {form}": {"lambdas.UNIT_WINDOWS": (UnitWindow(*form), *lambdas.UNIT_WINDOWS)} for form in ON_UNITS},
     "window beside units": {"lambdas.UNIT_WINDOWS": ()},
-    **{f"content {form}": {"lambdas.CONTENT": (Content(*form), Content(16, 1, 1, 4))} for form in CONTENT},
+    **{f"content {form}": {"lambdas.CONTENT": (Content(*form), *lambdas.CONTENT)} for form in CONTENT},
     **{f"depthwise {rows} lines": {"dense.ROWS": rows} for rows in (1, 2, 3, 4)},
     **{f"group norm {threads} threads": {"norms.SCALE_THREADS": threads} for threads in (256, 512)},
     **{f"group norm {ahead} ahead": {"norms.SCALE_AHEAD": ahead} for ahead in (4, 8, 32)},
@@ -73,12 +72,16 @@ def everywhere(row: Gemm) -> Choose:
     return choose
 
 
-def layers(dispatches: list[dict[str, Any]]) -> dict[str, float]:
-    """Milliseconds of all dispatches of an op that compute as much, which are of one kind of layer."""
-    out: dict[str, float] = defaultdict(float)
-    for d in dispatches:
-        out[f"{d['op']}, {d['shader'].partition('_')[0]}, {d['flops'] / 1e9:.3f} GFLOP"] += d["ms"]
-    return dict(out)
+def layers(plan: Plan) -> dict[str, tuple[str, list[int]]]:
+    """Dispatches of a step by what they are a part of: an op, a family of kernels, and the size of a layer; and how they are made."""
+    out: dict[str, tuple[str, list[int]]] = {}
+    first = len(plan.recording.prologue)
+    for i, d in enumerate(plan.dispatches[first:]):
+        size = "×".join(map(str, d.outputs[0].shape)) + (f" of {4 * d.params['k4']}" if "n4" in d.params else "")
+        name = f"{d.op} {d.shader.partition('_')[0]} {size}"
+        how, which = out.get(name, ("", []))
+        out[name] = f"{how} {d.shader} {d.entry} {d.constants} {d.grid}", [*which, i]
+    return out
 
 
 def faster(found: Mapping[str, Any]) -> list[tuple[str, float, float, str]]:
@@ -111,16 +114,22 @@ def main() -> int:
     about: dict[str, Any] = {"bench": NAME, "config": args.config, "precision": gpu.precision, "clock": clock}
     about |= {"matrix_units": args.matrix_units, "environment": environment(gpu.gpu), "rows": {}}
     found: dict[str, dict[str, Any]] = about["rows"]
+    as_it_is: dict[str, str] = {}
     for name in [AS_IT_IS, *(name for name in (*FORMS, *rows) if args.filter in name)]:
         gpu.choose = everywhere(rows[name]) if name in rows else choice.choose
         try:
             with constants(FORMS.get(name, {})), gpu.gpu.turns:
-                timed = measured(step(made, gpu), clock)
-        except MoebiusError as error:  # a form that this device has no room for
+                plan = step(made, gpu)
+                others = {layer: which for layer, (how, which) in layers(plan).items() if how != as_it_is.get(layer)}
+                if not others:
+                    continue
+                ms, each = median(milliseconds(plan, clock)), [row["ms"] for row in plan.profile()]
+        except MoebiusError as error:  # a row or a form that this device makes wrong
             print(f"{name:44} {error}")
             continue
-        found[name] = {"ms": timed["ms"], "layers": layers(timed["by_dispatch"])}
-        print(f"{name:44} {timed['ms']:9.3f} ms", flush=True)
+        as_it_is = as_it_is or {layer: how for layer, (how, _) in layers(plan).items()}
+        found[name] = {"ms": ms, "layers": {layer: sum(each[i] for i in which) for layer, which in others.items()}}
+        print(f"{name:44} {ms:9.3f} ms", flush=True)
         if args.json:
             write_json(args.json, about)  # what is stopped after this leaves so much
     for layer, ms, less, name in faster(found):

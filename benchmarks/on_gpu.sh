@@ -2,8 +2,8 @@
 # All that a GPU can tell about this checkout in six minutes:  benchmarks/on_gpu.sh OUT [ADAPTER]
 #
 # doctor, validate, the plans of a picture on the default kernels, tune, plan, the same plans and pictures on what that found, the model beside
-# PyTorch (f32, TF32, autocast f16; eager and as CUDA graphs), what other sizes of bands and parts would do for the decoder, and other kernels
-# and forms of them for a step, the tests' hardware cases, compare, every kernel. Each has a limit of its own: what fails or takes too long is
+# PyTorch (f32, TF32, autocast f16; eager and as CUDA graphs), what other sizes of bands and parts would do for the decoder, the tests'
+# hardware cases, compare, every kernel, what other kernels and forms of them would do for a step. Each has a limit of its own: what fails or takes too long is
 # stopped and named, and the rest goes on.
 # OUT gets the words (.log) and the numbers (.json) of each, results.json and table.md with all of it. Exit code 1 when something failed.
 #
@@ -90,9 +90,9 @@ SAVES=json step plan 30 "$python" -m moebius plan --config $config --json "${nam
 left=$((seconds - $(date +%s) + begin)) # what is stopped leaves no figures: it has to know how long it has
 step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((left < 180 ? left > 20 ? left - 15 : 5 : 165)) --brief --reference "${REFERENCE:-$out/reference.npz}" "${named[@]}" "${chosen[@]}" --json "$out/model.json" --only "${peers[@]}"
 [ "${SHORT:-}" = 1 ] || step sizes 40 "$python" benchmarks/bench_sizes.py "${named[@]}" "${chosen[@]}" --json "$out/sizes.json"
-[ "${SHORT:-}" = 1 ] || step forms 60 "$python" benchmarks/bench_forms.py "${named[@]}" "${chosen[@]}" --json "$out/forms.json"
 # The tests choose their precisions and units themselves: once is enough.
 [ -n "${PRECISION:-}${UNITS:-}" ] || step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 [ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" "${precision[@]}" -o "$out/compare.json" --report "$out/compare.md"
 step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" "${chosen[@]}" --json "$out/kernels.json"
+[ "${SHORT:-}" = 1 ] || step forms 60 "$python" benchmarks/bench_forms.py "${named[@]}" "${chosen[@]}" --json "$out/forms.json"
 "$python" benchmarks/on_gpu.py "$out"

@@ -74,8 +74,8 @@ def with_noise(plan: Plan) -> Plan:
     return plan
 
 
-def measured(plan: Plan, clock: str) -> dict[str, Any]:
-    """Milliseconds of a plan as a whole, and of each op's dispatches in it."""
+def milliseconds(plan: Plan, clock: str) -> list[float]:
+    """Of a plan as a whole, of some runs in a row."""
     table = plan.recording.sinusoid
     plan.start(None if table is None else time_sinusoid(range(table.shape[2]), table.shape[3]))
     whole = partial(plan.encode, indices=range(len(plan.recording.prologue), len(plan.dispatches)))
@@ -83,15 +83,19 @@ def measured(plan: Plan, clock: str) -> dict[str, Any]:
     timed(plan.device, [whole], clock)
     while time.perf_counter() < end:
         timed(plan.device, [whole], clock)
-    ms = [float(t) for t in timed(plan.device, [whole] * RUNS, clock)]
+    return [float(t) for t in timed(plan.device, [whole] * RUNS, clock)]
+
+
+def measured(plan: Plan, clock: str) -> dict[str, Any]:
+    """Milliseconds of a plan as a whole, and of each op's dispatches in it."""
+    ms = milliseconds(plan, clock)
     ops: dict[str, dict[str, float]] = defaultdict(lambda: {"dispatches": 0, "ms": 0.0, "flops": 0})
-    each = plan.profile()
-    for row in each:
+    for row in plan.profile():
         op = ops[f"{row['op']} {row['shader']}"]
         op["dispatches"] += 1
         op["ms"] += row["ms"]
         op["flops"] += row["flops"]
-    return {"ms": median(ms), "runs": ms, "dispatches": len(plan.recording.steps), "ops": dict(ops), "by_dispatch": each}
+    return {"ms": median(ms), "runs": ms, "dispatches": len(plan.recording.steps), "ops": dict(ops)}
 
 
 def main() -> int:
@@ -105,8 +109,6 @@ def main() -> int:
     print(f"{config} model in {gpu.precision} on {gpu.name}; clock: {clock}")
     with gpu.gpu.turns:
         parts = {name: measured(plan, clock) for name, plan in plans(made, gpu).items()}
-    for part in parts.values():
-        del part["by_dispatch"]
     for name, part in parts.items():
         print(f"{name}: {part['ms']:.3f} ms, {part['dispatches']} dispatches")
         for op, row in sorted(part["ops"].items(), key=lambda item: -item[1]["ms"])[:12]:

@@ -4,7 +4,7 @@
 // NORMED, x is a group norm of what is loaded: x·scale + offset and NORM_SILU; JOINED, its first channels are in x, the others in joined.
 // 3×3, zero-padded by one. x (B, H, W, I4), W [9][I4], bias [I4] with I4 = C4 or 2·C4; y (B, H, W, C4).
 // A thread makes RUN neighbouring outputs of ROWS lines, of one vec4 of channels, and loads once what of x lies under them. Every output is
-// added up in the order of its taps, whatever ROWS is. Written out, the loop over lines takes SwiftShader twice as long to compile, or longer.
+// added up in the order of its taps, whatever ROWS is. Written out, the loop over lines takes SwiftShader twice as long to compile.
 // Grid: flat over (B, ceil(H / ROWS), ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, feed_forward.
 
 const RUN: u32 = 4u;

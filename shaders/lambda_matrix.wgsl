@@ -1,12 +1,12 @@
-// What lambda_window does, on matrix units: y[n, h, v] = Σ_k Q·λ + Σ_d (Σ_k Q·Wpos)·V + residual, d over a 15×15 window, products of halves.
+// y[n, h, v] = Σ_k Q·λ + Σ_d (Σ_k Q·Wpos)·V + residual, d over a 15×15 window: what lambda_window does, on matrix units, of halves.
 //
-// The FM rows of a fragment are all heads of EACH neighbouring positions, under which BAND columns of a line of the window lie. For every such
-// line a unit makes the logits Q·Wpos of a fragment, FM×BAND; each position's are put over the columns that they belong to, as halves;
-// and those times V, BAND×V, are added to the sums. λ is BAND-like: FK of its rows at a time lie where a line's values do.
-// A workgroup has FRAGMENTS fragments, RUN neighbouring positions of a line, and LINES lines of the window at a time. SHARE subgroups share a
-// fragment and a line: each makes a part of what a logit adds up, and a part of the columns of V.
+// The FM rows of a fragment are all heads of EACH neighbouring positions, under which BAND columns of a line of the window lie. For every
+// such line a unit makes the logits Q·Wpos of a fragment, FM×BAND; each position's are put over the columns that they belong to, as halves;
+// and those times V, of BAND rows, are added to the sums. Of λ, FK rows at a time lie where a line's values do.
+// A workgroup has FRAGMENTS fragments, RUN neighbouring positions of a line, and LINES lines of the window at a time. SHARE subgroups share
+// a fragment and a line: each makes a part of what a logit adds up, and a part of the columns of V.
 // The next lines' values and filters are under way in registers while the present ones are multiplied.
-// Primitives, and what is NaN: see gemm_matrix.wgsl and matrix.wgsl. With the rows complete in the workgroup, their variance is written too.
+// Primitives, and what is NaN: see gemm_matrix.wgsl and matrix.wgsl. Rows are complete in the workgroup, which writes their variance too.
 // qkv rows hold [heads·V4 | V4 | V4] vec4; lambda [image][4·V4][V4]; filters [4·V4][15 lines][4], every line padded to 16 by zero;
 // out (B, P, pitch floats); variance a vec4 a row. Grid: (runs of a line, lines, images). Reference: Reference.self_lambda.
 
@@ -108,7 +108,7 @@ fn query_of(group: vec3<u32>, i: u32) -> Eight {
   return Eight(channel(begin, k), channel(begin, k + 1u));
 }
 
-// Eight i of the values under lines `dy` to dy + LINES - 1 of the window, [line][column][v]: zeros outside the image, and from line `end` on.
+// Eight i of the values under lines dy to dy + LINES - 1 of the window, [line][column][v]: zeros outside the image and from line `end` on.
 // Without a branch, here and below: the loads do not wait for each other.
 fn value_of(group: vec3<u32>, dy: u32, end: u32, i: u32) -> Eight {
   let e = min(i, VALUES_8 - 1u);

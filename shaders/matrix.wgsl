@@ -1,4 +1,5 @@
 // What kernels on matrix units share beside a dialect. What no half can be, and sums that are no numbers, become NaNs.
+// `params.rows` is of the file that includes it: a number that no compiler knows.
 
 // Numbers of a row that are staged at a time.
 struct Eight {

@@ -1,4 +1,4 @@
-// Matrix units as Dawn has them (chromium-experimental-subgroup-matrix): what the primitives of gemm_matrix.wgsl and lambda_matrix.wgsl are there.
+// Matrix units as Dawn has them (chromium-experimental-subgroup-matrix): the primitives of gemm_matrix.wgsl and lambda_matrix.wgsl.
 
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 enable f16;

@@ -1,7 +1,9 @@
-// Matrix units in plain WGSL, for devices that have none: what the primitives of gemm_matrix.wgsl and lambda_matrix.wgsl are where nothing is asked of a device.
+// Matrix units in plain WGSL, for devices that have none: the primitives of gemm_matrix.wgsl and lambda_matrix.wgsl, where nothing is
+// asked of a device.
 //
-// A fragment of an operand is the place where it begins in its tile and how far its rows are apart, one of sums a few values a lane: value i of a lane is element
-// lane + i·LANES of the fragment, row by row. A product reads both tiles. The arithmetic is f32, on halves that are packed in pairs.
+// A fragment of an operand is the place where it begins in its tile and how far its rows are apart, one of sums a few values a lane: value
+// i of a lane is element lane + i·LANES of the fragment, row by row. A product reads both tiles. The arithmetic is f32, on halves that are
+// packed in pairs.
 
 alias Halves = u32; // an element of a tile
 const PER: u32 = 2u; // halves in one

@@ -1,4 +1,5 @@
-// Matrix units as naga has them (cooperative matrices): what the primitives of gemm_matrix.wgsl and lambda_matrix.wgsl are there. A type's name has columns before rows.
+// Matrix units as naga has them (cooperative matrices): the primitives of gemm_matrix.wgsl and lambda_matrix.wgsl. A type's name has
+// columns before rows.
 
 enable f16;
 enable wgpu_cooperative_matrix;

@@ -23,26 +23,30 @@ import on_gpu
 def test_one_choice_is_another_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[Any] = []
 
-    def measured(plan: Plan, clock: str) -> dict[str, Any]:
-        made = [{"op": d.op, "shader": d.shader, "flops": d.flops, "ms": 1.0} for d in plan.dispatches]
+    def profile(plan: Plan) -> list[dict[str, float]]:
         found = {dict(d.constants)["ROWS"] for d in plan.dispatches if d.shader == "depthwise"}
         lines.append(found)
-        for d in made:
-            d["ms"] = 0.5 if d["shader"] == "depthwise" and found == {3} else 1.0
-        return {"ms": 7.0, "by_dispatch": made}
+        steps = plan.dispatches[len(plan.recording.prologue) :]
+        return [{"ms": 0.5 if d.shader == "depthwise" and found == {3} else 1.0} for d in steps]
 
-    monkeypatch.setattr(bench_forms, "measured", measured)
+    monkeypatch.setattr(bench_forms, "milliseconds", lambda plan, clock: [9.0, 7.0, 1.0])
+    monkeypatch.setattr(Plan, "profile", profile)
     file, before = tmp_path / "forms.json", (dense.ROWS, lambdas.WINDOWS)
     monkeypatch.setattr(
         sys, "argv", ["bench_forms.py", "--config", "tiny", "--adapter", "llvmpipe", "--filter", "depthwise", "--json", str(file)]
     )
     assert bench_forms.main() == 0
-    assert lines == [{dense.ROWS}, {1}, {2}, {3}, {4}]
+    others = [n for n in (1, 2, 3, 4) if n != dense.ROWS]
+    assert lines == [{dense.ROWS}, *({n} for n in others)], "what changes nothing is not timed"
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    assert list(rows) == ["as it is", *(f"depthwise {n} lines" for n in (1, 2, 3, 4))]
-    said = capsys.readouterr().out
-    assert all(line.endswith("with depthwise 3 lines") for line in said.splitlines() if " with " in line)
-    assert said.count("with depthwise 3 lines") >= 2
+    assert list(rows) == ["as it is", *(f"depthwise {n} lines" for n in others)]
+    assert len(rows["as it is"]["layers"]) > 20
+    changed = rows["depthwise 3 lines"]["layers"]
+    assert {layer.split()[1] for layer in changed} == {"depthwise"}
+    assert len(changed) > 3, "levels are layers of their own"
+    said = [line for line in capsys.readouterr().out.splitlines() if " with " in line]
+    assert len(said) == len(changed)
+    assert all(line.endswith("with depthwise 3 lines") for line in said)
     assert before == (dense.ROWS, lambdas.WINDOWS)
 
 

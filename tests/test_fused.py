@@ -157,9 +157,9 @@ def test_depthwise_leaves_a_gpu_threads_enough(llvmpipe: WebGPU, monkeypatch: py
     monkeypatch.setattr(dense, "ROWS", 4)
     for threads, kind, rows in ((24, "discrete", 4), (25, "discrete", 2), (48, "integrated", 2), (49, "discrete", 1), (49, "software", 4)):
         monkeypatch.setattr(dense, "THREADS", threads)
-        d = dwconv((2, 8, 9), 5, 5).check(llvmpipe, kind=kind).dispatches[0]
-        assert dict(d.constants)["ROWS"] == rows
-        assert d.iterations == 2 * (rows + 2)
+        for images in (1, 2, 5):  # an image of a batch is made as it is alone
+            d = dwconv((images, 8, 9), 5, 5).check(llvmpipe, kind=kind).dispatches[0]
+            assert dict(d.constants)["ROWS"] == rows
 
 
 @pytest.mark.parametrize("silu", [True, False])

@@ -130,10 +130,12 @@ def test_who_has_no_units_for_halves_keeps_the_other_kernel() -> None:
     assert chosen(device(matrix=wide), heads=4) == nobody, "four positions lie over more columns than a line of logits has"
     assert chosen(device(), heads=12) == nobody
     assert chosen(device(matrix=Matrix("dawn", ALL, lanes=48))) == nobody
+    for n, k in ((32, 16), (16, 32)):  # a line of logits has sixteen columns
+        assert chosen(device(matrix=Matrix("dawn", frozenset([Unit(*HALVES, 16, n, k)])))) == nobody
 
 
 def test_a_device_of_little_memory_has_fewer_positions_a_workgroup() -> None:
-    assert chosen(device(limits=DEFAULT_LIMITS)) == [(1, 1, 1), (1, 1, 1), None]
+    assert chosen(device(limits=DEFAULT_LIMITS)) == [(2, 1, 1), (1, 1, 1), None]
     assert chosen(device(limits=ROOM)) == chosen(device())
     small = {**ROOM, "max-compute-invocations-per-workgroup": 128, "max-compute-workgroup-size-x": 128}
     assert chosen(device(limits=small)) == [(4, 1, 1), (4, 1, 1), (1, 2, 2)]
@@ -145,9 +147,34 @@ def test_small_images_have_the_most_workgroups_that_there_can_be() -> None:
     assert constants["FRAGMENTS"] == 1
 
 
+def test_what_an_invocation_goes_round_is_bounded(swiftshader: WebGPU) -> None:
+    """Loops that are left, by the text that is compiled: of an invocation with a whole window, in emulation and on units."""
+    for form in (*FORMS[:3], Form(16, 16, 16, 32, UnitWindow(1, 2, 2))):
+        for dialect in ("emulated", "dawn"):
+            matrix = replace(form.matrix, dialect=dialect)
+            caps = replace(swiftshader.caps, kind="discrete", matrix=matrix, limits=LARGE)
+            plan = self_lambda((1, 16, 16), 8, 40).record(
+                WebGPU(swiftshader.gpu, caps, precision="f16"), self_lambda((1, 16, 16), 8, 40).params
+            )
+            d = plan.dispatches[-1]
+            n = wgsl.numbers("lambda_matrix", d.constants)
+            inner = n["VALUES"] * (1 + n["FK"] // 2) if dialect == "emulated" else 0
+            lines, parts = -(-n["WINDOW"] // n["LINES"]), -(-n["KP"] // n["FK"] // n["LINES"])
+            least = lines * (1 + n["STEPS"] + n["DEEP"] + (n["STEPS"] * n["ABREAST"] + n["DEEP"] * n["OWN"]) * inner) + parts * (
+                1 + n["OWN"] * inner
+            )
+            assert least < d.iterations < 2 * least + 100, (form, dialect)
+
+
 # dialects ------------------------------------------------------------------------------------------------------------
 def text(form: UnitWindow, v4: int, matrix: Matrix, shape: Unit = SIXTEEN) -> str:
-    constants = {**lambdas.fragments(matrix, shape), "HEADS": 8, "V4": v4, "WHOLE": True, "Number": "vec4<f32>"}
+    constants = {
+        **lambdas.fragments(matrix.dialect, matrix.lanes, matrix.per, shape),
+        "HEADS": 8,
+        "V4": v4,
+        "WHOLE": True,
+        "Number": "vec4<f32>",
+    }
     constants |= {"FRAGMENTS": form.fragments, "LINES": form.lines, "SHARE": form.share}
     return wgsl.specialise("lambda_matrix", tuple(sorted(constants.items())), "main")
 

@@ -252,6 +252,17 @@ def test_lines_that_do_not_fill_their_parts_and_lanes_beyond_a_row_are_refused(l
             check(given(**sizes), llvmpipe.caps)
 
 
+@pytest.mark.parametrize(
+    "other", [{"BAND": 8}, {"FN": 32}, {"FK": 32}, {"FN": 4}, {"HEADS": 5}, {"HEADS": 4}, {"SHARE": 2}, {"LANES": 1}], ids=str
+)
+def test_units_that_a_window_was_not_written_for_are_refused(llvmpipe: WebGPU, other: dict[str, int]) -> None:
+    """Columns that no logit is made of would be left out, or read where nobody wrote."""
+    d = on_units(llvmpipe, self_lambda((1, 5, 7), 8, 12), FORMS[0]).dispatches[-1]
+    check(d, llvmpipe.caps)
+    with pytest.raises(LimitError, match=r"lambda_matrix.*none that its kernel was written for"):
+        check(replace(d, constants=tuple(sorted((dict(d.constants) | other).items()))), llvmpipe.caps)
+
+
 def test_a_step_without_a_row_in_the_tables_is_refused(llvmpipe: WebGPU) -> None:
     rows = DDIM().coefficients(np.array([900, 450, 0]), 20)
     plan = llvmpipe.record(lambda y, e: llvmpipe.guided_ddim(e, y, rows, 2.5), [(1, 5, 3, 4), (2, 5, 3, 4)])

@@ -32,6 +32,7 @@ from moebius.backends.webgpu.menu import (
     WINOGRAD_CPU_LOW,
     Gemm,
 )
+from moebius.backends.webgpu.pack import WINDOW_PITCH
 from moebius.backends.webgpu.plan import PARAMS_PITCH
 from moebius.errors import MoebiusError
 from moebius.model import unet, vae
@@ -267,7 +268,9 @@ def test_a_tile_stages_what_its_threads_load(llvmpipe: WebGPU) -> None:
 
 
 def test_the_window_is_the_models() -> None:
-    assert {wgsl.numbers(shader)["WINDOW"] for shader in ("lambda_apply", "lambda_window")} == {POSITION_WINDOW}
+    found = [wgsl.numbers(shader) for shader in ("lambda_apply", "lambda_matrix", "lambda_window")]
+    assert {numbers["WINDOW"] for numbers in found} == {POSITION_WINDOW}
+    assert {numbers["BAND"] for numbers in found if "BAND" in numbers} == {WINDOW_PITCH}
 
 
 @pytest.mark.parametrize("shader", [*KERNELS, *PARTS])  # not the window's, which compares places

@@ -400,11 +400,12 @@ def test_a_few_rows_and_what_runs_once_are_no_shapes(llvmpipe: WebGPU) -> None:
     assert list(shapes([call, call])) == ["rows 35x10x13"]
 
 
-def test_a_shape_is_measured_with_as_many_images_as_it_has_anywhere(llvmpipe: WebGPU) -> None:
-    """A guided step begins with layers of one image, which has half of the workgroups of two."""
-    (one,), (two,) = calls_of(llvmpipe, linear((1, 5, 7))), calls_of(llvmpipe, linear((2, 5, 7)))
-    for order in ([one, two], [two, one], [one, two, one]):
+def test_a_shape_is_measured_with_two_images_where_it_has_them(llvmpipe: WebGPU) -> None:
+    """A guided step begins with layers of one image, which has half of the workgroups of two; a batch has more."""
+    one, two, five = (calls_of(llvmpipe, linear((images, 5, 7)))[0] for images in (1, 2, 5))
+    for order in ([one, two, five], [two, one], [five, one, two]):
         assert list(shapes(order).values()) == [two]
+    assert list(shapes([five, one]).values()) == [one]
 
 
 # the table -----------------------------------------------------------------------------------------------------------

@@ -85,6 +85,10 @@ TESTS_OF = {
     "tuned.py": ["tests/test_tuner.py", "-k", "not swiftshader"],
     "tuner.py": ["tests/test_tuner.py", "-k", "not swiftshader"],
     "places.py": ["tests/test_memory.py"],
+    "ops/lambdas.py": [
+        *("tests/test_fused.py", "tests/test_lambda_content.py", "tests/test_lambda_matrix.py", "tests/test_kernels.py", "-k"),
+        f"({ON_LLVMPIPE}) and (test_fused or lambda or copies)",
+    ],
 }
 SECONDS = 60, 4  # that a mutation has, and times as long as the tests take on the tree as it is: an endless one is none that survives
 # What says that there is no program, which proves nothing; of Python's errors those that were raised, not those in a test's text.
@@ -402,7 +406,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("depth // 2 // self.share * (3 if split else 1)", "depth // 2 // self.share"),
         ('f"coop_mat{k}x{m}<f16, A>"', 'f"coop_mat{m}x{n}<f16, A>"'),
         ('f"coop_mat{n}x{k}<f16, B>"', 'f"coop_mat{k}x{n}<f16, B>"'),
-        ("out |= TILES[matrix.per]", "pass"),
+        ("out |= TILES[per]", "pass"),
         ("// self.share * (3", "* (3"),
         ("operands.norm is None and", ""),
         ("and operands.joined is None", ""),
@@ -654,6 +658,12 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("load_left(of_logits + d * FK, PITCH_B)", "load_left(of_logits, PITCH_B)"),
         ("(fragment * EACH + d * FK) * PITCH_V", "(d * FK) * PITCH_V"),
         ("(fragment * EACH + d * FK) * PITCH_V", "(fragment * EACH) * PITCH_V"),
+        (
+            "      stage(of_logits + row * PITCH_B + 8u * j, over_columns(strip, row, j));\n    }\n    workgroupBarrier();",
+            "      stage(of_logits + row * PITCH_B + 8u * j, over_columns(strip, row, j));\n    }",
+        ),
+        ("      }\n    }\n    workgroupBarrier();\n  }\n  for (var k0", "      }\n    }\n  }\n  for (var k0"),
+        ("content_of(group, k0, i));\n      }\n    }\n    workgroupBarrier();", "content_of(group, k0, i));\n      }\n    }"),
         ("for (var k0 = 0u; k0 < KP / FK; k0 += LINES) {", "for (var k0 = 0u; k0 < KP / FK; k0 += LINES + 1u) {"),
         ("(row / FK * COLUMNS + row % FK)", "(row % FK)"),
         ("min(k0 + line, KP / FK - 1u)", "min(line, KP / FK - 1u)"),
@@ -910,6 +920,14 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("if form.lanes < k4 or ", "if "),
         ("if 2 * height * ceil(width, form.run) >= GROUPS:", "if height * ceil(width, form.run) >= GROUPS:"),
         ("kernel.workgroup_bytes <= caps.limits[MEMORY] and", ""),
+        ("BAND % shape.n or BAND % shape.k or", ""),
+        ("if not suits or left or positions not in (1, 2):", "if not suits or left:"),
+        ("if not suits or left or positions not in (1, 2):", "if not suits or positions not in (1, 2):"),
+        ("deep % form.share or across % form.share or", ""),
+        ("if 2 * height * ceil(width, run) >= GROUPS:", "if height * ceil(width, run) >= GROUPS:"),
+        ('caps.precision != "f16" or not caps.fuses:', 'caps.precision != "f16":'),
+        ("found.append((run, constants))", "found.append((-run, constants))"),
+        ("if positions >= form.least and", "if"),
         ("if caps.limits[MEMORY] >= ROOMY else ()", "if caps.limits[MEMORY] else ()"),
     ],
     "engine/moebius/backends/webgpu/ops/attention.py": [
@@ -987,6 +1005,14 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("all(sizes[name].bit_count() == 1 for name in halved(shader))", "True"),
         ('n["SIZE"] % n["LANES"] == 0', "True"),
         ('n["LINES"] % n["PARTS"] == 0', "True"),
+        ('n["FM"] % n["HEADS"] == 0 and', ""),
+        ('n["EACH"] in (1, 2) and', ""),
+        ('n["WINDOW"] + n["EACH"] - 1 <= band and', ""),
+        ('and n["FEW"] * n["RUN"] == n["THREADS"]', ""),
+        ('(band, n["FN"]), (band, n["FK"]),', '(band, n["FK"]),'),
+        ('(band, n["FK"]), (n["FN"], 8)', '(n["FN"], 8)'),
+        ('(n["FN"], 8), (n["FK"], 8)', '(n["FK"], 8)'),
+        ("whole and fits and divided and shared", "whole and fits and divided"),
         ('grid[0] * n["WIDE"] <= n["v4"]', "True"),
     ],
     "engine/moebius/backends/webgpu/tuned.py": [
@@ -1000,7 +1026,8 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "engine/moebius/backends/webgpu/tuner.py": [
         ("gain >= BETTER", "gain > 0"),
         ("if not call.prologue and call.rows > FEW:", "if call.rows > FEW:"),
-        ("if shape not in largest or call.rows > largest[shape].rows:", "if shape not in largest:"),
+        ("if shape not in nearest or off < abs(", "if shape not in nearest or -off < -abs("),
+        ("if shape not in nearest or off < abs(nearest[shape].rows - choice.of_two(call)):", "if shape not in nearest:"),
         ("if now() - begin >= seconds:", "if False:"),
         ("out.whole = False", "pass"),
         ("np.full(nbytes // itemsize(out.dtype), np.nan, dtype)", "np.zeros(nbytes // itemsize(out.dtype), dtype)"),

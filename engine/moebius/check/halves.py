@@ -1,10 +1,10 @@
 """What half precision may lose in an op on top of float32: by how much its outputs move when what is stored in it is moved.
 
-Sums are float32's, so what is lost are the roundings of numbers as they are stored: every weight that products are made with by 2⁻¹¹ of
-itself, every tensor that one kernel hands on to the next, and an input that is a norm's output. How large that becomes in the outputs (sums
-that cancel, a softmax of large logits) the oracle says, at the op's own values: it computes them once more with weights and input moved by
-as much, up or down at random. A value that is handed on is a factor in a product with a weight, and a rounding of it does what one of that
-weight does: so weights are moved by two roundings.
+Sums are float32's, so what is lost are the roundings of numbers as they are stored, or put before matrix units: every weight that
+products are made with by 2⁻¹¹ of itself, every tensor that one kernel hands on to the next, and an input that is a norm's output. How
+large that becomes in the outputs (sums that cancel, a softmax of large logits) the oracle says, at the op's own values: it computes them
+once more with weights and input moved by as much, up or down at random. A value that is handed on is a factor in a product with a weight,
+and a rounding of it does what one of that weight does: so weights are moved by two roundings.
 """
 
 from __future__ import annotations

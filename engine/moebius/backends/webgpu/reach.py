@@ -247,16 +247,17 @@ def lambda_window(n: Numbers, grid: Grid) -> Reach:
 
 
 def lambda_matrix(n: Numbers, grid: Grid) -> Reach:
-    """As lambda_window."""
-    images, width4 = grid[2], n["V4"]
+    """As lambda_window; and a line of logits is whole fragments, as wide as the columns under a fragment's positions."""
+    images, v4, band = grid[2], n["V4"], n["BAND"]
     rows = images * n["height"] * n["width"]
-    spans = vec4(qkv=(rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 2) * width4, variance=rows, filters=4 * width4 * n["WINDOW"] * 4)
-    spans |= vec4(**{"lambda": 4 * images * width4 * width4})
-    whole = _fills({**n, "v4": width4}) and grid[1] == n["height"] and n["width"] > 0
-    divided = (
-        n["FM"] % n["HEADS"] == 0 and n["EACH"] in (1, 2) and (n["KP"] // n["FK"]) % n["SHARE"] == 0 == (n["VP"] // n["FN"]) % n["SHARE"]
-    )
-    return Reach(spans | _heads(n, rows, rows), whole=whole and divided)
+    spans = vec4(qkv=(rows - 1) * n["qkv_pitch"] + (n["HEADS"] + 2) * v4, variance=rows, filters=4 * v4 * n["WINDOW"] * band // 4)
+    spans |= vec4(**{"lambda": 4 * images * v4 * v4})
+    heads = {**n, "v4": v4}
+    whole = _fills(heads) and grid[1] == n["height"] and n["width"] > 0
+    fits = n["FM"] % n["HEADS"] == 0 and n["EACH"] in (1, 2) and n["WINDOW"] + n["EACH"] - 1 <= band and n["FEW"] * n["RUN"] == n["THREADS"]
+    divided = not any(a % b for a, b in ((band, n["FN"]), (band, n["FK"]), (n["FN"], 8), (n["FK"], 8)))
+    shared = not any(n[size] // n[fragment] % n["SHARE"] for size, fragment in (("KP", "FK"), ("VP", "FN")))
+    return Reach(spans | _heads(heads, rows, rows), whole=whole and fits and divided and shared)
 
 
 def lambda_apply(n: Numbers, grid: Grid) -> Reach:

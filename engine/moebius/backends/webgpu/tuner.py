@@ -76,16 +76,17 @@ class Measured:
 
 def shapes(calls: Iterable[GemmCall]) -> dict[str, GemmCall]:
     """One call for every shape that is worth a measurement, those on which most time goes first. What runs once a run is none. Of calls of
-    one image and of two it is one of two: there most time goes, and half as many workgroups may be fastest on another row."""
+    as many positions it is one of two images, where there is one: a guided step has those, behind a few of one image, which have half of
+    the workgroups and may be fastest on another row."""
     work: dict[str, int] = {}
-    largest: dict[str, GemmCall] = {}
+    nearest: dict[str, GemmCall] = {}
     for call in calls:
         if not call.prologue and call.rows > FEW:
-            shape = shape_of(call)
-            if shape not in largest or call.rows > largest[shape].rows:
-                largest[shape] = call
+            shape, off = shape_of(call), abs(call.rows - choice.of_two(call))
+            if shape not in nearest or off < abs(nearest[shape].rows - choice.of_two(call)):
+                nearest[shape] = call
             work[shape] = work.get(shape, 0) + call.rows * call.phases * call.mode.side**2 * call.operands.n * call.operands.k
-    return {shape: largest[shape] for shape in sorted(largest, key=lambda s: -work[s])}
+    return {shape: nearest[shape] for shape in sorted(nearest, key=lambda s: -work[s])}
 
 
 class Tuner:

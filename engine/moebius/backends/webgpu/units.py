@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from moebius.backends.webgpu.calls import GemmCall, Rows
-from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Dialect, Matrix, Unit
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Dialect, Unit
 
 SHADER = "gemm_matrix"
 HALVES = "f16", "f32"  # what is multiplied, and what the sums are
@@ -18,13 +18,13 @@ TILES: dict[int, dict[str, int | bool | str]] = {
 }
 
 
-def fragments(matrix: Matrix, shape: Unit) -> dict[str, int | bool | str]:
+def fragments(dialect: Dialect, lanes: int, per: int, shape: Unit) -> dict[str, int | bool | str]:
     """The constants of a kernel on units of a shape: what they are in a device's dialect."""
     m, n, k = shape.m, shape.n, shape.k
-    out: dict[str, int | bool | str] = {"FM": m, "FN": n, "FK": k, "LANES": matrix.lanes, "DIALECT": f"matrix_{matrix.dialect}"}
-    if matrix.dialect == "dawn":
-        out |= TILES[matrix.per]
-    if matrix.dialect == "naga":
+    out: dict[str, int | bool | str] = {"FM": m, "FN": n, "FK": k, "LANES": lanes, "DIALECT": f"matrix_{dialect}"}
+    if dialect == "dawn":
+        out |= TILES[per]
+    if dialect == "naga":
         out |= {"Left": f"coop_mat{k}x{m}<f16, A>", "Right": f"coop_mat{n}x{k}<f16, B>", "Sum": f"coop_mat{n}x{m}<f32, C>"}
     return out
 
@@ -63,7 +63,7 @@ class Units:
         return caps.matrix is not None and self.shape in caps.matrix.shapes and self.m * self.n % self.lanes == 0
 
     def constants(self, split: bool) -> dict[str, int | bool | str]:
-        out = fragments(Matrix(self.dialect, frozenset(), self.lanes, self.per), self.shape)
+        out = fragments(self.dialect, self.lanes, self.per, self.shape)
         return out | {"BK4": self.depth // 4, "SPLIT": split, "PARTS": 2 if split else 1, "SHARE": self.share}
 
     def products(self, tm: int, columns: int, split: bool) -> int:

@@ -22,7 +22,7 @@ PARTS = 16  # of which there are so many at most
 # Lines of outputs that a thread of `depthwise` makes. With two an output takes 3 loads in place of 4.5, and 0.7 of the time on llvmpipe,
 # 0.9 on SwiftShader; with four 0.55 and 0.9, and SwiftShader compiles for twice as long. No bit of a result depends on it.
 ROWS = 2
-THREADS = 1 << 15  # that a GPU is left with, at least, or a thread makes fewer lines: so a batch may have more of them than an image
+THREADS = 1 << 15  # that a GPU is left with for two images, at least, or a thread makes fewer lines
 
 
 def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"] | None) -> Tensor:
@@ -146,14 +146,14 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
     norm = x.norm if isinstance(x, GroupNormed) else None
     source = x.x if isinstance(x, GroupNormed) else x
     first, second = (source.a, source.b) if isinstance(source, Joined) else (source, None)
-    across, rows = b * ceil(width, wgsl.numbers("depthwise")["RUN"]) * (up4(c) // 4), ROWS
-    while rec.caps.fuses and rows > 1 and ceil(height, rows) * across < THREADS:
+    across, rows = ceil(width, wgsl.numbers("depthwise")["RUN"]) * (up4(c) // 4), ROWS
+    while rec.caps.fuses and rows > 1 and 2 * ceil(height, rows) * across < THREADS:
         rows //= 2
     rec.dispatch(
         op,
         path,
         "depthwise",
-        ceil(height, rows) * across,
+        b * ceil(height, rows) * across,
         {"x": first, "joined": second, "norm": norm.table if norm else None, "w": w, "bias": bias, "out": out},
         {"images": b, "height": height, "width": width, "c4": up4(c) // 4, "a4": first.pitch // 4},
         {

@@ -50,15 +50,6 @@ class Content(NamedTuple):
         return {"LINES": self.lines, "LANES": self.lanes, "TV4": self.tv4, "AHEAD": self.ahead}
 
 
-# In the order of preference, with and without more workgroup memory than WebGPU's default limit.
-ROOMY = 32 << 10
-WINDOWS = (
-    Window(16, 1, 1, 4, False, lanes=10),
-    Window(8, 2, 3, 8, False, lanes=20),
-    Window(2, 1, 3, 2, True),
-)
-
-
 class UnitWindow(NamedTuple):
     """How lambda_matrix divides its work: its constants of these names."""
 
@@ -67,10 +58,18 @@ class UnitWindow(NamedTuple):
     share: int
 
 
-UNIT_WINDOWS = (UnitWindow(8, 1, 1), UnitWindow(4, 2, 1), UnitWindow(4, 1, 1), UnitWindow(1, 2, 2), UnitWindow(1, 1, 1))
+# In the order of preference, with and without more workgroup memory than WebGPU's default limit.
+ROOMY = 32 << 10
+WINDOWS = (
+    Window(16, 1, 1, 4, False, lanes=10),
+    Window(8, 2, 3, 8, False, lanes=20),
+    Window(2, 1, 3, 2, True),
+)
 SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
-# In the order of preference. Where positions are few, channels are many: more lanes, whose loads are neighbours, leave workgroups enough.
-# The last form divides every row, and every device has room for it. No GPU has timed them yet.
+# The same. No GPU has timed these yet, nor those below.
+UNIT_WINDOWS = tuple(UnitWindow(*form) for form in ((8, 1, 1), (4, 2, 1), (4, 1, 1), (2, 1, 1), (1, 2, 2), (1, 1, 1)))
+# Where positions are few, channels are many: more lanes, whose loads are neighbours, leave workgroups enough. The last form divides every
+# row, and every device has room for it.
 CONTENT = (
     Content(128, 2, 1, 8, 2048),
     Content(64, 2, 1, 8, 2048),
@@ -84,6 +83,7 @@ CONTENT = (
 GROUPS = 256  # workgroups that make a GPU busy
 CROSS_LANES, CROSS_ROWS = 5, 4  # of cross_lambda_rows, at most
 SOFTWARE_CONTENT = {"LINES": 8, "LANES": 1, "TV4": 1, "AHEAD": 2}  # as many threads as llvmpipe has lanes
+BAND = wgsl.numbers("lambda_matrix")["BAND"]  # columns of a line of logits there
 SELF, CROSS = "self_lambda", "cross_lambda"
 
 
@@ -188,13 +188,14 @@ def unit_windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> Cons
     found: list[tuple[int, Constants]] = []
     for shape in sorted(caps.matrix.shapes, key=lambda shape: (-shape.m, -shape.n)):
         positions, left = divmod(shape.m, heads)
-        if (shape.operands, shape.sums) != HALVES or left or positions not in (1, 2) or shape.m * shape.n % caps.matrix.lanes:
+        suits = (shape.operands, shape.sums) == HALVES and not (BAND % shape.n or BAND % shape.k or shape.m * shape.n % caps.matrix.lanes)
+        if not suits or left or positions not in (1, 2):
             continue
         for form in UNIT_WINDOWS:
             run, deep, across = form.fragments * positions, ceil(4 * k4, shape.k), ceil(4 * k4, shape.n)
             if deep % form.share or across % form.share or (form.fragments > 1 and run >= 2 * width):
                 continue
-            constants = fragments(caps.matrix, shape) | {"HEADS": heads, "V4": k4}
+            constants = fragments(caps.matrix.dialect, caps.matrix.lanes, caps.matrix.per, shape) | {"HEADS": heads, "V4": k4}
             constants |= {"FRAGMENTS": form.fragments, "LINES": form.lines, "SHARE": form.share}
             if not _fits(caps, "lambda_matrix", constants):
                 continue
@@ -273,12 +274,12 @@ def _turns(n: Mapping[str, int]) -> int:
 def _unit_turns(n: Mapping[str, int], emulated: bool) -> int:
     """The same of lambda_matrix, with those of products, which are loops in emulation alone."""
     product, passed = (n["VALUES"] * (1 + n["FK"] // 2), n["VALUES"]) if emulated else (0, 0)
-    logits, sums = n["ABREAST"] * n["STEPS"], n["DEEP"] * n["OWN"]
-    line = (
-        (logits + sums) * product + n["ABREAST"] * passed + ceil(n["FM"] * n["BAND"] // 8, n["SHARE"] * n["LANES"]) * (1 + 3 * n["SHARE"])
-    )
-    end = n["OWN"] * (passed + ceil(n["TASKS"], n["FEW"]) * (1 + n["LINES"])) + n["FEW"]
-    return ceil(POSITION_WINDOW, n["LINES"]) * (1 + line) + ceil(n["KP"] // n["FK"], n["LINES"]) * (1 + n["OWN"] * product) + end
+    logits = n["STEPS"] * (1 + n["ABREAST"] * product) + n["ABREAST"] * passed
+    moved = ceil(n["FM"] * n["BAND"] // 8, n["SHARE"] * n["LANES"]) * (1 + 3 * n["SHARE"])
+    sums = n["DEEP"] * (1 + n["OWN"] * product)
+    content = ceil(n["KP"] // n["FK"], n["LINES"]) * (1 + n["OWN"] * product)
+    end = n["OWN"] * (passed + ceil(n["TASKS"], n["FEW"]) * (1 + n["LINES"])) + ceil(n["RUN"], n["THREADS"]) * (1 + n["FEW"]) + 3
+    return ceil(POSITION_WINDOW, n["LINES"]) * (1 + logits + moved + sums) + content + end
 
 
 def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int, residual: Tensor) -> Tensor:
