@@ -256,8 +256,8 @@ def test_loads_across_groups_and_tensors_are_refused(llvmpipe: WebGPU) -> None:
         check(good, llvmpipe.caps)
     check(given(4, "vec4<f32>", joined=False, a=12, b=3, positions=20), llvmpipe.caps)  # there is no second one
     for bad in (
-        *(given(4, "vec4<f32>", **params) for params in ({"channels": 2}, {"a": 6}, {"b": 2, "channels": 1})),
-        *(given(2, "vec2<f32>", **params) for params in ({"channels": 3}, {"a": 7}, {"b": 3, "a": 6, "channels": 2})),
+        *(given(4, "vec4<f32>", positions=17, **params) for params in ({"channels": 2}, {"a": 6, "b": 8}, {"b": 6})),
+        *(given(2, "vec2<f32>", positions=17, **params) for params in ({"channels": 3}, {"a": 7, "b": 6}, {"b": 7})),
         *(given(2, "vec4<f32>"), given(1, "vec2<f32>"), given(4, "f32")),
     ):
         with pytest.raises(LimitError, match="none that its kernel was written for"):
