@@ -18,7 +18,7 @@ from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.menu import CPU, WINOGRAD
-from moebius.backends.webgpu.ops import dense, lambdas
+from moebius.backends.webgpu.ops import dense, lambdas, norms
 from moebius.check.lockstep import LockStep, Row
 from moebius.check.specs.case import Size
 from moebius.model import unet
@@ -127,6 +127,21 @@ def test_what_is_fused_agrees_with_the_ops_one_by_one(gpu: WebGPU, name: str) ->
         made = make(size).check(gpu, CPU, kind="discrete").dispatches
         assert [d.shader for d in made] == shaders
         assert max(len(d.bindings) for d in made) <= 8
+
+
+def test_a_group_norm_of_two_loads_what_each_has_side_by_side(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins between groups and within one, whose channels are unlike. Two that are no whole vec4 are copied first."""
+    monkeypatch.setattr(norms, "SCALE_THREADS", 16)
+    ways = [(3, 4, 8, 4), (2, 10, 8, 2), (4, 3, 4, 1), (2, 10, 6, 0)], [(1, 8, 4, 4), (2, 6, 4, 2), (2, 12, 8, 4), (2, 6, 5, 0)]
+    for groups, width, a, floats in some(gpu, *ways):
+        for size in some(gpu, [(2, 5, 7)], [(1, 1, 1), (1, 9, 13)]):
+            case = joined(size, group_norm(size, groups, width), a)
+            for i, x in enumerate(case.inputs):
+                channels = np.arange(x.shape[1], dtype=np.float32).reshape(1, -1, 1, 1)
+                x[...] = (x + 5 * i) * (1 + channels % 3) - channels
+            (made,) = [d for d in case.check(gpu, CPU, kind="discrete").dispatches if d.shader == "group_scale"]
+            constants = dict(made.constants)
+            assert (constants["JOINED"], constants.get("WIDTH", 1)) == (floats > 0, floats or 2)
 
 
 DEPTHWISE: dict[str, Callable[[Size], Case]] = {

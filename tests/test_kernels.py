@@ -175,6 +175,28 @@ def test_group_norm_widths(gpu: WebGPU) -> None:
             group_norm(size, groups, width, eps=1e-1, silu=True).check(gpu)
 
 
+def test_group_norm_loads_several_channels_at_once(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as divide a group's. No two are alike, so that each counts: here a thread of a GPU has several rounds of loads."""
+    monkeypatch.setattr(norms, "SCALE_THREADS", 16)
+    for groups, width, floats in some(gpu, [(3, 4, 4), (2, 10, 2), (2, 3, 1)], [(1, 8, 4), (3, 2, 2), (2, 6, 2), (1, 72, 4), (1, 38, 2)]):
+        for size in some(gpu, [(2, 31, 9)], [(1, 1, 1), (2, 1, 3), (1, 4, 5)]):  # there are fewer positions than threads, too
+            case = group_norm(size, groups, width)
+            channels = np.arange(groups * width, dtype=np.float32).reshape(1, -1, 1, 1)
+            case.inputs[0] = (case.inputs[0] + 3 * np.cos(3 * channels)) * (1 + channels % 5)
+            made = case.check(gpu, kind="discrete").dispatches[0]
+            assert [dict(made.constants).get(name, 1) for name in ("WIDTH", "AHEAD")] == [floats, norms.SCALE_AHEAD // floats]
+            values, positions = width // floats, size[1] * size[2]
+            rounds = -(-positions // (norms.SCALE_AHEAD // floats * (16 // min(values, 16))))
+            assert made.iterations == -(-values // 16) * (1 + rounds) + norms.ROUNDS + -(-width // 16)
+            assert "WIDTH" not in dict(case.check(gpu, kind="software").dispatches[0].constants)
+            case.inputs[0] = VALUES["far from zero"](case.inputs[0])
+            case.condition = 1e4
+            case.check(gpu, kind="discrete")
+    monkeypatch.undo()
+    for width in some(gpu, [10], [4, 20]):  # with all threads that there are, and more positions than they load at once
+        group_norm((1, 61, 67), 2, width).check(gpu, kind="discrete")
+
+
 def test_group_norm_merges_its_chunks(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(norms, "WHOLE", 8989)
     whole = group_norm((1, 29, 31), 2, 10).check(gpu)  # 899 positions of 10 channels are two chunks, 450 and 449

@@ -240,6 +240,30 @@ def test_threads_that_cannot_be_halved_are_refused(llvmpipe: WebGPU, shader: str
             check(given(LANES=16, SIZE=24), llvmpipe.caps)
 
 
+def test_loads_across_groups_and_tensors_are_refused(llvmpipe: WebGPU) -> None:
+    """Of the twelve channels of three groups eight are in the first of two tensors."""
+    (d,) = (d for d in recorded(llvmpipe, "dwconv of a group norm of two, fused", (2, 5, 7)) if d.shader == "group_scale")
+
+    def given(width: int, value: str, joined: bool = True, **params: int) -> Dispatch:
+        constants = dict(d.constants) | {"WIDTH": width, "Value": value, "JOINED": joined}
+        bindings = [b for b in d.bindings if joined or b.name != "joined"]
+        return replace(d, constants=tuple(sorted(constants.items())), params=d.params | params, bindings=bindings)
+
+    assert dict(d.constants)["WIDTH"] == 4
+    assert spans(d)["x"] == (0, 70 * 8)
+    assert spans(d)["joined"] == (0, 70 * 4)
+    for good in (given(4, "vec4<f32>"), given(2, "vec2<f32>", channels=2, a=6, b=2), given(1, "f32", channels=1, a=3, b=1)):
+        check(good, llvmpipe.caps)
+    check(given(4, "vec4<f32>", joined=False, a=12, b=3, positions=20), llvmpipe.caps)  # there is no second one
+    for bad in (
+        *(given(4, "vec4<f32>", positions=17, **params) for params in ({"channels": 2}, {"a": 6, "b": 8}, {"b": 6})),
+        *(given(2, "vec2<f32>", positions=17, **params) for params in ({"channels": 3}, {"a": 7, "b": 6}, {"b": 7})),
+        *(given(2, "vec4<f32>"), given(1, "vec2<f32>"), given(4, "f32")),
+    ):
+        with pytest.raises(LimitError, match="none that its kernel was written for"):
+            check(bad, llvmpipe.caps)
+
+
 def test_lines_that_do_not_fill_their_parts_and_lanes_beyond_a_row_are_refused(llvmpipe: WebGPU) -> None:
     d = next(d for d in recorded(llvmpipe, "self_lambda", (1, 5, 7)) if d.shader == "lambda_content")
 

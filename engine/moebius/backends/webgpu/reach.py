@@ -197,10 +197,10 @@ def group_scale(n: Numbers, grid: Grid) -> Reach:
     spans = words(x=rows * n["a"], weight=channels, bias=channels, out=2 * images * n["pitch"])
     if n["JOINED"]:
         spans |= words(joined=rows * n["b"])
-    whole = (
-        groups == n["groups"] and channels <= min(n["pitch"], n["a"] + (n["b"] if n["JOINED"] else 0)) and min(n["positions"], channels) > 0
-    )
-    return Reach(spans, whole=whole)
+    rest = n["b"] if n["JOINED"] else 0
+    whole = groups == n["groups"] and channels <= min(n["pitch"], n["a"] + rest) and min(n["positions"], channels) > 0
+    width = n["WIDTH"]  # a load is of so many neighbours, all of one group and of one tensor
+    return Reach(spans, whole=whole and width == n.get("Value", 1) and not any(floats % width for floats in (n["channels"], n["a"], rest)))
 
 
 def group_finish(n: Numbers, grid: Grid) -> Reach:

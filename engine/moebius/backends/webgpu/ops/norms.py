@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import gcd
 
 from moebius.backends.webgpu import wgsl
 from moebius.backends.webgpu.calls import Spread
@@ -18,13 +19,18 @@ from moebius.model.params import Params
 
 WHOLE = 2**17  # elements of a group of one image that one workgroup reduces, at most
 SCALE_THREADS = 1024  # of a GPU's workgroup of group_scale, at most: there are fewer workgroups than a large GPU has processors
-SCALE_AHEAD = 16  # loads that each of them has under way
-STATS_AHEAD = 8  # the same of its group_stats: on an H200 16 loads one after the other took a thread 12 µs
+SCALE_AHEAD = 16  # floats that each of them has under way
+STATS_AHEAD = 8  # loads that one of its group_stats has: on an H200 16 loads one after the other took a thread 12 µs
 EACH = 4  # vec4 that a thread of a GPU's group_apply has under way
 FEW_THREADS = 16  # of a software driver's workgroup: what is added up across threads costs it more than what each adds up
 CHUNK = 4096  # elements a workgroup of group_stats reduces, at least
 CHUNKS = 256  # chunks of a group, at most
-ROUNDS = 8  # at least the steps of a tree over the threads of a workgroup: what is added to a loop for the sum behind it
+ROUNDS = 10  # at least the steps of a tree over the threads of a workgroup: what is added to a loop for the sum behind it
+VALUES: dict[int, dict[str, int | bool | str]] = {  # floats of a load, and what says so
+    1: {},
+    2: {"TWOS": True, "WIDTH": 2, "Value": "vec2<f32>"},
+    4: {"FOURS": True, "WIDTH": 4, "Value": "vec4<f32>"},
+}
 OP = "group_norm"
 
 
@@ -88,11 +94,13 @@ def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tens
     parts = (x.a, x.b) if isinstance(x, Joined) else (x,)
     if h * w * (c // groups) > WHOLE or not rec.fits(*parts):
         return _table_of_chunks(rec, x, p, groups, eps, table, affine)
-    width, size, ahead = c // groups, FEW_THREADS, wgsl.numbers("group_scale")["AHEAD"]
-    if not rec.caps.is_software:
+    width, floats, size, ahead = c // groups, 1, FEW_THREADS, wgsl.numbers("group_scale")["AHEAD"]
+    if rec.caps.fuses:
         limits = [rec.caps.limits[f"max-compute-{name}"] for name in ("invocations-per-workgroup", "workgroup-size-x")]
-        size, ahead = 1 << min(SCALE_THREADS, *limits).bit_length() - 1, SCALE_AHEAD
-    step = size // min(width, size)
+        size, floats = 1 << min(SCALE_THREADS, *limits).bit_length() - 1, gcd(4, width)  # rows of a tensor, of two too, are whole vec4
+        ahead = SCALE_AHEAD // floats
+    values = width // floats
+    step = size // min(values, size)
     first, second = (*parts, None)[:2]
     rec.dispatch(
         OP,
@@ -109,8 +117,8 @@ def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tens
             "pitch": table.pitch,
             "eps": eps,
         },
-        {"SIZE": size, "AHEAD": ahead, "JOINED": second is not None},
-        iterations=ceil(width, size) * (1 + ceil(h * w, ahead * step)) + ROUNDS + ceil(width, size),
+        {"SIZE": size, "AHEAD": ahead, "JOINED": second is not None, **VALUES[floats]},
+        iterations=ceil(values, size) * (1 + ceil(h * w, ahead * step)) + ROUNDS + ceil(width, size),
         flops=4 * x.rows * c,
     )
     return table
@@ -171,7 +179,7 @@ def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[i
         (norm.groups, chunk_count, image_count),
         {"x": source, "out": norm.parts},
         {**norm.sizes, "image0": image0, "chunk0": chunk0, "origin": origin},
-        constants | ({"FOURS": True, "WIDTH": 4, "Value": "vec4<f32>"} if fours else {}),
+        constants | VALUES[4 if fours else 1],
         iterations=ceil(norm.chunk * norm.channels, size) + ROUNDS,
         flops=4 * image_count * min(chunk_count * norm.chunk, norm.positions) * norm.x.shape[3],
     )
