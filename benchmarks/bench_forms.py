@@ -27,7 +27,7 @@ from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.choice import Choose
 from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.ops import lambdas
-from moebius.backends.webgpu.ops.lambdas import Content, UnitWindow, Window
+from moebius.backends.webgpu.ops.lambdas import Content, Cross, UnitWindow, Window
 from moebius.backends.webgpu.plan import Plan
 from moebius.check.lockstep import networks
 from moebius.errors import MoebiusError
@@ -50,12 +50,14 @@ CONTENT = (
     (16, 8, 1, 4),
     (16, 4, 2, 8),
 )
+CROSS = ((10, 3, 40), (10, 2, 80), (10, 6, 20), (5, 4, 40), (20, 3, 40), (20, 2, 80), (20, 1, 20), (40, 1, 20), (40, 1, 40))
 # Constants of other values, by what is changed.
 FORMS: dict[str, dict[str, Any]] = {
     **{f"window {form}": {"lambdas.WINDOWS": (Window(*form), *lambdas.WINDOWS)} for form in WINDOWS},
     **{f"window on units {form}": {"lambdas.UNIT_WINDOWS": (UnitWindow(*form), *lambdas.UNIT_WINDOWS)} for form in ON_UNITS},
     "window beside units": {"lambdas.UNIT_WINDOWS": ()},
     **{f"content {form}": {"lambdas.CONTENT": (Content(*form), *lambdas.CONTENT)} for form in CONTENT},
+    **{f"cross {form}": {"lambdas.CROSSES": (Cross(*form), *lambdas.CROSSES)} for form in CROSS},
     **{f"depthwise {rows} lines": {"dense.ROWS": rows} for rows in (1, 2, 3, 4)},
     **{f"group norm {threads} threads": {"norms.SCALE_THREADS": threads} for threads in (256, 512)},
     **{f"group norm {ahead} ahead": {"norms.SCALE_AHEAD": ahead} for ahead in (4, 8, 32)},

@@ -288,20 +288,45 @@ def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: We
     assert made[-1].shader == "lambda_apply"
 
 
-def test_rows_of_a_cross_lambda_are_divided_among_lanes(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More vec4 than lanes, rows that do not fill a workgroup, and what has no room for one."""
+# The most lanes, rows and logits of a thread; heads, k, tokens and copies; and heads of a thread and lanes of a row that come of it.
+CROSSES = {
+    "every head a thread's": ((2, 2, 30), (3, 5, 10, 1), (3, 2)),
+    "a head a thread": ((2, 2, 1), (3, 5, 10, 2), (1, 2)),
+    "two heads a thread, lanes that take two vec4 or one": ((2, 3, 6), (16, 9, 3, 2), (2, 2)),
+    "lanes that take two vec4": ((3, 2, 20), (2, 16, 10, 1), (2, 2)),
+    "one token": ((5, 2, 2), (2, 20, 1, 3), (2, 5)),
+    "one lane of one head": ((1, 4, 99), (1, 11, 12, 1), (1, 1)),
+    "sixteen heads a thread": ((4, 3, 32), (16, 4, 2, 1), (16, 1)),
+}
+
+
+@pytest.mark.parametrize("name", CROSSES)
+def test_cross_lambdas_of_every_shape(gpu: WebGPU, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the variance of their rows, which the norm behind takes. Rows do not fill a workgroup."""
+    form, (heads, k, tokens, copies), divided = CROSSES[name]
+    monkeypatch.setattr(lambdas, "CROSSES", (lambdas.Cross(*form),))
+    for images, height in some(gpu, [(1, 5)], [(2, 7)]):
+        size = copies * images, height, 1
+        made = in_transformer(cross_lambda((images, height, 1), heads, k, tokens, copies=copies), size).check(gpu, CPU, kind="discrete")
+        d = next(d for d in made.dispatches if d.shader == "cross_lambda_rows")
+        found = dict(d.constants)
+        assert (found["EACH"], found["LANES"], found["ROWS"]) == (*divided, form[1])
+
+
+def test_a_cross_lambda_is_divided_as_a_workgroup_has_room(llvmpipe: WebGPU) -> None:
+    """Fewer rows, then fewer lanes that share k evenly; where positions are few, more lanes of fewer heads."""
     caps = replace(llvmpipe.caps, limits=DEFAULT_LIMITS)
-    found = [
-        lambdas.cross_rows(caps, heads, k4, tokens)
-        for heads, k4, tokens in ((8, 10, 10), (8, 40, 10), (8, 12, 10), (16, 10, 10), (8, 10, 77))
-    ]
-    assert [(f["LANES"], f["ROWS"]) for f in found if f is not None] == [(5, 4), (5, 4), (4, 4), (5, 3), (5, 1)]
-    assert lambdas.cross_rows(caps, 300, 10, 10) is None
-    for lanes, rows, k, tokens in ((2, 2, 16, 10), (1, 3, 9, 3), (3, 2, 11, 12)):
-        monkeypatch.setattr(lambdas, "CROSS_LANES", lanes)
-        monkeypatch.setattr(lambdas, "CROSS_ROWS", rows)
-        made = cross_lambda((2, 5, 1), 2, k, tokens).check(llvmpipe, CPU, kind="discrete").dispatches
-        assert made[-1].shader == "cross_lambda_rows"
+
+    def divided(caps: Caps, *sizes: int) -> tuple[int, int, int] | None:
+        found = lambdas.cross_rows(caps, *sizes)
+        return found and (found["EACH"], found["LANES"], found["ROWS"])
+
+    levels = (8, 10, 10, 4096), (8, 20, 10, 1024), (8, 40, 10, 256)
+    assert [divided(caps, *sizes) for sizes in levels] == [(4, 10, 3), (4, 20, 2), (2, 40, 1)]
+    roomy = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 48 << 10})
+    assert [divided(roomy, *sizes) for sizes in levels] == [(4, 10, 3), (4, 20, 3), (2, 40, 1)]
+    assert [divided(caps, 16, 12, 10, 4096), divided(caps, 8, 10, 77, 4096)] == [(4, 6, 3), (1, 5, 1)]
+    assert divided(caps, 300, 10, 10, 4096) is None
     cut = cross_lambda((1, 2, 2), 2, 3).check(llvmpipe, CPU, kind="discrete", max_compute_workgroup_storage_size=64)
     assert cut.dispatches[-1].shader == "cross_lambda"
 

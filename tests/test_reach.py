@@ -178,6 +178,16 @@ def test_sizes_that_do_not_fit_what_is_bound_are_refused(llvmpipe: WebGPU, shade
             check(replace(d, params=d.params | {name: d.params[name] + 32}), llvmpipe.caps)
 
 
+def test_heads_that_a_thread_would_leave_out_are_refused(llvmpipe: WebGPU) -> None:
+    """And lanes that would have no channel: nothing is divided by how many they have."""
+    d = next(d for d in recorded(llvmpipe, FROM["cross_lambda_rows"], (1, 5, 7)) if d.shader == "cross_lambda_rows")
+    check(d, llvmpipe.caps)
+    assert (dict(d.constants)["HEADS"], d.params["k4"]) == (2, 1)
+    for wrong in ({"EACH": 3}, {"HEADS": 3}, {"LANES": 2}):
+        with pytest.raises(LimitError, match="none that its kernel was written for"):
+            check(replace(d, constants=tuple(sorted((dict(d.constants) | wrong).items()))), llvmpipe.caps)
+
+
 def test_the_variance_of_rows_is_reached_by_itself(llvmpipe: WebGPU) -> None:
     """It is the second entry of a kernel, with the first one's row."""
     d = next(d for d in recorded(llvmpipe, "self_lambda of a layer norm, fused", (2, 5, 3)) if d.entry == "row_variance")

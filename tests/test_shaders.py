@@ -214,7 +214,7 @@ WORKGROUPS: dict[tuple[str, str], tuple[tuple[int, int], int]] = {
     ("lambda_content", "main"): (FLAT, 5 * 64 * 16),
     ("lambda_window", "main"): ((40, 1), 16 * (19 * 10 + 4 * (8 * 4 + 1))),
     ("lambda_matrix", "main"): ((128, 1), 2 * (64 * 56 + 48 * 24 + 22 * 56 + 4 * 16 * 24) + 4 * 4 * 16 * 20 + 128 * 16),
-    ("cross_lambda_rows", "main"): ((160, 1), 4 * 160 * 10 + 4 * 16 * 10 + 16 * 160),
+    ("cross_lambda_rows", "main"): ((40, 1), 4 * 10 * (160 + 1) + 4 * 160 + 16 * 40),
     ("layer_norm", "main"): (FLAT, 64 * 4),
     ("softmax", "main"): (FLAT, 64 * 4),
     ("gemm", "direct"): ((8, 8), 0),  # tile_a and tile_w are the other entry's

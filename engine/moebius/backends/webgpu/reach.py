@@ -277,12 +277,12 @@ def cross_lambda(n: Numbers, grid: Grid) -> Reach:
 
 
 def cross_lambda_rows(n: Numbers, grid: Grid) -> Reach:
-    """Rows beyond the last are computed as the last."""
+    """Rows beyond the last are computed as the last. Every thread has a channel."""
     rows, of, k4 = n["rows"], min(n["sources"], n["rows"]), n["k4"]
     tokens = ((rows - 1) // n["positions"] + 1) * n["TOKENS"] * k4
     spans = vec4(q=(of - 1) * n["q_pitch"] + n["HEADS"] * k4, table=n["positions"] * n["TOKENS"] * k4, variance=rows)
-    heads = {**n, "v4": k4}
-    return Reach(spans | vec4(keys=tokens, values=tokens) | _heads(heads, rows, of), whole=_fills(heads) and of > 0)
+    heads, divided = {**n, "v4": k4}, n["EACH"] * n["TEAMS"] == n["HEADS"] and n["LANES"] <= k4
+    return Reach(spans | vec4(keys=tokens, values=tokens) | _heads(heads, rows, of), whole=_fills(heads) and of > 0 and divided)
 
 
 def _heads(n: Numbers, rows: int, of: int) -> dict[str, Span]:

@@ -50,6 +50,15 @@ class Content(NamedTuple):
         return {"LINES": self.lines, "LANES": self.lanes, "TV4": self.tv4, "AHEAD": self.ahead}
 
 
+class Cross(NamedTuple):
+    """How cross_lambda_rows divides its work: lanes, rows and logits of a thread at most, for that many positions at least."""
+
+    lanes: int
+    rows: int
+    own: int
+    least: int = 0
+
+
 class UnitWindow(NamedTuple):
     """How lambda_matrix divides its work: its constants of these names."""
 
@@ -81,7 +90,8 @@ CONTENT = (
     Content(64, 1, 1, 4),
 )
 GROUPS = 256  # workgroups that make a GPU busy
-CROSS_LANES, CROSS_ROWS = 5, 4  # of cross_lambda_rows, at most
+# Where positions are few, channels are many: more lanes, and fewer heads of a thread, leave threads enough. No GPU has timed them yet.
+CROSSES = (Cross(10, 3, 40, 2048), Cross(20, 3, 40, 512), Cross(40, 1, 20))
 SOFTWARE_CONTENT = {"LINES": 8, "LANES": 1, "TV4": 1, "AHEAD": 2}  # as many threads as llvmpipe has lanes
 BAND = wgsl.numbers("lambda_matrix")["BAND"]  # columns of a line of logits there
 SELF, CROSS = "self_lambda", "cross_lambda"
@@ -205,11 +215,14 @@ def unit_windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> Cons
     return min(found, key=lambda each: each[0], default=(0, None))[1]
 
 
-def cross_rows(caps: Caps, heads: int, k4: int, tokens: int) -> dict[str, int] | None:
-    """The constants of cross_lambda_rows: as many lanes of a head as share its channels evenly, then as many rows as there is room for."""
-    for lanes in (n for n in range(CROSS_LANES, 0, -1) if k4 % n == 0):
-        for rows in range(CROSS_ROWS, 0, -1):
-            constants = {"HEADS": heads, "TOKENS": tokens, "LANES": lanes, "ROWS": rows}
+def cross_rows(caps: Caps, heads: int, k4: int, tokens: int, positions: int) -> dict[str, int] | None:
+    """The constants of cross_lambda_rows: heads of a thread that divide them all, then as many lanes as share k evenly, then as many rows,
+    as there is room for."""
+    form = next(form for form in CROSSES if positions >= form.least)
+    each = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * tokens <= form.own))
+    for turns in range(ceil(k4, form.lanes), k4 + 1):
+        for rows in range(form.rows, 0, -1):
+            constants = {"HEADS": heads, "TOKENS": tokens, "EACH": each, "LANES": ceil(k4, turns), "ROWS": rows}
             if _fits(caps, "cross_lambda_rows", constants):
                 return constants
     return None
@@ -314,10 +327,11 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
         "pitch": out.pitch,
     }
     at, flops = f"{p.path}.apply", 4 * images * n * tokens * c
-    if rec.caps.fuses and (shared := cross_rows(rec.caps, heads, k4 // 4, tokens)):
+    if rec.caps.fuses and (shared := cross_rows(rec.caps, heads, k4 // 4, tokens, n)):
         out.variance = rec.new((1, 1, out.rows, 1), f"{p.path} variance")
         grid = rec.flat(images * n, shared["ROWS"])
-        rounds = 2 * ceil(k4 // 4, shared["LANES"]) + ceil(tokens, shared["LANES"]) + shared["LANES"] + heads
+        lanes, each = shared["LANES"], shared["EACH"]
+        rounds = 2 * ceil(k4 // 4, lanes) + ceil(each * tokens, lanes) + lanes + heads // each + 3  # of which the padding
         bound |= {"variance": out.variance}
         rec.dispatch(
             CROSS, at, "cross_lambda_rows", grid, bound, sizes | {"rows": images * n}, shared | _whole(k), iterations=rounds, flops=flops
