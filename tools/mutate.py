@@ -954,7 +954,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("if form.lanes < k4 or ", "if "),
         ("if 2 * height * ceil(width, form.run) >= GROUPS:", "if height * ceil(width, form.run) >= GROUPS:"),
         ("kernel.workgroup_bytes <= caps.limits[MEMORY] and", ""),
-        ("BAND % shape.n or BAND % shape.k or", ""),
+        ("WINDOW_PITCH % shape.n or WINDOW_PITCH % shape.k or", ""),
         ("if not suits or left or positions not in (1, 2):", "if not suits or left:"),
         ("if not suits or left or positions not in (1, 2):", "if not suits or positions not in (1, 2):"),
         ("deep % form.share or across % form.share or", ""),

@@ -93,7 +93,6 @@ GROUPS = 256  # workgroups that make a GPU busy
 # Where positions are few, channels are many: more lanes, and fewer heads of a thread, leave threads enough. No GPU has timed them yet.
 CROSSES = (Cross(10, 3, 40, 2048), Cross(20, 3, 40, 512), Cross(40, 1, 20))
 SOFTWARE_CONTENT = {"LINES": 8, "LANES": 1, "TV4": 1, "AHEAD": 2}  # as many threads as llvmpipe has lanes
-BAND = wgsl.numbers("lambda_matrix")["BAND"]  # columns of a line of logits there
 SELF, CROSS = "self_lambda", "cross_lambda"
 
 
@@ -198,7 +197,9 @@ def unit_windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> Cons
     found: list[tuple[int, Constants]] = []
     for shape in sorted(caps.matrix.shapes, key=lambda shape: (-shape.m, -shape.n)):
         positions, left = divmod(shape.m, heads)
-        suits = (shape.operands, shape.sums) == HALVES and not (BAND % shape.n or BAND % shape.k or shape.m * shape.n % caps.matrix.lanes)
+        suits = (shape.operands, shape.sums) == HALVES and not (
+            WINDOW_PITCH % shape.n or WINDOW_PITCH % shape.k or shape.m * shape.n % caps.matrix.lanes
+        )
         if not suits or left or positions not in (1, 2):
             continue
         for form in UNIT_WINDOWS:
