@@ -42,7 +42,7 @@ fn load_right(at: u32, pitch: u32) -> Right {
 }
 
 fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
-  var out = sum;
+  var made = sum;
   let values = unknown(VALUES);
   let depth = unknown(FK);
   for (var i = 0u; i < values; i++) {
@@ -54,10 +54,10 @@ fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
       let at = column + k * y.y;
       let q = unpack2x16float(tile[at / PER]);
       let r = unpack2x16float(tile[(at + y.y) / PER]);
-      out[i] += p.x * select(q.x, q.y, at % PER > 0u) + p.y * select(r.x, r.y, at % PER > 0u);
+      made[i] += p.x * select(q.x, q.y, at % PER > 0u) + p.y * select(r.x, r.y, at % PER > 0u);
     }
   }
-  return out;
+  return made;
 }
 
 fn pass_on(at: u32, sum: Sum) {
