@@ -1065,8 +1065,8 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "engine/moebius/backends/webgpu/tuner.py": [
         ("gain >= BETTER", "gain > 0"),
         ("if not call.prologue and call.rows > FEW:", "if call.rows > FEW:"),
-        ("if shape not in nearest or off < abs(", "if shape not in nearest or -off < -abs("),
-        ("if shape not in nearest or off < abs(nearest[shape].rows - choice.of_two(call)):", "if shape not in nearest:"),
+        ("key=lambda c: abs(c.rows - choice.of_two(c))", "key=lambda c: -c.rows"),
+        ("min(nearest.get(shape, call), call, key=lambda c: abs(c.rows - choice.of_two(c)))", "nearest.get(shape, call)"),
         ("if now() - begin >= seconds:", "if False:"),
         ("out.whole = False", "pass"),
         ("np.full(nbytes // itemsize(out.dtype), np.nan, dtype)", "np.zeros(nbytes // itemsize(out.dtype), dtype)"),

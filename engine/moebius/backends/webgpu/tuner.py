@@ -82,9 +82,8 @@ def shapes(calls: Iterable[GemmCall]) -> dict[str, GemmCall]:
     nearest: dict[str, GemmCall] = {}
     for call in calls:
         if not call.prologue and call.rows > FEW:
-            shape, off = shape_of(call), abs(call.rows - choice.of_two(call))
-            if shape not in nearest or off < abs(nearest[shape].rows - choice.of_two(call)):
-                nearest[shape] = call
+            shape = shape_of(call)
+            nearest[shape] = min(nearest.get(shape, call), call, key=lambda c: abs(c.rows - choice.of_two(c)))
             work[shape] = work.get(shape, 0) + call.rows * call.phases * call.mode.side**2 * call.operands.n * call.operands.k
     return {shape: nearest[shape] for shape in sorted(nearest, key=lambda s: -work[s])}
 
