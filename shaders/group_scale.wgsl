@@ -44,10 +44,6 @@ fn load(row: u32, c: u32) -> Value {
   return x[(row * params.a + c) / WIDTH];
 }
 
-fn of_two(n: f32, mean: vec2<f32>, m2: vec2<f32>) -> vec3<f32> {
-  return merged(vec3<f32>(n, mean[0], m2[0]), vec3<f32>(n, mean[1], m2[1]));
-}
-
 @compute @workgroup_size(SIZE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let c0 = group.x * params.channels;

@@ -60,13 +60,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       squares += d * d;
     }
   }
-  let mean = sum / max(n, 1.0);
-  let m2 = squares - sum * mean;
+  let off = sum / max(n, 1.0);
+  let mean = x0 + off;
+  let m2 = squares - sum * off;
   if (FOURS) { // compiled
-    let low = merged(vec3<f32>(n, x0[0] + mean[0], m2[0]), vec3<f32>(n, x0[1] + mean[1], m2[1]));
-    part[local] = merged(low, merged(vec3<f32>(n, x0[2] + mean[2], m2[2]), vec3<f32>(n, x0[3] + mean[3], m2[3])));
+    part[local] = merged(of_two(n, mean.xy, m2.xy), of_two(n, mean.zw, m2.zw));
   } else {
-    part[local] = vec3<f32>(n, x0 + mean, m2);
+    part[local] = vec3<f32>(n, mean, m2);
   }
   for (var half = SIZE / 2u; half > 0u; half >>= 1u) {
     workgroupBarrier();
