@@ -168,9 +168,15 @@ def test_units_are_what_an_adapter_lists_and_computes_right(llvmpipe: WebGPU, mo
     assert prove.is_right(narrow, Matrix("emulated", frozenset([SHAPE]), 16), SHAPE)
     fresh, specialise = copy.copy(llvmpipe.gpu), wgsl.specialise
     share = "v += received(at + s * PLACES * STRIP);"  # of subgroups that share a depth
-    for old, new in (("out[i] += p.x", "out[i] += 1.0 + p.x"), ("fn load_left", "fn"), (share, "")):  # computes wrong; does not compile
+    for old, new in (("made[i] += p.x", "made[i] += 1.0 + p.x"), ("fn load_left", "fn"), (share, "")):  # computes wrong; does not compile
+
+        def altered(*args: Any, old: str = old, new: str = new) -> str:
+            text = specialise(*args)
+            assert old in text
+            return text.replace(old, new)
+
         fresh._pipelines = {}
-        monkeypatch.setattr(wgsl, "specialise", lambda *args, old=old, new=new: specialise(*args).replace(old, new))
+        monkeypatch.setattr(wgsl, "specialise", altered)
         assert prove.units(fresh, [(SHAPE, 16, 16)], "emulated") is None
 
 
