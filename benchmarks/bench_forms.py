@@ -51,14 +51,17 @@ CONTENT = (
     (16, 4, 2, 8),
 )
 CROSS = ((10, 3, 40), (10, 2, 80), (10, 6, 20), (5, 4, 40), (20, 3, 40), (20, 2, 80), (20, 1, 20), (40, 1, 20), (40, 1, 40))
+BLOCK = "THREADS", "LANES", "ACROSS"
+BLOCKS = ((64, 8, 4), (128, 8, 4), (128, 16, 4), (256, 8, 8), (256, 16, 4), (256, 32, 2), (256, 16, 2), (256, 4, 4), (512, 8, 4))
 # Constants of other values, by what is changed.
 FORMS: dict[str, dict[str, Any]] = {
     **{f"window {form}": {"lambdas.WINDOWS": (Window(*form), *lambdas.WINDOWS)} for form in WINDOWS},
     **{f"window on units {form}": {"lambdas.UNIT_WINDOWS": (UnitWindow(*form), *lambdas.UNIT_WINDOWS)} for form in ON_UNITS},
     "window beside units": {"lambdas.UNIT_WINDOWS": ()},
     **{f"content {form}": {"lambdas.CONTENT": (Content(*form), *lambdas.CONTENT)} for form in CONTENT},
-    **{f"cross {form}": {"lambdas.CROSSES": (Cross(*form), *lambdas.CROSSES)} for form in CROSS},
-    **{f"depthwise {rows} lines": {"dense.ROWS": rows} for rows in (1, 2, 3, 4)},
+    **{f"cross {form}": {"lambdas.CROSS_FORM": Cross(*form)} for form in CROSS},
+    **{f"depthwise {rows} lines": {"dense.ROWS": rows, "dense.SOFTWARE_ROWS": rows} for rows in (1, 2, 3, 4)},
+    **{f"depthwise {block}": {f"dense.{name}": n for name, n in zip(BLOCK, block, strict=True)} for block in BLOCKS},
     **{f"group norm {threads} threads": {"norms.SCALE_THREADS": threads} for threads in (256, 512)},
     **{f"group norm {ahead} ahead": {"norms.SCALE_AHEAD": ahead} for ahead in (4, 8, 32)},
 }

@@ -5,7 +5,10 @@
 // 3×3, zero-padded by one. x (B, H, W, I4), W [9][I4], bias [I4] with I4 = C4 or 2·C4; y (B, H, W, C4).
 // A thread makes RUN neighbouring outputs of ROWS lines, of one vec4 of channels, and loads once what of x lies under them. Every output is
 // added up in the order of its taps, whatever ROWS is. Written out, the loop over lines takes SwiftShader twice as long to compile.
-// Grid: flat over (B, ceil(H / ROWS), ceil(W / RUN), C4), channels fastest. Reference: Reference._depthwise, dwconv, feed_forward.
+// A workgroup is DOWN bands of lines times ACROSS runs times LANES vec4 of channels: neighbours load under themselves what is in the cache
+// already, where a line of all channels would not be any more.
+// Grid: x over C4 / LANES, y over ceil(ceil(W / RUN) / ACROSS), z over ceil(B·ceil(H / ROWS) / DOWN).
+// Reference: Reference._depthwise, dwconv, feed_forward.
 
 const RUN: u32 = 4u;
 const ROWS: u32 = 1u;
@@ -18,7 +21,10 @@ const GATED: bool = false;
 const NORMED: bool = false;
 const NORM_SILU: bool = false;
 const JOINED: bool = false;
-const SIZE: u32 = 64u;
+const LANES: u32 = 8u;
+const ACROSS: u32 = 4u;
+const DOWN: u32 = 2u;
+const SIZE: u32 = LANES * ACROSS * DOWN;
 
 struct Params {
   images: u32,
@@ -108,15 +114,14 @@ fn run(image: u32, y: u32, x0: u32, i4: u32, c: u32) -> array<vec4<f32>, OUTPUTS
 }
 
 @compute @workgroup_size(SIZE)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let index = flat_index(group, groups, local, SIZE);
-  let runs = (params.width + RUN - 1u) / RUN;
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let bands = (params.height + ROWS - 1u) / ROWS;
-  let c = index % params.c4;
-  let x0 = index / params.c4 % runs * RUN;
-  let y = index / params.c4 / runs % bands * ROWS;
-  let image = index / params.c4 / runs / bands;
-  if (image >= params.images) {
+  let c = group.x * LANES + local % LANES;
+  let x0 = (group.y * ACROSS + local / LANES % ACROSS) * RUN;
+  let band = group.z * DOWN + local / (LANES * ACROSS);
+  let image = band / bands;
+  let y = band % bands * ROWS;
+  if (image >= params.images || x0 >= params.width) {
     return;
   }
   let i4 = select(params.c4, 2u * params.c4, GATED);

@@ -31,13 +31,13 @@ def test_one_choice_is_another_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(bench_forms, "milliseconds", lambda plan, clock: [9.0, 7.0, 1.0])
     monkeypatch.setattr(Plan, "profile", profile)
-    file, before = tmp_path / "forms.json", (dense.ROWS, lambdas.WINDOWS)
+    file, before = tmp_path / "forms.json", (dense.SOFTWARE_ROWS, lambdas.WINDOWS)
     monkeypatch.setattr(
-        sys, "argv", ["bench_forms.py", "--config", "tiny", "--adapter", "llvmpipe", "--filter", "depthwise", "--json", str(file)]
+        sys, "argv", ["bench_forms.py", "--config", "tiny", "--adapter", "llvmpipe", "--filter", "lines", "--json", str(file)]
     )
     assert bench_forms.main() == 0
-    others = [n for n in (1, 2, 3, 4) if n != dense.ROWS]
-    assert lines == [{dense.ROWS}, *({n} for n in others)], "what changes nothing is not timed"
+    others = [n for n in (1, 2, 3, 4) if n != dense.SOFTWARE_ROWS]
+    assert lines == [{dense.SOFTWARE_ROWS}, *({n} for n in others)], "what changes nothing is not timed"
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
     assert list(rows) == ["as it is", *(f"depthwise {n} lines" for n in others)]
     assert len(rows["as it is"]["layers"]) > 20
@@ -47,7 +47,7 @@ def test_one_choice_is_another_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_pa
     said = [line for line in capsys.readouterr().out.splitlines() if " with " in line]
     assert len(said) == len(changed)
     assert all(line.endswith("with depthwise 3 lines") for line in said)
-    assert before == (dense.ROWS, lambdas.WINDOWS)
+    assert before == (dense.SOFTWARE_ROWS, lambdas.WINDOWS)
 
 
 def test_every_form_is_of_constants_that_are_there() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,6 @@ DEPTHWISE: dict[str, Callable[[Size], Case]] = {
 @pytest.mark.parametrize("name", DEPTHWISE)
 def test_depthwise_lines_change_no_bit(gpu: WebGPU, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread makes one to four lines: of images of one line, of fewer than it makes, of whole and of broken bands."""
-    monkeypatch.setattr(dense, "THREADS", 1)
     for size in some(gpu, [(2, 5, 6)], [(2, 1, 5), (1, 2, 1), (2, 8, 3)]):
         case, results = DEPTHWISE[name](size), []
         for rows in some(gpu, [1, 2], [3, 4]):
@@ -167,14 +167,36 @@ def test_depthwise_lines_change_no_bit(gpu: WebGPU, name: str, monkeypatch: pyte
             np.testing.assert_array_equal(result, results[0])
 
 
-def test_depthwise_leaves_a_gpu_threads_enough(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images of 8 lines of 9 pixels and 5 channels are 96 threads of a line each, 48 of two lines, 24 of four."""
-    monkeypatch.setattr(dense, "ROWS", 4)
-    for threads, kind, rows in ((24, "discrete", 4), (25, "discrete", 2), (48, "integrated", 2), (49, "discrete", 1), (49, "software", 4)):
-        monkeypatch.setattr(dense, "THREADS", threads)
+# Threads, lanes and runs of a workgroup at most; what of those is left for 10 vec4 of channels and 5 runs, and the grid of 3·5 bands.
+BLOCKS = {
+    (256, 8, 4): ((2, 4, 32), (5, 2, 1)),
+    (64, 16, 2): ((2, 2, 16), (5, 3, 1)),
+    (8, 2, 1): ((2, 1, 4), (5, 5, 4)),
+    (8, 1, 1): ((1, 1, 8), (10, 5, 2)),
+    (20, 5, 2): ((5, 2, 2), (2, 3, 8)),
+}
+
+
+def test_depthwise_blocks_change_no_bit(gpu: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workgroups that begin and end anywhere: beyond the last run, in the middle of an image, in the next one, beyond the last."""
+    case, results = dwconv((3, 5, 17), 40, 3), []
+    for (threads, lanes, across), (block, grid) in BLOCKS.items():
+        for name, value in (("THREADS", threads), ("LANES", lanes), ("ACROSS", across)):
+            monkeypatch.setattr(dense, name, value)
+        guarded = Guarded(gpu, CPU, kind="discrete")
+        results.append(case.run(guarded))
+        d = guarded.dispatches[0]
+        assert (tuple(dict(d.constants)[name] for name in ("LANES", "ACROSS", "DOWN")), d.grid) == (block, grid)
+    case.compare(results[0], case.run(ORACLE))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_depthwise_has_a_workgroup_of_every_device(llvmpipe: WebGPU) -> None:
+    for kind, threads, rows in (("discrete", 256, 1), ("integrated", 256, 1), ("software", 64, 2)):
         for images in (1, 2, 5):  # an image of a batch is made as it is alone
             d = dwconv((images, 8, 9), 5, 5).check(llvmpipe, kind=kind).dispatches[0]
-            assert dict(d.constants)["ROWS"] == rows
+            assert (prod(d.workgroup), dict(d.constants)["ROWS"]) == (threads, rows)
 
 
 @pytest.mark.parametrize("silu", [True, False])
@@ -277,10 +299,10 @@ def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: We
 
     assert runs(caps, 64, 32, 16) == [(16, 1), (8, 1), (2, 1)]  # the last for the number of workgroups
     roomy = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 48 << 10})
-    assert runs(roomy, 64, 32, 16) == [(16, 1), (8, 3), (2, 3)]
+    assert runs(roomy, 64, 32, 16) == [(8, 3), (8, 3), (2, 3)]
     large = {**roomy.limits, "max-compute-workgroup-size-x": 1024, "max-compute-invocations-per-workgroup": 1024}
-    assert runs(replace(roomy, limits=large), 64, 32, 16) == [(16, 1), (8, 3), (2, 3)]
-    assert runs(replace(roomy, limits=large), 64, 64) == [(16, 1), (8, 3)], "sixteen positions are for ten lanes"
+    assert runs(replace(roomy, limits=large), 64, 32, 16) == [(8, 3), (8, 3), (2, 3)]
+    assert runs(replace(roomy, limits=large), 64, 64, 64) == [(8, 3), (8, 3), (2, 3)], "eight positions are for twenty lanes"
     assert runs(roomy, 8, 1, 4) == [(2, 3), (2, 3), (2, 3)]
     assert lambdas.windows(caps, 8, 257, (64, 64)) is None  # more lanes than a workgroup has threads
     narrow = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-size-x": 128})
@@ -305,7 +327,7 @@ CROSSES = {
 def test_cross_lambdas_of_every_shape(gpu: WebGPU, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the variance of their rows, which the norm behind takes. Rows do not fill a workgroup."""
     form, (heads, k, tokens, copies), divided = CROSSES[name]
-    monkeypatch.setattr(lambdas, "CROSSES", (lambdas.Cross(*form),))
+    monkeypatch.setattr(lambdas, "CROSS_FORM", lambdas.Cross(*form))
     for images, height in some(gpu, [(1, 5)], [(2, 7)]):
         size = copies * images, height, 1
         made = in_transformer(cross_lambda((images, height, 1), heads, k, tokens, copies=copies), size).check(gpu, CPU, kind="discrete")
@@ -314,20 +336,21 @@ def test_cross_lambdas_of_every_shape(gpu: WebGPU, name: str, monkeypatch: pytes
         assert (found["EACH"], found["LANES"], found["ROWS"]) == (*divided, form[1])
 
 
-def test_a_cross_lambda_is_divided_as_a_workgroup_has_room(llvmpipe: WebGPU) -> None:
-    """Fewer rows, then fewer lanes that share k evenly; where positions are few, more lanes of fewer heads."""
+def test_a_cross_lambda_is_divided_as_a_workgroup_has_room(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that divide them all, then fewer rows, then fewer lanes that share k evenly."""
     caps = replace(llvmpipe.caps, limits=DEFAULT_LIMITS)
 
     def divided(caps: Caps, *sizes: int) -> tuple[int, int, int] | None:
         found = lambdas.cross_rows(caps, *sizes)
         return found and (found["EACH"], found["LANES"], found["ROWS"])
 
-    levels = (8, 10, 10, 4096), (8, 20, 10, 1024), (8, 40, 10, 256)
-    assert [divided(caps, *sizes) for sizes in levels] == [(4, 10, 3), (4, 20, 2), (2, 40, 1)]
+    levels = (8, 10, 10), (8, 20, 10), (8, 40, 10)
+    assert [divided(caps, *sizes) for sizes in levels] == [(2, 10, 1), (2, 20, 1), (2, 20, 1)]
+    assert [divided(caps, 9, 12, 6), divided(caps, 8, 10, 77), divided(caps, 300, 10, 10)] == [(3, 12, 1), (1, 5, 1), None]
+    monkeypatch.setattr(lambdas, "CROSS_FORM", lambdas.Cross(20, 3, 40))
+    assert [divided(caps, *sizes) for sizes in levels] == [(4, 10, 3), (4, 20, 2), (4, 20, 2)]
     roomy = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 48 << 10})
-    assert [divided(roomy, *sizes) for sizes in levels] == [(4, 10, 3), (4, 20, 3), (2, 40, 1)]
-    assert [divided(caps, 16, 12, 10, 4096), divided(caps, 8, 10, 77, 4096)] == [(4, 6, 3), (1, 5, 1)]
-    assert divided(caps, 300, 10, 10, 4096) is None
+    assert [divided(roomy, *sizes) for sizes in levels] == [(4, 10, 3), (4, 20, 3), (4, 20, 3)]
     cut = cross_lambda((1, 2, 2), 2, 3).check(llvmpipe, CPU, kind="discrete", max_compute_workgroup_storage_size=64)
     assert cut.dispatches[-1].shader == "cross_lambda"
 

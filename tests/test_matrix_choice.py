@@ -18,7 +18,7 @@ from test_menu import GPU, H200, LLVMPIPE, call
 from moebius.backends.webgpu import WebGPU, native, prove, wgsl
 from moebius.backends.webgpu import device as opening
 from moebius.backends.webgpu.calls import GemmCall, Rows, Taps
-from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Matrix, Unit
+from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Matrix, Unit
 from moebius.backends.webgpu.choice import candidates, choose
 from moebius.backends.webgpu.deferred import Norm
 from moebius.backends.webgpu.menu import GEMMS, ROWS, THIN, UNITS, Gemm
@@ -50,16 +50,19 @@ def test_who_asked_gets_halves_in_f16_and_may_measure_splitting_in_f32() -> None
     assert choose(f16, call(4096, 8, 512, Taps(1, 1))) in THIN
 
 
-# Rows, columns, depth of a layer, its mode, and what is the fastest row of the menu in an H200's 48 KiB, in a step.
+# Rows, columns, depth of a layer, its mode, and what is the fastest row of the menu on an H200, in a step; of a 3×3 in what has 32 KiB.
 MEASURED = (
-    (512, 1280, 1280, Rows(), "64x128 k32"),
+    (512, 1280, 1280, Rows(), "64x128 k64"),
+    (512, 1280, 3200, Rows(), "64x128 k64"),
+    (512, 1600, 1280, Rows(), "64x128 k64"),
     (512, 6400, 1280, Rows(), "128x128 k32"),
     (2048, 640, 640, Rows(), "128x128 k32"),
     (2048, 800, 640, Rows(), "128x128 k32"),
     (2048, 640, 1600, Rows(), "128x128 k32"),
-    (8192, 320, 320, Rows(), "64x128 k32"),
-    (8192, 320, 800, Rows(), "128x128 k32"),
-    (8192, 400, 320, Rows(), "64x128 k32"),
+    (2048, 3200, 640, Rows(), "128x128 k32"),
+    (8192, 320, 320, Rows(), "64x128 k64"),
+    (8192, 320, 960, Rows(), "64x128 k64"),
+    (8192, 400, 320, Rows(), "128x128 k32"),
     (8192, 1600, 320, Rows(), "128x128 k32"),
     (4096, 512, 512, Taps(1, 1), "128x128 k32"),
     (65536, 256, 256, Taps(1, 1), "128x128 k32"),
@@ -67,25 +70,34 @@ MEASURED = (
 )
 
 
+def with_room(kib: int, threads: int) -> Caps:
+    sizes = {"max-compute-workgroup-storage-size": kib << 10}
+    sizes |= dict.fromkeys(("max-compute-invocations-per-workgroup", "max-compute-workgroup-size-x"), threads)
+    return replace(H200, matrix=DAWN, precision="f16", limits={**DEFAULT_LIMITS, **sizes})
+
+
 @pytest.mark.parametrize(("rows", "columns", "depth", "mode", "fastest"), MEASURED, ids=str)
 def test_a_large_gpu_gets_the_row_that_was_measured_to_be_the_fastest(rows: int, columns: int, depth: int, mode: Any, fastest: str) -> None:
-    wanted = call(rows, columns, depth, mode)
-    limits = {**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152}
-    _, tile, _, deep, *_ = choose(replace(H200, matrix=DAWN, precision="f16", limits=limits), wanted).key.split()
+    found = choose(with_room(48, 1024), call(rows, columns, depth, mode))
+    _, tile, _, deep, *_ = found.key.split()
     assert f"{tile} {deep}" == fastest
+    assert found.units
+    assert (found.threads, found.units.share) == ({"128x128": 512, "64x128": 256}[tile], 1)
 
 
-def test_a_large_tile_wants_workgroups_for_most_processors_and_many_steps_or_rounds() -> None:
-    limits = {**DEFAULT_LIMITS, "max-compute-workgroup-storage-size": 49152}
-    caps = replace(H200, matrix=DAWN, precision="f16", limits=limits)
+def test_a_smaller_tile_is_taken_where_a_processor_computes_less_of_it() -> None:
+    def tiles(caps: Caps, *calls: tuple[int, int, int]) -> list[str]:
+        return [choose(caps, call(*sizes)).key.split()[1] for sizes in calls]
 
-    def rows(*calls: tuple[int, int, int]) -> list[int]:
-        return [choose(caps, call(*sizes)).rows for sizes in calls]
-
-    assert rows((2048, 640, 640), (2048, 512, 640)) == [128, 64]  # 80 and 64 workgroups of it
-    assert rows((2048, 640, 512), (2048, 640, 480)) == [128, 64]  # 16 and 15 steps
-    assert rows((8192, 1152, 320), (8192, 1024, 320)) == [128, 64]  # 576 and 512 workgroups, of ten
-    assert [choose(caps, call(2048, 640, depth, Taps(1, 1))).rows for depth in (64, 32)] == [128, 64]  # each tap's are
+    large = with_room(48, 1024)
+    # Workgroups of 128×128 and 64×128: 80 and 160, 64 and 128; 128 and 256, 144 and 288. An H200 has 132 processors.
+    assert tiles(large, (2048, 640, 64), (2048, 512, 64)) == ["128x128", "64x128"]
+    assert tiles(large, (2048, 1024, 64), (2048, 1152, 64)) == ["128x128", "64x128"]
+    assert tiles(large, (8192, 512, 64), (8192, 640, 64)) == ["128x128", "128x128"]  # 256 and 512; of 320 there are more than two rounds
+    assert tiles(large, (512, 1024, 64), (512, 64, 64)) == ["64x64", "32x32"]
+    for kib, threads in ((48, 256), (32, 1024)):  # as large, of half the threads
+        found = choose(with_room(kib, threads), call(2048, 640, 64))
+        assert (found.rows, found.columns4, found.threads) == (128, 32, 256)
 
 
 def test_where_there_is_little_memory_every_unit_has_a_tile_and_few_workgroups_have_small_ones() -> None:

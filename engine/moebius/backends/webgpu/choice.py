@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 from moebius.backends.webgpu.calls import POINTS, TILE, GemmCall, Phases
@@ -47,8 +47,6 @@ from moebius.backends.webgpu.recorder import ceil
 Choose = Callable[[Caps, GemmCall], Gemm]
 FEW = 4  # rows that have a kernel of their own. An image of so few may be one of a batch, and has its sums made the same way there
 PROCESSORS = 132  # of an H200
-LARGE = 2**14  # sums of a tile on matrix units that has much to do at its end,
-STEPS, ROUNDS = 16, 4  # for which a call must have so many steps, or so many rounds of workgroups
 WORTH = 2**18  # products: fewer are made in less time than a kernel for more of them takes to compile
 FEW_ROWS = 5  # that are tried where there is little time
 WASTE = 1.5  # times the least that any row computes: what a tile hangs over the edges is computed too
@@ -119,19 +117,14 @@ def _units(caps: Caps, call: GemmCall) -> Gemm | None:
     if caps.precision != "f16" or _thin(call) is not None:
         return None
     fitting = [row for row in UNITS if row.fits(caps) and row.supports(call)]
-    return next((row for row, smaller in zip(fitting, [*fitting[1:], None], strict=True) if _suits(row, smaller, call)), None)
+    return next((row for row in fitting if _suits(row, [each for each in fitting if each.outputs() < row.outputs()], call)), None)
 
 
-def _suits(row: Gemm, smaller: Gemm | None, call: GemmCall) -> bool:
-    """As measured on an H200. A large tile wants workgroups for most processors, 80 of its 132 will do, and something to do beside its end.
-    Any other does unless there are two rounds of workgroups at most, of which a processor would compute less in the next smaller one."""
-    groups = prod(row.grid(call, of_two(call)))
-    if smaller is None:
+def _suits(row: Gemm, smaller: Sequence[Gemm], call: GemmCall) -> bool:
+    """As measured on an H200: unless there are two rounds of workgroups at most, and a processor would compute less in smaller ones."""
+    if not smaller or prod(row.grid(call, of_two(call))) > 2 * PROCESSORS:
         return True
-    if row.outputs() >= LARGE:
-        steps = call.mode.side**2 * ceil(call.k4, row.depth4)
-        return groups >= 0.6 * PROCESSORS and (steps >= STEPS or groups >= ROUNDS * PROCESSORS)
-    return groups > 2 * PROCESSORS or _in_rounds(row, call) <= _in_rounds(smaller, call)
+    return _in_rounds(row, call) <= _in_rounds(smaller[0], call)
 
 
 def _in_rounds(row: Gemm, call: GemmCall) -> int:

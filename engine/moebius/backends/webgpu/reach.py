@@ -176,7 +176,8 @@ def depthwise(n: Numbers, grid: Grid) -> Reach:
         spans |= vec4(x=pixels * n["a4"], joined=pixels * (inputs - n["a4"]))
     if n["NORMED"]:
         spans |= vec4(norm=2 * n["images"] * inputs)
-    return Reach(spans, whole=not n["JOINED"] or 0 < n["a4"] < inputs)
+    whole = grid[0] * n["LANES"] == n["c4"] and (not n["JOINED"] or 0 < n["a4"] < inputs)
+    return Reach(spans, whole=whole)
 
 
 # norms ----------------------------------------------------------------------------------------------------------------

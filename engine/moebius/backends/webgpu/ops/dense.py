@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import gcd
 from typing import Literal
 
 from moebius.backends.webgpu import pack, wgsl
@@ -19,10 +20,12 @@ WHOLE = 64 << 20  # bytes of a tensor that is kept in one piece on a GPU, at mos
 # And of a part of one that is not, at least, if there are more than two. With half of it f16 would take 200 dispatches more, for 10 MB.
 PART: dict[DType, int] = {"f32": 16 << 20, "f16": 32 << 20}
 PARTS = 16  # of which there are so many at most
-# Lines of outputs that a thread of `depthwise` makes. With two an output takes 3 loads in place of 4.5, and 0.7 of the time on llvmpipe,
-# 0.9 on SwiftShader; with four 0.55 and 0.9, and SwiftShader compiles for twice as long. No bit of a result depends on it.
-ROWS = 2
-THREADS = 1 << 15  # that a GPU is left with for two images, at least, or a thread makes fewer lines
+# Lines of outputs that a thread of `depthwise` makes, and threads of its workgroup; no bit of a result depends on either. On an H200 two
+# lines took as long as one in f32, 1.1 times as long in f16, and four 1.3 times as long. With two an output takes 3 loads in place of
+# 4.5, and 0.7 of the time on llvmpipe, 0.9 on SwiftShader; with four 0.55 and 0.9, and SwiftShader compiles for twice as long.
+ROWS, SOFTWARE_ROWS = 1, 2
+THREADS, SOFTWARE_THREADS = 256, 64
+LANES, ACROSS = 8, 4  # at most, of its workgroup: vec4 of channels, 128 bytes in f32, and runs
 
 
 def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"] | None) -> Tensor:
@@ -146,18 +149,23 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
     norm = x.norm if isinstance(x, GroupNormed) else None
     source = x.x if isinstance(x, GroupNormed) else x
     first, second = (source.a, source.b) if isinstance(source, Joined) else (source, None)
-    across, rows = ceil(width, wgsl.numbers("depthwise")["RUN"]) * (up4(c) // 4), ROWS
-    while rec.caps.fuses and rows > 1 and 2 * ceil(height, rows) * across < THREADS:
-        rows //= 2
+    c4, runs = up4(c) // 4, ceil(width, wgsl.numbers("depthwise")["RUN"])
+    rows, threads = (ROWS, THREADS) if rec.caps.fuses else (SOFTWARE_ROWS, SOFTWARE_THREADS)
+    lanes = gcd(c4, LANES)
+    across = min(ACROSS, 1 << runs.bit_length() - 1)
+    down = threads // (lanes * across)
     rec.dispatch(
         op,
         path,
         "depthwise",
-        b * ceil(height, rows) * across,
+        (c4 // lanes, ceil(runs, across), ceil(b * ceil(height, rows), down)),
         {"x": first, "joined": second, "norm": norm.table if norm else None, "w": w, "bias": bias, "out": out},
-        {"images": b, "height": height, "width": width, "c4": up4(c) // 4, "a4": first.pitch // 4},
+        {"images": b, "height": height, "width": width, "c4": c4, "a4": first.pitch // 4},
         {
             "ROWS": rows,
+            "LANES": lanes,
+            "ACROSS": across,
+            "DOWN": down,
             "RELU": not gated,
             "GATED": gated,
             "JOINED": second is not None,

@@ -51,32 +51,32 @@ class Content(NamedTuple):
 
 
 class Cross(NamedTuple):
-    """How cross_lambda_rows divides its work: lanes, rows and logits of a thread at most, for that many positions at least."""
+    """How cross_lambda_rows divides its work: lanes, rows and logits of a thread at most."""
 
     lanes: int
     rows: int
     own: int
-    least: int = 0
 
 
 class UnitWindow(NamedTuple):
-    """How lambda_matrix divides its work: its constants of these names."""
+    """How lambda_matrix divides its work: its constants of these names, for heads of that many vec4 at most."""
 
     fragments: int
     lines: int
     share: int
+    lanes: int = 1024
 
 
 # In the order of preference, with and without more workgroup memory than WebGPU's default limit.
 ROOMY = 32 << 10
 WINDOWS = (
-    Window(16, 1, 1, 4, False, lanes=10),
-    Window(8, 2, 3, 8, False, lanes=20),
+    Window(8, 1, 3, 4, False, lanes=20),
+    Window(8, 2, 3, 8, False, lanes=20),  # of half the threads
     Window(2, 1, 3, 2, True),
 )
 SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
-# The same. No GPU has timed these yet, nor those below.
-UNIT_WINDOWS = tuple(UnitWindow(*form) for form in ((8, 1, 1), (4, 2, 1), (4, 1, 1), (2, 1, 1), (1, 2, 2), (1, 1, 1)))
+# The same: the fastest of each level, and what there is room for elsewhere.
+UNIT_WINDOWS = tuple(UnitWindow(*form) for form in ((4, 1, 1, 10), (4, 2, 1), (4, 1, 1), (2, 1, 1), (1, 2, 2), (1, 1, 1)))
 # Where positions are few, channels are many: more lanes, whose loads are neighbours, leave workgroups enough. The last form divides every
 # row, and every device has room for it.
 CONTENT = (
@@ -90,8 +90,8 @@ CONTENT = (
     Content(64, 1, 1, 4),
 )
 GROUPS = 256  # workgroups that make a GPU busy
-# Where positions are few, channels are many: more lanes, and fewer heads of a thread, leave threads enough. No GPU has timed them yet.
-CROSSES = (Cross(10, 3, 40, 2048), Cross(20, 3, 40, 512), Cross(40, 1, 20))
+# At every level the fastest of eleven: two heads of ten tokens a thread, and a row a workgroup.
+CROSS_FORM = Cross(20, 1, 20)
 SOFTWARE_CONTENT = {"LINES": 8, "LANES": 1, "TV4": 1, "AHEAD": 2}  # as many threads as llvmpipe has lanes
 SELF, CROSS = "self_lambda", "cross_lambda"
 
@@ -204,7 +204,7 @@ def unit_windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> Cons
             continue
         for form in UNIT_WINDOWS:
             run, deep, across = form.fragments * positions, ceil(4 * k4, shape.k), ceil(4 * k4, shape.n)
-            if deep % form.share or across % form.share or (form.fragments > 1 and run >= 2 * width):
+            if form.lanes < k4 or deep % form.share or across % form.share or (form.fragments > 1 and run >= 2 * width):
                 continue
             constants = fragments(caps.matrix.dialect, caps.matrix.lanes, caps.matrix.per, shape) | {"HEADS": heads, "V4": k4}
             constants |= {"FRAGMENTS": form.fragments, "LINES": form.lines, "SHARE": form.share}
@@ -216,13 +216,12 @@ def unit_windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> Cons
     return min(found, key=lambda each: each[0], default=(0, None))[1]
 
 
-def cross_rows(caps: Caps, heads: int, k4: int, tokens: int, positions: int) -> dict[str, int] | None:
+def cross_rows(caps: Caps, heads: int, k4: int, tokens: int) -> dict[str, int] | None:
     """The constants of cross_lambda_rows: heads of a thread that divide them all, then as many lanes as share k evenly, then as many rows,
     as there is room for."""
-    form = next(form for form in CROSSES if positions >= form.least)
-    each = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * tokens <= form.own))
-    for turns in range(ceil(k4, form.lanes), k4 + 1):
-        for rows in range(form.rows, 0, -1):
+    each = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * tokens <= CROSS_FORM.own))
+    for turns in range(ceil(k4, CROSS_FORM.lanes), k4 + 1):
+        for rows in range(CROSS_FORM.rows, 0, -1):
             constants = {"HEADS": heads, "TOKENS": tokens, "EACH": each, "LANES": ceil(k4, turns), "ROWS": rows}
             if _fits(caps, "cross_lambda_rows", constants):
                 return constants
@@ -328,7 +327,7 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
         "pitch": out.pitch,
     }
     at, flops = f"{p.path}.apply", 4 * images * n * tokens * c
-    if rec.caps.fuses and (shared := cross_rows(rec.caps, heads, k4 // 4, tokens, n)):
+    if rec.caps.fuses and (shared := cross_rows(rec.caps, heads, k4 // 4, tokens)):
         out.variance = rec.new((1, 1, out.rows, 1), f"{p.path} variance")
         grid = rec.flat(images * n, shared["ROWS"])
         lanes, each = shared["LANES"], shared["EACH"]

@@ -19,7 +19,7 @@ from moebius.model.params import Params
 
 WHOLE = 2**17  # elements of a group of one image that one workgroup reduces, at most
 SCALE_THREADS = 1024  # of a GPU's workgroup of group_scale, at most: there are fewer workgroups than a large GPU has processors
-SCALE_AHEAD = 16  # floats that each of them has under way
+SCALE_AHEAD = 8  # floats that each of them has under way
 STATS_AHEAD = 8  # loads that one of its group_stats has: on an H200 16 loads one after the other took a thread 12 µs
 EACH = 4  # vec4 that a thread of a GPU's group_apply has under way
 FEW_THREADS = 16  # of a software driver's workgroup: what is added up across threads costs it more than what each adds up
