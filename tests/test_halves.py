@@ -302,6 +302,22 @@ def test_a_norms_largest_value_is_rounded_by_its_own_size() -> None:
     assert halves.lost("group_norm", (out,), {}, [np.ones_like(out)]) == [U_HALF]
 
 
+def test_what_roundings_do_is_within_what_they_explain_where_few_values_have_most_of_it() -> None:
+    """In a row a hundred times as loud as others the roundings are too: by the root mean square of all each of them is many."""
+    case, judged = linear((1, 40, 40), 8, 8), []
+    for loud in (1, 100):
+        x = np.float64(ORACLE.tensor(case.inputs[0]))
+        x[0, 7, 7] *= loud
+        out = ORACLE.linear(x, case.params)
+        difference = 0.99 * (ORACLE.linear(halves.moved(x, "linear"), halves.moved_params(case.params)) - out)
+        relative_l2, rms = float(np.linalg.norm(difference) / np.linalg.norm(out)), float(np.sqrt(np.mean(out**2)))
+        (limit,) = halves.lost("linear", (x, case.params), {}, [out])
+        assert is_rounding(relative_l2, float(np.abs(difference).max()), rms, limit)
+        judged.append(limit / relative_l2)
+    assert judged[0] == pytest.approx(1 / 0.99), "no more than there is elsewhere"
+    assert 5 < judged[1] < 20
+
+
 @pytest.mark.parametrize("kind", ["software", "discrete"])
 def test_validation_holds_every_op_to_the_bound_of_its_precision(llvmpipe: WebGPU, kind: Kind) -> None:
     rows = list[Row]()

@@ -57,7 +57,8 @@ def moved_params(p: Params) -> Params:
 
 
 def lost(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[np.ndarray]) -> list[float]:
-    """Relative L2 errors of an op's outputs that roundings to halves explain; `outputs` are the oracle's for these arguments."""
+    """Relative L2 errors of an op's outputs that roundings to halves explain; `outputs` are the oracle's for these arguments. Where few
+    values have most of what is lost, larger ones, so that each of those is within `WORST` of them."""
     if op in NORMS:
         return [U_HALF * max(1.0, peak(outputs[0]) / WORST)]
     if not any(isinstance(a, Params) for a in args):
@@ -67,4 +68,8 @@ def lost(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[n
         shaken[0] = moved(args[0], op)
     out = getattr(Reference(np.float64), op)(*shaken, **kwargs)
     again = list(out) if isinstance(out, tuple) else [out]
-    return [float(np.linalg.norm(a - o)) / (float(np.linalg.norm(o)) or 1.0) for a, o in zip(again, outputs, strict=True)]
+    return [_explained(a - o, o) for a, o in zip(again, outputs, strict=True)]
+
+
+def _explained(difference: np.ndarray, out: np.ndarray) -> float:
+    return float(np.linalg.norm(difference)) / (float(np.linalg.norm(out)) or 1.0) * max(1.0, peak(difference) / WORST)
