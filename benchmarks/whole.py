@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -59,12 +60,13 @@ def step(made: Inpainter, gpu: WebGPU) -> Plan:
     return with_noise(gpu.record(denoiser.step, latents, slice(None)))
 
 
-def plans(made: Inpainter, gpu: WebGPU) -> dict[str, Plan]:
+def plans(made: Inpainter, gpu: WebGPU) -> dict[str, Callable[[], Plan]]:
+    """What records each part of a picture."""
     vae, side, size = made.vae.config, made.unet.config.sample_size, made.size
     return {
-        "step": step(made, gpu),
-        "encode": with_noise(gpu.record(made.vae.encoder, [(1, size, size, vae.in_channels)])),
-        "decode": with_noise(gpu.record(made.vae.decoder, [(1, side, side, vae.latent_channels)])),
+        "step": lambda: step(made, gpu),
+        "encode": lambda: with_noise(gpu.record(made.vae.encoder, [(1, size, size, vae.in_channels)])),
+        "decode": lambda: with_noise(gpu.record(made.vae.decoder, [(1, side, side, vae.latent_channels)])),
     }
 
 
@@ -108,7 +110,7 @@ def main() -> int:
     clock = "timestamp" if gpu.gpu.timestamps and not gpu.caps.is_software else "wall"
     print(f"{config} model in {gpu.precision} on {gpu.name}; clock: {clock}")
     with gpu.gpu.turns:
-        parts = {name: measured(plan, clock) for name, plan in plans(made, gpu).items()}
+        parts = {name: measured(record(), clock) for name, record in plans(made, gpu).items()}
     for name, part in parts.items():
         print(f"{name}: {part['ms']:.3f} ms, {part['dispatches']} dispatches")
         for op, row in sorted(part["ops"].items(), key=lambda item: -item[1]["ms"])[:12]:

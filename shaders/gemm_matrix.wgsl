@@ -4,7 +4,7 @@
 // in a language is a handful of primitives in a file of its own, a DIALECT:
 //
 //   Halves, PER                    an element of a tile in workgroup memory, and how many halves it holds
-//   Passed                         one of what sums are passed through there
+//   Passed, OVERLAID               one of what sums are passed through there, and whether that is the tile's own memory
 //   Left, Right, Sum               fragments: of A, of W, of sums
 //   as_halves                      four numbers as halves, in two words
 //   place                          eight halves into a tile
@@ -17,7 +17,7 @@
 // The next tile is under way in registers while the present one is multiplied, as in `staged` of gemm.wgsl. Rows of a tile are eight halves
 // longer than what is in them, which spreads them over the banks. What is loaded and stored at a time is eight numbers of a row: halves in
 // memory that nothing is done to (RAW_A, RAW_W) go through as they are, four words. SHARE subgroups make the same sums, each of its slices
-// of every tile's depth.
+// of every tile's depth. OVERLAID, sums take the place of the tile once all of them are made.
 //
 // SPLIT makes numbers of f32 grade: v = hi + lo / 2048, both halves. hi is v without the low 13 bits of its word, so that v - hi is exact;
 // Σ hi·hi and Σ (hi·lo + lo·hi) have sums of their own, and lo·lo, 2⁻²⁰ of a product at most, is left out. Below 2⁻¹⁴, where halves have
@@ -71,6 +71,10 @@ const ROW_S: u32 = ABREAST * FN / 4u; // vec4 of a row of a strip: a strip is wh
 const PITCH_S: u32 = 4u * ROW_S + 4u; // floats from one to the next
 const STRIP: u32 = HIGH * FM * PITCH_S;
 const STORED: u32 = HIGH * FM * ROW_S; // vec4
+const OVERLAP: u32 = 0u; // 1 where OVERLAID
+const STAGED: u32 = PARTS * (TILE_A + TILE_W) / PER; // elements of tiles
+const PASSED: u32 = SHARE * PLACES * STRIP / FLOATS; // of what is passed
+const ROOM: u32 = max(STAGED, OVERLAP * PASSED);
 const LEVELS: u32 = DOWN / HIGH;
 const STORERS: u32 = LANES * SHARE;
 const STORES: u32 = (STORED + STORERS - 1u) / STORERS; // of a lane
@@ -78,8 +82,8 @@ const STORES: u32 = (STORED + STORERS - 1u) / STORERS; // of a lane
 // include dense.wgsl
 // include matrix.wgsl
 
-var<workgroup> tile: array<Halves, PARTS * (TILE_A + TILE_W) / PER>; // of A, [part][row][k], then of W, [part][k][column]
-var<workgroup> passed: array<Passed, SHARE * PLACES * STRIP / FLOATS>;
+var<workgroup> tile: array<Halves, ROOM>; // of A, [part][row][k], then of W, [part][k][column]
+var<workgroup> passed: array<Passed, PASSED>;
 var<private> lane: u32;
 
 // Eight numbers of a row of A from vec4 k on, zeros past the end of K.

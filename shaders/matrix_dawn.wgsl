@@ -11,6 +11,7 @@ const PAIRED: bool = false; // vec2<f16>: stores of four bytes, where a matrix m
 const WIDE: bool = false; // vec4<u32>: of sixteen, where it may be loaded of those; sums are then passed in vec4 too
 alias Passed = f32;
 const FLOATS: u32 = 1u; // in one of those
+const OVERLAID: bool = false; // WIDE: sums are passed where the tile was
 alias Left = subgroup_matrix_left<f16, FK, FM>;
 alias Right = subgroup_matrix_right<f16, FN, FK>;
 alias Sum = subgroup_matrix_result<f32, FN, FM>;
@@ -55,15 +56,23 @@ fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
 }
 
 fn pass_on(at: u32, sum: Sum) {
-  subgroupMatrixStore<row_major>(&passed, at / FLOATS, sum, PITCH_S / FLOATS);
+  if (OVERLAID) { // compiled
+    subgroupMatrixStore<row_major>(&tile, at / FLOATS, sum, PITCH_S / FLOATS);
+  } else {
+    subgroupMatrixStore<row_major>(&passed, at / FLOATS, sum, PITCH_S / FLOATS);
+  }
 }
 
 fn received(at: u32) -> vec4<f32> {
   var v: vec4<f32>;
-  if (WIDE) { // compiled
-    v = passed[at / FLOATS];
+  if (OVERLAID) { // compiled
+    v = bitcast<vec4<f32>>(tile[at / FLOATS]);
   } else {
-    v = vec4<f32>(passed[at], passed[at + 1u], passed[at + 2u], passed[at + 3u]);
+    if (WIDE) { // compiled
+      v = passed[at / FLOATS];
+    } else {
+      v = vec4<f32>(passed[at], passed[at + 1u], passed[at + 2u], passed[at + 3u]);
+    }
   }
   return v;
 }

@@ -9,6 +9,7 @@ alias Halves = u32; // an element of a tile
 const PER: u32 = 2u; // halves in one
 alias Passed = f32;
 const FLOATS: u32 = 1u; // in one of those
+const OVERLAID: bool = false; // sums are passed where the tile was
 alias Left = vec2<u32>;
 alias Right = vec2<u32>;
 alias Sum = array<f32, VALUES>;
@@ -63,10 +64,20 @@ fn multiply_add(x: Left, y: Right, sum: Sum) -> Sum {
 fn pass_on(at: u32, sum: Sum) {
   for (var i = 0u; i < VALUES; i++) {
     let e = lane + i * LANES;
-    passed[at + e / FN * PITCH_S + e % FN] = sum[i];
+    if (OVERLAID) { // compiled
+      tile[at + e / FN * PITCH_S + e % FN] = bitcast<u32>(sum[i]);
+    } else {
+      passed[at + e / FN * PITCH_S + e % FN] = sum[i];
+    }
   }
 }
 
 fn received(at: u32) -> vec4<f32> {
-  return vec4<f32>(passed[at], passed[at + 1u], passed[at + 2u], passed[at + 3u]);
+  var v: vec4<f32>;
+  if (OVERLAID) { // compiled
+    v = bitcast<vec4<f32>>(vec4<u32>(tile[at], tile[at + 1u], tile[at + 2u], tile[at + 3u]));
+  } else {
+    v = vec4<f32>(passed[at], passed[at + 1u], passed[at + 2u], passed[at + 3u]);
+  }
+  return v;
 }

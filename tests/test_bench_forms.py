@@ -11,6 +11,7 @@ import pytest
 from test_menu import H200, call
 
 from moebius.backends.webgpu import choice, menu
+from moebius.backends.webgpu.calls import Taps
 from moebius.backends.webgpu.ops import dense, lambdas
 from moebius.backends.webgpu.plan import Plan
 
@@ -56,10 +57,11 @@ def test_every_form_is_of_constants_that_are_there() -> None:
             pass
 
 
-def test_a_row_is_taken_for_products_of_matrices_that_it_is_worth_a_measurement_for() -> None:
+def test_a_row_is_taken_for_layers_that_it_is_worth_a_measurement_for() -> None:
     choose = bench_forms.everywhere(menu.STAGED)
-    wide, thin = call(2048, 640, 640), call(2048, 3, 640)
-    assert choice.choose(H200, wide) != menu.STAGED == choose(H200, wide)
+    wide, filtered, thin = call(2048, 640, 640), call(4096, 512, 512, Taps(1, 1)), call(2048, 3, 640)
+    for wanted in (wide, filtered):
+        assert choice.choose(H200, wanted) != menu.STAGED == choose(H200, wanted)
     assert choose(H200, thin) == choice.choose(H200, thin)
 
 

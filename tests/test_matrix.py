@@ -15,7 +15,7 @@ from cases import OPS, Case, conv3x3, in_bands, linear, upsample_conv3x3
 from matrix_cases import ALL, HALF, SHARED, SPLIT
 from test_fused import FUSED
 
-from moebius.backends.webgpu import WebGPU, prove, reach
+from moebius.backends.webgpu import WebGPU, prove, reach, wgsl
 from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, Rows, Taps, Weight
 from moebius.backends.webgpu.caps import Matrix
 from moebius.backends.webgpu.dispatch import Dispatch
@@ -72,11 +72,23 @@ def test_units_run_on_llvmpipe(llvmpipe: WebGPU, row: Gemm) -> None:
     checked(edges(row)[0], llvmpipe, row)
 
 
-@pytest.mark.parametrize(("room", "passed"), [(16384, (2, 2)), (6000, (1, 2)), (0, (1, 1))])
-def test_a_subgroup_of_several_fragments_stores_each_in_its_place(swiftshader: WebGPU, room: int, passed: tuple[int, int]) -> None:
-    """All at a time, or a row, or one where there is no room for more."""
+@pytest.mark.parametrize(
+    ("overlaid", "room", "passed"), [(False, 16384, (2, 2)), (False, 6000, (1, 2)), (False, 0, (1, 1)), (True, 4608, (2, 2))]
+)
+def test_a_subgroup_of_several_fragments_stores_each_in_its_place(
+    swiftshader: WebGPU, overlaid: bool, room: int, passed: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at a time, or a row, or one where there is no room for more; beside the tile or over it."""
+    monkeypatch.setattr(Units, "overlaid", overlaid)
     row = Gemm("units", 16, 4, 1, 2, units=Units(16, 8, 8, 8, lanes=16, room=room))
     assert tuple(row.constants()[name] for name in ("HIGH", "ABREAST")) == passed
+    checked(linear((1, 1, 35), 40, 17), swiftshader, row)
+
+
+def test_what_is_passed_over_a_tile_may_be_more_than_that(swiftshader: WebGPU) -> None:
+    row = Gemm("units", 8, 2, 2, 2, operands="f16", units=Units(8, 8, 8, 8, lanes=4))
+    numbers = wgsl.numbers(row.shader, tuple(sorted(row.constants().items())))
+    assert row.workgroup_bytes == 4 * numbers["PASSED"] > 4 * numbers["STAGED"]
     checked(linear((1, 1, 35), 40, 17), swiftshader, row)
 
 

@@ -52,6 +52,11 @@ class Units:
     def shape(self) -> Unit:
         return Unit(*HALVES, self.m, self.n, self.k)
 
+    @property
+    def overlaid(self) -> bool:
+        """Whether sums are passed where a tile was, whose elements are whole floats then."""
+        return self.dialect == "emulated" or (self.dialect == "dawn" and self.per == 8)
+
     def on(self, caps: Caps) -> Self:
         """As a device runs it; as it is where that has no units."""
         has = caps.matrix
@@ -64,6 +69,8 @@ class Units:
 
     def constants(self, split: bool) -> dict[str, int | bool | str]:
         out = fragments(self.dialect, self.lanes, self.per, self.shape)
+        if self.overlaid:
+            out |= {"OVERLAID": True, "OVERLAP": 1}
         return out | {"BK4": self.depth // 4, "SPLIT": split, "PARTS": 2 if split else 1, "SHARE": self.share}
 
     def products(self, tm: int, columns: int, split: bool) -> int:

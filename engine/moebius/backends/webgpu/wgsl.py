@@ -226,7 +226,7 @@ OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
 
 
 def evaluate(expression: str, names: Mapping[str, int]) -> int:
-    """A constant expression over u32: numbers, names, + - * / % and brackets."""
+    """A constant expression over u32: numbers, names, + - * / %, max and brackets."""
 
     def value(node: ast.expr) -> int:
         match node:
@@ -236,6 +236,8 @@ def evaluate(expression: str, names: Mapping[str, int]) -> int:
                 return names[name]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
                 return OPERATORS[type(op)](value(left), value(right))
+            case ast.Call(func=ast.Name(id="max"), args=[a, b], keywords=[]):
+                return max(value(a), value(b))
         raise MoebiusError(f"{expression!r} is no constant expression over {', '.join(names) or 'no constants'}.")
 
     try:
