@@ -28,6 +28,7 @@ from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.choice import Choose
 from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.ops import lambdas
+from moebius.backends.webgpu.ops.dense import Block
 from moebius.backends.webgpu.ops.lambdas import Content, Cross, UnitWindow, Window
 from moebius.backends.webgpu.plan import Plan
 from moebius.check.lockstep import networks
@@ -71,8 +72,10 @@ CONTENT = (
     (16, 4, 2, 8),
 )
 CROSS = ((10, 3, 40), (10, 2, 20), (5, 4, 40), (20, 3, 40), (20, 2, 20), (20, 1, 10), (20, 1, 20), (20, 1, 40), (40, 1, 20))
-BLOCK = "THREADS", "LANES", "ACROSS"
-BLOCKS = ((64, 8, 4), (128, 8, 4), (128, 16, 4), (256, 8, 8), (256, 16, 4), (256, 32, 2), (256, 16, 2), (256, 4, 4), (512, 8, 4))
+BLOCKS = (
+    *((1, 64, 8, 4), (1, 128, 8, 4), (1, 128, 16, 4), (1, 256, 8, 4), (1, 256, 8, 8), (1, 256, 16, 4), (1, 256, 32, 2), (1, 256, 4, 4)),
+    *((2, 64, 8, 4), (2, 128, 8, 4), (2, 256, 8, 4), (2, 128, 16, 4)),
+)
 # Constants of other values, by what is changed.
 FORMS: dict[str, dict[str, Any]] = {
     **{f"window {form}": {"lambdas.WINDOWS": (Window(*form), *lambdas.WINDOWS)} for form in WINDOWS},
@@ -82,8 +85,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "window beside units": {"lambdas.UNIT_WINDOWS": ()},
     **{f"content {form}": {"lambdas.CONTENT": (Content(*form), *lambdas.CONTENT)} for form in CONTENT},
     **{f"cross {form}": {"lambdas.CROSS_FORM": Cross(*form)} for form in CROSS},
-    **{f"depthwise {rows} lines": {"dense.ROWS": rows, "dense.SOFTWARE_ROWS": rows} for rows in (1, 2, 3, 4)},
-    **{f"depthwise {block}": {f"dense.{name}": n for name, n in zip(BLOCK, block, strict=True)} for block in BLOCKS},
+    **{f"depthwise {form}": {f"dense.{name}": Block(*form) for name in ("BLOCK", "SOFTWARE_BLOCK")} for form in BLOCKS},
     **{f"group norm {threads} threads": {"norms.SCALE_THREADS": threads} for threads in (256, 512)},
     **{f"group norm {ahead} ahead": {"norms.SCALE_AHEAD": ahead} for ahead in (4, 8, 16)},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from test_menu import H200, call
 
 from moebius.backends.webgpu import choice, menu
 from moebius.backends.webgpu.calls import Taps
-from moebius.backends.webgpu.ops import dense, lambdas
+from moebius.backends.webgpu.ops import dense
 from moebius.backends.webgpu.plan import Plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -22,33 +23,35 @@ import on_gpu
 
 @pytest.mark.usefixtures("llvmpipe")
 def test_one_choice_is_another_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines: list[Any] = []
+    threads: list[Any] = []
 
     def profile(plan: Plan) -> list[dict[str, float]]:
-        found = {dict(d.constants)["ROWS"] for d in plan.dispatches if d.shader == "depthwise"}
-        lines.append(found)
+        found = {prod(d.workgroup) for d in plan.dispatches if d.shader == "depthwise"}
+        threads.append(found)
         steps = plan.dispatches[len(plan.recording.prologue) :]
-        return [{"ms": 0.5 if d.shader == "depthwise" and found == {3} else 1.0} for d in steps]
+        return [{"ms": 0.5 if d.shader == "depthwise" and found == {256} else 1.0} for d in steps]
 
     monkeypatch.setattr(bench_forms, "milliseconds", lambda plan, clock: [9.0, 7.0, 1.0])
     monkeypatch.setattr(Plan, "profile", profile)
-    file, before = tmp_path / "forms.json", (dense.SOFTWARE_ROWS, lambdas.WINDOWS)
     monkeypatch.setattr(
-        sys, "argv", ["bench_forms.py", "--config", "tiny", "--adapter", "llvmpipe", "--filter", "lines", "--json", str(file)]
+        bench_forms, "FORMS", {name: form for name, form in bench_forms.FORMS.items() if "(2, " in name and "8, 4)" in name}
+    )
+    file, before = tmp_path / "forms.json", (dense.BLOCK, dense.SOFTWARE_BLOCK)
+    monkeypatch.setattr(
+        sys, "argv", ["bench_forms.py", "--config", "tiny", "--adapter", "llvmpipe", "--filter", "depthwise", "--json", str(file)]
     )
     assert bench_forms.main() == 0
-    others = [n for n in (1, 2, 3, 4) if n != dense.SOFTWARE_ROWS]
-    assert lines == [{dense.SOFTWARE_ROWS}, *({n} for n in others)], "what changes nothing is not timed"
+    assert threads == [{64}, {128}, {256}], "what changes nothing is not timed"
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    assert list(rows) == ["as it is", *(f"depthwise {n} lines" for n in others)]
+    assert list(rows) == ["as it is", *(f"depthwise (2, {n}, 8, 4)" for n in (128, 256))]
     assert len(rows["as it is"]["layers"]) > 20
-    changed = rows["depthwise 3 lines"]["layers"]
+    changed = rows["depthwise (2, 256, 8, 4)"]["layers"]
     assert {layer.split()[1] for layer in changed} == {"depthwise"}
     assert len(changed) > 3, "levels are layers of their own"
     said = [line for line in capsys.readouterr().out.splitlines() if " with " in line]
     assert len(said) == len(changed)
-    assert all(line.endswith("with depthwise 3 lines") for line in said)
-    assert before == (dense.SOFTWARE_ROWS, lambdas.WINDOWS)
+    assert all(line.endswith("with depthwise (2, 256, 8, 4)") for line in said)
+    assert before == (dense.BLOCK, dense.SOFTWARE_BLOCK)
 
 
 def test_every_form_is_of_constants_that_are_there() -> None:

@@ -158,7 +158,7 @@ def test_depthwise_lines_change_no_bit(gpu: WebGPU, name: str, monkeypatch: pyte
     for size in some(gpu, [(2, 5, 6)], [(2, 1, 5), (1, 2, 1), (2, 8, 3)]):
         case, results = DEPTHWISE[name](size), []
         for rows in some(gpu, [1, 2], [3, 4]):
-            monkeypatch.setattr(dense, "ROWS", rows)
+            monkeypatch.setattr(dense, "BLOCK", dense.BLOCK._replace(rows=rows))
             guarded = Guarded(gpu, CPU, kind="discrete")
             results.append(case.run(guarded))
             assert [dict(d.constants)["ROWS"] for d in guarded.dispatches if d.shader == "depthwise"] == [rows]
@@ -181,8 +181,7 @@ def test_depthwise_blocks_change_no_bit(gpu: WebGPU, monkeypatch: pytest.MonkeyP
     """Workgroups that begin and end anywhere: beyond the last run, in the middle of an image, in the next one, beyond the last."""
     case, results = dwconv((3, 5, 17), 40, 3), []
     for (threads, lanes, across), (block, grid) in BLOCKS.items():
-        for name, value in (("THREADS", threads), ("LANES", lanes), ("ACROSS", across)):
-            monkeypatch.setattr(dense, name, value)
+        monkeypatch.setattr(dense, "BLOCK", dense.Block(1, threads, lanes, across))
         guarded = Guarded(gpu, CPU, kind="discrete")
         results.append(case.run(guarded))
         d = guarded.dispatches[0]

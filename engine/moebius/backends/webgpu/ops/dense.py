@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import gcd
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from moebius.backends.webgpu import pack, wgsl
 from moebius.backends.webgpu.calls import TILE, Epilogue, GemmCall, Operands, Phases, Taps, Weight
@@ -20,12 +20,21 @@ WHOLE = 64 << 20  # bytes of a tensor that is kept in one piece on a GPU, at mos
 # And of a part of one that is not, at least, if there are more than two. With half of it f16 would take 200 dispatches more, for 10 MB.
 PART: dict[DType, int] = {"f32": 16 << 20, "f16": 32 << 20}
 PARTS = 16  # of which there are so many at most
-# Lines of outputs that a thread of `depthwise` makes, and threads of its workgroup; no bit of a result depends on either. On an H200 two
-# lines took as long as one in f32, 1.1 times as long in f16, and four 1.3 times as long. With two an output takes 3 loads in place of
-# 4.5, and 0.7 of the time on llvmpipe, 0.9 on SwiftShader; with four 0.55 and 0.9, and SwiftShader compiles for twice as long.
-ROWS, SOFTWARE_ROWS = 1, 2
-THREADS, SOFTWARE_THREADS = 256, 64
-LANES, ACROSS = 8, 4  # at most, of its workgroup: vec4 of channels, 128 bytes in f32, and runs
+
+
+class Block(NamedTuple):
+    """How depthwise divides its work: lines of a thread, threads of a workgroup, and vec4 of channels and runs of it, at most."""
+
+    rows: int
+    threads: int
+    lanes: int
+    across: int
+
+
+# No bit of a result depends on it. On an H200 two lines took as long as one in f32, 1.1 times as long in f16, and four 1.3 times as long.
+# With two an output takes 3 loads in place of 4.5, and 0.7 of the time on llvmpipe, 0.9 on SwiftShader; with four 0.55 and 0.9, and
+# SwiftShader compiles for twice as long.
+BLOCK, SOFTWARE_BLOCK = Block(1, 256, 8, 4), Block(2, 64, 8, 4)
 
 
 def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"] | None) -> Tensor:
@@ -150,9 +159,8 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
     source = x.x if isinstance(x, GroupNormed) else x
     first, second = (source.a, source.b) if isinstance(source, Joined) else (source, None)
     c4, runs = up4(c) // 4, ceil(width, wgsl.numbers("depthwise")["RUN"])
-    rows, threads = (ROWS, THREADS) if rec.caps.fuses else (SOFTWARE_ROWS, SOFTWARE_THREADS)
-    lanes = gcd(c4, LANES)
-    across = min(ACROSS, 1 << runs.bit_length() - 1)
+    rows, threads, lanes, across = BLOCK if rec.caps.fuses else SOFTWARE_BLOCK
+    lanes, across = gcd(c4, lanes), min(across, 1 << runs.bit_length() - 1)
     down = threads // (lanes * across)
     rec.dispatch(
         op,
