@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,17 +49,20 @@ def drivers(environment: Mapping[str, str] = os.environ) -> list[Path]:
 
 
 def targets(ask: Callable[[Sequence[str], dict[str, str], float], dict], say: Callable[[str], None]) -> list[Target]:
-    """All that can be measured on this machine. `ask` puts a question to a process of its own, for listing adapters loads drivers.
+    """All that can be measured on this machine. `ask` puts a question to a process of its own, for listing adapters loads drivers; several
+    are asked at once.
     WGPU_BACKEND_TYPE, which wgpu knows too, keeps to one backend: Vulkan, OpenGL, Metal or D3D12."""
     every = [Target(name, "numpy", selector) for selector, name in NUMPY.items()]
     only = os.environ.get("WGPU_BACKEND_TYPE", "").strip()
     for implementation in IMPLEMENTATIONS:
-        alone = [{"VK_DRIVER_FILES": str(path), "VK_ICD_FILENAMES": str(path)} for path in drivers()]
+        environments = [*({"VK_DRIVER_FILES": str(path), "VK_ICD_FILENAMES": str(path)} for path in drivers()), {}]
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            asked = [pool.submit(ask, ["list", implementation], environment, LIST_TIMEOUT) for environment in environments]
         mine: list[Target] = []
-        for environment in (*alone, {}):
+        for environment, said in zip(environments, asked, strict=True):
             where = f"{implementation} with {Path(environment['VK_DRIVER_FILES']).name}" if environment else implementation
             try:
-                answer = ask(["list", implementation], environment, LIST_TIMEOUT)
+                answer = said.result()
             except Exception as error:
                 mine.append(Target(where, implementation, "", environment, fault=f"listing its adapters: {error}"))
                 continue
