@@ -16,7 +16,8 @@ from common import commit, run, write_json, write_text
 
 from moebius.errors import UsageError
 
-SAVED = ("doctor", "validate", "defaults", "tune", "plan", "whole", "model", "sizes", "forms", "compare", "kernels")
+FORMS = ("forms_step", "forms_encode", "forms_decode")
+SAVED = ("doctor", "validate", "defaults", "tune", "plan", "whole", "model", "sizes", "compare", "kernels", *FORMS)
 STOPPED = (124, 137)
 
 
@@ -102,9 +103,9 @@ def sizes(found: Any) -> list[str]:
 
 
 def forms(found: Any) -> list[str]:
-    """A step as it is, and the layers that lose most by it."""
+    """A part of a picture as it is, and the layers that lose most by it."""
     rows = found["rows"]
-    out = [f"a step: {rows[AS_IT_IS]['ms']:.2f} ms, on {len(rows) - 1} other kernels or forms"]
+    out = [f"{found['part']}: {rows[AS_IT_IS]['ms']:.2f} ms, on {len(rows) - 1} other kernels or forms"]
     return out + [f"{layer}: {ms:.3f} ms, {less:.3f} with {name}" for layer, ms, less, name in faster(rows)[:8]]
 
 
@@ -113,7 +114,8 @@ def compare(found: Any) -> list[str]:
 
 
 WORDS: dict[str, Callable[[Any], list[str]]] = {
-    f.__name__: f for f in (doctor, validate, defaults, tune, plan, whole, model, sizes, forms, compare, kernels)
+    **{f.__name__: f for f in (doctor, validate, defaults, tune, plan, whole, model, sizes, compare, kernels)},
+    **dict.fromkeys(FORMS, forms),
 }
 
 

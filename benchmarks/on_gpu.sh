@@ -3,8 +3,8 @@
 #
 # doctor, validate, the plans of a picture on the default kernels, tune, plan, the same plans and pictures on what that found, the model beside
 # PyTorch (f32, TF32, autocast f16; eager and as CUDA graphs), what other sizes of bands and parts would do for the decoder, the tests'
-# hardware cases, compare, every kernel, what other kernels and forms of them would do for a step. Each has a limit of its own: what fails or takes too long is
-# stopped and named, and the rest goes on.
+# hardware cases, compare, every kernel, what other kernels and forms of them would do for a step, an encoding and a decoding. Each has a
+# limit of its own: what fails or takes too long is stopped and named, and the rest goes on.
 # OUT gets the words (.log) and the numbers (.json) of each, results.json and table.md with all of it. Exit code 1 when something failed.
 #
 # The Python is $PYTHON, else that of .venv, else python3. On a bare machine, bring wheels along in .whl/ with an onboard.sh that installs
@@ -15,7 +15,7 @@
 # run of six minutes by itself, with an OUT of its own, beside the plain one.
 #
 # REFERENCE=FILE keeps what NumPy makes of the model's work, which others are compared with: the second run need not make it again.
-# SECONDS_IN_ALL=N is another limit for everything.
+# SECONDS_IN_ALL=N is another limit for everything. ONLY="defaults forms_step" does these steps alone.
 #
 # SHORT=1 tries the script itself, in two minutes, on a software driver in the place of a GPU: the tiny model, and a part of the rest.
 set -uo pipefail
@@ -43,6 +43,7 @@ begin=$(date +%s)
 # step NAME SECONDS COMMAND…: its words go to NAME.log, its standard output to NAME.json where SAVES=json.
 step() {
     local name=$1 limit=$2 left=$((seconds - $(date +%s) + begin)) from code
+    [[ -z "${ONLY:-}" || " $ONLY " == *" $name "* ]] || return
     shift 2
     local words="${*:2}" # without the machine's own paths
     [ "$limit" -le "$left" ] || limit=$left
@@ -94,5 +95,7 @@ step model 180 "$python" benchmarks/bench_model.py "${model[@]}" --budget $((lef
 [ -n "${PRECISION:-}${UNITS:-}" ] || step tests 75 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
 [ "${SHORT:-}" = 1 ] || step compare 60 "$python" -m moebius compare "${named[@]}" "${precision[@]}" -o "$out/compare.json" --report "$out/compare.md"
 step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernels[@]}" "${named[@]}" "${chosen[@]}" --json "$out/kernels.json"
-[ "${SHORT:-}" = 1 ] || step forms 60 "$python" benchmarks/bench_forms.py "${named[@]}" "${chosen[@]}" --json "$out/forms.json"
+for part in step encode decode; do
+    [ "${SHORT:-}" = 1 ] || step forms_$part 75 "$python" benchmarks/bench_forms.py --part $part "${named[@]}" "${chosen[@]}" --json "$out/forms_$part.json"
+done
 "$python" benchmarks/on_gpu.py "$out"

@@ -70,6 +70,6 @@ def test_a_row_is_taken_for_layers_that_it_is_worth_a_measurement_for() -> None:
 
 def test_what_a_card_says_of_forms_names_the_layers_that_lose_most() -> None:
     rows = {"as it is": {"ms": 3.0, "layers": {"a": 1.0, "b": 2.0, "c": 1.0}}, "x": {"ms": 2.5, "layers": {"a": 0.9, "b": 1.5, "c": 0.98}}}
-    said = ["a step: 3.00 ms, on 1 other kernels or forms", "b: 2.000 ms, 1.500 with x", "a: 1.000 ms, 0.900 with x"]
-    assert on_gpu.forms({"rows": rows}) == said
+    said = ["step: 3.00 ms, on 1 other kernels or forms", "b: 2.000 ms, 1.500 with x", "a: 1.000 ms, 0.900 with x"]
+    assert on_gpu.forms({"part": "step", "rows": rows}) == said
     assert on_gpu.WORDS.keys() == set(on_gpu.SAVED)

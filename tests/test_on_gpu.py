@@ -60,6 +60,13 @@ def test_a_step_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     assert table.splitlines()[2:] == [line for line in said.splitlines() if line.startswith("|")][2:]
 
 
+def test_only_the_steps_that_are_named(tmp_path: Path) -> None:
+    code, _ = on_gpu(tmp_path, ONLY="doctor model")
+    assert code == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert [step["step"] for step in results["steps"]] == ["doctor", "model"]
+
+
 def test_a_step_that_hangs_is_stopped_and_time_ends(tmp_path: Path) -> None:
     code, said = on_gpu(tmp_path, HANGS="1", SECONDS_IN_ALL="1")
     assert code == 1

@@ -31,6 +31,7 @@ OF_DENSE = ["tests/test_kernels_dense.py", "tests/test_kernels_limits.py", "-k",
 # By the end of its path: of a file that the kernel tests are not about, or that few of them are about. A test that does not run a file's
 # kernels kills no mutation of it.
 TESTS_OF = {
+    "ops/dense.py": [*TESTS[:-1], f"{TESTS[-1]} or depthwise_has"],
     "gemm_blocked.wgsl": OF_DENSE,
     "depthwise.wgsl": OF_DEPTHWISE,
     "differences.wgsl": ["tests/test_kernels_dense.py", "-k", f"({ON_LLVMPIPE}) and (become_four or differences)"],
