@@ -56,8 +56,8 @@ ON_UNITS = (
     *((8, 1, 1), (8, 2, 1), (4, 1, 1), (4, 2, 1), (4, 3, 1), (2, 1, 1), (2, 2, 1), (2, 3, 1), (2, 5, 1)),
     *((1, 1, 2), (1, 2, 2), (1, 3, 2), (1, 4, 2), (1, 1, 5), (1, 3, 1)),
 )
-# Where few workgroups, 64, are enough: for the smallest level.
-FEW = {"lambdas.GROUPS": 64}
+# Where few workgroups, 64, are enough: for the smallest level. On units the other kernel is not run.
+FEW: dict[str, Any] = {"lambdas.GROUPS": 64}
 FEW_WINDOWS = ((4, 1, 3, 4, False), (4, 1, 3, 4, True), (8, 1, 3, 4, False))
 FEW_ON_UNITS = ((2, 1, 2), (2, 2, 1), (2, 2, 2), (2, 3, 2))
 CONTENT = (
@@ -79,7 +79,10 @@ BLOCKS = (
 # Constants of other values, by what is changed.
 FORMS: dict[str, dict[str, Any]] = {
     **{f"window {form}": {"lambdas.WINDOWS": (Window(*form), *lambdas.WINDOWS)} for form in WINDOWS},
-    **{f"window {form} few": {"lambdas.WINDOWS": (Window(*form), *lambdas.WINDOWS), **FEW} for form in FEW_WINDOWS},
+    **{
+        f"window {form} few": {"lambdas.WINDOWS": (Window(*form), *lambdas.WINDOWS), "lambdas.UNIT_WINDOWS": (), **FEW}
+        for form in FEW_WINDOWS
+    },
     **{f"window on units {form}": {"lambdas.UNIT_WINDOWS": (UnitWindow(*form), *lambdas.UNIT_WINDOWS)} for form in ON_UNITS},
     **{f"window on units {form} few": {"lambdas.UNIT_WINDOWS": (UnitWindow(*form), *lambdas.UNIT_WINDOWS), **FEW} for form in FEW_ON_UNITS},
     "window beside units": {"lambdas.UNIT_WINDOWS": ()},

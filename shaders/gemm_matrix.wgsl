@@ -4,7 +4,7 @@
 // in a language is a handful of primitives in a file of its own, a DIALECT:
 //
 //   Halves, PER                    an element of a tile in workgroup memory, and how many halves it holds
-//   Passed, OVERLAID               one of what sums are passed through there, and whether that is the tile's own memory
+//   Passed                         one of what sums are passed through there; OVERLAID, in two of them: whether in the tile's own memory
 //   Left, Right, Sum               fragments: of A, of W, of sums
 //   as_halves                      four numbers as halves, in two words
 //   place                          eight halves into a tile

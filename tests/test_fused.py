@@ -196,6 +196,7 @@ def test_depthwise_has_a_workgroup_of_every_device(llvmpipe: WebGPU) -> None:
         for images in (1, 2, 5):  # an image of a batch is made as it is alone
             d = dwconv((images, 8, 9), 5, 5).check(llvmpipe, kind=kind).dispatches[0]
             assert (prod(d.workgroup), dict(d.constants)["ROWS"]) == (threads, rows)
+            assert threads <= DEFAULT_LIMITS["max-compute-invocations-per-workgroup"]
 
 
 @pytest.mark.parametrize("silu", [True, False])

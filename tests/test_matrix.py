@@ -20,7 +20,7 @@ from moebius.backends.webgpu.calls import Epilogue, GemmCall, Operands, Phases, 
 from moebius.backends.webgpu.caps import Matrix
 from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.gemm import Dense
-from moebius.backends.webgpu.menu import Gemm
+from moebius.backends.webgpu.menu import UNITS, Gemm
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, DType, Tensor, itemsize, read
@@ -83,6 +83,14 @@ def test_a_subgroup_of_several_fragments_stores_each_in_its_place(
     row = Gemm("units", 16, 4, 1, 2, units=Units(16, 8, 8, 8, lanes=16, room=room))
     assert tuple(row.constants()[name] for name in ("HIGH", "ABREAST")) == passed
     checked(linear((1, 1, 35), 40, 17), swiftshader, row)
+
+
+def test_a_tile_has_room_for_what_is_passed_over_it() -> None:
+    for dialect, per in (("dawn", 8), ("dawn", 2), ("dawn", 1), ("naga", 1), ("emulated", 1)):
+        for row in UNITS:
+            assert row.units
+            given = replace(row, units=replace(row.units, dialect=dialect, per=per)).constants()
+            assert given.get("OVERLAID", False) == given.get("OVERLAP", 0) == (per == 8 or dialect == "emulated")
 
 
 def test_what_is_passed_over_a_tile_may_be_more_than_that(swiftshader: WebGPU) -> None:

@@ -22,9 +22,9 @@ LEVELS: dict[Precision, int] = {"f32": 1, "f16": 3}
 WORST = 8  # a single value may be this many limits of the root mean square away: one wrong value is lost in the norm of a million
 
 
-def is_rounding(relative_l2: float, max_abs: float, rms: float, limit: float) -> bool:
+def is_rounding(relative_l2: float, max_abs: float, rms: float, limit: float, worst: float = WORST) -> bool:
     """Whether the limit explains a difference; False for NaN."""
-    return bool(relative_l2 <= limit and max_abs <= WORST * limit * rms)
+    return bool(relative_l2 <= limit and max_abs <= worst * limit * rms)
 
 
 def sums(*lengths: int) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,13 +56,19 @@ def moved_params(p: Params) -> Params:
     return Params(Checkpoint(Moved(p.root)), p.path)
 
 
-def lost(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[np.ndarray]) -> list[float]:
-    """Relative L2 errors of an op's outputs that roundings to halves explain; `outputs` are the oracle's for these arguments. Where few
-    values have most of what is lost, larger ones, so that each of those is within `WORST` of them."""
+class Lost(NamedTuple):
+    """What roundings to halves explain of an output's error."""
+
+    relative_l2: float
+    worst: float = WORST  # a single value's, in those of the root mean square: more than others where few values have most of what is lost
+
+
+def lost(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[np.ndarray]) -> list[Lost]:
+    """Of an op's outputs, which are the oracle's for these arguments."""
     if op in NORMS:
-        return [U_HALF * max(1.0, peak(outputs[0]) / WORST)]
+        return [Lost(U_HALF * max(1.0, peak(outputs[0]) / WORST))]
     if not any(isinstance(a, Params) for a in args):
-        return [0.0] * len(outputs)
+        return [Lost(0.0)] * len(outputs)
     shaken: list[Any] = [moved_params(a) if isinstance(a, Params) else a for a in args]
     if isinstance(args[0], np.ndarray):
         shaken[0] = moved(args[0], op)
@@ -71,5 +77,5 @@ def lost(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[n
     return [_explained(a - o, o) for a, o in zip(again, outputs, strict=True)]
 
 
-def _explained(difference: np.ndarray, out: np.ndarray) -> float:
-    return float(np.linalg.norm(difference)) / (float(np.linalg.norm(out)) or 1.0) * max(1.0, peak(difference) / WORST)
+def _explained(difference: np.ndarray, out: np.ndarray) -> Lost:
+    return Lost(float(np.linalg.norm(difference)) / (float(np.linalg.norm(out)) or 1.0), max(WORST, peak(difference)))

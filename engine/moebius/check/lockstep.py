@@ -15,7 +15,7 @@ from moebius.backends.reference import Reference
 from moebius.backends.webgpu import WebGPU
 from moebius.backends.webgpu.tensor import Tensor
 from moebius.check import halves, parts
-from moebius.check.bounds import is_rounding
+from moebius.check.bounds import WORST, is_rounding
 from moebius.check.specs import bound, listed
 from moebius.check.standin import StandIn
 from moebius.errors import UsageError
@@ -31,7 +31,8 @@ from moebius.weights.nano import packaged_nano
 
 @dataclass(frozen=True)
 class Row:
-    """One output of one call of one op: how far it is from the oracle's, and `limit`, what its precision explains."""
+    """One output of one call of one op: how far it is from the oracle's, and `limit`, what its precision explains, of a single value
+    `worst` limits of the root mean square."""
 
     op: str
     path: str
@@ -40,10 +41,11 @@ class Row:
     relative_l2: float
     limit: float
     rms: float
+    worst: float = WORST
 
     @property
     def ok(self) -> bool:
-        return is_rounding(self.relative_l2, self.max_abs, self.rms, self.limit)
+        return is_rounding(self.relative_l2, self.max_abs, self.rms, self.limit, self.worst)
 
 
 class LockStep(StandIn):
@@ -60,15 +62,16 @@ class LockStep(StandIn):
         out = super().called(op, args, kwargs)
         args64, kwargs64 = tuple(map(self._host, args)), {k: self._host(v) for k, v in kwargs.items()}
         expected = getattr(self.oracle, op)(*args64, **kwargs64)
-        limits = [bound(op, args64, kwargs64)] * len(listed(expected))
+        limit, more = bound(op, args64, kwargs64), [halves.Lost(0.0)] * len(listed(expected))
         if self.gpu.caps.precision == "f16":
-            limits = [limit + more for limit, more in zip(limits, halves.lost(op, args64, kwargs64, listed(expected)), strict=True)]
+            more = halves.lost(op, args64, kwargs64, listed(expected))
         path = next((a.path for a in args if isinstance(a, Params)), op)
-        for got, want, limit in zip(listed(out), listed(expected), limits, strict=True):
+        for got, want, half in zip(listed(out), listed(expected), more, strict=True):
             difference = np.abs(self._host(got) - want.reshape(got.shape))
             norm = float(np.linalg.norm(want)) or 1.0
             error = float(np.linalg.norm(difference)) / norm
-            self.report(Row(op, path, got.shape, float(difference.max()), error, limit, norm / np.sqrt(difference.size)))
+            rms = norm / np.sqrt(difference.size)
+            self.report(Row(op, path, got.shape, float(difference.max()), error, limit + half.relative_l2, rms, half.worst))
         return out
 
     def _host(self, value: Any) -> Any:

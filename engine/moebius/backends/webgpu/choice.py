@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import prod
 
 from moebius.backends.webgpu.calls import POINTS, TILE, GemmCall, Phases
@@ -117,14 +117,15 @@ def _units(caps: Caps, call: GemmCall) -> Gemm | None:
     if caps.precision != "f16" or _thin(call) is not None:
         return None
     fitting = [row for row in UNITS if row.fits(caps) and row.supports(call)]
-    return next((row for row in fitting if _suits(row, [each for each in fitting if each.outputs() < row.outputs()], call)), None)
+    smaller = {row: next((each for each in fitting if each.outputs() < row.outputs()), None) for row in fitting}
+    return next((row for row in fitting if _suits(row, smaller[row], call)), None)
 
 
-def _suits(row: Gemm, smaller: Sequence[Gemm], call: GemmCall) -> bool:
+def _suits(row: Gemm, smaller: Gemm | None, call: GemmCall) -> bool:
     """As measured on an H200: unless there are two rounds of workgroups at most, and a processor would compute less in smaller ones."""
-    if not smaller or prod(row.grid(call, of_two(call))) > 2 * PROCESSORS:
+    if smaller is None or prod(row.grid(call, of_two(call))) > 2 * PROCESSORS:
         return True
-    return _in_rounds(row, call) <= _in_rounds(smaller[0], call)
+    return _in_rounds(row, call) <= _in_rounds(smaller, call)
 
 
 def _in_rounds(row: Gemm, call: GemmCall) -> int:

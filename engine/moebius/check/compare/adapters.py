@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from moebius.backends.webgpu.native import IMPLEMENTATIONS
@@ -56,15 +57,11 @@ def targets(ask: Callable[[Sequence[str], dict[str, str], float], dict], say: Ca
     only = os.environ.get("WGPU_BACKEND_TYPE", "").strip()
     for implementation in IMPLEMENTATIONS:
         environments = [*({"VK_DRIVER_FILES": str(path), "VK_ICD_FILENAMES": str(path)} for path in drivers()), {}]
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            asked = [pool.submit(ask, ["list", implementation], environment, LIST_TIMEOUT) for environment in environments]
         mine: list[Target] = []
-        for environment, said in zip(environments, asked, strict=True):
+        for environment, answer in zip(environments, answers(partial(ask, ["list", implementation]), environments), strict=False):
             where = f"{implementation} with {Path(environment['VK_DRIVER_FILES']).name}" if environment else implementation
-            try:
-                answer = said.result()
-            except Exception as error:
-                mine.append(Target(where, implementation, "", environment, fault=f"listing its adapters: {error}"))
+            if isinstance(answer, Exception):
+                mine.append(Target(where, implementation, "", environment, fault=f"listing its adapters: {answer}"))
                 continue
             if "adapters" not in answer:
                 say(f"{implementation} is left out: {answer.get('refused', answer.get('failed', ''))}")
@@ -83,6 +80,23 @@ def targets(ask: Callable[[Sequence[str], dict[str, str], float], dict], say: Ca
                 mine.append(replace(target, name=target.distinct(name)))
         every += mine
     return every
+
+
+def answers(ask: Callable[[dict[str, str], float], dict], environments: Sequence[dict[str, str]]) -> Iterator[dict | Exception]:
+    """What each says, or why it does not. The first is asked alone: where an implementation is missing that is all there is to know."""
+
+    def said(environment: dict[str, str]) -> dict | Exception:
+        try:
+            return ask(environment, LIST_TIMEOUT)
+        except Exception as error:
+            return error
+
+    yield said(environments[0])
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    try:
+        yield from pool.map(said, environments[1:])
+    finally:  # nobody wants the others
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def chosen(targets: Sequence[Target], names: Sequence[str]) -> list[Target]:

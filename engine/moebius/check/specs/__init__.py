@@ -27,7 +27,7 @@ def limits(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, pre
     `out` is the oracle's."""
     if precision == "f16":
         more = halves.lost(op, args, kwargs, listed(out))
-        return [limit + m for limit, m in zip(limits(op, args, kwargs, out), more, strict=True)]
+        return [limit + m.relative_l2 for limit, m in zip(limits(op, args, kwargs, out), more, strict=True)]
     limit = bound(op, args, kwargs)
     if op != "guided_ddim":
         return [limit] * len(listed(out))

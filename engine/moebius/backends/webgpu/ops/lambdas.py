@@ -90,7 +90,7 @@ CONTENT = (
     Content(64, 1, 1, 4),
 )
 GROUPS = 256  # workgroups that make a GPU busy
-# At every level the fastest of eleven: two heads of ten tokens a thread, and a row a workgroup.
+# At every level within a hundredth of the fastest of nine: two heads of ten tokens a thread, and a row a workgroup.
 CROSS_FORM = Cross(20, 1, 20)
 SOFTWARE_CONTENT = {"LINES": 8, "LANES": 1, "TV4": 1, "AHEAD": 2}  # as many threads as llvmpipe has lanes
 SELF, CROSS = "self_lambda", "cross_lambda"
