@@ -302,7 +302,7 @@ def test_a_window_has_as_many_positions_as_a_workgroup_has_room_for(llvmpipe: We
     assert runs(roomy, 64, 32, 16) == [(8, 3), (8, 3), (2, 3)]
     large = {**roomy.limits, "max-compute-workgroup-size-x": 1024, "max-compute-invocations-per-workgroup": 1024}
     assert runs(replace(roomy, limits=large), 64, 32, 16) == [(8, 3), (8, 3), (2, 3)]
-    assert runs(replace(roomy, limits=large), 64, 64, 64) == [(8, 3), (8, 3), (2, 3)], "eight positions are for twenty lanes"
+    assert runs(replace(roomy, limits=large), 64, 64, 64) == [(8, 3), (8, 3), (2, 3)], "what eight positions of forty lanes want nobody has"
     assert runs(roomy, 8, 1, 4) == [(2, 3), (2, 3), (2, 3)]
     assert lambdas.windows(caps, 8, 257, (64, 64)) is None  # more lanes than a workgroup has threads
     narrow = replace(caps, limits={**DEFAULT_LIMITS, "max-compute-workgroup-size-x": 128})

@@ -960,7 +960,6 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "engine/moebius/backends/webgpu/ops/lambdas.py": [
         ("outer=width // 4, inner=k4 // 4)", "outer=width // 4, inner=0)"),
         ("lambda p: constants(p, 1), cond.key)", "lambda p: constants(p, 1))"),
-        ("if form.lanes < k4 or (", "if ("),
         ("if form.lanes < k4 or deep", "if deep"),
         ("if 2 * height * ceil(width, form.run) >= GROUPS:", "if height * ceil(width, form.run) >= GROUPS:"),
         ("kernel.workgroup_bytes <= caps.limits[MEMORY] and", ""),

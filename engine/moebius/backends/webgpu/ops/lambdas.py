@@ -26,7 +26,7 @@ CHANNELS = (2, 1)  # of a thread of lambda_apply, in vec4: two take 16 loads of 
 
 
 class Window(NamedTuple):
-    """How lambda_window divides its work: its constants of these names, and for how many lanes at most."""
+    """How lambda_window divides its work: its constants of these names."""
 
     run: int
     each: int
@@ -34,7 +34,6 @@ class Window(NamedTuple):
     share: int
     kept: bool
     split: int = 1
-    lanes: int = 1024
 
 
 class Content(NamedTuple):
@@ -70,8 +69,8 @@ class UnitWindow(NamedTuple):
 # In the order of preference, with and without more workgroup memory than WebGPU's default limit.
 ROOMY = 32 << 10
 WINDOWS = (
-    Window(8, 1, 3, 4, False, lanes=20),
-    Window(8, 2, 3, 8, False, lanes=20),  # of half the threads
+    Window(8, 1, 3, 4, False),
+    Window(8, 2, 3, 8, False),  # of half the threads
     Window(2, 1, 3, 2, True),
 )
 SMALL_WINDOWS = tuple(Window(run, 1, 1, 4, False) for run in (16, 8, 4, 2))
@@ -177,7 +176,7 @@ def windows(caps: Caps, heads: int, k4: int, size: tuple[int, int]) -> Constants
     height, width = size
     found: list[Constants] = []
     for form in (WINDOWS if caps.limits[MEMORY] >= ROOMY else ()) + SMALL_WINDOWS:
-        if form.lanes < k4 or (form.run > 2 and form.run >= 2 * width):
+        if form.run > 2 and form.run >= 2 * width:
             continue
         constants: Constants = {"HEADS": heads, "LANES": k4, "RUN": form.run, "EACH": form.each, "LINES": form.lines, "KEPT": form.kept}
         constants |= {"SHARE": gcd(form.share, form.run * heads), "SPLIT": gcd(form.split, k4)}
