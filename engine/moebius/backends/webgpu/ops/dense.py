@@ -33,8 +33,8 @@ class Block(NamedTuple):
 
 # No bit of a result depends on it. On an H200 two lines took as long as one in f32, 1.1 times as long in f16, and four 1.3 times as long.
 # With two an output takes 3 loads in place of 4.5, and 0.7 of the time on llvmpipe, 0.9 on SwiftShader; with four 0.55 and 0.9, and
-# SwiftShader compiles for twice as long.
-BLOCK, SOFTWARE_BLOCK = Block(1, 256, 8, 4), Block(2, 64, 8, 4)
+# SwiftShader compiles for twice as long. On software drivers a workgroup is neighbours in a line, for blocks take SwiftShader longer.
+BLOCK, SOFTWARE_BLOCK = Block(1, 256, 8, 4), Block(2, 64, 64, 64)
 
 
 def time_table(dense: Dense, x: Tensor, p: Params, op: str, act: Literal["silu"] | None) -> Tensor:
@@ -160,7 +160,8 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
     first, second = (source.a, source.b) if isinstance(source, Joined) else (source, None)
     c4, runs = up4(c) // 4, ceil(width, wgsl.numbers("depthwise")["RUN"])
     rows, threads, lanes, across = BLOCK if rec.caps.fuses else SOFTWARE_BLOCK
-    lanes, across = gcd(c4, lanes), min(across, 1 << runs.bit_length() - 1)
+    lanes = gcd(c4, lanes)
+    across = min(across, threads // lanes, 1 << runs.bit_length() - 1)
     down = threads // (lanes * across)
     rec.dispatch(
         op,
