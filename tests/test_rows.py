@@ -70,8 +70,8 @@ def test_a_row_runs_every_mode_at_every_edge(gpu: WebGPU, row: Gemm, checked: bo
 def test_a_row_on_units_runs_every_mode_at_its_edges(
     request: pytest.FixtureRequest, row: Gemm, checked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In emulation. SwiftShader compiles it in a third of llvmpipe's time, but for a convolution whose threads stage eight vec4 each; it has
-    no workgroups of more than 256 threads."""
+    """In emulation. SwiftShader compiles it in a third of llvmpipe's time, but for a convolution whose threads stage eight vec4 each. It
+    has no workgroups of more than 256 threads."""
     suits = int(row.constants()["LOAD_A"]) <= 4 and row.threads <= DEFAULT_LIMITS["max-compute-invocations-per-workgroup"]
     gpu = request.getfixturevalue("swiftshader" if suits else "llvmpipe")
     if row.workgroup_bytes > gpu.caps.limits["max-compute-workgroup-storage-size"]:
