@@ -98,4 +98,7 @@ step kernels 75 "$python" benchmarks/bench_kernels.py --config $config "${kernel
 for part in step encode decode; do
     [ "${SHORT:-}" = 1 ] || step forms_$part 75 "$python" benchmarks/bench_forms.py --part $part "${named[@]}" "${chosen[@]}" --json "$out/forms_$part.json"
 done
+for name in ${ONLY:-}; do
+    cut -f1 "$out/steps.tsv" | grep -qxF -- "$name" || echo "$name: there is no such step here"
+done
 "$python" benchmarks/on_gpu.py "$out"

@@ -34,8 +34,8 @@ CALLS: list[tuple[list[str], int]] = [
     (["inpaint", "--sample", *FAST, "--box", "9000,2,3,4", "-o", "x.png"], 2),  # the message has a ×
     (["validate", "--config", "日本"], 2),  # argparse's own message
 ]
-# This takes seconds: it runs with ascii alone, which lacks the most.
-LONG: list[tuple[list[str], int]] = [(["validate", "--adapter", "llvmpipe", "--image-size", "32"], 0)]
+# These take seconds: they run with ascii alone, which lacks the most.
+LONG: list[tuple[list[str], int]] = [(["validate", "--adapter", "llvmpipe", "--image-size", "32"], 0), (["compare", "--list"], 0)]
 
 # All calls in one process, whose streams are those of a terminal with that code page.
 PROGRAM = """

@@ -61,8 +61,9 @@ def test_a_step_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
 
 
 def test_only_the_steps_that_are_named(tmp_path: Path) -> None:
-    code, _ = on_gpu(tmp_path, ONLY="doctor model")
+    code, said = on_gpu(tmp_path, ONLY="doctor model forms")
     assert code == 0
+    assert [line for line in said.splitlines() if "no such step" in line] == ["forms: there is no such step here"]
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert [step["step"] for step in results["steps"]] == ["doctor", "model"]
 

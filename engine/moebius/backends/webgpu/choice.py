@@ -117,8 +117,11 @@ def _units(caps: Caps, call: GemmCall) -> Gemm | None:
     if caps.precision != "f16" or _thin(call) is not None:
         return None
     fitting = [row for row in UNITS if row.fits(caps) and row.supports(call)]
-    smaller = {row: next((each for each in fitting if each.outputs() < row.outputs()), None) for row in fitting}
-    return next((row for row in fitting if _suits(row, smaller[row], call)), None)
+    for row in fitting:
+        smaller = next((each for each in fitting if each.outputs() < row.outputs()), None)
+        if _suits(row, smaller, call):
+            return row
+    return None
 
 
 def _suits(row: Gemm, smaller: Gemm | None, call: GemmCall) -> bool:
