@@ -24,7 +24,7 @@ from moebius.backends.webgpu.device import guard
 from moebius.backends.webgpu.menu import CPU, Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Plan
-from moebius.backends.webgpu.tensor import NUMPY, read, write
+from moebius.backends.webgpu.tensor import DType, itemsize, read, write
 from moebius.backends.webgpu.tuned import Table, shape_of
 from moebius.backends.webgpu.tuner import Tuner
 from moebius.check import halves, parts
@@ -72,9 +72,9 @@ def check(case: Case, gpu: WebGPU, row: Gemm | None = None, **options: Any) -> G
 
 
 # the numbers ---------------------------------------------------------------------------------------------------------
-def through(gpu: WebGPU, values: np.ndarray, dtypes: tuple[str, str]) -> np.ndarray:
-    """A row of values read by a kernel as numbers of one type, multiplied by 1, and written as numbers of another."""
-    shape = (1, 1, 1, len(values))
+def through(gpu: WebGPU, values: np.ndarray, dtypes: tuple[DType, DType]) -> np.ndarray:
+    """The bytes of a row of values that a kernel reads as numbers of one type, multiplies by 1, and writes as numbers of another."""
+    shape = (1, 1, 1, values.nbytes // itemsize(dtypes[0]))
     with gpu.eager():
         x, out = (gpu.recorder.new(shape, "x", "pinned", dtype) for dtype in dtypes)
         x.buffer.write(values)
@@ -85,7 +85,7 @@ def through(gpu: WebGPU, values: np.ndarray, dtypes: tuple[str, str]) -> np.ndar
         constants, bound = {"SCALED": True, "SILU": False, "ABOVE": False, "BELOW": False}, {"x": x, "table": table, "out": out}
         gpu.recorder.dispatch("group_norm", "x", "group_apply", shape[3] // 4, bound, count, constants)
         gpu.recorder.flush()
-        return out.buffer.read(out.nbytes, NUMPY[out.dtype])
+        return out.buffer.read(out.nbytes, np.uint8)
 
 
 @drivers
@@ -95,7 +95,7 @@ def test_numbers_are_rounded_to_the_nearest_half_by_their_bits(gpu16: WebGPU) ->
     random = np.random.default_rng(0).integers(0x30000000, 0x48000000, 20_000)
     bits = np.concatenate([edges, random, [0x3F801000, 0x3F803000, 0x7F7FFFFF, 0x7FC00000]]).astype(np.uint32)
     values = np.concatenate([bits, bits | np.uint32(0x80000000)]).view(np.float32)
-    got = through(gpu16, values, ("f32", "f16"))
+    got = through(gpu16, values, ("f32", "f16")).view(np.float16)
     with np.errstate(over="ignore"):
         want = values.astype(np.float16)
     numbers = ~np.isnan(want)
@@ -106,7 +106,7 @@ def test_numbers_are_rounded_to_the_nearest_half_by_their_bits(gpu16: WebGPU) ->
 @drivers
 def test_every_half_is_read_as_what_it_is(gpu16: WebGPU) -> None:
     values = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    np.testing.assert_array_equal(through(gpu16, values, ("f16", "f32")), values.astype(np.float32))
+    np.testing.assert_array_equal(through(gpu16, values, ("f16", "f32")).view(np.float32), values.astype(np.float32))
 
 
 def test_a_tensor_of_halves_goes_to_the_device_and_back(llvmpipe: WebGPU) -> None:
@@ -254,7 +254,7 @@ def test_a_weight_beyond_halves_is_named(llvmpipe: WebGPU) -> None:
 
 
 def test_what_is_no_vec4_cannot_hold_halves() -> None:
-    for shader, name in (("transpose", "out"), ("group_scale", "x"), ("concat", "a"), ("gemm", "b")):
+    for shader, name in (("transpose", "out"), ("group_scale", "x"), ("group_stats", "x"), ("gemm", "b")):
         with pytest.raises(MoebiusError, match=rf"{shader}\.wgsl .*{name}.*halves"):
             wgsl.specialise(shader, ((wgsl.HALVES, name),))
     assert "packed(" not in wgsl.specialise("gemm")
@@ -337,14 +337,16 @@ def test_the_quick_check_passes_in_f16(llvmpipe: WebGPU) -> None:
     assert probe.fault(WebGPU(llvmpipe.gpu, precision="f16")) == ""
 
 
-def test_nano_fills_a_picture_as_it_does_in_float32(llvmpipe: WebGPU) -> None:
+@pytest.mark.parametrize("kind", ["software", "discrete"])
+def test_nano_fills_a_picture_as_it_does_in_float32(llvmpipe: WebGPU, kind: Kind) -> None:
     """The CPU device's, which is within a grey level of any other in float32."""
     weights = read_bundle(packaged_nano())
     photo = np.asarray(Image.open(sample.photo()).convert("RGB").resize((128, 128)))
     mask = np.zeros((128, 128), np.uint8)
     mask[40:88, 36:92] = 255
     pictures = []
-    for ops in (CPU32(), WebGPU(llvmpipe.gpu, precision="f16")):
+    gpu = WebGPU(llvmpipe.gpu, replace(llvmpipe.caps, kind=kind), always(CPU), precision="f16")
+    for ops in (CPU32(), gpu):
         nets = UNet(weights.unet_config, weights.unet, ops), VAE(weights.vae_config, weights.vae, ops)
         run = Inpainter(*nets, model="nano", blend=weights.blend)(photo, mask, steps=2, strength=1.0, guidance=1.0)
         pictures.append(np.asarray(run.image, np.float64)[mask > 0])
@@ -374,8 +376,8 @@ def test_the_published_model_takes_half_the_memory(published: list[Plan]) -> Non
 
 def test_what_gpus_run_compiles_with_halves(llvmpipe: WebGPU, published: list[Plan]) -> None:
     every = {(d.shader, d.constants, d.entry) for plan in published for d in plan.dispatches}
-    found = {one for one in every if wgsl.HALVES in dict(one[1])}  # the others are compiled wherever f32 is
-    assert {"gemm", "depthwise", "cross_lambda_rows"} <= {shader for shader, _, _ in found}
+    found = {one for one in every if wgsl.STORED.keys() & dict(one[1])}  # the others are compiled wherever f32 is
+    assert {"gemm", "depthwise", "cross_lambda_rows", "group_stats", "winograd"} <= {shader for shader, _, _ in found}
     for shader, constants, entry in found:
         with guard(llvmpipe.name, f"compiling {shader}.wgsl with {dict(constants)}"):
             llvmpipe.gpu.device.create_shader_module(label=shader, code=wgsl.specialise(shader, constants, entry))

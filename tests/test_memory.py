@@ -31,7 +31,7 @@ from moebius.model.vae import VAE, VAEConfig
 
 SMALL = VAEConfig((8, 16, 16, 16), layers_per_block=1, norm_num_groups=4)
 # Megabytes that the plans of the full coder lie in: of the decoder and the encoder.
-LENT = {"f32": (368, 309), "f16": (380, 309)}
+LENT = {"f32": (368, 309), "f16": (293, 236)}
 
 
 def for_a_gpu(webgpu: WebGPU, row: Gemm | None = None, precision: Precision = "f32") -> WebGPU:
@@ -83,7 +83,7 @@ def test_the_full_coder_keeps_to_its_memory(llvmpipe: WebGPU, precision: Precisi
     assert sum(map(max, zip_longest(decoder, encoder, fillvalue=0))) <= LENT[precision][0] * 10**6  # what they share is the decoder's
 
 
-@pytest.mark.parametrize(("precision", "matrix", "most"), [("f32", None, 1.55e9), ("f16", None, 0.975e9), ("f16", DAWN, 0.945e9)])
+@pytest.mark.parametrize(("precision", "matrix", "most"), [("f32", None, 1.55e9), ("f16", None, 0.885e9), ("f16", DAWN, 0.9e9)])
 def test_a_picture_of_the_full_model_keeps_to_its_memory(
     llvmpipe: WebGPU, precision: Precision, matrix: Matrix | None, most: float
 ) -> None:
@@ -124,7 +124,9 @@ def test_parts_and_bands_change_no_bit(llvmpipe: WebGPU, monkeypatch: pytest.Mon
     made = ops.plan(coder.decoder, [(1, 4, 8, 4)])
     labels = {b.buffer.label for d in made.dispatches for b in d.bindings}
     counts = {name: sum(f"{name}, part" in label for label in labels) for name in ("upsamplers.0.conv", "conv1", "conv_shortcut", "conv2")}
-    assert counts == {"upsamplers.0.conv": 2 + 8, "conv1": 2 * 2 + 2 * 8, "conv_shortcut": 8, "conv2": 2 * 2 + 2 * 8}
+    last, inner = (8, 2) if precision == "f32" else (4, 0)  # quads are half as many bytes
+    want_parts = {"upsamplers.0.conv": 2 + last, "conv1": 2 * inner + 2 * last, "conv_shortcut": last, "conv2": 2 * 2 + 2 * last}
+    assert counts == want_parts
     assert {d.path for d in made.dispatches if ("SCALED", False) in d.constants} == {"decoder.up_blocks.2.resnets.1.conv2"}
     assert holds(made) >= 8
     assert made.summary()["peak_bytes"] < large
@@ -193,10 +195,12 @@ def test_a_norm_of_parts_is_made_whole_where_it_is_wanted_so(llvmpipe: WebGPU, m
 def test_parts_are_as_many_as_a_size_allows(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile's lines and a norm's chunks stay whole; software drivers keep to one."""
     rec = for_a_gpu(llvmpipe).recorder
-    assert [dense._parts(rec, (1, 512, 512, c)) for c in (16, 64, 68, 128, 256, 512)] == [1, 1, 4, 8, 16, 16]
-    assert [dense._parts(rec, (1, h, 512, 256)) for h in (520, 528, 544, 576, 514)] == [2, 4, 8, 16, 1]
-    assert [dense._parts(rec, shape) for shape in ((2, 512, 512, 256), (1, 512, 513, 100), (1, 520, 519, 256))] == [1, 1, 1]
-    assert dense._parts(llvmpipe.recorder, (1, 512, 512, 256)) == 1
+    assert [dense._parts(rec, (1, 512, 512, c), "f32") for c in (16, 64, 68, 128, 256, 512)] == [1, 1, 4, 8, 16, 16]
+    assert [dense._parts(rec, (1, h, 512, 256), "f32") for h in (520, 528, 544, 576, 514)] == [2, 4, 8, 16, 1]
+    assert [dense._parts(rec, shape, "f32") for shape in ((2, 512, 512, 256), (1, 512, 513, 100), (1, 520, 519, 256))] == [1, 1, 1]
+    assert dense._parts(llvmpipe.recorder, (1, 512, 512, 256), "f32") == 1
+    rec = for_a_gpu(llvmpipe, precision="f16").recorder
+    assert [[dense._parts(rec, (1, 512, 512, c), dtype) for c in (64, 128, 256)] for dtype in ("f32", "quad")] == [[1, 4, 8], [1, 1, 4]]
 
 
 def test_what_is_made_of_parts_is_in_parts_where_it_is_large_and_takes_their_memory(llvmpipe: WebGPU) -> None:
@@ -207,7 +211,7 @@ def test_what_is_made_of_parts_is_in_parts_where_it_is_large_and_takes_their_mem
         size = (1, 512, 512, channels)
         with rec.open(eager=False):
             x = dense.made(rec, size, "x", 4, lambda out: out)
-            return [dense._parts_behind(rec, (*size[:3], channels // by), x, None) for by in (1, 2, 4)]
+            return [dense._parts_behind(rec, (*size[:3], channels // by), "f32", x, None) for by in (1, 2, 4)]
 
     assert behind(512) == [4, 4, 1]  # of 537 MB
     assert behind(128) == [4, 1, 1]  # of 134 MB: half is what stays in one piece

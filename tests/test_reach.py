@@ -1,25 +1,22 @@
-"""Kernels without bounds checks: what the plan proves of their indexes, what it refuses, and who keeps checks."""
+"""Kernels without bounds checks: what the plan proves of their indexes, and what it refuses. Who keeps checks: test_checked.py."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
-from cases import OPS, cross_lambda, self_lambda, upsample_conv3x3
-from harness import always, in_mode
+from cases import OPS, cross_lambda, self_lambda
+from harness import always
 from lambda_matrix_cases import FORMS, on_units
 from test_fused import FUSED
 
-from moebius.backends.webgpu import WebGPU, native, reach
+from moebius.backends.webgpu import WebGPU, reach
 from moebius.backends.webgpu.caps import Kind
-from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.dispatch import Dispatch
 from moebius.backends.webgpu.menu import BLOCKED, CPU, DIFFERENCES_CPU, UNITS, WINOGRAD, Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import check
-from moebius.backends.webgpu.units import Units
 from moebius.errors import LimitError, MoebiusError
 from moebius.model.contract import MAX_STEPS
 from moebius.model.scheduler import DDIM
@@ -250,6 +247,29 @@ def test_threads_that_cannot_be_halved_are_refused(llvmpipe: WebGPU, shader: str
             check(given(LANES=16, SIZE=24), llvmpipe.caps)
 
 
+@pytest.mark.parametrize("shader", ["group_scale", "group_stats"])
+def test_rows_that_do_not_begin_where_an_element_does_are_refused(llvmpipe: WebGPU, shader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One channel of four that are read for it; or four at a time."""
+    monkeypatch.setattr(norms, "WHOLE", 0 if shader == "group_stats" else norms.WHOLE)
+    d = next(d for d in recorded(llvmpipe, "group_norm", (2, 5, 7)) if d.shader == shader)
+    row, other = ("a", None) if shader == "group_scale" else ("pitch", "origin")
+
+    def given(constants: dict[str, int | bool | str], **params: int) -> Dispatch:
+        return replace(d, constants=tuple(sorted((dict(d.constants) | constants).items())), params=d.params | params)
+
+    picked, fours = norms.PICKED, norms.VALUES[4]
+    few = {"positions": 3, "chunk": 1} if other else {"positions": 3}
+    for good in (given({}, **few, **{row: 13}), given(picked, **few), given(picked, **few, **{row: 16}), given(fours, **few, channels=4)):
+        check(good, llvmpipe.caps)
+    for bad in (
+        *(given(picked, **few, **{row: width}) for width in (13, 14)),
+        *(given(fours, **few, **{"channels": channels, row: width}) for channels, width in ((4, 14), (3, 12), (2, 12))),
+        *([given(picked, **few, **{other: 6})] if other else []),
+    ):
+        with pytest.raises(LimitError, match="none that its kernel was written for"):
+            check(bad, llvmpipe.caps)
+
+
 def test_loads_across_groups_and_tensors_are_refused(llvmpipe: WebGPU) -> None:
     """Of the twelve channels of three groups eight are in the first of two tensors."""
     (d,) = (d for d in recorded(llvmpipe, "dwconv of a group norm of two, fused", (2, 5, 7)) if d.shader == "group_scale")
@@ -317,78 +337,6 @@ def test_a_plan_without_tables_takes_no_step_that_has_no_number(llvmpipe: WebGPU
     plan.replay(MAX_STEPS - 1)
     with pytest.raises(MoebiusError, match=rf"{MAX_STEPS} steps.*step {MAX_STEPS}"):
         plan.replay(MAX_STEPS)
-
-
-# who is checked ------------------------------------------------------------------------------------------------------
-def compiled(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The labels of the modules that are made without checks from here on."""
-    made: list[str] = []
-    whole = native._unchecked_module
-    monkeypatch.setattr(native, "_unchecked_module", lambda device, label, code: (made.append(label), whole(device, label, code))[1])
-    monkeypatch.setattr(gpu, "_pipelines", {})
-    return made
-
-
-def test_kernels_with_a_row_are_compiled_without_checks_and_others_with_them(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = compiled(llvmpipe.gpu, monkeypatch)
-    monkeypatch.setattr(llvmpipe.gpu, "caps", replace(llvmpipe.caps, checked=False))
-    llvmpipe.gpu.pipeline("softmax", "main", ())
-    assert made == ["softmax"]
-    monkeypatch.delitem(reach.REACH, "layer_norm")
-    llvmpipe.gpu.pipeline("layer_norm", "main", ())
-    monkeypatch.setattr(llvmpipe.gpu, "caps", replace(llvmpipe.caps, checked=True))
-    llvmpipe.gpu.pipeline("transpose", "main", ())
-    assert made == ["softmax"]
-
-
-def test_without_the_private_call_kernels_are_compiled_with_checks(llvmpipe: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*_: Any) -> Any:
-        raise AttributeError("wgpuDeviceCreateShaderModuleTrusted")
-
-    monkeypatch.setattr(native, "_unchecked_module", gone)
-    monkeypatch.setattr(llvmpipe.gpu, "caps", replace(llvmpipe.caps, checked=False))
-    monkeypatch.setattr(llvmpipe.gpu, "_pipelines", {})
-    OPS["layer_norm"]((1, 5, 3)).check(llvmpipe)
-
-
-@pytest.mark.parametrize(("given", "unchecked"), [(None, True), ("", True), ("0", True), ("1", False)])
-def test_the_environment_keeps_checks(given: str | None, unchecked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(native.CHECKED, raising=False)
-    if given is not None:
-        monkeypatch.setenv(native.CHECKED, given)
-    assert native.may_be_unchecked() == unchecked
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["unchecked", "checked"])
-def either(request: pytest.FixtureRequest, llvmpipe: WebGPU) -> WebGPU:
-    """llvmpipe in both modes, whichever the tests run in."""
-    with pytest.MonkeyPatch.context() as patch:
-        return in_mode(llvmpipe, request.param, patch)
-
-
-@pytest.mark.parametrize("name", ["linear", "conv3x3 stride 2", "dwconv with all", "group_norm with SiLU", "cross_lambda", "softmax"])
-def test_kernels_keep_to_their_guards_in_both_modes(either: WebGPU, name: str) -> None:
-    for size in [(1, 1, 1), (2, 5, 7)]:
-        OPS["attention" if name == "softmax" else name](size).check(either)
-
-
-def test_bands_and_tiles_keep_to_their_guards_in_both_modes(either: WebGPU) -> None:
-    on_units = Gemm("units", 8, 2, 2, 2, units=Units(16, 8, 8, 8, lanes=8))
-    in_groups = Gemm("blocked", 8, 1, 8, 4, groups=2)
-    for row in (Gemm("tiled", 2, 1, 8, 8), Gemm("staged", 2, 1, 8, 8), in_groups, Gemm("thin", 4, 2, 8, 4), on_units):
-        upsample_conv3x3((2, 13, 5)).check(either, row, max_storage_buffer_binding_size=4096)
-    self_lambda((1, 6, 9)).check(either, fold=2)
-
-
-def test_dawn_drops_its_checks_by_the_device(dawn: WebGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    extras = pytest.importorskip("wgpudawn.backends.dawn.extras")
-    for keep, expected in (("0", True), ("1", False)):
-        monkeypatch.setenv(native.CHECKED, keep)
-        device = Device.open("dawn:SwiftShader")
-        toggles = extras.get_toggles(device.device)
-        assert [name in toggles for name in native.UNCHECKED_TOGGLES] == [expected] * 3
-        assert not set(native.ROUNDING_TOGGLES) & set(toggles)
-        assert set(native.ROUNDING_TOGGLES) <= extras.all_toggles().keys()
 
 
 def test_a_workgroup_wider_than_the_device_has_is_refused(llvmpipe: WebGPU) -> None:

@@ -44,7 +44,7 @@ from moebius.model.unet import UNet, UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
 SHADERS = sorted(f.name.removesuffix(".wgsl") for f in files("moebius.shaders").iterdir() if f.name.endswith(".wgsl"))
-PARTS = ("common", "dense", "half", "matrix", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "rows")  # of other files
+PARTS = ("common", "dense", "half", "matrix", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "quad", "rows")  # of other files
 KERNELS = [name for name in SHADERS if name not in (*PARTS, "view")]
 DENSE = ("gemm", "gemm_blocked")
 ON_UNITS = ("gemm_matrix", "lambda_matrix")  # in no plan, unless matrix units were asked for: test_matrix.py, test_lambda_matrix.py

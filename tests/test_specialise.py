@@ -101,7 +101,7 @@ fn unused() -> f32 {
   return y[1];
 }
 fn used() -> f32 {
-  return x[2];
+  return vec2<f32>(x[2]).y; // a component is no binding
 }
 @compute @workgroup_size(1)
 fn main() {
@@ -208,3 +208,23 @@ def test_interface_reads_bindings_and_params(shader) -> None:
     face = wgsl.interface.__wrapped__("it")
     assert face.slots == (wgsl.Slot(0, "x", "read"), wgsl.Slot(1, "out", "read_write"), wgsl.Slot(2, "params", "uniform"))
     assert face.params == (("rows", "u32"), ("eps", "f32"))
+
+
+ALIASED = """alias Value = f32;
+alias Element = Value;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
+@group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
+@compute @workgroup_size(1)
+fn main() {
+  out[0] = vec4<f32>(x[1]);
+}
+"""
+
+
+@pytest.mark.parametrize(("name", "reads"), [("HALVES", "unpacked"), ("QUADS", "of_quad")])
+def test_an_array_of_an_alias_holds_what_that_stands_for(shader, name: str, reads: str) -> None:
+    text = shader(ALIASED, ("Value", "vec4<f32>"), (name, "x"), also={"half": "", "quad": ""})
+    assert "x: array<vec2<u32>>;" in text
+    assert f"out[0] = vec4<f32>({reads}(x[1]));" in text
+    with pytest.raises(MoebiusError, match="no array of vec4<f32> that is called x"):
+        shader(ALIASED, (name, "x"))

@@ -17,6 +17,7 @@ from conftest import CI
 from javascript import Node, Scripts, bytes_of, fetched, find_node, floats, picture_of
 from PIL import Image
 
+from moebius.backends.webgpu import quads
 from moebius.check.compare.fingerprint import errors
 from moebius.inpaint.draws import draws, shared
 from moebius.inpaint.settings import Settings
@@ -298,6 +299,15 @@ def test_every_half_is_read_as_numpy_does(scripts: Scripts) -> None:
     np.testing.assert_array_equal(
         fetched(scripts, script).view(np.float32), np.arange(65536).astype(np.uint16).view(np.float16).astype(np.float32)
     )
+
+
+def test_every_quad_is_read_as_numpy_does(scripts: Scripts) -> None:
+    g = np.random.default_rng(8)
+    given = np.float32(g.standard_normal((2048, 4)) * 2.0 ** g.integers(-110, 120, (2048, 1)))
+    given[:4][np.eye(4, dtype=bool)] = np.inf
+    words = quads.packed(given.reshape(-1))
+    script = f"const {{ numbers }} = await import('./tensors.js'); return numbers({bytes_of(words.view(np.uint8))}.buffer, 'quad');"
+    np.testing.assert_array_equal(fetched(scripts, script).view(np.float32), quads.unpacked(words))
 
 
 def test_distances_are_of_the_hole(scripts: Scripts) -> None:

@@ -23,7 +23,8 @@ TESTS = [
     *("tests/test_fused.py", "tests/test_memory.py", "-k", "llvmpipe or test_memory"),
 ]
 ON_LLVMPIPE = "not swiftshader and not dawn and not minimum and not hardware"
-OF_NORMS = ["tests/test_kernels.py", "tests/test_kernels_limits.py", "tests/test_fused.py", "-k", f"({ON_LLVMPIPE}) and (norm or bands)"]
+OF_NORMS = [f"tests/test_{part}.py" for part in ("kernels", "kernels_limits", "fused", "quads")]
+OF_NORMS += ["-k", f"({ON_LLVMPIPE}) and (norm or bands)"]
 OF_LAMBDAS = [f"tests/test_{part}.py" for part in ("lambda_content", "fused", "kernels")]
 OF_LAMBDAS += ["-k", f"({ON_LLVMPIPE}) and (test_fused or lambda or copies)"]
 OF_DEPTHWISE = ["tests/test_kernels.py", "tests/test_fused.py", "-k", f"({ON_LLVMPIPE}) and (depthwise or dwconv)"]
@@ -54,6 +55,8 @@ TESTS_OF = {
         "(finite or named) and not swiftshader and not dawn and not minimum",
     ],
     "half.wgsl": ["tests/test_halves.py", "-k", "(numbers or every_half) and llvmpipe"],
+    "quad.wgsl": ["tests/test_quads.py", "-k", "as_numpy_does and llvmpipe"],
+    "quads.py": ["tests/test_quads.py", "-k", "thirteenth or none or (as_numpy_does and llvmpipe)"],
     "wgsl.py": ["tests/test_shaders.py", "tests/test_specialise.py", "-k", "not swiftshader and not dawn and not hardware"],
     "reach.py": ["tests/test_reach.py", "-k", "not dawn"],
     "gemm_matrix.wgsl": ["tests/test_matrix.py"],
@@ -75,7 +78,7 @@ TESTS_OF = {
         *("tests/test_queue.py", "tests/test_memory.py", "tests/test_kernels.py", "tests/test_kernels_limits.py", "-k"),
         f"({ON_LLVMPIPE}) and (test_queue or test_memory or replay or plan or table or test_kernels_limits)",
     ],
-    "webgpu/device.py": ["tests/test_native.py", "tests/test_reach.py", "-k", "made_together or compiled"],
+    "webgpu/device.py": ["tests/test_native.py", "tests/test_checked.py", "-k", "made_together or compiled"],
     "webgpu/native.py": [
         "tests/test_native.py",
         "tests/test_queue.py",
@@ -215,6 +218,34 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("vec4<u32>(0x7e00u)", "vec4<u32>(0x7c00u)"),
         ("& vec4<u32>(0x8000u)", "& vec4<u32>(0u)"),
         ("half.xz | (half.yw", "half.xy | (half.zw"),
+    ],
+    "shaders/quad.wgsl": [
+        ("x.xxyy", "x.xyxy"),
+        ("vec4<u32>(0u, 14u, 0u, 14u)", "vec4<u32>(0u, 14u, 0u, 13u)"),
+        ("((x.y >> 28u) << 4u)", "(x.y >> 28u)"),
+        ("- 8191.0) *", "- 8192.0) *"),
+        ("(exponent - 12u)", "(exponent - 11u)"),
+        ("bits == vec4<u32>(0x3fffu)", "bits == vec4<u32>(0x4000u)"),
+        ("exponents < vec4<u32>(255u)", "exponents < vec4<u32>(254u)"),
+        ("select(vec4<u32>(0u), exponents, is_number)", "exponents"),
+        ("max(found.z, found.w)", "found.z"),
+        ("), 13u);", "), 12u);"),
+        ("round(", "trunc("),
+        ("(266u - exponent)", "(265u - exponent)"),
+        ("vec4<f32>(8191.0)) +", "vec4<f32>(8192.0)) +"),
+        ("select(vec4<u32>(0x3fffu), vec4", "select(vec4<u32>(0x3ffeu), vec4"),
+        ("bits.xz | (bits.yw", "bits.xy | (bits.zw"),
+        ("exponent >> 4u)", "exponent >> 5u)"),
+    ],
+    "engine/moebius/backends/webgpu/quads.py": [
+        ("x.view(np.uint32) >> 23 & 255", "x.view(np.uint32) >> 23 & 127"),
+        ("np.where(numbers, exponents, 0)", "exponents"),
+        (", 13).astype", ", 14).astype"),
+        ("266 - exponent", "265 - exponent"),
+        ("-8191, 8191) + 8191", "-8192, 8192) + 8191"),
+        ("exponent & 15, exponent >> 4", "exponent & 15, exponent >> 3"),
+        ("pairs[..., 1:] >> 28 << 4", "pairs[..., 1:] >> 28 << 3"),
+        ("bits == NONE", "bits == NONE + 1"),
     ],
     "shaders/dense.wgsl": [
         ("x.of_bias = bias[c];", "x.of_bias = bias[0];"),
@@ -527,7 +558,9 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("max(p.x + q.x, 1.0)", "p.x + q.x"),
     ],
     "shaders/group_stats.wgsl": [
-        ("x0 = x[base + local / width * (params.pitch / WIDTH) + local % width];", "x0 = Value();"),
+        ("x0 = load(base + local / width * (params.pitch / WIDTH) + local % width);", "x0 = Value();"),
+        ("x[at / 4u]", "x[at / 8u]"),
+        ("four[at % 4u]", "four[at % 2u]"),
         ("select(0.0, 1.0, is_there)", "1.0"),
         ("select(Value(), value[i] - x0, is_there)", "value[i] - x0"),
         ("begin += AHEAD * SIZE", "begin += SIZE"),
@@ -554,6 +587,8 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     ],
     "shaders/group_scale.wgsl": [
         ("    x0 = load(row0 + p0, c0 + local % wide * WIDTH);", "    x0 = Value();"),
+        ("x[(row * params.a + c) / 4u]", "x[(row * params.a) / 4u]"),
+        ("four[c % 4u]", "four[c % 2u]"),
         ("squares - sum * off", "squares"),
         ("let mean = x0 + off;", "let mean = x0;"),
         ("sum += few;", "sum = few;"),
@@ -1047,10 +1082,13 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("return shader in REACH or shader in BY_ITSELF", "return True"),
         ("all(sizes[name].bit_count() == 1 for name in halved(shader))", "True"),
         ('n["SIZE"] % n["LANES"] == 0', "True"),
-        (' and width == n.get("Value", 1)', ""),
-        ('for floats in (n["channels"], n["a"], rest)', 'for floats in (n["a"], rest)'),
-        ('for floats in (n["channels"], n["a"], rest)', 'for floats in (n["channels"], rest)'),
-        ('for floats in (n["channels"], n["a"], rest)', 'for floats in (n["channels"], n["a"])'),
+        ('n["WIDTH"] == width and ', ""),
+        (' and n["channels"] % width == 0', ""),
+        ('n.get("Element", width)', "width"),
+        ('_loads(n, n["pitch"], n["origin"])', '_loads(n, n["origin"])'),
+        ('_loads(n, n["pitch"], n["origin"])', '_loads(n, n["pitch"])'),
+        ('_loads(n, n["a"], rest)', "_loads(n, rest)"),
+        ('_loads(n, n["a"], rest)', '_loads(n, n["a"])'),
         ('rest = n["b"] if n["JOINED"] else 0', 'rest = n["b"]'),
         ('n["LINES"] % n["PARTS"] == 0', "True"),
         ('n["FM"] % n["HEADS"] == 0 and', ""),
@@ -1078,10 +1116,10 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("min(nearest.get(shape, call), call, key=lambda c: abs(c.rows - choice.of_two(c)))", "nearest.get(shape, call)"),
         ("if now() - begin >= seconds:", "if False:"),
         ("out.whole = False", "pass"),
-        ("np.full(nbytes // itemsize(out.dtype), np.nan, dtype)", "np.zeros(nbytes // itemsize(out.dtype), dtype)"),
+        ("np.full(nbytes // itemsize(out.dtype), np.nan, np.float32)", "np.zeros(nbytes // itemsize(out.dtype), np.float32)"),
         ("8 * EPS *", "800 * EPS *"),
         ("norm=self._norm(operands.norm)", "norm=operands.norm"),
-        ("np.abs(block) if name.startswith(VARIANCE) else block", "block"),
+        ("np.abs(noise) if name.startswith(VARIANCE) else noise", "noise"),
         ("LimitError | OutOfMemoryError", "LimitError"),
         ("if row.key not in wrong]", "]"),
         ("if all(np.isnan(part).all() for part in got):", "if False:"),
@@ -1141,6 +1179,8 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ('m[0] if m[1] == entry else ""', "m[0]"),
         ('"vec3<f32>": 16', '"vec3<f32>": 12'),
         ("prod(sides[1:])", "1"),
+        (r"|\.[a-z]\w*", ""),
+        ("of = aliases[of]", "of = ''"),
     ],
 }
 

@@ -176,7 +176,7 @@ class Reference:
         self.tap(p.path, y)
         return y if residual is None else y + residual
 
-    def conv3x3(self, x: Array, p: Params, stride: int = 1, pad: int = 1, residual: Array | None = None) -> Array:
+    def conv3x3(self, x: Array, p: Params, stride: int = 1, pad: int = 1, residual: Array | None = None, inner: bool = False) -> Array:
         w, (_, height, width, _) = self._p(p, "weight"), x.shape
         hout, wout = -(-height // stride), -(-width // stride)
         xp = pad_rows_columns(x, pad, 2)  # more than is ever read at the bottom and right
@@ -189,7 +189,7 @@ class Reference:
         self.tap(p.path, y)
         return y if residual is None else y + residual
 
-    def upsample_conv3x3(self, x: Array, p: Params) -> Array:
+    def upsample_conv3x3(self, x: Array, p: Params, inner: bool = False) -> Array:
         return self.conv3x3(x.repeat(2, axis=1).repeat(2, axis=2), p)
 
     def dwconv(self, x: Array, p: Params, shift: Array | None = None, residual: Array | None = None) -> Array:

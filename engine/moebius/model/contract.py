@@ -129,10 +129,11 @@ class Ops(Edges[T], Protocol[T]):
     def linear(self, x: T, p: Params, residual: T | None = None) -> T:
         """x·Wᵀ + b + residual, per position: a Linear or a 1×1 convolution."""
 
-    def conv3x3(self, x: T, p: Params, stride: int = 1, pad: int = 1, residual: T | None = None) -> T:
-        """Dense 3×3 with bias. `pad` zeros at the top and left, as many at the bottom and right as H/stride outputs need."""
+    def conv3x3(self, x: T, p: Params, stride: int = 1, pad: int = 1, residual: T | None = None, inner: bool = False) -> T:
+        """Dense 3×3 with bias. `pad` zeros at the top and left, as many at the bottom and right as H/stride outputs need.
+        `inner` promises that norms and linear layers alone take the result, and it is no residual: it may be kept in fewer bits."""
 
-    def upsample_conv3x3(self, x: T, p: Params) -> T:
+    def upsample_conv3x3(self, x: T, p: Params, inner: bool = False) -> T:
         """conv3x3 of x enlarged twice by nearest neighbour."""
 
     def dwconv(self, x: T, p: Params, shift: T | None = None, residual: T | None = None) -> T:

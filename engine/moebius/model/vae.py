@@ -104,7 +104,8 @@ class VAE(Generic[T]):
             for j in range(self.config.layers_per_block):
                 h = self._resnet(h, block.at(f"resnets.{j}"))
             if i < n - 1:
-                h = ops.conv3x3(h, block.at("downsamplers.0.conv"), stride=2, pad=0)  # (B, H/2, W/2, Ci)
+                inner = projects(p.at(f"down_blocks.{i + 1}"))
+                h = ops.conv3x3(h, block.at("downsamplers.0.conv"), stride=2, pad=0, inner=inner)  # (B, H/2, W/2, Ci)
                 ops.tap(f"{block.path}.downsamplers.0", h)
             ops.tap(block.path, h)
         h = self._ends(self._mid(h, p.at("mid_block")), p)
@@ -123,7 +124,8 @@ class VAE(Generic[T]):
             for j in range(self.config.layers_per_block + 1):
                 h = self._resnet(h, block.at(f"resnets.{j}"))
             if i < n - 1:
-                h = ops.upsample_conv3x3(h, block.at("upsamplers.0.conv"))  # (B, 2h, 2w, Ci)
+                inner = projects(p.at(f"up_blocks.{i + 1}"))
+                h = ops.upsample_conv3x3(h, block.at("upsamplers.0.conv"), inner=inner)  # (B, 2h, 2w, Ci)
                 ops.tap(f"{block.path}.upsamplers.0", h)
             ops.tap(block.path, h)
         h = self._ends(h, p)  # (B, 8h, 8w, 3)
@@ -150,14 +152,24 @@ class VAE(Generic[T]):
 
     def _resnet(self, x: T, p: Params) -> T:
         ops, groups = self.ops, self.config.norm_num_groups
-        h = ops.conv3x3(ops.group_norm(x, p.at("norm1"), groups, EPS, silu=True), p.at("conv1"))
+        h = ops.conv3x3(ops.group_norm(x, p.at("norm1"), groups, EPS, silu=True), p.at("conv1"), inner=True)
         h = ops.group_norm(h, p.at("norm2"), groups, EPS, silu=True)
         ops.tap(f"{p.path}.nonlinearity", h)
-        if p.get("conv_shortcut.weight") is not None:
+        if has_shortcut(p):
             x = ops.linear(x, p.at("conv_shortcut"))
         h = ops.conv3x3(h, p.at("conv2"), residual=x)
         ops.tap(p.path, h)
         return h
+
+
+def has_shortcut(resnet: Params) -> bool:
+    """Whether a linear layer of its input is added to what it makes, and not its input."""
+    return resnet.get("conv_shortcut.weight") is not None
+
+
+def projects(block: Params) -> bool:
+    """Whether what goes into a block is part of no sum."""
+    return has_shortcut(block.at("resnets.0"))
 
 
 def modern_names(weights: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

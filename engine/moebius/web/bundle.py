@@ -17,8 +17,8 @@ The file of an edition, gzipped to a tenth; "size" is the file's, "sha256" that 
 
     TENSOR    {"buffer", "shape": [B, H, W, C]}, float32, channels padded to a multiple of four
     DISPATCH  {"pipeline", "grid": [x, y, z], "params": [word, …], "bind": [buffer, offset, size, …]}, in the order of the bindings
-    TAP       {"path", "dispatch", "buffer", "type": "f32" | "f16", "size", "at": [offset, …]}: right after that dispatch, samples of the
-              module's output
+    TAP       {"path", "dispatch", "buffer", "type": "f32" | "f16" | "quad", "size", "at": [offset, …]}: right after that dispatch,
+              samples of the module's output
 
 A buffer is a number: from 0 on the edition's own, and -1 - i is the i-th of "weights".
 

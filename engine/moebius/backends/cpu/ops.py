@@ -110,7 +110,7 @@ class CPU(Reference):
         y = self._product(x, p, None, None if p.get("bias") is None else self._p(p, "bias"), residual)
         return y.reshape(*x.shape[:-1], -1)
 
-    def conv3x3(self, x: Array, p: Params, stride: int = 1, pad: int = 1, residual: Array | None = None) -> Array:
+    def conv3x3(self, x: Array, p: Params, stride: int = 1, pad: int = 1, residual: Array | None = None, inner: bool = False) -> Array:
         if self._tap is not None:
             return super().conv3x3(x, p, stride, pad, residual)
         if stride == pad == 1 and min(p["weight"].shape[:2]) >= sizes.CHANNELS:
@@ -130,7 +130,7 @@ class CPU(Reference):
         convolve_dense(self._workers, x, taps, stride, (-pad, -pad), size, store)
         return out
 
-    def upsample_conv3x3(self, x: Array, p: Params) -> Array:
+    def upsample_conv3x3(self, x: Array, p: Params, inner: bool = False) -> Array:
         if self._tap is not None:
             return super().upsample_conv3x3(x, p)
         return convolve_enlarged(self._workers, x, self._once(p, "weight", enlarging), self._p(p, "bias"))

@@ -265,11 +265,11 @@ class WebGPU:
     def linear(self, x: Tensor, p: Params, residual: Tensor | None = None) -> Tensor:
         return dense.linear(self._dense, x, p, residual)
 
-    def conv3x3(self, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None) -> Tensor:
-        return dense.conv3x3(self._dense, x, p, stride, pad, residual)
+    def conv3x3(self, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None, inner: bool = False) -> Tensor:
+        return dense.conv3x3(self._dense, x, p, stride, pad, residual, inner)
 
-    def upsample_conv3x3(self, x: Tensor, p: Params) -> Tensor:
-        return dense.upsample_conv3x3(self._dense, x, p)
+    def upsample_conv3x3(self, x: Tensor, p: Params, inner: bool = False) -> Tensor:
+        return dense.upsample_conv3x3(self._dense, x, p, inner)
 
     def dwconv(self, x: Tensor, p: Params, shift: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         return dense.dwconv(self._dense, x, p, shift, residual)

@@ -134,15 +134,18 @@ class Shared:
         return since - self._ends[ended - 1] if ended else since
 
 
-def place(dispatches: Sequence[Dispatch], kept: set[int], device: Device, half: int = 0) -> tuple[list[Buffer], dict[int, Place]]:
+def place(
+    dispatches: Sequence[Dispatch], kept: set[int], device: Device, halves: tuple[int, int] = (0, 0)
+) -> tuple[list[Buffer], dict[int, Place]]:
     """Memory that they share, the largest buffer first; and by the ids of their buffers where intermediate tensors lie in it.
 
-    `half` is that of the largest tensor in parts. There are two buffers of so much, then, and every other part lies in the one, so that
-    what is made of a part finds room where the part before it was.
+    `halves` are those of the largest tensor in parts, as float32 and as it is. There are two buffers of so much, then, and every other
+    part lies in the one, so that what is made of a part finds room where the part before it was. The first has room for as much again of
+    what is made of it, where that is float32: so large a buffer the encoder wants as well.
     """
     tensors = _tensors(dispatches, kept)
     apart = _apart(dispatches, *tensors[1:])
-    start = [half, half] if 0 < half <= LARGEST else []
+    start = list(halves) if 0 < halves[0] <= LARGEST else []
     tried = [(small, rather) for small in (SMALL, SMALL // 2) for rather in RATHER]
     ways = [_placed(tensors, apart, device, start, *way) for way in tried[: len(tried) if len(apart) <= MANY else 1]]
     arena, placed = min(ways, key=lambda way: sum(shared.nbytes + APART for shared in way[0]))

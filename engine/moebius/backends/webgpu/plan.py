@@ -15,7 +15,7 @@ from weakref import ReferenceType
 
 import numpy as np
 
-from moebius.backends.webgpu import native, places, reach, wgsl
+from moebius.backends.webgpu import native, places, quads, reach, wgsl
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps
 from moebius.backends.webgpu.device import Device, guard
 from moebius.backends.webgpu.dispatch import Dispatch
@@ -28,10 +28,11 @@ from moebius.model.contract import MAX_STEPS
 # Mesa 22's llvmpipe silently stops an invocation after 65 535 loop iterations in all.
 MAX_ITERATIONS = 60_000
 FINITE, FINITE_GROUPS = "finite", 256
-# Bits of a word that are all set where a number in it, one of two for halves, is not finite.
+# Bits of a word that are all set where a number in it, one of two where they have 16 bits, is not finite.
 EXPONENTS: dict[DType, dict[str, int]] = {
     "f32": {"low": 0x7F800000, "high": 0x7F800000},
     "f16": {"low": 0x7C00, "high": 0x7C000000},
+    "quad": {"low": quads.NONE, "high": quads.NONE << 14},
 }
 FIRST = 24  # dispatches of a step that an idle device gets at once: more work than encoding the next ones takes,
 MORE = 4  # of which there are so many for each
@@ -48,7 +49,7 @@ class Recording:
     steps: list[Dispatch] = field(default_factory=list)
     sinusoid: Tensor | None = None  # the table of the timesteps, filled at the start of a run
     flags: Buffer | None = None  # one word a step, set when the step's result is not finite
-    half: int = 0  # bytes of that of the largest tensor in parts
+    halves: tuple[int, int] = 0, 0  # bytes of half of the largest tensor in parts, as float32 and as it is
     carry: list[tuple[Buffer, Buffer, int]] = field(default_factory=list)  # copied after a step: what the next one starts from
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ class Plan:
         kept |= {id(b.buffer) for d in recording.steps for b in d.bindings} & {id(b.buffer) for d in recording.prologue for b in d.outputs}
         if share:
             recording.steps[:] = places.over_residuals(places.sooner(recording.steps, kept), kept)
-        self._arena, self._placed = places.place(self.dispatches if share else [], kept, self.device, recording.half if share else 0)
+        self._arena, self._placed = places.place(self.dispatches if share else [], kept, self.device, recording.halves if share else (0, 0))
         self._commands: dict[int, tuple[Any, Any]] = {}
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.

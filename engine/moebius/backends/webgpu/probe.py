@@ -15,7 +15,7 @@ import numpy as np
 from moebius.backends.reference import Reference
 from moebius.backends.webgpu.backend import WebGPU
 from moebius.backends.webgpu.plan import Plan
-from moebius.backends.webgpu.tensor import NUMPY, Buffer, Tensor
+from moebius.backends.webgpu.tensor import Buffer, Tensor, numbers
 from moebius.errors import DeviceLostError, MoebiusError
 from moebius.model import unet, vae
 from moebius.model.arrays import time_sinusoid
@@ -128,7 +128,7 @@ class Recorded:
             encoder.copy_buffer_to_buffer(t.buffer.handle, 0, every.handle, end - t.nbytes, t.nbytes)
         self.plan.device.device.queue.submit([encoder.finish()])
         parts = np.split(every.read(ends[-1], np.uint8), ends[:-1])
-        flat = [part.view(NUMPY[t.dtype]).astype(np.float32) for part, t in zip(parts, self.tensors, strict=True)]
+        flat = [numbers(part, t.dtype).astype(np.float32) for part, t in zip(parts, self.tensors, strict=True)]
         return [f.reshape(*t.shape[:3], t.pitch)[..., : t.shape[3]] for f, t in zip(flat, self.tensors, strict=True)]
 
     def flagged(self) -> bool | None:

@@ -189,7 +189,7 @@ def group_stats(n: Numbers, grid: Grid) -> Reach:
     x = begin * n["pitch"] - n["origin"], (end - 1) * n["pitch"] + groups * n["channels"] - n["origin"]
     out = (((n["image0"] + images - 1) * n["chunks"] + last) * n["groups"] + groups) * 2
     whole = last < n["chunks"] and last * n["chunk"] < n["positions"] and groups <= n["groups"]
-    return Reach({"x": x} | words(out=out), whole=whole)
+    return Reach({"x": x} | words(out=out), whole=whole and _loads(n, n["pitch"], n["origin"]))
 
 
 def group_scale(n: Numbers, grid: Grid) -> Reach:
@@ -200,8 +200,14 @@ def group_scale(n: Numbers, grid: Grid) -> Reach:
         spans |= words(joined=rows * n["b"])
     rest = n["b"] if n["JOINED"] else 0
     whole = groups == n["groups"] and channels <= min(n["pitch"], n["a"] + rest) and min(n["positions"], channels) > 0
-    width = n["WIDTH"]  # a load is of so many neighbours, all of one group and of one tensor
-    return Reach(spans, whole=whole and width == n.get("Value", 1) and not any(floats % width for floats in (n["channels"], n["a"], rest)))
+    return Reach(spans, whole=whole and _loads(n, n["a"], rest))
+
+
+def _loads(n: Numbers, *starts: int) -> bool:
+    """Whether the values of a statistic are so many neighbours, all of one group and of one tensor, whose rows begin where elements do."""
+    width = n.get("Value", 1)
+    element = n.get("Element", width)
+    return n["WIDTH"] == width and n["channels"] % width == 0 and not any(floats % element for floats in starts)
 
 
 def group_finish(n: Numbers, grid: Grid) -> Reach:
@@ -349,7 +355,7 @@ REACH: dict[str, Callable[[Numbers, Grid], Reach]] = {
     "differences": differences,
 }
 BY_ITSELF = ("finite",)  # run beside a plan on what a binding holds, by that binding's own size
-PARTS = "common", "dense", "half", "matrix", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "rows"  # of others
+PARTS = "common", "dense", "half", "matrix", "matrix_dawn", "matrix_emulated", "matrix_naga", "moments", "quad", "rows"  # of others
 NO_KERNELS = (*PARTS, "view")  # the window's own keeps its checks
 
 

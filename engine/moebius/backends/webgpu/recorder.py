@@ -20,6 +20,7 @@ from moebius.errors import LimitError, MoebiusError
 from moebius.model.params import Finite, Params
 
 BINDING_LIMIT = "max-storage-buffer-binding-size"
+STORED: dict[str, DType] = {wgsl.HALVES: "f16", wgsl.QUADS: "quad"}
 
 
 def ceil(a: int, b: int) -> int:
@@ -90,6 +91,12 @@ class Recorder:
         """
         return self.new(shape, label, dtype=self.caps.precision)
 
+    def between(self, inner: bool) -> DType:
+        """The type of what a convolution gives, where it is `inner`: a norm's input is as large as its weights make it, and no half.
+
+        Only on a GPU: what a software driver's statistics load is one number at a time."""
+        return "quad" if inner and self.caps.precision == "f16" and self.caps.fuses else "f32"
+
     def constant(
         self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any, dtype: DType = "f32"
     ) -> Binding:
@@ -152,8 +159,10 @@ class Recorder:
             grid = self.flat(grid, kernel.threads)
         slots = wgsl.interface(shader, frozen, entry).slots
         bindings = [self._bind(slot, bound[slot.name]) for slot in slots if slot.access != "uniform"]
-        if halves := " ".join(b.name for b in bindings if b.dtype == "f16"):
-            frozen = tuple(sorted((given | {wgsl.HALVES: halves}).items()))
+        for name, dtype in STORED.items():
+            if stored := " ".join(b.name for b in bindings if b.dtype == dtype):
+                given[name] = stored
+        frozen = tuple(sorted(given.items()))
         workgroup = kernel.workgroup, kernel.workgroup_bytes
         d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, *workgroup, iterations, int(flops), chosen)
         check(d, self.caps)
@@ -178,7 +187,7 @@ class Recorder:
 
     @property
     def alignment(self) -> int:
-        """What the numbers before a window are a multiple of: for tensors of both types the same, as a kernel has one origin for them."""
+        """What the numbers before a window are a multiple of: for tensors of all types the same, as a kernel has one origin for them."""
         return self.caps.storage_alignment // itemsize(self.caps.precision)
 
     def window(self, name: str, access: str, t: Tensor, begin: int, end: int) -> tuple[Binding, int]:

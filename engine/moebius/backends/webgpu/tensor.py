@@ -8,18 +8,34 @@ from typing import Any, Literal
 
 import numpy as np
 
+from moebius.backends.webgpu import quads
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.pack import up4
 from moebius.errors import MoebiusError
 
 BufferKind = Literal["weight", "intermediate", "pinned"]
-DType = Literal["f32", "f16"]  # of numbers in memory
-NUMPY: dict[DType, type[np.floating]] = {"f32": np.float32, "f16": np.float16}
+DType = Literal["f32", "f16", "quad"]  # of numbers in memory; "quad" is 16 bits, too: four under one exponent
+NUMPY: dict[DType, type[np.floating]] = {"f32": np.float32, "f16": np.float16}  # of those that it has
 
 
 def itemsize(dtype: DType) -> int:
     """Bytes of a number."""
-    return 2 if dtype == "f16" else 4
+    return 4 if dtype == "f32" else 2
+
+
+def stored(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """Rows of whole vec4 as they lie in memory. What is beyond halves is an infinity then, as kernels make it."""
+    if dtype == "quad":
+        return quads.packed(array)
+    with np.errstate(over="ignore"):
+        return array.astype(NUMPY[dtype], copy=False)
+
+
+def numbers(data: np.ndarray, dtype: DType) -> np.ndarray:
+    """Of bytes, what they are; halves as such."""
+    if dtype == "quad":
+        return quads.unpacked(data.view(np.uint32))
+    return data.view(NUMPY[dtype])
 
 
 class Buffer:
@@ -148,14 +164,13 @@ def write(tensor: Tensor, array: np.ndarray) -> None:
     """(B, H, W, C) → the padded layout."""
     if tuple(array.shape) != tensor.shape:
         raise MoebiusError(f"{tensor.buffer.label} holds {tensor.shape}, not {tuple(array.shape)}.")
-    padded = np.zeros((*tensor.shape[:3], tensor.pitch), NUMPY[tensor.dtype])
-    with np.errstate(over="ignore"):  # an infinity then, as kernels make it
-        if tensor.shape[3] < tensor.pitch:
-            for c in range(tensor.shape[3]):  # of an array that is turned, much quicker than all at once
-                padded[..., c] = array[..., c]
-        else:
-            padded[...] = array
-    tensor.buffer.write(padded)
+    padded = np.zeros((*tensor.shape[:3], tensor.pitch), np.float32)
+    if tensor.shape[3] < tensor.pitch:
+        for c in range(tensor.shape[3]):  # of an array that is turned, much quicker than all at once
+            padded[..., c] = array[..., c]
+    else:
+        padded[...] = array
+    tensor.buffer.write(stored(padded, tensor.dtype))
 
 
 def read(tensor: Tensor) -> np.ndarray:
@@ -165,10 +180,10 @@ def read(tensor: Tensor) -> np.ndarray:
 
 def planes(data: np.ndarray, shape: tuple[int, int, int, int], dtype: DType) -> np.ndarray:
     """Bytes in the padded layout → (B, C, H, W) float32, turned once."""
-    padded = data.view(NUMPY[dtype]).reshape(*shape[:3], up4(shape[3]))
+    padded = numbers(data, dtype).reshape(*shape[:3], up4(shape[3]))
     return np.ascontiguousarray(np.moveaxis(padded[..., : shape[3]], -1, 1), np.float32)
 
 
 def unpadded(data: np.ndarray, shape: tuple[int, int, int, int], dtype: DType) -> np.ndarray:
     """Bytes in the padded layout → (B, H, W, C) float32."""
-    return np.ascontiguousarray(data.view(NUMPY[dtype]).reshape(*shape[:3], up4(shape[3]))[..., : shape[3]], np.float32)
+    return np.ascontiguousarray(numbers(data, dtype).reshape(*shape[:3], up4(shape[3]))[..., : shape[3]], np.float32)

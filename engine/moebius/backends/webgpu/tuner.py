@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from moebius.backends.webgpu import choice
+from moebius.backends.webgpu import choice, quads
 from moebius.backends.webgpu.calls import GemmCall, Weight
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.choice import FEW
@@ -28,7 +28,7 @@ from moebius.backends.webgpu.menu import Gemm
 from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
-from moebius.backends.webgpu.tensor import NUMPY, Buffer, DType, Tensor, itemsize
+from moebius.backends.webgpu.tensor import Buffer, DType, Tensor, itemsize, numbers, stored
 from moebius.backends.webgpu.timing import timed
 from moebius.backends.webgpu.tuned import Pick, Table, shape_of
 from moebius.errors import DeviceLostError, LimitError, MoebiusError, OutOfMemoryError
@@ -47,6 +47,7 @@ NOISE = 65_521  # random numbers that are repeated: a prime, so that rows and co
 VARIANCE = "variance"
 SAMPLE = 2**20  # bytes of the result that are compared, at its beginning, in its middle and at its end
 EPS = float(np.finfo(np.float32).eps)
+ROUNDED: dict[DType, float] = {"f32": 0.0, "f16": 2.0**-9, "quad": 4 * quads.ERROR}  # what storing two results may put between them
 
 Candidates = Callable[[Caps, GemmCall], Sequence[Gemm]]  # the default first
 Encode = Callable[[Any], None]  # into a compute pass
@@ -215,9 +216,9 @@ class Tuner:
     def _noise(self, name: str, nbytes: int, dtype: DType = "f32") -> Buffer:
         """Random numbers, in one buffer a name that grows; none below zero where a root is taken of them."""
         if name not in self._scratch or self._scratch[name].nbytes < nbytes:
-            block = np.random.default_rng(0).standard_normal(NOISE, dtype=np.float32).astype(NUMPY[dtype])
-            block = np.abs(block) if name.startswith(VARIANCE) else block
-            count = nbytes // itemsize(dtype)
+            noise = np.resize(np.random.default_rng(0).standard_normal(NOISE, dtype=np.float32), 4 * NOISE)  # whole vec4
+            block = stored(np.abs(noise) if name.startswith(VARIANCE) else noise, dtype)
+            count = nbytes // block.itemsize
             self._scratch[name] = Buffer(self.device, nbytes, f"tuner {name}", "pinned", lambda: np.resize(block, count))
         return self._scratch[name]
 
@@ -240,14 +241,15 @@ class Tuner:
         """Parts of what the plan writes, which begin as NaN: what is not written shows."""
         plan.prepare()
         (out,), device = plan.outputs, self.device
-        dtype = NUMPY[out.dtype]
         places, handle, doing = sampled(out.nbytes), out.buffer.handle, f"measuring {next(d.kernel for d in plan.dispatches if d.kernel)}"
         with guard(device.name, doing):
             for offset, nbytes in places:
-                device.device.queue.write_buffer(handle, offset, np.full(nbytes // itemsize(out.dtype), np.nan, dtype))
+                nothing = np.full(nbytes // itemsize(out.dtype), np.nan, np.float32)
+                device.device.queue.write_buffer(handle, offset, stored(nothing, out.dtype))
         plan.replay()
         with guard(device.name, doing):
-            return [np.frombuffer(device.device.queue.read_buffer(handle, offset, nbytes), dtype) for offset, nbytes in places]
+            parts = [np.frombuffer(device.device.queue.read_buffer(handle, offset, nbytes), np.uint8) for offset, nbytes in places]
+        return [numbers(part, out.dtype) for part in parts]
 
     def _times(self, plans: Sequence[Plan], enough: Callable[[], bool] = lambda: False) -> list[float]:
         """Milliseconds of the layer on each, of one round where it is `enough` then. A GPU's clock falls while the host compiles, and takes
@@ -319,8 +321,8 @@ def sampled(nbytes: int) -> list[tuple[int, int]]:
     """(offset, bytes) in what is written: all of a small result, else three parts of it."""
     if nbytes <= 3 * SAMPLE:
         return [(0, nbytes)]
-    middle = (nbytes - SAMPLE) // 8 * 4
-    return [(at, SAMPLE) for at in (0, middle, (nbytes - SAMPLE) // 4 * 4)]
+    middle = (nbytes - SAMPLE) // 16 * 8
+    return [(at, SAMPLE) for at in (0, middle, (nbytes - SAMPLE) // 8 * 8)]
 
 
 def differs(got: Sequence[np.ndarray], want: Sequence[np.ndarray], call: GemmCall, halves: bool = False) -> str:
@@ -332,6 +334,6 @@ def differs(got: Sequence[np.ndarray], want: Sequence[np.ndarray], call: GemmCal
         return f"{np.count_nonzero(np.isnan(g) != empty)} of {w.size} values are not there, or not numbers"
     error = float(np.linalg.norm((g - w)[~empty]) / (np.linalg.norm(w[~empty]) or 1.0))
     limit = 8 * EPS * math.sqrt(call.operands.k * call.mode.side**2 + 4)  # twice what a sum of so many products may be off
-    limit += 2 * float(np.finfo(got[0].dtype).eps) if call.types[2] == "f16" else 0.0  # and what is stored is rounded once more
+    limit += ROUNDED[call.types[2]]  # and what is stored is rounded once more
     limit += 2**-10 if halves else 0.0
     return "" if error <= limit else f"differs by {error:.1e} of the norm, {limit:.1e} at most is rounding"

@@ -7,8 +7,8 @@ A shader file is complete WGSL with default constants. `specialise` does five th
 `// include FILE` lines are replaced by the file (`// include FILE, or NAME` by the one that the constant NAME says),
 `const NAME … = value;` and `alias NAME = type;` get the given values,
 branches marked `// compiled` are decided, with entry points that are not asked for and bindings that nothing reads then left out and the
-others numbered anew, bindings of halves are read and written through half.wgsl, and loops marked `// unroll` are written out (naga never
-unrolls, and arrays indexed at run time spill).
+others numbered anew, bindings of 16 bits a number are read and written through half.wgsl or quad.wgsl, and loops marked `// unroll` are
+written out (naga never unrolls, and arrays indexed at run time spill).
 """
 
 from __future__ import annotations
@@ -114,30 +114,46 @@ def _with_constants(shader: str, constants: Constants, entry: str | None = None)
 @cache
 def _chosen(text: str, shader: str, files_named: frozenset[str], constants: Constants, entry: str | None) -> str:
     for name, value in constants:
-        if name in files_named or name == HALVES:
+        if name in files_named or name in STORED:
             continue
         literal = str(value).lower() if isinstance(value, bool) else f"{value}u" if isinstance(value, int) else value
         text, found = re.subn(rf"^((?:const {name}: \w+|alias {name}) =) [^;]+;", rf"\g<1> {literal};", text, flags=re.M)
         if found != 1:
             raise MoebiusError(f"{shader}.wgsl has {found} declarations of {name}, not one.")
     text = _decided(text, shader)
-    if halves := dict(constants).get(HALVES):
-        text = _with_halves(text, str(halves).split(), shader)
+    for name in STORED:
+        if bindings := dict(constants).get(name):
+            text = _stored(text, str(bindings).split(), shader, STORED[name])
     if entry is not None:
         text = ENTRY.sub(lambda m: m[0] if m[1] == entry else "", text)
     return _needed(text)
 
 
-HALVES = "HALVES"  # a constant of every kernel: the names of the bindings that hold halves
+@dataclass(frozen=True)
+class Stored:
+    """How numbers lie in memory that are no float32: four of them in a vec2<u32>, by these functions of this file."""
+
+    file: str
+    reads: str
+    writes: str
 
 
-def _with_halves(text: str, names: Iterable[str], shader: str) -> str:
-    """Four halves, a vec2<u32>, in place of every vec4<f32> of these bindings; of one that `raw(…)` reads, eight as they are."""
+HALVES, QUADS = "HALVES", "QUADS"
+# Constants of every kernel: the names of the bindings that hold such numbers.
+STORED = {HALVES: Stored("half", "unpacked", "packed"), QUADS: Stored("quad", "of_quad", "as_quad")}
+
+
+def _stored(text: str, names: Iterable[str], shader: str, how: Stored) -> str:
+    """A vec2<u32> in place of every vec4<f32> of these bindings; of one that `raw(…)` reads, two of them as they are."""
+    aliases = dict(ALIAS.findall(text))
     for name in names:
         is_raw = f"raw({name}[" in text
-        text, found = re.subn(rf"(> {name}: array)<vec4<f32>>;", rf"\1<vec{4 if is_raw else 2}<u32>>;", text)
-        if not found:
-            raise MoebiusError(f"{shader}.wgsl has no array of vec4<f32> that is called {name}: it cannot hold halves.")
+        kind = of = next(iter(re.findall(rf"> {name}: array<(.+)>;", text)), "")
+        while of in aliases:
+            of = aliases[of]
+        if of != "vec4<f32>":
+            raise MoebiusError(f"{shader}.wgsl has no array of vec4<f32> that is called {name}: it cannot hold halves, nor quads.")
+        text = text.replace(f"> {name}: array<{kind}>;", f"> {name}: array<vec{4 if is_raw else 2}<u32>>;")
         if is_raw:
             text = text.replace(f"raw({name}[", f"({name}[")
             continue
@@ -146,19 +162,21 @@ def _with_halves(text: str, names: Iterable[str], shader: str) -> str:
             if element[0].startswith("//"):
                 continue
             if element.start() < begin:
-                raise MoebiusError(f"{shader}.wgsl: an element of {name} is in what indexes or becomes another one: it cannot hold halves.")
+                raise MoebiusError(
+                    f"{shader}.wgsl: an element of {name} is in what indexes or becomes another one: it can be float32 alone."
+                )
             end, depth = element.end(), 1
             while depth:
                 depth += {"[": 1, "]": -1}.get(text[end], 0)
                 end += 1
             if written := re.compile(r" = ([^;]+);").match(text, end):
-                parts += [text[begin:end], f" = packed({written[1]});"]
+                parts += [text[begin:end], f" = {how.writes}({written[1]});"]
                 begin = written.end()
             else:
-                parts += [text[begin : element.start()], f"unpacked({text[element.start() : end]})"]
+                parts += [text[begin : element.start()], f"{how.reads}({text[element.start() : end]})"]
                 begin = end
         text = "".join([*parts, text[begin:]])
-    return text + source("half")
+    return text + source(how.file)
 
 
 BRANCH = re.compile(r"^( *)if \((!?)(\w+)\) \{ // compiled\n", re.M)
@@ -186,7 +204,7 @@ FUNCTION = re.compile(r"^(@(?:compute|vertex|fragment)[^\n]*\n)?fn (\w+)\(.*?^\}
 
 def _needed(text: str) -> str:
     """Without functions that no entry calls and bindings that none reads or writes: a shader stage may have eight storage buffers."""
-    bare = re.sub(r"//.*", "", text)
+    bare = re.sub(r"//.*|\.[a-z]\w*", "", text)  # a component w is no binding w
     entries = [name for mark, name in FUNCTION.findall(bare) if mark]
     if not entries:
         return text

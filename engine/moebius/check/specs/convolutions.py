@@ -33,7 +33,9 @@ def linear_sizes(x: Any, p: Params, residual: Any = None) -> Sizes:
 
 
 # conv3x3 -------------------------------------------------------------------------------------------------------------
-def conv3x3_bound(x: np.ndarray, p: Params, stride: int = 1, pad: int = 1, residual: np.ndarray | None = None) -> float:
+def conv3x3_bound(
+    x: np.ndarray, p: Params, stride: int = 1, pad: int = 1, residual: np.ndarray | None = None, inner: bool = False
+) -> float:
     return sums(9 * x.shape[-1])
 
 
@@ -47,7 +49,7 @@ def conv3x3(size: Size, k: int, n: int, stride: int = 1, pad: int = 1, residual:
     )
 
 
-def conv3x3_sizes(x: Any, p: Params, stride: int = 1, pad: int = 1, residual: Any = None) -> Sizes:
+def conv3x3_sizes(x: Any, p: Params, stride: int = 1, pad: int = 1, residual: Any = None, inner: bool = False) -> Sizes:
     n, k = p["weight"].shape[:2]
     arguments = {"k": k, "n": n, "stride": stride, "pad": pad, "residual": residual is not None}
     return Sizes(x.shape[:3], arguments, ((*strided(x.shape[:3], stride), n),))
@@ -58,7 +60,7 @@ def strided(size: Size, stride: int) -> Size:
 
 
 # upsample_conv3x3 ----------------------------------------------------------------------------------------------------
-def upsample_conv3x3_bound(x: np.ndarray, p: Params) -> float:
+def upsample_conv3x3_bound(x: np.ndarray, p: Params, inner: bool = False) -> float:
     return sums(9 * x.shape[-1])
 
 
@@ -68,7 +70,7 @@ def upsample_conv3x3(size: Size, k: int, n: int) -> OpCase:
     return OpCase("upsample_conv3x3", title, lambda o, p, x: o.upsample_conv3x3(x, p), shapes, (image("x", size, k),))
 
 
-def upsample_conv3x3_sizes(x: Any, p: Params) -> Sizes:
+def upsample_conv3x3_sizes(x: Any, p: Params, inner: bool = False) -> Sizes:
     n, k = p["weight"].shape[:2]
     b, h, w, _ = x.shape
     return Sizes((b, h, w), {"k": k, "n": n}, ((b, 2 * h, 2 * w, n),))

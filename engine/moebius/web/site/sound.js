@@ -51,7 +51,7 @@ export function checkEdition(file, { modules, pipelines, buffers, plans }, weigh
   for (const { inputs, outputs, taps, prologue, steps, ...loop } of Object.values(plans)) {
     for (const t of [...inputs, ...outputs, ...(loop.sinusoid ? [loop.sinusoid] : [])]) tensor(t);
     for (const { dispatch, buffer, type, size, at } of taps) {
-      demand((type === "f32" || type === "f16") && count(dispatch) && dispatch < steps.length && at.every((a) => within(buffer, a, size)), "a tap");
+      demand(["f32", "f16", "quad"].includes(type) && count(dispatch) && dispatch < steps.length && at.every((a) => within(buffer, a, size)), "a tap");
     }
     for (const { pipeline, grid, params, bind } of [...prologue, ...steps]) {
       demand(count(pipeline) && pipeline < pipelines.length, "a dispatch's pipeline");

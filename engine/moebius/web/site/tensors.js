@@ -28,9 +28,23 @@ export function unpadded(flat, { shape }) {
   return out;
 }
 
-// Of bytes, the numbers of a type: "f32" or "f16".
+// Of bytes, the numbers of a type: "f32", "f16" or "quad".
 export function numbers(bytes, type) {
+  if (type === "quad") return ofQuads(new Uint32Array(bytes));
   return type === "f16" ? Float32Array.from(new Uint16Array(bytes), halfOf) : new Float32Array(bytes);
+}
+
+// Four numbers under one exponent, as shaders/quad.wgsl says.
+function ofQuads(words) {
+  const out = new Float32Array(2 * words.length);
+  for (let i = 0; i < words.length; i += 2) {
+    const unit = 2 ** (((words[i] >>> 28) | ((words[i + 1] >>> 28) << 4)) - 139);
+    for (let j = 0; j < 4; j++) {
+      const bits = (words[i + (j >> 1)] >>> (14 * (j % 2))) & 0x3fff;
+      out[2 * i + j] = bits === 0x3fff ? NaN : (bits - 8191) * unit;
+    }
+  }
+  return out;
 }
 
 function halfOf(bits) {

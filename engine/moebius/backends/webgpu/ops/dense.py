@@ -13,11 +13,11 @@ from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.ops.norms import CHUNKS, behind, copied
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
-from moebius.backends.webgpu.tensor import Binding, DType, Tensor
+from moebius.backends.webgpu.tensor import Binding, DType, Tensor, itemsize
 from moebius.model.params import Finite, Params
 
 WHOLE = 64 << 20  # bytes of a tensor that is kept in one piece on a GPU, at most
-# And of a part of one that is not, at least, if there are more than two. With half of it f16 would take 200 dispatches more, for 10 MB.
+# And of a part of one that is not, at least, if there are more than two. With half of it f16 would take more memory, and more dispatches.
 PART: dict[DType, int] = {"f32": 16 << 20, "f16": 32 << 20}
 PARTS = 16  # of which there are so many at most
 
@@ -76,11 +76,14 @@ def _of_both(rec: Recorder, x: Added, p: Params, out: Tensor) -> Operands:
     return Operands(x.rest, Weight(w), out, k, n, joined=x.g)
 
 
-def conv3x3(dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None) -> Tensor:
+def conv3x3(
+    dense: Dense, x: Tensor, p: Params, stride: int = 1, pad: int = 1, residual: Tensor | None = None, inner: bool = False
+) -> Tensor:
     b, h, w, _ = x.shape
     shape = (b, ceil(h, stride), ceil(w, stride), p["weight"].shape[0])
-    count = _parts_behind(dense.recorder, shape, x, residual)
-    return made(dense.recorder, shape, p.path, count, lambda out: _conv(dense, x, p, out, Taps(stride, pad), residual))
+    dtype = dense.recorder.between(inner)
+    count = _parts_behind(dense.recorder, shape, dtype, x, residual)
+    return made(dense.recorder, shape, p.path, count, lambda out: _conv(dense, x, p, out, Taps(stride, pad), residual), dtype)
 
 
 def _conv(dense: Dense, x: Tensor, p: Params, out: Tensor, mode: Taps, residual: Tensor | None) -> Tensor:
@@ -93,10 +96,11 @@ def _conv(dense: Dense, x: Tensor, p: Params, out: Tensor, mode: Taps, residual:
     return out
 
 
-def upsample_conv3x3(dense: Dense, x: Tensor, p: Params) -> Tensor:
-    b, h, w, _ = x.shape
+def upsample_conv3x3(dense: Dense, x: Tensor, p: Params, inner: bool = False) -> Tensor:
+    rec, (b, h, w, _) = dense.recorder, x.shape
     shape = (b, 2 * h, 2 * w, p["weight"].shape[0])
-    return made(dense.recorder, shape, p.path, _parts(dense.recorder, shape), lambda out: _upsample(dense, x, p, out))
+    dtype = rec.between(inner)
+    return made(rec, shape, p.path, _parts(rec, shape, dtype), lambda out: _upsample(dense, x, p, out), dtype)
 
 
 def _upsample(dense: Dense, x: Tensor, p: Params, out: Tensor) -> Tensor:
@@ -186,27 +190,27 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
     )
 
 
-def _parts(rec: Recorder, shape: tuple[int, int, int, int]) -> int:
+def _parts(rec: Recorder, shape: tuple[int, int, int, int], dtype: DType) -> int:
     """In how many parts a large tensor is: every line of tiles can be where one begins, and a norm's chunks are whole in them."""
     _, height, _, _ = shape
-    nbytes, count = _nbytes(shape), 1
+    nbytes, count = _nbytes(shape, dtype), 1
     if rec.caps.fuses and nbytes > WHOLE and _divides(rec, shape):
         while height % (2 * TILE * count) == 0 and count < PARTS and (count == 1 or nbytes >= 2 * count * PART[rec.caps.precision]):
             count *= 2
     return count
 
 
-def _parts_behind(rec: Recorder, shape: tuple[int, int, int, int], x: Tensor, residual: Tensor | None) -> int:
+def _parts_behind(rec: Recorder, shape: tuple[int, int, int, int], dtype: DType, x: Tensor, residual: Tensor | None) -> int:
     """And what a convolution makes: as its residual, over which it lies then; or as an input of up to twice its size, whose memory it takes
     part by part."""
-    source, nbytes = x.x if isinstance(x, GroupNormed) and not x.is_made else x, _nbytes(shape)
+    source, nbytes = x.x if isinstance(x, GroupNormed) and not x.is_made else x, _nbytes(shape, dtype)
     alike = residual if residual is not None else source if 2 * nbytes >= source.nbytes >= nbytes > WHOLE else None
     return len(alike.parts) if is_parted(alike) and alike.shape[:3] == shape[:3] and _divides(rec, shape) else 1
 
 
-def _nbytes(shape: tuple[int, int, int, int]) -> int:
+def _nbytes(shape: tuple[int, int, int, int], dtype: DType) -> int:
     b, h, w, c = shape
-    return 4 * b * h * w * up4(c)
+    return itemsize(dtype) * b * h * w * up4(c)
 
 
 def _divides(rec: Recorder, shape: tuple[int, int, int, int]) -> bool:
@@ -215,14 +219,20 @@ def _divides(rec: Recorder, shape: tuple[int, int, int, int]) -> bool:
     return b == 1 and w * up4(c) % rec.alignment == 0 and h * w % CHUNKS == 0
 
 
-def made(rec: Recorder, shape: tuple[int, int, int, int], label: str, count: int, make: Callable[[Tensor], Tensor]) -> Tensor:
+def made(
+    rec: Recorder, shape: tuple[int, int, int, int], label: str, count: int, make: Callable[[Tensor], Tensor], dtype: DType = "f32"
+) -> Tensor:
     """What `make` makes in the tensor that it is given: one in so many parts."""
+
+    def whole() -> Tensor:
+        return make(rec.new(shape, label, dtype=dtype))
+
     if count == 1:
-        return make(rec.new(shape, label))
+        return whole()
     b, h, w, c = shape
-    rec.recording.half = max(rec.recording.half, _nbytes(shape) // 2)
-    parts = [rec.new((b, h // count, w, c), f"{label}, part {i}") for i in range(count)]
-    return make(Parted(parts, lambda: make(rec.new(shape, label)), copied(rec, label)))
+    parts = [rec.new((b, h // count, w, c), f"{label}, part {i}", dtype=dtype) for i in range(count)]
+    rec.recording.halves = max(rec.recording.halves, (_nbytes(shape, "f32") // 2, _nbytes(shape, dtype) // 2))
+    return make(Parted(parts, whole, copied(rec, label)))
 
 
 def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
