@@ -1,4 +1,5 @@
-// flags[slot] = 1 when any of the `count` words of x is a NaN or an infinity, or has one in its lower or its upper half. The test reads bits: see guided_ddim.
+// flags[slot] = 1 when any of the `count` words of x is a NaN or an infinity, or, of 16 bits a number, has one in its lower or its upper part.
+// The test reads bits: see guided_ddim.
 // Grid: flat, every thread strides over x. Not part of a plan; run after each dispatch when an op is hunted.
 
 const SIZE: u32 = 64u;
@@ -6,8 +7,8 @@ const SIZE: u32 = 64u;
 struct Params {
   count: u32,
   slot: u32,
-  low: u32, // the exponent's bits of a number in a word
-  high: u32, // of the other one, of halves
+  low: u32, // bits of a number in a word that are all set where it is none
+  high: u32, // of the other one, where a word has two
 }
 
 @group(0) @binding(0) var<storage, read> x: array<u32>;

@@ -12,9 +12,7 @@ const JOINED: bool = false;
 const TWOS: bool = false; // the channels of a group, and of each of two tensors, are whole vec2
 const FOURS: bool = false; // or whole vec4
 const WIDTH: u32 = 1u; // floats of a Value
-const PICKED: bool = false; // one of the four of an element
 alias Value = f32;
-alias Element = Value; // of x
 
 struct Params {
   positions: u32,
@@ -26,7 +24,7 @@ struct Params {
   eps: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<Element>; // sizes are floats
+@group(0) @binding(0) var<storage, read> x: array<Value>; // sizes are floats
 @group(0) @binding(1) var<storage, read> joined: array<Value>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
@@ -43,12 +41,7 @@ fn load(row: u32, c: u32) -> Value {
       return joined[(row * params.b + c - params.a) / WIDTH];
     }
   }
-  if (PICKED) { // compiled
-    let four = x[(row * params.a + c) / 4u];
-    return four[c % 4u];
-  } else {
-    return x[(row * params.a + c) / WIDTH];
-  }
+  return x[(row * params.a + c) / WIDTH];
 }
 
 @compute @workgroup_size(SIZE)

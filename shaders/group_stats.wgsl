@@ -9,9 +9,7 @@ const SIZE: u32 = 64u;
 const AHEAD: u32 = 1u; // loads under way at a time
 const FOURS: bool = false; // the channels of a group are whole vec4
 const WIDTH: u32 = 1u; // floats of a Value
-const PICKED: bool = false; // one of the four of an element
 alias Value = f32;
-alias Element = Value; // of x
 
 struct Params {
   positions: u32, // H·W
@@ -25,22 +23,13 @@ struct Params {
   origin: u32, // floats before the bound window
 }
 
-@group(0) @binding(0) var<storage, read> x: array<Element>; // sizes below are floats
+@group(0) @binding(0) var<storage, read> x: array<Value>; // sizes below are floats
 @group(0) @binding(1) var<storage, read_write> out: array<vec2<f32>>;
 @group(0) @binding(2) var<uniform> params: Params;
 
 // include moments.wgsl
 
 var<workgroup> part: array<vec3<f32>, SIZE>; // n, mean, M2
-
-fn load(at: u32) -> Value {
-  if (PICKED) { // compiled
-    let four = x[at / 4u];
-    return four[at % 4u];
-  } else {
-    return x[at];
-  }
-}
 
 @compute @workgroup_size(SIZE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -55,13 +44,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var squares = Value();
   var x0 = Value();
   if (local < count) {
-    x0 = load(base + local / width * (params.pitch / WIDTH) + local % width);
+    x0 = x[base + local / width * (params.pitch / WIDTH) + local % width];
   }
   for (var begin = local; begin < count; begin += AHEAD * SIZE) {
     var value: array<Value, AHEAD>;
     for (var i = 0u; i < AHEAD; i++) { // unroll
       let e = min(begin + i * SIZE, count - 1u);
-      value[i] = load(base + e / width * (params.pitch / WIDTH) + e % width);
+      value[i] = x[base + e / width * (params.pitch / WIDTH) + e % width];
     }
     for (var i = 0u; i < AHEAD; i++) { // unroll
       let is_there = begin + i * SIZE < count;

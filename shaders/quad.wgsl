@@ -3,9 +3,9 @@
 //   word 0:  bits 0–13 the first, 14–27 the second, 28–31 the lower half of the exponent
 //   word 1:  bits 0–13 the third, 14–27 the fourth, 28–31 the upper half
 //
-// A number is (bits - 8191)·2^(exponent - 139); all of its bits set say that it is none. The exponent is that of the largest, as float32 has
-// it: so nothing overflows, and no number is off by more than 2⁻¹³ of the largest. wgsl.specialise puts both functions in, as it does with
-// half.wgsl's. The same in NumPy: backends/webgpu/quads.py.
+// A number is (bits - 8191)·2^(exponent - 139); all of its bits set say that it is none. The exponent is that of the largest number, as
+// float32 has it, and 13 at least: so nothing overflows, and none is off by more than 2⁻¹³ of the largest, or 2⁻¹²⁷. wgsl.specialise puts
+// both functions in, as it does with half.wgsl's. The same in NumPy: backends/webgpu/quads.py.
 
 fn of_quad(x: vec2<u32>) -> vec4<f32> {
   let bits = (x.xxyy >> vec4<u32>(0u, 14u, 0u, 14u)) & vec4<u32>(0x3fffu);

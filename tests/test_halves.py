@@ -255,8 +255,10 @@ def test_a_weight_beyond_halves_is_named(llvmpipe: WebGPU) -> None:
 
 def test_what_is_no_vec4_cannot_hold_halves() -> None:
     for shader, name in (("transpose", "out"), ("group_scale", "x"), ("group_stats", "x"), ("gemm", "b")):
-        with pytest.raises(MoebiusError, match=rf"{shader}\.wgsl .*{name}.*halves"):
+        with pytest.raises(MoebiusError, match=rf"{shader}\.wgsl .*{name}: it must be float32"):
             wgsl.specialise(shader, ((wgsl.HALVES, name),))
+    with pytest.raises(MoebiusError, match=r"gemm_matrix\.wgsl takes elements of a as halves: they must be"):
+        wgsl.specialise("gemm_matrix", (("DIALECT", "matrix_emulated"), ("NextA", "vec4<u32>"), (wgsl.QUADS, "a"), ("RAW_A", True)))
     assert "packed(" not in wgsl.specialise("gemm")
     assert not re.search(r"//.*packed\(", wgsl.specialise("gemm", ((wgsl.HALVES, "a w first out"),))), "what is in a comment is no element"
 
@@ -376,7 +378,7 @@ def test_the_published_model_takes_half_the_memory(published: list[Plan]) -> Non
 
 def test_what_gpus_run_compiles_with_halves(llvmpipe: WebGPU, published: list[Plan]) -> None:
     every = {(d.shader, d.constants, d.entry) for plan in published for d in plan.dispatches}
-    found = {one for one in every if wgsl.STORED.keys() & dict(one[1])}  # the others are compiled wherever f32 is
+    found = {one for one in every if wgsl.FORMATS.keys() & dict(one[1])}  # the others are compiled wherever f32 is
     assert {"gemm", "depthwise", "cross_lambda_rows", "group_stats", "winograd"} <= {shader for shader, _, _ in found}
     for shader, constants, entry in found:
         with guard(llvmpipe.name, f"compiling {shader}.wgsl with {dict(constants)}"):

@@ -29,7 +29,7 @@ from moebius.model.synthetic import synthetic
 from moebius.model.unet import UNetConfig
 from moebius.model.vae import VAE, VAEConfig
 
-SMALL = VAEConfig((8, 16, 16, 16), layers_per_block=1, norm_num_groups=4)
+SMALL = VAEConfig((8, 16, 16, 16), layers_per_block=1, norm_num_groups=2)
 # Megabytes that the plans of the full coder lie in: of the decoder and the encoder.
 LENT = {"f32": (368, 309), "f16": (293, 236)}
 

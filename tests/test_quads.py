@@ -14,7 +14,8 @@ from cases import ORACLE, distance
 from goldens import noise, relative
 from harness import Guarded, always
 from matrix_cases import HALF, SHARED
-from test_halves import CODER, through
+from test_halves import CODER as SHARING
+from test_halves import through
 from test_kernels_dense import LARGE, LINES, SMALL
 
 from moebius.backends.cpu import CPU as CPU32
@@ -25,14 +26,15 @@ from moebius.backends.webgpu.ops import norms
 from moebius.backends.webgpu.tensor import DType, Tensor, numbers, read, stored, write
 from moebius.backends.webgpu.tuned import Table, shape_of
 from moebius.backends.webgpu.tuner import Tuner
-from moebius.check.bounds import U_HALF
+from moebius.check import halves
+from moebius.check.bounds import U_HALF, is_rounding
 from moebius.check.lockstep import LockStep, Row
-from moebius.errors import NonFiniteError
+from moebius.errors import MoebiusError, NonFiniteError
 from moebius.model import vae
 from moebius.model.contract import Precision
 from moebius.model.params import Checkpoint, Params
 from moebius.model.synthetic import synthetic
-from moebius.model.vae import VAE
+from moebius.model.vae import VAE, VAEConfig
 
 ON_UNITS = (HALF, SHARED)
 every_row = pytest.mark.parametrize("row", [*SMALL, *LINES, *LARGE, menu.WINOGRAD[-1], menu.DIFFERENCES_CPU, *ON_UNITS], ids=str)
@@ -91,7 +93,9 @@ def test_what_is_no_number_is_none_and_the_others_are() -> None:
         assert np.isnan(got[0, lane])
         others = np.arange(4) != lane
         assert np.abs(got - x)[0, others].max() <= quads.ERROR * np.abs(x[0, others]).max()
-    assert np.isnan(quads.unpacked(quads.packed(np.full((1, 4), np.inf, np.float32)))).all()
+    with np.errstate(all="raise"):
+        assert np.isnan(quads.unpacked(quads.packed(np.float32([[np.inf, np.nan, -np.inf, np.inf]])))).all()
+        assert np.isfinite(quads.unpacked(quads.packed(np.float32([[3e38, np.inf, 0, 1]])))[0, [0, 2, 3]]).all()
 
 
 @pytest.mark.parametrize("driver", ["llvmpipe", "swiftshader", "dawn"])
@@ -147,11 +151,11 @@ def test_convolutions_give_them_on_gpus_in_half_precision_alone(llvmpipe: WebGPU
 
 # who reads them ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("driver", ["llvmpipe", "swiftshader", "dawn"])
-@pytest.mark.parametrize("width", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("width", [4, 8])
 def test_norms_and_linear_layers_take_them(
     request: pytest.FixtureRequest, driver: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Groups of whole quads and of parts of some, in one pass and in chunks, whole and in bands: of what was stored, as float32 would."""
+    """In one pass and in chunks, whole and in bands: of what was stored, as of float32."""
     groups, gpu = 3, request.getfixturevalue(driver)
     n = groups * width
     p, x = params(5, n), noise("x", (2, 5, 9, 7))
@@ -166,11 +170,34 @@ def test_norms_and_linear_layers_take_them(
             assert {d.shader for d in ops.dispatches} == (
                 {"group_scale", "group_apply"} if whole else {"group_stats", "group_finish", "group_apply"}
             )
-            behind = ops.read(ops.linear(h, p.at("linear")))
         assert h.dtype == "quad"
         want = ORACLE.group_norm(kept, p.at("norm"), groups, 1e-6, silu=True)
         assert distance(normed, want)[0] <= U_HALF
-        np.testing.assert_allclose(behind, ORACLE.linear(kept, p.at("linear")), rtol=0, atol=2e-6 * np.abs(kept).max() * n)
+
+
+@every_row
+def test_a_linear_layer_takes_them(llvmpipe: WebGPU, row: Gemm) -> None:
+    """On matrix units as halves of what was stored."""
+    p, x = params(5, 12), noise("x", (1, 5, 9, 7))
+    ops = guarded(llvmpipe, row)
+    with ops.eager():
+        h = ops.conv3x3(ops.tensor(x), p.at("conv"), inner=True)
+        kept = np.float64(ops.read(h))
+        got = ops.read(ops.linear(h, p.at("linear")))
+    (d,) = ops.dispatches
+    assert {b.name: b.dtype for b in d.bindings if b.name in ("a", "w", "out")} == {"a": "quad", "w": "f16", "out": "f32"}
+    assert (d.shader == "gemm_matrix") == (row.units is not None)
+    assert relative(got, ORACLE.linear(kept, p.at("linear"))) <= (U_HALF if row.units else 1e-6)
+
+
+def test_norms_of_groups_that_share_one_are_refused(llvmpipe: WebGPU) -> None:
+    """Which the contract does not promise them: a loud one would take the bits of its neighbours. The coder asks for none of that."""
+    p, ops = params(5, 6), guarded(llvmpipe)
+    with ops.eager():
+        h = ops.conv3x3(ops.tensor(noise("x", (1, 5, 9, 7))), p.at("conv"), inner=True)
+        with pytest.raises(MoebiusError, match=r"group_scale\.wgsl .* x: it must be float32"):
+            ops.group_norm(h, p.at("norm"), 3, 1e-6)
+    coded(synthetic(vae.shapes(SHARING), 0), for_gpu(llvmpipe), SHARING)
 
 
 @pytest.mark.parametrize("row", [CPU, SMALL[5], menu.WINOGRAD[-1], menu.DIFFERENCES_CPU, *ON_UNITS], ids=str)
@@ -194,29 +221,47 @@ def for_gpu(gpu: WebGPU) -> WebGPU:
     return WebGPU(gpu.gpu, replace(gpu.caps, kind="discrete", precision="f16"), always(CPU))
 
 
-def coded(weights: dict[str, np.ndarray], ops: Any) -> list[np.ndarray]:
-    coder = VAE(CODER, weights, ops)
-    return [coder.encode(np.clip(noise("x", (1, 3, 8, 8)), -1, 1)), coder.decode(noise("z", (1, CODER.latent_channels, 4, 4)))]
+CODER = VAEConfig((8, 16), layers_per_block=1, norm_num_groups=2)
+
+
+def coded(weights: dict[str, np.ndarray], ops: Any, config: VAEConfig = CODER) -> list[np.ndarray]:
+    coder = VAE(config, weights, ops)
+    return [coder.encode(np.clip(noise("x", (1, 3, 8, 8)), -1, 1)), coder.decode(noise("z", (1, config.latent_channels, 4, 4)))]
 
 
 def test_what_no_half_holds_passes_between_a_convolution_and_its_norm(llvmpipe: WebGPU) -> None:
     """As it does in float32: the norm takes its size away."""
     loud, rows = synthetic(vae.shapes(CODER), 0), list[Row]()
     for name, array in loud.items():
-        array *= 1.5e5 if ".conv1." in name else 5e4 if "samplers" in name else 1e-4 if name.endswith("conv_shortcut.weight") else 1
+        array *= 1.3e5 if ".conv1." in name else 5e4 if "samplers" in name else 1e-4 if name.endswith("conv_shortcut.weight") else 1
     for got, want in zip(coded(loud, LockStep(for_gpu(llvmpipe), rows.append)), coded(loud, CPU32()), strict=True):
         assert relative(got, want) < 3e-3
     assert all(row.ok for row in rows)
-    assert np.median([row.rms for row in rows if row.path.endswith("conv1")]) > 65504
+    for name in ("conv1", "samplers.0.conv"):
+        assert max(row.rms for row in rows if row.path.endswith(name)) > 65504
 
 
 def test_the_coder_is_within_the_bound_of_its_precision_op_by_op(llvmpipe: WebGPU) -> None:
+    """With weights that are halves as they are, and norms' outputs, quads are all that convolutions are off by."""
+    weights = {name: np.float32(np.float16(array)) for name, array in synthetic(vae.shapes(CODER), 0).items()}
     rows = list[Row]()
-    coded(synthetic(vae.shapes(CODER), 0), LockStep(for_gpu(llvmpipe), rows.append))
+    coded(weights, LockStep(for_gpu(llvmpipe), rows.append))
     assert all(row.ok for row in rows), max(rows, key=lambda row: row.relative_l2 / (row.limit or 1))
-    convolutions = [row.relative_l2 for row in rows if row.path.endswith(("conv1", "samplers.0.conv"))]
-    assert len(convolutions) >= 10
-    assert min(convolutions) > quads.ERROR / 8
+    convolutions = [row.relative_l2 for row in rows if row.path.endswith("conv1")]
+    assert len(convolutions) >= 8
+    assert 1e-5 < min(convolutions) <= max(convolutions) <= 2 * quads.ERROR
+
+
+def test_a_value_is_judged_by_the_largest_of_its_quad() -> None:
+    """Which may be many times the root mean square."""
+    out = np.ones((1, 1, 128, 4))
+    out[0, 0, 0, 0] = 512.94
+    error = np.abs(quads.unpacked(quads.packed(out)) - out)
+    relative_l2, rms = float(np.linalg.norm(error) / np.linalg.norm(out)), float(np.sqrt(np.mean(out**2)))
+    found = halves.in_quads(halves.Lost(0.0), out)
+    assert is_rounding(relative_l2, float(error.max()), rms, found.relative_l2, found.worst)
+    assert not is_rounding(relative_l2, 1.01 * quads.ERROR * 512.94, rms, found.relative_l2, found.worst)
+    assert halves.in_quads(halves.Lost(0.5, 9.0), np.ones((4, 4))) == (0.5 + 2 * quads.ERROR, 9.0), "and of what is alike, all of it"
 
 
 @pytest.mark.parametrize("lane", range(4))

@@ -211,8 +211,7 @@ def test_interface_reads_bindings_and_params(shader) -> None:
 
 
 ALIASED = """alias Value = f32;
-alias Element = Value;
-@group(0) @binding(0) var<storage, read> x: array<Element>;
+@group(0) @binding(0) var<storage, read> x: array<Value>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
 @compute @workgroup_size(1)
 fn main() {

@@ -75,10 +75,13 @@ def lost(op: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[n
         shaken[0] = moved(args[0], op)
     out = getattr(Reference(np.float64), op)(*shaken, **kwargs)
     again = list(out) if isinstance(out, tuple) else [out]
-    kept = 2 * quads.ERROR if kwargs.get("inner") else 0.0
-    return [_explained(a - o, o, kept) for a, o in zip(again, outputs, strict=True)]
+    return [_explained(a - o, o) for a, o in zip(again, outputs, strict=True)]
 
 
-def _explained(difference: np.ndarray, out: np.ndarray, kept: float) -> Lost:
-    """And `kept`, by which the outputs are off as they lie in memory."""
-    return Lost(float(np.linalg.norm(difference)) / (float(np.linalg.norm(out)) or 1.0) + kept, max(WORST, peak(difference)))
+def _explained(difference: np.ndarray, out: np.ndarray) -> Lost:
+    return Lost(float(np.linalg.norm(difference)) / (float(np.linalg.norm(out)) or 1.0), max(WORST, peak(difference)))
+
+
+def in_quads(found: Lost, out: np.ndarray) -> Lost:
+    """And where an output is kept so: all of it is off by two of quads.ERROR at most, a value by one of the largest."""
+    return found._replace(relative_l2=found.relative_l2 + quads.ERROR * max(2.0, peak(out) / WORST))

@@ -131,7 +131,8 @@ class Ops(Edges[T], Protocol[T]):
 
     def conv3x3(self, x: T, p: Params, stride: int = 1, pad: int = 1, residual: T | None = None, inner: bool = False) -> T:
         """Dense 3×3 with bias. `pad` zeros at the top and left, as many at the bottom and right as H/stride outputs need.
-        `inner` promises that norms and linear layers alone take the result, and it is no residual: it may be kept in fewer bits."""
+        `inner` promises that linear layers alone take the result, and norms whose groups are whole fours of channels, and that it is no
+        residual: it may be kept in fewer bits, those of four neighbouring channels together."""
 
     def upsample_conv3x3(self, x: T, p: Params, inner: bool = False) -> T:
         """conv3x3 of x enlarged twice by nearest neighbour."""

@@ -104,7 +104,7 @@ class VAE(Generic[T]):
             for j in range(self.config.layers_per_block):
                 h = self._resnet(h, block.at(f"resnets.{j}"))
             if i < n - 1:
-                inner = projects(p.at(f"down_blocks.{i + 1}"))
+                inner = self._inner(block.at("downsamplers.0.conv")) and projects(p.at(f"down_blocks.{i + 1}"))
                 h = ops.conv3x3(h, block.at("downsamplers.0.conv"), stride=2, pad=0, inner=inner)  # (B, H/2, W/2, Ci)
                 ops.tap(f"{block.path}.downsamplers.0", h)
             ops.tap(block.path, h)
@@ -124,13 +124,17 @@ class VAE(Generic[T]):
             for j in range(self.config.layers_per_block + 1):
                 h = self._resnet(h, block.at(f"resnets.{j}"))
             if i < n - 1:
-                inner = projects(p.at(f"up_blocks.{i + 1}"))
+                inner = self._inner(block.at("upsamplers.0.conv")) and projects(p.at(f"up_blocks.{i + 1}"))
                 h = ops.upsample_conv3x3(h, block.at("upsamplers.0.conv"), inner=inner)  # (B, 2h, 2w, Ci)
                 ops.tap(f"{block.path}.upsamplers.0", h)
             ops.tap(block.path, h)
         h = self._ends(h, p)  # (B, 8h, 8w, 3)
         ops.tap("image", h)
         return h
+
+    def _inner(self, conv: Params) -> bool:
+        """Whether four neighbouring channels of what a convolution gives a norm are of one group."""
+        return conv["weight"].shape[0] % (4 * self.config.norm_num_groups) == 0
 
     def _ends(self, h: T, p: Params) -> T:
         ops = self.ops
@@ -152,7 +156,7 @@ class VAE(Generic[T]):
 
     def _resnet(self, x: T, p: Params) -> T:
         ops, groups = self.ops, self.config.norm_num_groups
-        h = ops.conv3x3(ops.group_norm(x, p.at("norm1"), groups, EPS, silu=True), p.at("conv1"), inner=True)
+        h = ops.conv3x3(ops.group_norm(x, p.at("norm1"), groups, EPS, silu=True), p.at("conv1"), inner=self._inner(p.at("conv1")))
         h = ops.group_norm(h, p.at("norm2"), groups, EPS, silu=True)
         ops.tap(f"{p.path}.nonlinearity", h)
         if has_shortcut(p):

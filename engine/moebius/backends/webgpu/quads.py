@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ERROR = 2.0**-13  # of a number, in units of the largest of its four, at most
+ERROR = 2.0**-13  # of a number, in units of the largest of its four, at most; the least is 2⁻¹²⁷
 NONE = 0x3FFF  # bits of what is no number
 SHIFTS = np.array([0, 14, 0, 14], np.uint32)
 
@@ -26,5 +26,5 @@ def unpacked(words: np.ndarray) -> np.ndarray:
     pairs = words.reshape(*words.shape[:-1], -1, 2)
     bits = np.repeat(pairs, 2, -1) >> SHIFTS & NONE
     exponent = pairs[..., :1] >> 28 | pairs[..., 1:] >> 28 << 4
-    out = (bits.astype(np.float32) - np.float32(8191)) * (exponent - 12 << 23).view(np.float32)
-    return np.where(bits == NONE, np.float32(np.nan), out).reshape(*words.shape[:-1], -1)
+    whole = np.where(bits == NONE, np.nan, bits.astype(np.float32) - np.float32(8191)).astype(np.float32)
+    return (whole * (exponent - 12 << 23).view(np.float32)).reshape(*words.shape[:-1], -1)

@@ -1,7 +1,7 @@
 """How far a dispatch reaches into what it binds, from its sizes alone.
 
 This is what lets kernels run without bounds checks: every index of a kernel is made of its `Params`, its constants and its grid, and for
-each kernel a row of REACH says where those indexes begin and end, in the words of a binding, or its halves. The plan compares that with
+each kernel a row of REACH says where those indexes begin and end, in the numbers of a binding. The plan compares that with
 what is bound before anything runs (`check_reach`). A kernel without a row keeps its checks.
 
 Kernels add up across their threads by halves: the first half of them adds what the second has, and so on. That meets every thread where
@@ -204,10 +204,9 @@ def group_scale(n: Numbers, grid: Grid) -> Reach:
 
 
 def _loads(n: Numbers, *starts: int) -> bool:
-    """Whether the values of a statistic are so many neighbours, all of one group and of one tensor, whose rows begin where elements do."""
-    width = n.get("Value", 1)
-    element = n.get("Element", width)
-    return n["WIDTH"] == width and n["channels"] % width == 0 and not any(floats % element for floats in starts)
+    """Whether the values of a statistic are so many neighbours, all of one group and of one tensor."""
+    width = n["WIDTH"]
+    return width == n.get("Value", 1) and not any(floats % width for floats in (n["channels"], *starts))
 
 
 def group_finish(n: Numbers, grid: Grid) -> Reach:

@@ -20,7 +20,6 @@ from moebius.errors import LimitError, MoebiusError
 from moebius.model.params import Finite, Params
 
 BINDING_LIMIT = "max-storage-buffer-binding-size"
-STORED: dict[str, DType] = {wgsl.HALVES: "f16", wgsl.QUADS: "quad"}
 
 
 def ceil(a: int, b: int) -> int:
@@ -92,9 +91,9 @@ class Recorder:
         return self.new(shape, label, dtype=self.caps.precision)
 
     def between(self, inner: bool) -> DType:
-        """The type of what a convolution gives, where it is `inner`: a norm's input is as large as its weights make it, and no half.
+        """The type of what a convolution gives, where it is `inner`: as large as the weights make it, and maybe too large for halves.
 
-        Only on a GPU: what a software driver's statistics load is one number at a time."""
+        Only on a GPU: a software driver's statistics load one number at a time, and would unpack four for each."""
         return "quad" if inner and self.caps.precision == "f16" and self.caps.fuses else "f32"
 
     def constant(
@@ -159,9 +158,9 @@ class Recorder:
             grid = self.flat(grid, kernel.threads)
         slots = wgsl.interface(shader, frozen, entry).slots
         bindings = [self._bind(slot, bound[slot.name]) for slot in slots if slot.access != "uniform"]
-        for name, dtype in STORED.items():
-            if stored := " ".join(b.name for b in bindings if b.dtype == dtype):
-                given[name] = stored
+        for name, how in wgsl.FORMATS.items():
+            if held := " ".join(b.name for b in bindings if b.dtype == how.dtype):
+                given[name] = held
         frozen = tuple(sorted(given.items()))
         workgroup = kernel.workgroup, kernel.workgroup_bytes
         d = Dispatch(op, path, shader, entry, frozen, grid, bindings, params, *workgroup, iterations, int(flops), chosen)

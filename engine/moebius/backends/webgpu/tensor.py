@@ -15,7 +15,7 @@ from moebius.errors import MoebiusError
 
 BufferKind = Literal["weight", "intermediate", "pinned"]
 DType = Literal["f32", "f16", "quad"]  # of numbers in memory; "quad" is 16 bits, too: four under one exponent
-NUMPY: dict[DType, type[np.floating]] = {"f32": np.float32, "f16": np.float16}  # of those that it has
+NUMPY: dict[DType, type[np.floating]] = {"f32": np.float32, "f16": np.float16}  # it has no quads
 
 
 def itemsize(dtype: DType) -> int:

@@ -114,25 +114,27 @@ def _with_constants(shader: str, constants: Constants, entry: str | None = None)
 @cache
 def _chosen(text: str, shader: str, files_named: frozenset[str], constants: Constants, entry: str | None) -> str:
     for name, value in constants:
-        if name in files_named or name in STORED:
+        if name in files_named or name in FORMATS:
             continue
         literal = str(value).lower() if isinstance(value, bool) else f"{value}u" if isinstance(value, int) else value
         text, found = re.subn(rf"^((?:const {name}: \w+|alias {name}) =) [^;]+;", rf"\g<1> {literal};", text, flags=re.M)
         if found != 1:
             raise MoebiusError(f"{shader}.wgsl has {found} declarations of {name}, not one.")
     text = _decided(text, shader)
-    for name in STORED:
+    for name, how in FORMATS.items():
         if bindings := dict(constants).get(name):
-            text = _stored(text, str(bindings).split(), shader, STORED[name])
+            text = _in_format(text, str(bindings).split(), shader, how)
     if entry is not None:
         text = ENTRY.sub(lambda m: m[0] if m[1] == entry else "", text)
     return _needed(text)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """How numbers lie in memory that are no float32: four of them in a vec2<u32>, by these functions of this file."""
+class Format:
+    """Of numbers in memory that are no float32: what tensors call it, and the functions of a file that read and write four of them as a
+    vec2<u32>."""
 
+    dtype: str
     file: str
     reads: str
     writes: str
@@ -140,19 +142,19 @@ class Stored:
 
 HALVES, QUADS = "HALVES", "QUADS"
 # Constants of every kernel: the names of the bindings that hold such numbers.
-STORED = {HALVES: Stored("half", "unpacked", "packed"), QUADS: Stored("quad", "of_quad", "as_quad")}
+FORMATS = {HALVES: Format("f16", "half", "unpacked", "packed"), QUADS: Format("quad", "quad", "of_quad", "as_quad")}
 
 
-def _stored(text: str, names: Iterable[str], shader: str, how: Stored) -> str:
-    """A vec2<u32> in place of every vec4<f32> of these bindings; of one that `raw(…)` reads, two of them as they are."""
+def _in_format(text: str, names: Iterable[str], shader: str, how: Format) -> str:
+    """A vec2<u32> in place of every vec4<f32> of these bindings; of one of halves that `raw(…)` reads, two of them as they are."""
     aliases = dict(ALIAS.findall(text))
     for name in names:
         is_raw = f"raw({name}[" in text
-        kind = of = next(iter(re.findall(rf"> {name}: array<(.+)>;", text)), "")
-        while of in aliases:
-            of = aliases[of]
-        if of != "vec4<f32>":
-            raise MoebiusError(f"{shader}.wgsl has no array of vec4<f32> that is called {name}: it cannot hold halves, nor quads.")
+        kind = next(iter(re.findall(rf"> {name}: array<(.+)>;", text)), "")
+        if aliases.get(kind, kind) != "vec4<f32>":
+            raise MoebiusError(f"{shader}.wgsl has no array of vec4<f32> that is called {name}: it must be float32.")
+        if is_raw and how is not FORMATS[HALVES]:
+            raise MoebiusError(f"{shader}.wgsl takes elements of {name} as halves: they must be.")
         text = text.replace(f"> {name}: array<{kind}>;", f"> {name}: array<vec{4 if is_raw else 2}<u32>>;")
         if is_raw:
             text = text.replace(f"raw({name}[", f"({name}[")

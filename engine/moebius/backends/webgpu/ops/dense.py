@@ -14,11 +14,12 @@ from moebius.backends.webgpu.ops.norms import CHUNKS, behind, copied
 from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.recorder import Recorder, ceil
 from moebius.backends.webgpu.tensor import Binding, DType, Tensor, itemsize
+from moebius.model.contract import Precision
 from moebius.model.params import Finite, Params
 
 WHOLE = 64 << 20  # bytes of a tensor that is kept in one piece on a GPU, at most
 # And of a part of one that is not, at least, if there are more than two. With half of it f16 would take more memory, and more dispatches.
-PART: dict[DType, int] = {"f32": 16 << 20, "f16": 32 << 20}
+PART: dict[Precision, int] = {"f32": 16 << 20, "f16": 32 << 20}
 PARTS = 16  # of which there are so many at most
 
 

@@ -31,7 +31,6 @@ VALUES: dict[int, dict[str, int | bool | str]] = {  # floats of a load, and what
     2: {"TWOS": True, "WIDTH": 2, "Value": "vec2<f32>"},
     4: {"FOURS": True, "WIDTH": 4, "Value": "vec4<f32>"},
 }
-PICKED: dict[str, int | bool | str] = {"PICKED": True, "Element": "vec4<f32>"}  # of four that are read for it
 OP = "group_norm"
 
 
@@ -99,8 +98,6 @@ def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tens
     if rec.caps.fuses:
         limits = [rec.caps.limits[f"max-compute-{name}"] for name in ("invocations-per-workgroup", "workgroup-size-x")]
         size, floats = 1 << min(SCALE_THREADS, *limits).bit_length() - 1, gcd(4, width)  # rows of a tensor, of two too, are whole vec4
-    floats, loads = _loads(x, floats)
-    if rec.caps.fuses:
         ahead = SCALE_AHEAD // floats
     values = width // floats
     step = size // min(values, size)
@@ -120,16 +117,11 @@ def _table(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float) -> Tens
             "pitch": table.pitch,
             "eps": eps,
         },
-        {"SIZE": size, "AHEAD": ahead, "JOINED": second is not None, **loads},
+        {"SIZE": size, "AHEAD": ahead, "JOINED": second is not None, **VALUES[floats]},
         iterations=ceil(values, size) * (1 + ceil(h * w, ahead * step)) + ROUNDS + ceil(width, size),
         flops=4 * x.rows * c,
     )
     return table
-
-
-def _loads(x: Tensor, floats: int) -> tuple[int, dict[str, int | bool | str]]:
-    """How many floats of x a statistic loads at a time, at most so many, and what says so: all of a quad, or one that is picked."""
-    return (floats, VALUES[floats]) if x.dtype == "f32" or floats == 4 else (1, PICKED)
 
 
 def _table_of_chunks(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, table: Tensor, affine: Mapping[str, Binding]) -> Tensor:
@@ -187,7 +179,7 @@ def _stats(rec: Recorder, norm: Groups, images: tuple[int, int], chunks: tuple[i
         (norm.groups, chunk_count, image_count),
         {"x": source, "out": norm.parts},
         {**norm.sizes, "image0": image0, "chunk0": chunk0, "origin": origin},
-        constants | _loads(norm.x, 4 if fours else 1)[1],
+        constants | VALUES[4 if fours else 1],
         iterations=ceil(norm.chunk * norm.channels, size) + ROUNDS,
         flops=4 * image_count * min(chunk_count * norm.chunk, norm.positions) * norm.x.shape[3],
     )
