@@ -57,7 +57,7 @@ TESTS_OF = {
     "half.wgsl": ["tests/test_halves.py", "-k", "(numbers or every_half) and llvmpipe"],
     "quad.wgsl": ["tests/test_quads.py", "-k", "as_numpy_does and llvmpipe"],
     "quads.py": ["tests/test_quads.py", "-k", "thirteenth or none or (as_numpy_does and llvmpipe)"],
-    "check/halves.py": ["tests/test_quads.py", "tests/test_halves.py", "-k", "a_value_is_judged or what_roundings_do or norms_largest"],
+    "check/halves.py": ["tests/test_lost.py"],
     "wgsl.py": ["tests/test_shaders.py", "tests/test_specialise.py", "-k", "not swiftshader and not dawn and not hardware"],
     "reach.py": ["tests/test_reach.py", "-k", "not dawn"],
     "gemm_matrix.wgsl": ["tests/test_matrix.py"],
