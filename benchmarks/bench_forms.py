@@ -27,7 +27,7 @@ from moebius.backends.webgpu.calls import GemmCall
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.choice import Choose
 from moebius.backends.webgpu.menu import Gemm
-from moebius.backends.webgpu.ops import lambdas
+from moebius.backends.webgpu.ops import dense, lambdas
 from moebius.backends.webgpu.ops.dense import Block
 from moebius.backends.webgpu.ops.lambdas import Content, Cross, UnitWindow, Window
 from moebius.backends.webgpu.plan import Plan
@@ -91,6 +91,8 @@ FORMS: dict[str, dict[str, Any]] = {
     **{f"depthwise {form}": {f"dense.{name}": Block(*form) for name in ("BLOCK", "SOFTWARE_BLOCK")} for form in BLOCKS},
     **{f"group norm {threads} threads": {"norms.SCALE_THREADS": threads} for threads in (256, 512)},
     **{f"group norm {ahead} ahead": {"norms.SCALE_AHEAD": ahead} for ahead in (4, 8, 16)},
+    "norms of float32": {"dense.INNER": dict.fromkeys(dense.INNER, "f32")},
+    **{f"parts of {mib} MiB": {"dense.PART": dict.fromkeys(dense.PART, mib << 20)} for mib in (16, 32, 64)},
 }
 
 

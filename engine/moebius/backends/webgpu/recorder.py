@@ -90,12 +90,6 @@ class Recorder:
         """
         return self.new(shape, label, dtype=self.caps.precision)
 
-    def between(self, inner: bool) -> DType:
-        """The type of what a convolution gives, where it is `inner`: as large as the weights make it, and maybe too large for halves.
-
-        Only on a GPU: a software driver's statistics load one number at a time, and would unpack four for each."""
-        return "quad" if inner and self.caps.precision == "f16" and self.caps.fuses else "f32"
-
     def constant(
         self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any, dtype: DType = "f32"
     ) -> Binding:

@@ -21,6 +21,9 @@ WHOLE = 64 << 20  # bytes of a tensor that is kept in one piece on a GPU, at mos
 # And of a part of one that is not, at least, if there are more than two. With half of it f16 would take more memory, and more dispatches.
 PART: dict[Precision, int] = {"f32": 16 << 20, "f16": 32 << 20}
 PARTS = 16  # of which there are so many at most
+# The type of what a convolution gives that is `inner`: as large as the weights make it, and maybe too large for halves. Only on a GPU: a
+# software driver's statistics load one number at a time, and would unpack four for each.
+INNER: dict[Precision, DType] = {"f32": "f32", "f16": "quad"}
 
 
 class Block(NamedTuple):
@@ -82,7 +85,7 @@ def conv3x3(
 ) -> Tensor:
     b, h, w, _ = x.shape
     shape = (b, ceil(h, stride), ceil(w, stride), p["weight"].shape[0])
-    dtype = dense.recorder.between(inner)
+    dtype = _given(dense.recorder, inner)
     count = _parts_behind(dense.recorder, shape, dtype, x, residual)
     return made(dense.recorder, shape, p.path, count, lambda out: _conv(dense, x, p, out, Taps(stride, pad), residual), dtype)
 
@@ -100,7 +103,7 @@ def _conv(dense: Dense, x: Tensor, p: Params, out: Tensor, mode: Taps, residual:
 def upsample_conv3x3(dense: Dense, x: Tensor, p: Params, inner: bool = False) -> Tensor:
     rec, (b, h, w, _) = dense.recorder, x.shape
     shape = (b, 2 * h, 2 * w, p["weight"].shape[0])
-    dtype = rec.between(inner)
+    dtype = _given(rec, inner)
     return made(rec, shape, p.path, _parts(rec, shape, dtype), lambda out: _upsample(dense, x, p, out), dtype)
 
 
@@ -189,6 +192,11 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
         iterations=2 * (rows + 2),
         flops=18 * x.rows * x.shape[3],
     )
+
+
+def _given(rec: Recorder, inner: bool) -> DType:
+    """By a convolution."""
+    return INNER[rec.caps.precision] if inner and rec.caps.fuses else "f32"
 
 
 def _parts(rec: Recorder, shape: tuple[int, int, int, int], dtype: DType) -> int:
