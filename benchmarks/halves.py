@@ -1,10 +1,11 @@
 """How far f16 is from f32 on an adapter: nano's picture of the sample, end to end; the tiny networks op by op, held against what halves may
 lose; the full model's latents, with weights made from a seed.
 
-    python benchmarks/halves.py [--adapter NAME] [--parts nano tiny full] [--side 512]
+    python benchmarks/halves.py [--adapter NAME] [--kind discrete] [--parts nano tiny full] [--side 512]
 
-Results are merged into benchmarks/results/halves.json, so that adapters and parts can be measured one at a time; benchmarks/readme.py
-writes the table from that file. The full model's take hours at 512² on a software driver, and minutes at --side 128.
+With --kind a software driver computes what a GPU would: its plans, which store more in 16 bits. Results are merged into
+benchmarks/results/halves.json, so that adapters and parts can be measured one at a time; benchmarks/readme.py writes the table from that
+file. The full model's take hours at 512² on a software driver, and minutes at --side 128.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from PIL import Image
 
 from moebius import sample
 from moebius.backends.webgpu import WebGPU
+from moebius.backends.webgpu.caps import KINDS
 from moebius.check import lockstep
 from moebius.inpaint.inpainter import Inpainter
 from moebius.many.recipe import made
@@ -40,7 +42,7 @@ def pictures(gpu: WebGPU, inpainter: Any, **settings: Any) -> dict[str, float]:
     """One picture in both precisions: what is different within the hole, of 255 levels, and between their latents."""
     made_in: dict[Precision, Any] = {}
     for precision in ("f32", "f16"):
-        with inpainter(WebGPU(gpu.gpu, precision=precision)) as model:
+        with inpainter(WebGPU(gpu.gpu, gpu.caps, precision=precision)) as model:
             made_in[precision] = model(sample.photo(), sample.mask(), steps=STEPS, **settings)
         found = made_in[precision].metadata["precision"]
         print(f"{precision}: {sum(made_in[precision].timings.values()):.1f} s, made in {found}", flush=True)
@@ -69,7 +71,7 @@ def full(on: WebGPU, side: int) -> Inpainter:
 def ops(gpu: WebGPU, precision: Precision) -> dict[str, Any]:
     """Every op of the tiny networks against float64, from the adapter's own inputs."""
     rows: list[lockstep.Row] = []
-    lockstep.validate(WebGPU(gpu.gpu, precision=precision), "tiny", None, rows.append)
+    lockstep.validate(WebGPU(gpu.gpu, gpu.caps, precision=precision), "tiny", None, rows.append)
     used = [row.relative_l2 / row.limit for row in rows if row.limit]
     worst = max(rows, key=lambda row: row.relative_l2)
     of = {"inside": sum(row.ok for row in rows), "count": len(rows), "used": round(max(used), 4)}
@@ -80,10 +82,14 @@ def main() -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", help="by name or number, as `moebius adapters` lists them; default: the best")
+    parser.add_argument("--kind", choices=KINDS.values(), help="record for an adapter of this kind, in place of the adapter's own")
     parser.add_argument("--parts", nargs="+", choices=("nano", "tiny", "full"), default=["nano", "tiny"], help="default: nano tiny")
     parser.add_argument("--side", type=int, default=512, help="pixels of the full model's picture; default: the published 512")
     args = parser.parse_args()
     gpu, weights = WebGPU(args.adapter), store.load(NANO)
+    name = gpu.name
+    if args.kind:
+        gpu, name = WebGPU(gpu.gpu, replace(gpu.caps, kind=args.kind)), f"{gpu.name}, its plans those of a {args.kind} GPU"
     result: dict[str, Any] = {"environment": environment(gpu.gpu)}
     if "nano" in args.parts:
         result["nano"] = pictures(gpu, lambda on: Inpainter.from_weights(weights, on), detail=0)
@@ -96,7 +102,7 @@ def main() -> int:
         result["full"] = {**pictures(gpu, lambda on: full(on, args.side)), "side": args.side}
         print(json.dumps(result["full"]), flush=True)
     known = json.loads(FILE.read_text(encoding="utf-8"))["adapters"] if FILE.exists() else {}
-    merged = known | {gpu.name: known.get(gpu.name, {}) | result}
+    merged = known | {name: known.get(name, {}) | result}
     write_json(FILE, {"bench": "halves", "steps": STEPS, "adapters": dict(sorted(merged.items()))})
     return 0
 

@@ -19,6 +19,9 @@
 // memory that nothing is done to (RAW_A, RAW_W) go through as they are, four words. SHARE subgroups make the same sums, each of its slices
 // of every tile's depth. OVERLAID, sums take the place of the tile once all of them are made.
 //
+// FAR, numbers of A are sixteenths of themselves in a tile, and sums become 16 times what they are: for what no norm has bounded. From 2⁻¹⁰ on
+// nothing is lost by that, and a half holds a million.
+//
 // SPLIT makes numbers of f32 grade: v = hi + lo / 2048, both halves. hi is v without the low 13 bits of its word, so that v - hi is exact;
 // Σ hi·hi and Σ (hi·lo + lo·hi) have sums of their own, and lo·lo, 2⁻²⁰ of a product at most, is left out. Below 2⁻¹⁴, where halves have
 // fewer digits, hi is 0. What no half can hold becomes a NaN. Halves in memory may be infinities, which were such numbers when they were
@@ -48,6 +51,7 @@ const RAW_A: bool = false; // halves that stay as they are
 const RAW_W: bool = false;
 alias NextA = Eight; // vec4<u32> where they do
 alias NextW = Eight;
+const FAR: bool = false;
 const SPLIT: bool = false;
 const PARTS: u32 = 1u; // halves that a number becomes: 2 under SPLIT
 
@@ -142,7 +146,11 @@ fn stage_a(at: u32, v: NextA) {
   if (RAW_A) { // compiled
     place(at, v);
   } else {
-    stage(at, TILE_A, v);
+    if (FAR) { // compiled
+      stage(at, TILE_A, Eight(v.left / 16.0, v.right / 16.0));
+    } else {
+      stage(at, TILE_A, v);
+    }
   }
 }
 
@@ -274,6 +282,9 @@ fn units(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
       workgroupBarrier();
       for (var s = 0u; s < STORES; s++) { // unroll
         v[s] = summed(strip, share * LANES + lane + s * STORERS);
+        if (FAR) { // compiled
+          v[s] *= 16.0;
+        }
       }
       workgroupBarrier();
       if (SPLIT) { // compiled

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import OPS, Case, conv3x3, in_bands, linear, upsample_conv3x3
+from cases import OPS, ORACLE, Case, conv3x3, in_bands, linear, upsample_conv3x3
+from goldens import noise, relative
+from harness import Guarded
 from matrix_cases import ALL, HALF, SHARED, SPLIT
 from test_fused import FUSED
 
@@ -25,6 +27,8 @@ from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
 from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, DType, Tensor, itemsize, read
 from moebius.backends.webgpu.units import Units
+from moebius.model.params import Checkpoint, Params
+from moebius.model.synthetic import synthetic
 
 Mode = Rows | Taps | Phases
 
@@ -179,6 +183,34 @@ def test_an_infinity_in_memory_makes_no_number(llvmpipe: WebGPU) -> None:
     got = products(llvmpipe, HALF, a, w, "f16")
     assert np.flatnonzero(np.isnan(got).all(axis=1)).tolist() == [3, 7, 9]
     assert np.array_equal(np.delete(got, [3, 7, 9], axis=0), np.delete(a, [3, 7, 9], axis=0) @ w)
+
+
+@pytest.mark.parametrize("row", [HALF, SHARED], ids=["alone", "shared"])
+def test_what_no_norm_has_bounded_may_be_a_million(llvmpipe: WebGPU, row: Gemm) -> None:
+    """In front of a convolution, and where it is quads; what is beyond makes no number. What is small loses nothing that counts."""
+    assert row.units
+    units, p = Matrix("emulated", frozenset([row.units.shape]), row.units.lanes), synthetic({f"{n}.bias": (16,) for n in "abcd"}, 0)
+    sides = {"a": (3, 3), "b": (3, 3), "c": (1, 1), "d": (3, 3)}
+    p |= {f"{n}.weight": np.float32(np.float16(noise(n, (16, 16, *side)))) for n, side in sides.items()}
+    p["d.weight"] /= 4
+    at = Params(Checkpoint(p)).at
+    for size, number in ((1e-3, None), (1.0, None), (3e4, None), (1.0, 1.048e6), (1.0, 1.05e6), (1.0, -3e38)):
+        x = noise("x", (1, 16, 6, 5)) * np.float32(size)
+        if number is not None:
+            x[0, 3, 2, 1] = number
+        ops = Guarded(llvmpipe, row, kind="discrete", precision="f16", matrix=units)
+        with ops.eager():
+            t = ops.tensor(x)
+            quads = ops.conv3x3(t, at("d"), inner=True)
+            made = [ops.conv3x3(t, at("a")), ops.upsample_conv3x3(t, at("b")), ops.linear(quads, at("c"))]
+            got, kept = [ops.read(y) for y in made], np.float64(ops.read(quads))
+        wide = ORACLE.tensor(x)
+        want = [ORACLE.conv3x3(wide, at("a")), ORACLE.upsample_conv3x3(wide, at("b")), ORACLE.linear(kept, at("c"))]
+        for g, w in zip(got, want, strict=True):
+            assert np.isfinite(g).all() == (number is None or abs(number) < 1.0485e6)
+            sound = np.isfinite(g) & np.isfinite(w)
+            assert sound.any()
+            assert relative(g[sound], w[sound]) <= 2.0**-10
 
 
 # splitting -----------------------------------------------------------------------------------------------------------

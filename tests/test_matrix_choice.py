@@ -17,14 +17,15 @@ from test_menu import GPU, H200, LLVMPIPE, call
 
 from moebius.backends.webgpu import WebGPU, native, prove, wgsl
 from moebius.backends.webgpu import device as opening
-from moebius.backends.webgpu.calls import GemmCall, Rows, Taps
+from moebius.backends.webgpu.calls import GemmCall, Phases, Rows, Taps
 from moebius.backends.webgpu.caps import DEFAULT_LIMITS, Caps, Matrix, Unit
 from moebius.backends.webgpu.choice import candidates, choose
 from moebius.backends.webgpu.deferred import Norm
 from moebius.backends.webgpu.menu import GEMMS, ROWS, THIN, UNITS, Gemm
+from moebius.backends.webgpu.tensor import DType, Tensor
 from moebius.backends.webgpu.tuned import Table, Tuned
 from moebius.backends.webgpu.tuner import Measured, Tuner
-from moebius.backends.webgpu.units import Units, raw
+from moebius.backends.webgpu.units import Units, taken
 from moebius.errors import AdapterError, UsageError
 from moebius.inpaint import contest, verdicts
 from moebius.inpaint import device as devices
@@ -128,7 +129,7 @@ def test_the_turns_of_the_emulations_loops_are_counted() -> None:
 
 def test_halves_go_into_a_tile_as_they_are_where_rows_begin_with_eights_and_nothing_is_done_to_them() -> None:
     def kept(wanted: GemmCall) -> tuple[bool, bool]:
-        found = raw(wanted)
+        found = taken(wanted)
         return found["RAW_A"] is True, found["RAW_W"] is True
 
     whole = stored(call(64, 320, 320))
@@ -141,7 +142,23 @@ def test_halves_go_into_a_tile_as_they_are_where_rows_begin_with_eights_and_noth
     assert [kept(replace(whole, operands=replace(operands, w=w))) for w in of_w] == [(True, False)] * 2
     made = ({"joined": operands.a}, {"norm": Norm(operands.a, False)})
     assert [kept(replace(whole, operands=replace(operands, **each))) for each in made] == [(False, True)] * 2
-    assert raw(whole)["NextA"] == raw(whole)["NextW"] == "vec4<u32>"
+    assert taken(whole)["NextA"] == taken(whole)["NextW"] == "vec4<u32>"
+
+
+def test_what_no_norm_has_bounded_is_far_where_a_coders_stream_may_be() -> None:
+    """In front of filters, and where it is quads. What a norm bounds, or was stored as halves, is not; nor is what goes from layer to layer
+    of the UNet."""
+
+    def far(dtype: DType, mode: Taps | Phases | Rows, normed: bool = False) -> bool:
+        wanted = call(64, 320, 320, mode)
+        a = Tensor(wanted.operands.a.buffer, wanted.operands.a.shape, dtype)
+        norm = Norm(a, False) if normed else None
+        return taken(replace(wanted, operands=replace(wanted.operands, a=a, norm=norm)))["FAR"] is True
+
+    modes: tuple[Taps | Phases | Rows, ...] = (Taps(1, 1), Phases(), Rows())
+    assert [far("f32", mode) for mode in modes] == [True, True, False]
+    assert [far("quad", mode) for mode in modes] == [True] * 3
+    assert [far("f16", mode) for mode in modes] == [far("f32", mode, normed=True) for mode in modes] == [False] * 3
 
 
 def test_rows_take_the_devices_own_subgroups_and_shapes() -> None:

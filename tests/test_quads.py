@@ -52,9 +52,13 @@ def params(k: int, n: int, groups: int = 1, scale: float = 1.0) -> Params:
     return Params(Checkpoint({name: np.float32(array) for name, array in weights.items()}))
 
 
+def units_of(row: Gemm | None) -> Matrix | None:
+    """Of a device that runs it."""
+    return None if row is None or row.units is None else Matrix("emulated", frozenset([row.units.shape]), row.units.lanes)
+
+
 def guarded(gpu: WebGPU, row: Gemm | None = CPU, kind: Kind = "discrete", precision: Precision = "f16", **options: Any) -> Guarded:
-    on = None if row is None or row.units is None else Matrix("emulated", frozenset([row.units.shape]), row.units.lanes)
-    return Guarded(gpu, row, kind=kind, precision=precision, matrix=on, **options)
+    return Guarded(gpu, row, kind=kind, precision=precision, matrix=units_of(row), **options)
 
 
 def of(ops: WebGPU, call: Callable[[], Tensor]) -> tuple[np.ndarray, DType]:
@@ -216,8 +220,8 @@ def test_a_convolution_takes_a_norm_of_them(llvmpipe: WebGPU, row: Gemm) -> None
 
 
 # what they are for ---------------------------------------------------------------------------------------------------
-def for_gpu(gpu: WebGPU) -> WebGPU:
-    return WebGPU(gpu.gpu, replace(gpu.caps, kind="discrete", precision="f16"), always(CPU))
+def for_gpu(gpu: WebGPU, row: Gemm = CPU) -> WebGPU:
+    return WebGPU(gpu.gpu, replace(gpu.caps, kind="discrete", precision="f16", matrix=units_of(row)), always(row))
 
 
 CODER = VAEConfig((8, 16), layers_per_block=1, norm_num_groups=2)
@@ -228,12 +232,13 @@ def coded(weights: dict[str, np.ndarray], ops: Any, config: VAEConfig = CODER) -
     return [coder.encode(np.clip(noise("x", (1, 3, 8, 8)), -1, 1)), coder.decode(noise("z", (1, config.latent_channels, 4, 4)))]
 
 
-def test_what_no_half_holds_passes_between_a_convolution_and_its_norm(llvmpipe: WebGPU) -> None:
-    """As it does in float32: the norm takes its size away."""
+@pytest.mark.parametrize("row", [CPU, HALF], ids=["plain", "on units"])
+def test_what_no_half_holds_passes_between_a_convolution_and_its_norm(llvmpipe: WebGPU, row: Gemm) -> None:
+    """As it does in float32: the norm takes its size away. Nor does it end in front of a shortcut, on matrix units as elsewhere."""
     loud, rows = synthetic(vae.shapes(CODER), 0), list[Row]()
     for name, array in loud.items():
         array *= 1.3e5 if ".conv1." in name else 5e4 if "samplers" in name else 1e-4 if name.endswith("conv_shortcut.weight") else 1
-    for got, want in zip(coded(loud, LockStep(for_gpu(llvmpipe), rows.append)), coded(loud, CPU32()), strict=True):
+    for got, want in zip(coded(loud, LockStep(for_gpu(llvmpipe, row), rows.append)), coded(loud, CPU32()), strict=True):
         assert relative(got, want) < 3e-3
     assert all(row.ok for row in rows)
     for name in ("conv1", "samplers.0.conv"):

@@ -84,4 +84,4 @@ def _explained(difference: np.ndarray, out: np.ndarray) -> Lost:
 
 def in_quads(found: Lost, out: np.ndarray) -> Lost:
     """And where an output is kept so: all of it is off by two of quads.ERROR at most, a value by one of the largest."""
-    return found._replace(relative_l2=found.relative_l2 + quads.ERROR * max(2.0, peak(out) / WORST))
+    return Lost(found.relative_l2 + quads.ERROR * max(2.0, peak(out) / WORST), found.worst)

@@ -154,7 +154,7 @@ class Gemm:
             return {}
         steps = call.mode.side**2 * ceil(call.k4, self.depth4)
         out: dict[str, bool | str] = {"RAGGED": call.k4 % self.depth4 > 0 or steps % self.groups > 0}
-        return out | units.raw(call) if self.operands == "f16" else out
+        return out | units.taken(call) if self.operands == "f16" else out
 
     def constants(self) -> dict[str, int | bool | str]:
         out: dict[str, int | bool | str] = {"TM": self.tm, "TN4": self.tn4, "WGX": self.wgx, "WGY": self.wgy}

@@ -80,12 +80,16 @@ class Units:
         return tm * columns // self.lanes * self.depth // 2 // self.share * (3 if split else 1)
 
 
-def raw(call: GemmCall) -> dict[str, bool | str]:
-    """Which operands are halves in memory that go into a tile as they are, eight at a time: every row must begin with whole eights."""
+def taken(call: GemmCall) -> dict[str, bool | str]:
+    """How operands become halves. Those that are some go into a tile as they are, eight at a time, where rows begin with whole eights.
+
+    Far is what no norm has bounded, in front of a filter or where it is quads: in a coder that may be more than halves hold.
+    """
     operands, mode, w = call.operands, call.mode, call.operands.w
     a, of_rows = operands.a, mode if isinstance(mode, Rows) else Rows()
     starts = a.pitch // 4 if of_rows.outer is None else of_rows.outer, of_rows.inner, of_rows.offset, call.k4
     raw_a = a.dtype == "f16" and operands.norm is None and operands.joined is None and not any(at % 2 for at in starts)
     raw_w = w.binding.dtype == "f16" and not any(at % 2 for at in (call.n4, w.pitch4 or 0, w.offset4))
-    out: dict[str, bool | str] = {"RAW_A": raw_a, "RAW_W": raw_w}
+    far = a.dtype == "quad" or (a.dtype == "f32" and operands.norm is None and not isinstance(mode, Rows))
+    out: dict[str, bool | str] = {"RAW_A": raw_a, "RAW_W": raw_w, "FAR": far}
     return out | {name: "vec4<u32>" for name, is_raw in (("NextA", raw_a), ("NextW", raw_w)) if is_raw}
