@@ -477,7 +477,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("operands.norm is None and operands.joined", "operands.joined"),
         ("and operands.joined is None", ""),
         ('a.dtype == "quad" or', ""),
-        ('"f32" and operands.norm is None', '"f32"'),
+        ("operands.norm is None and (a.dtype", "(a.dtype"),
         ("and not isinstance(mode, Rows)", ""),
         ("of_rows.inner, of_rows.offset, call.k4\n", "call.k4\n"),
         ("(call.n4, w.pitch4 or 0, w.offset4)", "(w.pitch4 or 0, w.offset4)"),

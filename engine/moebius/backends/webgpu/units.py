@@ -90,6 +90,6 @@ def taken(call: GemmCall) -> dict[str, bool | str]:
     starts = a.pitch // 4 if of_rows.outer is None else of_rows.outer, of_rows.inner, of_rows.offset, call.k4
     raw_a = a.dtype == "f16" and operands.norm is None and operands.joined is None and not any(at % 2 for at in starts)
     raw_w = w.binding.dtype == "f16" and not any(at % 2 for at in (call.n4, w.pitch4 or 0, w.offset4))
-    far = a.dtype == "quad" or (a.dtype == "f32" and operands.norm is None and not isinstance(mode, Rows))
+    far = operands.norm is None and (a.dtype == "quad" or (a.dtype == "f32" and not isinstance(mode, Rows)))
     out: dict[str, bool | str] = {"RAW_A": raw_a, "RAW_W": raw_w, "FAR": far}
     return out | {name: "vec4<u32>" for name, is_raw in (("NextA", raw_a), ("NextW", raw_w)) if is_raw}
