@@ -17,10 +17,11 @@ from moebius.backends.webgpu import WebGPU, choice
 from moebius.backends.webgpu.calls import GemmCall, Operands, Weight
 from moebius.backends.webgpu.caps import Caps
 from moebius.backends.webgpu.menu import Gemm
-from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, DType, Tensor, itemsize
+from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, Tensor, itemsize
 from moebius.backends.webgpu.tuned import Tuned
 from moebius.backends.webgpu.tuner import Tuner
 from moebius.inpaint import verdicts
+from moebius.model.contract import Precision
 from moebius.weights import folders
 
 LAYERS = ((8192, 320, 320), (2048, 640, 640), (512, 1280, 1280))  # rows, columns and depth of the full model's, one a level
@@ -90,12 +91,12 @@ def candidates(caps: Caps, call: GemmCall) -> tuple[Gemm, ...]:
 
 def layer(ops: WebGPU, rows: int, columns: int, depth: int) -> GemmCall:
     """The second one of a block: in f16 it multiplies halves, and makes floats."""
-    half: DType = ops.precision
+    half = ops.precision
 
     def noise() -> np.ndarray:
         return np.random.default_rng(0).standard_normal((depth, columns)).astype(NUMPY[half])
 
-    def tensor(width: int, dtype: DType) -> Tensor:
+    def tensor(width: int, dtype: Precision) -> Tensor:
         return Tensor(Buffer(ops.gpu, itemsize(dtype) * rows * width, "contest", "pinned"), (1, 1, rows, width), dtype)
 
     weight = ops.recorder.buffer(itemsize(half) * depth * columns, "contest weight", "weight", noise)

@@ -26,7 +26,7 @@ ADDING = ("gemm", "gemm_blocked", "gemm_matrix", "winograd", "differences")
 
 def sooner(dispatches: Sequence[Dispatch], kept: set[int]) -> list[Dispatch]:
     """The dispatches in an order that takes less memory: the last one that wants something larger than what it makes comes right behind
-    whatever wants that before it, where all else that it reads is there. So a shortcut takes the place of its input part by part.
+    whatever wants that before it, where all else that it reads is there. So a smaller shortcut takes the place of its input part by part.
     """
     uses: dict[int, list[tuple[int, str]]] = {}
     for i, d in enumerate(dispatches):
@@ -135,17 +135,17 @@ class Shared:
 
 
 def place(
-    dispatches: Sequence[Dispatch], kept: set[int], device: Device, halves: tuple[int, int] = (0, 0)
+    dispatches: Sequence[Dispatch], kept: set[int], device: Device, in_turn: tuple[int, int] = (0, 0)
 ) -> tuple[list[Buffer], dict[int, Place]]:
     """Memory that they share, the largest buffer first; and by the ids of their buffers where intermediate tensors lie in it.
 
-    `halves` are those of the largest tensor in parts, as float32 and as it is. There are two buffers of so much, then, and every other
-    part lies in the one, so that what is made of a part finds room where the part before it was. The first has room for as much again of
-    what is made of it, where that is float32: so large a buffer the encoder wants as well.
+    `in_turn` are bytes of half of the largest tensor in parts. There are two buffers of so much, and every other part lies in the one, so
+    that what is made of a part finds room where the part before it was. Where a number has 16 bits the first has room for twice as much:
+    other plans, which lie in the same memory, want so large a buffer for what is float32.
     """
     tensors = _tensors(dispatches, kept)
     apart = _apart(dispatches, *tensors[1:])
-    start = list(halves) if 0 < halves[0] <= LARGEST else []
+    start = list(in_turn) if 0 < in_turn[0] <= LARGEST else []
     tried = [(small, rather) for small in (SMALL, SMALL // 2) for rather in RATHER]
     ways = [_placed(tensors, apart, device, start, *way) for way in tried[: len(tried) if len(apart) <= MANY else 1]]
     arena, placed = min(ways, key=lambda way: sum(shared.nbytes + APART for shared in way[0]))

@@ -49,7 +49,7 @@ class Recording:
     steps: list[Dispatch] = field(default_factory=list)
     sinusoid: Tensor | None = None  # the table of the timesteps, filled at the start of a run
     flags: Buffer | None = None  # one word a step, set when the step's result is not finite
-    halves: tuple[int, int] = 0, 0  # bytes of half of the largest tensor in parts, as float32 and as it is
+    in_turn: tuple[int, int] = 0, 0  # bytes of half of the largest tensor in parts, were it float32, and as it is
     carry: list[tuple[Buffer, Buffer, int]] = field(default_factory=list)  # copied after a step: what the next one starts from
 
     def __post_init__(self) -> None:
@@ -67,7 +67,9 @@ class Plan:
         kept |= {id(b.buffer) for d in recording.steps for b in d.bindings} & {id(b.buffer) for d in recording.prologue for b in d.outputs}
         if share:
             recording.steps[:] = places.over_residuals(places.sooner(recording.steps, kept), kept)
-        self._arena, self._placed = places.place(self.dispatches if share else [], kept, self.device, recording.halves if share else (0, 0))
+        self._arena, self._placed = places.place(
+            self.dispatches if share else [], kept, self.device, recording.in_turn if share else (0, 0)
+        )
         self._commands: dict[int, tuple[Any, Any]] = {}
         self._params: Any = None
         # The step's number reaches its state by a copy on the GPU's timeline: a host write would reach all steps under way.

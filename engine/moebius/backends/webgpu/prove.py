@@ -14,12 +14,13 @@ from moebius.backends.webgpu.gemm import Dense
 from moebius.backends.webgpu.menu import UNITS, Gemm
 from moebius.backends.webgpu.plan import Plan
 from moebius.backends.webgpu.recorder import Recorder
-from moebius.backends.webgpu.tensor import NUMPY, Binding, DType, Tensor, read
+from moebius.backends.webgpu.tensor import NUMPY, Binding, Tensor, read
 from moebius.backends.webgpu.units import TILES, Units
 from moebius.errors import DeviceLostError, MoebiusError
+from moebius.model.contract import Precision
 
 # What the depth is beyond two tiles, of which numbers, and among how many subgroups a tile's depth is divided where there is room for them.
-TRIED: tuple[tuple[int, DType, int], ...] = ((3, "f32", 1), (8, "f16", 2))
+TRIED: tuple[tuple[int, Precision, int], ...] = ((3, "f32", 1), (8, "f16", 2))
 Listed = Iterable[tuple[Unit, int, int]]  # a shape, and the fewest and most lanes of its subgroups
 
 
@@ -74,7 +75,7 @@ def tried(shape: Unit, lanes: int, share: int = 1) -> Gemm | None:
     return None
 
 
-def product(device: Device, ways: Matrix, row: Gemm, a: np.ndarray, w: np.ndarray, dtype: DType = "f32") -> np.ndarray:
+def product(device: Device, ways: Matrix, row: Gemm, a: np.ndarray, w: np.ndarray, dtype: Precision = "f32") -> np.ndarray:
     """a · w by a row of the menu, both of this type in memory."""
     recorder = Recorder(device, replace(device.caps, matrix=ways))
     (rows, depth), columns = a.shape, w.shape[1]

@@ -17,6 +17,7 @@ from moebius.backends.webgpu.pack import up4
 from moebius.backends.webgpu.plan import Plan, Recording, check
 from moebius.backends.webgpu.tensor import NUMPY, Binding, Buffer, BufferKind, DType, Tensor, itemsize
 from moebius.errors import LimitError, MoebiusError
+from moebius.model.contract import Precision
 from moebius.model.params import Finite, Params
 
 BINDING_LIMIT = "max-storage-buffer-binding-size"
@@ -80,18 +81,19 @@ class Recorder:
         b, h, w, c = shape
         return Tensor(self.buffer(itemsize(dtype) * b * h * w * up4(c), label, kind), (b, h, w, c), dtype)
 
-    def inner(self, shape: Sequence[int], label: str) -> Tensor:
+    def handed_on(self, shape: Sequence[int], label: str) -> Tensor:
         """What one kernel hands to the next within a block, in the precision that is recorded.
 
         Halves end at 65504, and what is beyond is an infinity that has to reach the end of the network, where a run is tested. So these are
         what a norm gives, and what goes from one kernel of an op into a product of the next, where an infinity stays one or becomes a NaN.
-        All else is float32: what is added up over layers (the residual stream) or positions (statistics), time tables, latents, and what a
-        softmax is made of: to its exponential -∞ is a sound number, whose result is nothing. docs/kernels.md has the list.
+        All else is float32, or quads (`dense.INNER`): what is added up over layers (the residual stream) or positions (statistics), time
+        tables, latents, and what a softmax is made of: to its exponential -∞ is a sound number, whose result is nothing. docs/kernels.md
+        has the list.
         """
         return self.new(shape, label, dtype=self.caps.precision)
 
     def constant(
-        self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any, dtype: DType = "f32"
+        self, p: Params, name: str, shape: Sequence[int], fill: Callable[[Params], np.ndarray], *key: Any, dtype: Precision = "f32"
     ) -> Binding:
         """A packed parameter, made once for a checkpoint. `shape` is the packed one; `fill` makes it of the parameters when it is uploaded,
         and a NaN or an infinity in one of those, or in what they become, is refused then."""

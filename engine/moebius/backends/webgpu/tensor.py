@@ -12,10 +12,11 @@ from moebius.backends.webgpu import quads
 from moebius.backends.webgpu.device import Device
 from moebius.backends.webgpu.pack import up4
 from moebius.errors import MoebiusError
+from moebius.model.contract import Precision
 
 BufferKind = Literal["weight", "intermediate", "pinned"]
 DType = Literal["f32", "f16", "quad"]  # of numbers in memory; "quad" is 16 bits, too: four under one exponent
-NUMPY: dict[DType, type[np.floating]] = {"f32": np.float32, "f16": np.float16}  # it has no quads
+NUMPY: dict[Precision, type[np.floating]] = {"f32": np.float32, "f16": np.float16}
 
 
 def itemsize(dtype: DType) -> int:
@@ -24,18 +25,13 @@ def itemsize(dtype: DType) -> int:
 
 
 def stored(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """Rows of whole vec4 as they lie in memory. What is beyond halves is an infinity then, as kernels make it."""
-    if dtype == "quad":
-        return quads.packed(array)
-    with np.errstate(over="ignore"):
-        return array.astype(NUMPY[dtype], copy=False)
+    """Rows of whole vec4 as they lie in memory."""
+    return quads.packed(array) if dtype == "quad" else array.astype(NUMPY[dtype], copy=False)
 
 
 def numbers(data: np.ndarray, dtype: DType) -> np.ndarray:
     """Of bytes, what they are; halves as such."""
-    if dtype == "quad":
-        return quads.unpacked(data.view(np.uint32))
-    return data.view(NUMPY[dtype])
+    return quads.unpacked(data.view(np.uint32)) if dtype == "quad" else data.view(NUMPY[dtype])
 
 
 class Buffer:
@@ -165,12 +161,13 @@ def write(tensor: Tensor, array: np.ndarray) -> None:
     if tuple(array.shape) != tensor.shape:
         raise MoebiusError(f"{tensor.buffer.label} holds {tensor.shape}, not {tuple(array.shape)}.")
     padded = np.zeros((*tensor.shape[:3], tensor.pitch), np.float32)
-    if tensor.shape[3] < tensor.pitch:
-        for c in range(tensor.shape[3]):  # of an array that is turned, much quicker than all at once
-            padded[..., c] = array[..., c]
-    else:
-        padded[...] = array
-    tensor.buffer.write(stored(padded, tensor.dtype))
+    with np.errstate(over="ignore"):  # an infinity then, as kernels make it
+        if tensor.shape[3] < tensor.pitch:
+            for c in range(tensor.shape[3]):  # of an array that is turned, much quicker than all at once
+                padded[..., c] = array[..., c]
+        else:
+            padded[...] = array
+        tensor.buffer.write(stored(padded, tensor.dtype))
 
 
 def read(tensor: Tensor) -> np.ndarray:

@@ -83,7 +83,8 @@ class Units:
 def taken(call: GemmCall) -> dict[str, bool | str]:
     """How operands become halves. Those that are some go into a tile as they are, eight at a time, where rows begin with whole eights.
 
-    Far is what no norm has bounded, in front of a filter or where it is quads: in a coder that may be more than halves hold.
+    Far is what no norm has bounded, in front of a filter or where it is quads: in a coder that may be more than halves hold. What goes from
+    linear layer to linear layer as float32 is not.
     """
     operands, mode, w = call.operands, call.mode, call.operands.w
     a, of_rows = operands.a, mode if isinstance(mode, Rows) else Rows()

@@ -22,7 +22,7 @@ def attention(dense: Dense, x: Tensor, p: Params, residual: Tensor) -> Tensor:
     weight = rec.weight(p, "qkv", (c4, 3 * c4), lambda p: pack.attention_qkv(p)[0])
     bias = rec.constant(p, "qkv bias", (3 * c4,), lambda p: pack.attention_qkv(p)[1])
     dense(GemmCall(OP, f"{p.path}.qkv", Operands(x, Weight(weight), qkv, c, 3 * c4), epilogue=Epilogue(bias=bias)))
-    mixed = rec.inner(x.shape, f"{p.path} mixed")
+    mixed = rec.handed_on(x.shape, f"{p.path} mixed")
     band = rec.bands(f"{OP} ({p.path})", n, up4(n))  # queries whose scores fit one binding
     for image in range(b):
         _image(dense, Tensor(qkv.buffer, (1, 1, b * n, 3 * c4)), mixed, p, image, band)

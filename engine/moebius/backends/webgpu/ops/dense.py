@@ -18,11 +18,12 @@ from moebius.model.contract import Precision
 from moebius.model.params import Finite, Params
 
 WHOLE = 64 << 20  # bytes of a tensor that is kept in one piece on a GPU, at most
-# And of a part of one that is not, at least, if there are more than two. With half of it f16 would take more memory, and more dispatches.
+# And of a part of one that is not, at least, if there are more than two. With half of it f16 would take more memory, and more dispatches;
+# with twice as much 24 dispatches less, and on matrix units 16 MB more.
 PART: dict[Precision, int] = {"f32": 16 << 20, "f16": 32 << 20}
 PARTS = 16  # of which there are so many at most
-# The type of what a convolution gives that is `inner`: as large as the weights make it, and maybe too large for halves. Only on a GPU: a
-# software driver's statistics load one number at a time, and would unpack four for each.
+# Of what a convolution gives that is `inner`: as large as the weights make it, and maybe too large for halves. On GPUs alone: a software
+# driver's statistics load one number at a time, and would unpack four for each.
 INNER: dict[Precision, DType] = {"f32": "f32", "f16": "quad"}
 
 
@@ -122,7 +123,7 @@ def dwconv(dense: Dense, x: Tensor, p: Params, shift: Tensor | None = None, resi
     n, k = p["conv_pw.weight"].shape[:2]
     w = rec.constant(p, "depthwise", (9, up4(k)), lambda p: pack.depthwise(p)[0])
     bias = rec.constant(p, "depthwise bias", (up4(k),), lambda p: pack.depthwise(p)[1])
-    h = rec.inner(x.shape, f"{p.path}.conv_dw")
+    h = rec.handed_on(x.shape, f"{p.path}.conv_dw")
     _depthwise(rec, "dwconv", p.path, x, w, bias, h, gated=False)
     out = rec.new((*x.shape[:3], n), p.path)
     weight = Weight(rec.weight(p, "pointwise", (up4(k), up4(n)), lambda p: pack.pointwise(p)[0]))
@@ -141,11 +142,11 @@ def feed_forward(dense: Dense, x: Tensor, p: Params, residual: Tensor) -> Tensor
     c, hid = point["weight"].shape[:2]
     hid4 = up4(hid)
     # Both halves are padded by themselves, so that value and gate of a channel are one distance apart.
-    h = rec.inner((*x.shape[:3], 2 * hid4), inverted.path)
+    h = rec.handed_on((*x.shape[:3], 2 * hid4), inverted.path)
     x, norm, spread = behind(rec, x)
     matrix, bias = rec.layer(inverted, "inverted", (up4(c), 2 * hid4), pack.inverted, norm)
     dense(GemmCall(op, inverted.path, Operands(x, Weight(matrix), h, c, 2 * hid4), epilogue=Epilogue(spread, bias, "silu")))
-    g = rec.inner((*x.shape[:3], hid), depth.path)
+    g = rec.handed_on((*x.shape[:3], hid), depth.path)
     w = rec.constant(depth, "weight", (9, 2 * hid4), lambda depth: pack.f32(pack.halves(depth["weight"].reshape(-1, 9)).T))
     bias = rec.constant(depth, "bias", (2 * hid4,), lambda depth: pack.f32(pack.halves(depth["bias"])))
     _depthwise(rec, op, depth.path, h, w, bias, g, gated=True)
@@ -195,7 +196,7 @@ def _depthwise(rec: Recorder, op: str, path: str, x: Tensor, w: Binding, bias: B
 
 
 def _given(rec: Recorder, inner: bool) -> DType:
-    """By a convolution."""
+    """The type of what a convolution gives."""
     return INNER[rec.caps.precision] if inner and rec.caps.fuses else "f32"
 
 
@@ -240,7 +241,7 @@ def made(
         return whole()
     b, h, w, c = shape
     parts = [rec.new((b, h // count, w, c), f"{label}, part {i}", dtype=dtype) for i in range(count)]
-    rec.recording.halves = max(rec.recording.halves, (_nbytes(shape, "f32") // 2, _nbytes(shape, dtype) // 2))
+    rec.recording.in_turn = max(rec.recording.in_turn, (_nbytes(shape, "f32") // 2, _nbytes(shape, dtype) // 2))
     return make(Parted(parts, whole, copied(rec, label)))
 
 

@@ -299,7 +299,7 @@ def cross_lambda(dense: Dense, x: Tensor, cond: Condition, p: Params, heads: int
     b, h, w, c = x.shape
     n, k, (images, tokens) = h * w, c // heads, cond.ids.shape
     k4 = up4(k)
-    q = rec.inner((b, h, w, heads * k4), f"{p.path} q")
+    q = rec.handed_on((b, h, w, heads * k4), f"{p.path} q")
     x, norm, spread = behind(rec, x)
     weight, bias = rec.layer(p, "q", (up4(c), heads * k4), pack.lambda_query, norm, heads)
     dense(GemmCall(CROSS, f"{p.path}.q", Operands(x, Weight(weight), q, c, heads * k4), epilogue=Epilogue(spread, bias)))

@@ -72,13 +72,13 @@ class Groups:
 
 def group_norm(rec: Recorder, x: Tensor, p: Params, groups: int, eps: float, silu: bool = False) -> Tensor:
     norm = Norm(_table(rec, x, p, groups, eps), silu)
-    return put_off(rec, x, p.path, norm) if rec.caps.fuses else _applied(rec, x, p.path, norm, rec.inner(x.shape, p.path))
+    return put_off(rec, x, p.path, norm) if rec.caps.fuses else _applied(rec, x, p.path, norm, rec.handed_on(x.shape, p.path))
 
 
 def put_off(rec: Recorder, x: Tensor, path: str, norm: Norm) -> GroupNormed:
     """Until something asks for it."""
     make = partial(_applied, rec, x, path, norm)
-    return GroupNormed(x, norm, rec.caps.precision, lambda: make(rec.inner(x.shape, path)), partial(_rows, rec, x, path, norm))
+    return GroupNormed(x, norm, rec.caps.precision, lambda: make(rec.handed_on(x.shape, path)), partial(_rows, rec, x, path, norm))
 
 
 def copied(rec: Recorder, path: str) -> Callable[[Tensor, int, int, DType], Tensor]:
@@ -269,7 +269,7 @@ def _variance(rec: Recorder, x: Tensor, path: str, eps: float) -> Tensor:
 
 
 def _layer_norm(rec: Recorder, x: Tensor, p: Params, eps: float) -> Tensor:
-    out = rec.inner(x.shape, p.path)
+    out = rec.handed_on(x.shape, p.path)
     constants = {"ALONE": True, "LANES": 1, "SIZE": FEW_THREADS} if rec.caps.is_software else {}
     lanes, size = ((wgsl.numbers("layer_norm") | constants)[name] for name in ("LANES", "SIZE"))
     rec.dispatch(
